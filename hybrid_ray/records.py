@@ -1,0 +1,103 @@
+"""What a run leaves behind: step records, evaluations, one result. Plain numbers, JSON in and out."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+__all__ = ["Evaluation", "Heldout", "Replay", "RunResult", "Status", "StepRecord"]
+
+Status = Literal["finished", "stopped", "diverged", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepRecord:
+    """One nominal step. Losses in nats a token, seconds of wall time (synchronised)."""
+
+    step: int  # 1-based, the nominal step just done
+    phase: str  # warmup, full, predict, correct
+    predicted: bool
+    loss: float | None  # None on a predicted step
+    confidence: float
+    learning_rate: float
+    grad_norm: float | None
+    seconds: float
+    level: str = "normal"  # divergence level
+    event: str | None = None  # a recovery action, a refused update, ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """A held-out loss at one nominal step, and what it had cost so far."""
+
+    step: int
+    loss: float  # on the search split, nats a token
+    real_steps: int
+    train_seconds: float  # synchronised; evaluation, checkpoints, compilation and calibration left out
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Heldout:
+    """Mean loss on a held-out split (nats a token) and the standard error of that mean."""
+
+    loss: float
+    standard_error: float
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Replay:
+    """What a control needs to repeat a hybrid run's decisions.
+
+    ``phases`` has one letter a nominal step: W warmup, F full, P predicted, M micro-correction, C correct.
+    ``norms`` has one entry a jump: the norm of its whole displacement, per parameter group of the optimizer.
+    """
+
+    phases: str
+    norms: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunResult:
+    """All that is kept of one run beside its step records. ``calibration`` is seconds of a plain step in this process."""
+
+    arm: str
+    seed: int
+    status: Status
+    steps: int  # nominal steps done
+    real_steps: int
+    predicted_steps: int
+    train_seconds: float
+    calibration: float
+    heldout: Mapping[str, Heldout]  # by split; search and confirm at the end of a finished run
+    curve: tuple[Evaluation, ...]
+    phase_steps: Mapping[str, int]
+    phase_seconds: Mapping[str, float]
+    part_seconds: Mapping[str, float]  # data, forward, backward, optimizer (real steps); predict, overhead
+    other_seconds: Mapping[str, float]  # setup, calibration, evaluation, checkpoint, compile: not training time
+    tokens: Mapping[str, int]  # read, gradient, forward_only
+    replay: Replay
+    statistics: Mapping[str, Any] = field(default_factory=dict)  # HybridTrainer.statistics()
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)  # hardware, software, data: what a comparison must share
+    error: str | None = None
+
+    @property
+    def time(self) -> float:
+        """Training time in plain steps: seconds divided by this run's own calibration."""
+        return self.train_seconds / self.calibration
+
+    @property
+    def predicted_share(self) -> float:
+        return self.predicted_steps / max(1, self.steps)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready, lossless."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "RunResult":
+        values = dict(data)
+        values["heldout"] = {split: Heldout(**row) for split, row in values["heldout"].items()}
+        values["curve"] = tuple(Evaluation(**row) for row in values["curve"])
+        replay = values["replay"]
+        values["replay"] = Replay(phases=replay["phases"], norms=tuple(map(tuple, replay["norms"])))
+        return cls(**values)
