@@ -31,7 +31,15 @@ __all__ = [
 
 Split = Literal["decide", "search", "confirm"]
 Arm = Literal[
-    "baseline", "hybrid", "equal_steps", "equal_time", "placebo", "random_direction", "reversed", "lr_matched", "frontier"
+    "baseline",
+    "hybrid",
+    "equal_steps",
+    "equal_time",
+    "placebo",
+    "random_direction",
+    "reversed",
+    "lr_matched",
+    "frontier",
 ]
 PredictorName = Literal["off", "ema_nesterov", "snoo", "linear_fit", "coast", "nothing", "random", "reversed"]
 
@@ -70,7 +78,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
-    """Which tokens. ``corpus``: ``stdlib``, ``installed`` (every installed package), ``random``, or a folder of text."""
+    """Which tokens. ``corpus``: ``stdlib``, ``installed`` (all installed packages), ``random``, or a folder of text."""
 
     corpus: str = "stdlib"
     tokenizer: Literal["bytes", "bpe"] = "bytes"
@@ -86,7 +94,7 @@ class DataConfig:
         if self.tokenizer == "bpe":
             yield from _within("vocab_size", self.vocab_size or 50_257, 300, 50_257)
         elif self.vocab_size is not None:
-            yield f"vocab_size is {self.vocab_size} but the bytes tokenizer has a fixed one: leave it out or use tokenizer: bpe"
+            yield f"vocab_size is {self.vocab_size} but the bytes tokenizer has a fixed one: use tokenizer: bpe"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,8 +148,8 @@ class TrainConfig:
 class HybridConfig:
     """The hybrid method (METHOD.md section 1). Every field has a default; the three tuned knobs come first.
 
-    A cycle is Full (``full_steps`` real steps), Predict (``prediction_horizon`` predicted steps, a real step after every
-    ``correction_interval`` of them), Correct (``correct_steps`` real steps). ``predictor="off"`` trains plainly.
+    A cycle is Full (``full_steps`` real steps), Predict (``prediction_horizon`` predicted steps, a real step after
+    every ``correction_interval`` of them), Correct (``correct_steps`` real steps). ``predictor="off"`` trains plainly.
     """
 
     confidence_threshold: float = 0.3
@@ -253,7 +261,7 @@ class FrontierConfig:
         for length in self.lengths:
             yield from _within("lengths", length, 0.05, 4.0)
         if len(set(self.lengths)) < 5 or 1.0 not in self.lengths:
-            yield f"lengths is {list(self.lengths)} but must hold at least 5 different lengths, 1.0 (the baseline) among them"
+            yield f"lengths is {list(self.lengths)} but needs at least 5 different lengths, 1.0 (the baseline) among them"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -58,7 +58,7 @@ class Replay:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunResult:
-    """All that is kept of one run beside its step records. ``calibration`` is seconds of a plain step in this process."""
+    """All that is kept of one run beside its steps. ``calibration``: seconds of a plain step in this process."""
 
     arm: str
     seed: int
@@ -77,7 +77,9 @@ class RunResult:
     tokens: Mapping[str, int]  # read, gradient, forward_only
     replay: Replay
     statistics: Mapping[str, Any] = field(default_factory=dict)  # HybridTrainer.statistics()
-    fingerprint: Mapping[str, Any] = field(default_factory=dict)  # hardware, software, data: what a comparison must share
+    fingerprint: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # hardware, software, data: what a comparison must share
     error: str | None = None
 
     @property

@@ -1,0 +1,152 @@
+"""The command line. ``hybrid-ray COMMAND --help`` tells what each takes.
+
+Exit codes: 0 done; 1 the run failed; 2 a wrong job or argument (all problems listed, nothing started);
+143 asked to stop (SIGTERM or Ctrl-C), resumable.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hybrid_ray.errors import ConfigError, HybridRayError
+
+__all__ = ["main"]
+
+OK, FAILED, WRONG, STOPPED = 0, 1, 2, 143
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: each run sets its own threads
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    logging.basicConfig(
+        level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        print("Nothing was started.", file=sys.stderr)
+        return WRONG
+    except HybridRayError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+
+
+def _run(options: argparse.Namespace) -> int:
+    from hybrid_ray.jobfile import read_job
+    from hybrid_ray.tune.driver import run_study
+
+    return _tell(run_study(read_job(options.job, options.set), source=Path(options.job)))
+
+
+def _resume(options: argparse.Namespace) -> int:
+    from hybrid_ray.tune.driver import resume_study
+
+    return _tell(resume_study(Path(options.study), fork=options.fork))
+
+
+def _extend(options: argparse.Namespace) -> int:
+    from hybrid_ray.tune.driver import extend_study
+
+    return _tell(extend_study(Path(options.study), trials=options.trials))
+
+
+def _tell(outcome: "Outcome") -> int:  # type: ignore[name-defined]  # noqa: F821
+    print(outcome.text)
+    return {"finished": OK, "failed": FAILED, "stopped": STOPPED}[outcome.status]
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from hybrid_ray.jobfile import read_job
+    from hybrid_ray.tune.planner import plan
+
+    print(plan(read_job(options.job, options.set)).text)
+    return OK
+
+
+def _train(options: argparse.Namespace) -> int:
+    from hybrid_ray.jobfile import read_job
+    from hybrid_ray.tune.single import train_once
+
+    return train_once(read_job(options.job, options.set), arm=options.arm, directory=Path(options.out))
+
+
+def _report(options: argparse.Namespace) -> int:
+    from hybrid_ray.results.report import write_report
+
+    directory = Path(options.study)
+    print(write_report(directory).text)
+    print(f"\n{directory / 'report.html'}")
+    return OK
+
+
+def _submit(options: argparse.Namespace) -> int:
+    from hybrid_ray.tune.submit import submit
+
+    return submit(
+        Path(options.job), address=options.address, overrides=options.set, token=os.environ.get("RAY_AUTH_TOKEN")
+    )
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from hybrid_ray.doctor import examine
+
+    findings = examine()
+    for finding in findings:
+        print(finding.line)
+    return FAILED if any(finding.state == "bad" for finding in findings) else OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hybrid-ray",
+        description="Find out how much training can be skipped, measured against controls that cost the same.",
+    )
+    parser.add_argument("--verbose", action="store_true", help="log what happens")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def job_command(name: str, does: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(command=does)
+        command.add_argument("job", metavar="JOB.yaml")
+        command.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. train.steps=800"
+        )
+        return command
+
+    def study_command(name: str, does: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(command=does)
+        command.add_argument("study", metavar="DIR", help="a study directory, such as studies/local")
+        return command
+
+    job_command("run", _run, "tune: baseline, frontier, search, confirmation, report")
+    job_command("plan", _plan, "what a job would cost and whether it fits; trains nothing")
+    train = job_command("train", _train, "one training run, no search")
+    train.add_argument("--arm", choices=["baseline", "hybrid"], default="hybrid")
+    train.add_argument(
+        "--out", default="runs/train", metavar="DIR", help="where the run directory goes (default: %(default)s)"
+    )
+    submit = job_command("submit", _submit, "send a job to a Ray cluster and follow its log")
+    submit.add_argument(
+        "--address", required=True, metavar="URL", help="of the cluster's dashboard, e.g. http://127.0.0.1:8265"
+    )
+    resume = study_command("resume", _resume, "go on with a study that was stopped; finished trials are kept")
+    resume.add_argument("--fork", action="store_true", help="go on in a new study where the job has changed")
+    extend = study_command("extend", _extend, "more trials for a finished study")
+    extend.add_argument("--trials", type=int, required=True, metavar="N", help="trials in all, those done counted in")
+    study_command("report", _report, "write report.html and report.md anew from what is stored")
+    doctor = commands.add_parser("doctor", help="what this machine has, and what is missing")
+    doctor.set_defaults(command=_doctor)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""``hybrid-ray doctor``: what this machine has, what is missing, and the mend for each."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+__all__ = ["Finding", "examine"]
+
+_PACKAGES = ("torch", "ray", "optuna", "pandas", "pyarrow", "numpy", "nvidia-ml-py", "safetensors", "tokenizers")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One thing looked at. ``bad`` keeps a search from running; ``note`` is worth knowing."""
+
+    state: Literal["ok", "note", "bad"]
+    what: str
+    text: str
+
+    @property
+    def line(self) -> str:
+        return f"{self.state:<5} {self.what:<14} {self.text}"
+
+
+def examine() -> list[Finding]:
+    """Look at Python, the packages, processors, memory, GPUs, disk and the compiler. Starts nothing."""
+    return [*_software(), _processors(), _memory(), *_gpus(), _disk(), _compiler(), _cluster()]
+
+
+def _software() -> Iterator[Finding]:
+    good = sys.version_info >= (3, 11)
+    yield Finding(
+        state="ok" if good else "bad",
+        what="python",
+        text=platform.python_version() + ("" if good else ": 3.11 or newer is needed"),
+    )
+    for name in _PACKAGES:
+        try:
+            yield Finding(state="ok", what=name, text=importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(
+                state="bad", what=name, text="not installed: run `make tune`, or pip install -e . in this environment"
+            )
+
+
+def _processors() -> Finding:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Finding(state="ok", what="processors", text=f"{usable} usable: as many one-thread trials run side by side")
+
+
+def _memory() -> Finding:
+    free = psutil.virtual_memory().available / 2**30
+    state: Literal["ok", "note"] = "ok" if free >= 4 else "note"
+    return Finding(
+        state=state, what="memory", text=f"{free:.1f} GiB free" + ("" if free >= 4 else ": Ray alone takes about 1 GiB")
+    )
+
+
+def _gpus() -> Iterator[Finding]:
+    import torch
+
+    from hybrid_ray.train.monitor import gpu_names
+
+    names = gpu_names()
+    if not names:
+        yield Finding(state="note", what="gpu", text="none seen by NVML: runs use the CPU")
+    for index, name in enumerate(names):
+        yield Finding(state="ok", what=f"gpu {index}", text=name)
+    if names and not torch.cuda.is_available():
+        yield Finding(
+            state="bad",
+            what="torch and gpu",
+            text=f"torch {torch.__version__} cannot use the GPU: install a CUDA build",
+        )
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    return Finding(
+        state="ok" if free > 2 else "bad",
+        what="disk",
+        text=f"{free:.1f} GiB free here" + ("" if free > 2 else ": 2 are needed"),
+    )
+
+
+def _compiler() -> Finding:
+    found = next((name for name in ("g++", "clang++") if shutil.which(name)), None)
+    if found:
+        return Finding(state="ok", what="compiler", text=f"{found}: torch.compile works on the CPU")
+    return Finding(
+        state="note", what="compiler", text="no g++ or clang++: train.compile falls back to eager on the CPU"
+    )
+
+
+def _cluster() -> Finding:
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        return Finding(
+            state="note", what="ray address", text=f"RAY_ADDRESS is set ({address}): jobs with address: auto go there"
+        )
+    return Finding(state="ok", what="ray address", text="none set: jobs start a Ray of their own on this machine")

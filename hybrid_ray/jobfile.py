@@ -1,0 +1,210 @@
+"""Job files: YAML in, a checked `JobConfig` out, every problem listed at once and nothing started.
+
+A wrong job raises one `ConfigError` whose problems name the place (``train.steps``), the value, the rule and, for an
+unknown key, the key that was probably meant.
+"""
+
+import dataclasses
+import difflib
+import re
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from hybrid_ray.config import HybridConfig, JobConfig
+from hybrid_ray.errors import ConfigError
+
+__all__ = ["dump_job", "job_from_dict", "job_problems", "read_job"]
+
+# Set for each run by the run itself (RunConfig.trainer_settings): a job that writes them would be overruled in silence.
+_SET_BY_THE_RUN = {
+    "accumulate": "train.batch_size",
+    "clip_norm": "train.clip_norm",
+    "total_steps": "train.steps",
+    "seed": "seed",
+}
+
+
+def read_job(path: Path | str, overrides: Sequence[str] = ()) -> JobConfig:
+    """Read a job file, apply ``path.to.key=value`` overrides, check everything.
+
+    Raises:
+        ConfigError: the file is missing or not YAML, or holds unknown keys, wrong types or impossible values.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise ConfigError(f"{source} is not a file: give the path of a job such as jobs/local.yaml")
+    try:
+        data = yaml.safe_load(source.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from error
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{source} holds a {type(data).__name__} but a job is a mapping of settings")
+    data.setdefault("name", source.stem)
+    problems = [problem for text in overrides for problem in _override(data, text)]
+    return job_from_dict(data, problems)
+
+
+def job_from_dict(data: Mapping[str, Any], problems: Sequence[str] = ()) -> JobConfig:
+    """A checked job from plain values. ``problems`` found before are listed with the new ones."""
+    found = list(problems)
+    job = _build(JobConfig, data, "", found)
+    if isinstance(job, JobConfig):
+        written = data.get("hybrid")
+        found.extend(_overruled(written if isinstance(written, Mapping) else {}))
+        found.extend(job_problems(job))
+    if found:
+        raise ConfigError(found)
+    return job
+
+
+def dump_job(job: JobConfig) -> str:
+    """The job as YAML that `read_job` reads back to an equal job."""
+    plain = dataclasses.asdict(job)
+    for name in _SET_BY_THE_RUN:
+        plain["hybrid"].pop(name)
+    return yaml.safe_dump(_listed(plain), sort_keys=False, allow_unicode=True)
+
+
+def job_problems(job: JobConfig) -> Iterator[str]:
+    """What is wrong with a job: each section by itself, then the sections together."""
+    for field in dataclasses.fields(job):
+        section = getattr(job, field.name)
+        if dataclasses.is_dataclass(section):
+            yield from (f"{field.name}.{text}" for text in section.problems())  # type: ignore[union-attr]
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", job.name) or job.name.startswith("."):
+        yield f"name is {job.name!r} but must match [A-Za-z0-9._-]+ and not begin with a dot: it names a folder"
+    yield from _batch_problems(job)
+    hybrid = job.hybrid
+    if hybrid.warmup_steps + hybrid.full_steps >= job.train.steps:
+        yield (
+            f"hybrid.warmup_steps + hybrid.full_steps is {hybrid.warmup_steps + hybrid.full_steps} but train.steps is "
+            f"{job.train.steps}: nothing would ever be predicted; lower the first or raise train.steps"
+        )
+    if hybrid.predictor == "off":
+        yield "hybrid.predictor is 'off' but a job searches a predictor: name one (the baseline is run beside it)"
+
+
+def _batch_problems(job: JobConfig) -> Iterator[str]:
+    train, workers = job.train, job.resources.workers
+    micro = train.micro_batch_size
+    if train.batch_size % workers:
+        yield (
+            f"train.batch_size is {train.batch_size} but must be a multiple of resources.workers ({workers}): "
+            f"try {workers * max(1, train.batch_size // workers)}"
+        )
+    elif micro and train.batch_size % (micro * workers):
+        yield (
+            f"train.micro_batch_size is {micro} but micro_batch_size x workers ({micro * workers}) must divide "
+            f"train.batch_size ({train.batch_size}): the effective batch is never changed in silence"
+        )
+
+
+def _overruled(written: Mapping[str, Any]) -> Iterator[str]:
+    for name, place in _SET_BY_THE_RUN.items():
+        if name in written:
+            yield f"hybrid.{name} is set from {place} in a job: write {place} instead"
+
+
+def _override(data: dict[str, Any], text: str) -> Iterator[str]:
+    """Apply one ``path.to.key=value`` in place; yields what is wrong with it."""
+    path, separator, value = text.partition("=")
+    keys = path.strip().split(".")
+    if not separator or not all(keys):
+        yield f"--set {text!r} must look like path.to.key=value, for example train.steps=800"
+        return
+    target = data
+    for key in keys[:-1]:
+        child = target.setdefault(key, {})
+        if not isinstance(child, dict):
+            yield f"--set {text!r}: {key} is a single value, not a section"
+            return
+        target = child
+    try:
+        target[keys[-1]] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        yield f"--set {text!r}: the value is not valid YAML"
+
+
+def _build(kind: type, data: Any, place: str, problems: list[str]) -> Any:
+    """One dataclass from a mapping; problems are collected, and the fields they concern keep their defaults."""
+    if not isinstance(data, Mapping):
+        problems.append(f"{place or 'the job'} is {data!r} but must be a section of settings")
+        return kind()
+    hints = get_type_hints(kind)
+    values = {}
+    for key, value in data.items():
+        where = f"{place}.{key}" if place else str(key)
+        if key not in hints:
+            problems.append(_unknown(key, where, list(hints)))
+        elif dataclasses.is_dataclass(hints[key]):
+            values[key] = _build(hints[key], value, where, problems)  # type: ignore[arg-type]
+        else:
+            try:
+                values[key] = _convert(hints[key], value)
+            except ValueError:
+                problems.append(f"{where} is {value!r} but must be {_describe(hints[key])}")
+    return kind(**values)
+
+
+def _unknown(key: object, where: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(str(key), known, n=1)
+    mend = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(sorted(known))}"
+    return f"{where} is not a setting: {mend}"
+
+
+def _convert(hint: Any, value: Any) -> Any:
+    """The value as the hinted type, or ValueError. An int serves as a float; nothing else is changed in silence."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _convert(next(kind for kind in arguments if kind is not type(None)), value)
+    if origin is Literal:
+        value = "off" if value is False and "off" in arguments else value  # YAML reads a bare `off` as false
+        if value in arguments:
+            return value
+    elif origin is tuple and isinstance(value, list | tuple):
+        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
+            raise ValueError
+        return tuple(_convert(arguments[0], item) for item in value)
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif hint is float and isinstance(value, str):
+        return float(value)  # YAML 1.1 reads 3e-3 as text
+    elif isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    raise ValueError
+
+
+def _describe(hint: Any) -> str:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join("null" if kind is type(None) else _describe(kind) for kind in arguments)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin is tuple:
+        return f"a list, each item {_describe(arguments[0])}"
+    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(hint, str(hint))
+
+
+def _listed(value: Any) -> Any:
+    """Tuples as lists, all the way down: what YAML's safe dumper knows."""
+    if isinstance(value, dict):
+        return {key: _listed(item) for key, item in value.items()}
+    return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def hybrid_from_dict(data: Mapping[str, Any]) -> HybridConfig:
+    """Method settings from plain values, all problems in one `ConfigError`."""
+    problems: list[str] = []
+    settings: HybridConfig = _build(HybridConfig, data, "hybrid", problems)
+    problems.extend(f"hybrid.{text}" for text in settings.problems())
+    if problems:
+        raise ConfigError(problems)
+    return settings
