@@ -261,7 +261,7 @@ class FrontierConfig:
         for length in self.lengths:
             yield from _within("lengths", length, 0.05, 4.0)
         if len(set(self.lengths)) < 5 or 1.0 not in self.lengths:
-            yield f"lengths is {list(self.lengths)} but needs at least 5 different lengths, 1.0 (the baseline) among them"
+            yield f"lengths is {list(self.lengths)} but needs at least 5 lengths, 1.0 (the baseline) among them"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
