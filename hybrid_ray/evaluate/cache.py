@@ -1,0 +1,125 @@
+"""Runs that depend on nothing searched (baseline, frontier) are kept under a hash of everything that defines them.
+
+A key holds every field of the run, the corpus, the class of hardware and software, and this package's own code. Leaving
+a field out would save a run now and then, and one day compare a trial with a baseline that is not its own.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from hybrid_ray.config import RunConfig
+from hybrid_ray.evaluate.execute import Execute, Task, execute_missing
+from hybrid_ray.records import RunResult
+
+__all__ = ["RunCache", "baseline_key", "cached"]
+
+_CODE = ("config.py", "models", "data", "optim", "hybrid", "train")
+
+
+@cache
+def _code() -> str:
+    """Version and a hash of the sources a plain run passes through: a version stays while one works on the code."""
+    package = Path(__file__).parents[1]
+    digest = hashlib.sha256(metadata.version("hybrid-ray").encode())
+    for name in _CODE:
+        path = package / name
+        for source in [path] if path.is_file() else sorted(path.rglob("*.py")):
+            digest.update(source.relative_to(package).as_posix().encode() + source.read_bytes())
+    return digest.hexdigest()
+
+
+def baseline_key(run: RunConfig, *, corpus: str, machine: Mapping[str, Any]) -> str:
+    """The name of a run in the cache.
+
+    Args:
+        run: a run of real steps only. One that replays another run is refused with ValueError: a path names no content.
+        corpus: the corpus' fingerprint.
+        machine: hardware and software class of where it runs, JSON-ready.
+    """
+    if run.replay is not None:
+        raise ValueError(f"a run that replays {run.replay} depends on more than its configuration and is never cached")
+    parts = {"run": asdict(run), "corpus": corpus, "machine": dict(machine), "code": _code()}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunCache:
+    """Run directories under ``root/<key>``. Safe with several writers: what is visible is whole, the first one stays."""
+
+    root: Path
+
+    def fetch(self, key: str, directory: Path) -> RunResult | None:
+        """Copy a kept run to ``directory`` (replacing it) and return its result; None if there is no readable one."""
+        kept = self.root / key
+        result = _read(kept)
+        if result is not None:
+            if directory.exists():
+                shutil.rmtree(directory)
+            _copy(kept, directory)
+        return result
+
+    def store(self, key: str, directory: Path) -> None:
+        """Keep a finished run. Its checkpoint stays behind: nothing resumes a finished run."""
+        kept = self.root / key
+        if _read(kept) is None:
+            shutil.rmtree(kept, ignore_errors=True)
+            _copy(directory, kept)
+
+
+def cached(execute: Execute, cache: RunCache, *, corpus: str, machine: Mapping[str, Any]) -> Execute:
+    """An ``Execute`` that runs only what the cache does not hold, and keeps what finishes."""
+
+    def execute_cached(tasks: Sequence[Task]) -> list[RunResult]:
+        keys = [baseline_key(task.run, corpus=corpus, machine=machine) for task in tasks]
+        for key, task in zip(keys, tasks, strict=True):
+            cache.fetch(key, task.directory)
+        results = execute_missing(execute, tasks)
+        for key, task, result in zip(keys, tasks, results, strict=True):
+            if result.status == "finished":
+                cache.store(key, task.directory)
+        return results
+
+    return execute_cached
+
+
+def _read(directory: Path) -> RunResult | None:
+    try:
+        return RunResult.from_dict(json.loads((directory / "result.json").read_text()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a run directory: ``target`` appears whole or not at all. If another writer was first, its copy stays."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+    try:
+        shutil.copytree(source, scratch / "run", ignore=shutil.ignore_patterns("checkpoint*"))
+        for path in (scratch / "run").rglob("*"):
+            if path.is_file():
+                _sync(path)
+        try:
+            os.rename(scratch / "run", target)
+        except OSError:
+            if not target.is_dir():
+                raise
+        _sync(target.parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

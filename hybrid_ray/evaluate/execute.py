@@ -1,0 +1,88 @@
+"""How runs outside a search are executed: a list of tasks in, a list of results out, in the same order.
+
+The protocol is one function type, so that ``evaluate/`` needs no Ray and yet uses a cluster when it is handed an
+``Execute`` that does (``tune/execute.py``).
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from hybrid_ray.config import RunConfig
+from hybrid_ray.errors import TrialOutOfMemory
+from hybrid_ray.records import Replay, RunResult
+
+__all__ = ["Execute", "Task", "execute_here", "execute_missing", "failed_result", "stored_result"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """One run, and the run directory that it fills."""
+
+    run: RunConfig
+    directory: Path
+
+
+Execute = Callable[[Sequence[Task]], list[RunResult]]
+"""Runs every task. A failed one gives a result with status "failed" and ``error``, never an exception."""
+
+
+def execute_here(tasks: Sequence[Task]) -> list[RunResult]:
+    """Run the tasks one after another in this process."""
+    return [_run(task) for task in tasks]
+
+
+def _run(task: Task) -> RunResult:
+    from hybrid_ray.train.loop import train  # here, so that the statistics need no torch
+
+    try:
+        return train(task.run, directory=task.directory)
+    except TrialOutOfMemory as error:
+        return failed_result(task.run, f"oom: {error}")
+    except Exception as error:  # the boundary of the protocol: one failed run must not take the others with it
+        return failed_result(task.run, f"{type(error).__name__}: {error}")
+
+
+def failed_result(run: RunConfig, error: str) -> RunResult:
+    """A result for a run that left none. It has no losses and no time; its calibration of 1 keeps ``time`` at 0."""
+    return RunResult(
+        arm=run.arm,
+        seed=run.seed,
+        status="failed",
+        steps=0,
+        real_steps=0,
+        predicted_steps=0,
+        train_seconds=0.0,
+        calibration=1.0,
+        heldout={},
+        curve=(),
+        phase_steps={},
+        phase_seconds={},
+        part_seconds={},
+        other_seconds={},
+        tokens={},
+        replay=Replay(phases="", norms=()),
+        error=error,
+    )
+
+
+def stored_result(task: Task) -> RunResult | None:
+    """What an earlier, interrupted session left in the task's directory, if it is this very run and it came to its end.
+
+    A run that failed or was stopped is not an end: it is run again.
+    """
+    try:
+        run = json.loads((task.directory / "run.json").read_text())
+        result = RunResult.from_dict(json.loads((task.directory / "result.json").read_text()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    same = run == json.loads(json.dumps(asdict(task.run)))
+    return result if same and result.status in ("finished", "diverged") else None
+
+
+def execute_missing(execute: Execute, tasks: Sequence[Task]) -> list[RunResult]:
+    """Run only those tasks that have no stored result, so that a resumed study repeats nothing finished."""
+    stored = [stored_result(task) for task in tasks]
+    fresh = iter(execute([task for task, result in zip(tasks, stored, strict=True) if result is None]))
+    return [result or next(fresh) for result in stored]

@@ -1,0 +1,112 @@
+"""The frontier of just stopping earlier: the loss that real steps alone reach in a given time.
+
+A speedup alone proves nothing, since a shorter run is also "faster" (METHOD.md section 4). So the hybrid is measured
+against real-steps-only runs of several lengths, each with its schedule fully decayed.
+"""
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from hybrid_ray.config import Split
+from hybrid_ray.records import RunResult
+
+__all__ = ["Frontier"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Frontier:
+    """Lower envelope of final loss against training time (plain steps), a power law between its points.
+
+    A run that is beaten by a shorter one is noise, or over-training, and is left out: so ``times`` rise and ``losses``
+    fall strictly, and both can be inverted. Taking the lowest points makes the frontier a little too good where losses
+    are noisy, which is hard on the hybrid, never in its favour. Nothing is extrapolated: off its range the answer is
+    None.
+    """
+
+    times: tuple[float, ...]
+    losses: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        assert self.times
+        assert len(self.times) == len(self.losses)
+        assert all(a < b for a, b in zip(self.times, self.times[1:], strict=False))
+        assert all(a > b for a, b in zip(self.losses, self.losses[1:], strict=False))
+
+    @classmethod
+    def from_results(cls, results: Iterable[RunResult], split: Split) -> "Frontier":
+        """From real-steps-only runs; those that did not finish are left out.
+
+        Raises ValueError with fewer than two usable runs: there would be nothing to interpolate.
+        """
+        points = [
+            (result.time, result.heldout[split].loss)
+            for result in results
+            if result.status == "finished" and split in result.heldout
+        ]
+        usable = [(time, loss) for time, loss in points if 0 < time < math.inf and 0 < loss < math.inf]
+        if len(usable) < 2:
+            raise ValueError(
+                f"the frontier has {len(usable)} finished runs with a loss on the {split} split but needs at least 2: "
+                "look at the errors of its runs, and run them again"
+            )
+        return cls.from_points(usable)
+
+    @classmethod
+    def from_points(cls, points: Iterable[tuple[float, float]]) -> "Frontier":
+        """From (time in plain steps, final loss) pairs, all positive and finite."""
+        kept: list[tuple[float, float]] = []
+        for time, loss in sorted(points):
+            if not kept or loss < kept[-1][1]:
+                kept.append((time, loss))
+        return cls(times=tuple(time for time, _ in kept), losses=tuple(loss for _, loss in kept))
+
+    def loss_at(self, time: float) -> float | None:
+        """The loss that real steps reach in this time; None off the range."""
+        return _interpolate(time, self.times, self.losses)
+
+    def time_at(self, loss: float) -> float | None:
+        """The time in which real steps reach this loss; None off the range."""
+        return _interpolate(loss, self.losses[::-1], self.times[::-1])
+
+    def net_speedup(self, loss: float, time: float) -> float | None:
+        """How many times longer real steps alone take to reach this loss. Above 1 is a real gain; None off the range."""
+        reached = self.time_at(loss)
+        return reached / time if reached is not None and 0 < time < math.inf else None
+
+    def net_speedup_bounds(self, loss: float, time: float) -> tuple[float, float]:
+        """What can be said for certain: (x, x) on the range; off it only one side is known.
+
+        Better than the longest run: (its time / time, inf). Worse than the shortest, or NaN: (0, its time / time).
+        """
+        known = self.net_speedup(loss, time)
+        if known is not None:
+            return known, known
+        if not 0 < time < math.inf:
+            return 0.0, math.inf
+        return (self.times[-1] / time, math.inf) if loss < self.losses[-1] else (0.0, self.times[0] / time)
+
+    def position(self, loss: float) -> Literal["within", "above", "below"]:
+        """Where a loss lies to the range of losses. Above: worse than the shortest run. NaN counts as above."""
+        if loss < self.losses[-1]:
+            return "below"
+        return "within" if loss <= self.losses[0] else "above"
+
+    def shifted(self, log_loss: float) -> "Frontier":
+        """The same frontier for a seed whose losses all lie higher by this much (in log loss)."""
+        factor = math.exp(log_loss)
+        return Frontier.from_points(zip(self.times, (loss * factor for loss in self.losses), strict=True))
+
+
+def _interpolate(x: float, xs: Sequence[float], ys: Sequence[float]) -> float | None:
+    """y at x, linear in log-log between points with rising xs; exact at the points; None off the range."""
+    if not xs[0] <= x <= xs[-1]:
+        return None
+    right = bisect_left(xs, x)
+    if xs[right] == x:
+        return ys[right]
+    share = math.log(x / xs[right - 1]) / math.log(xs[right] / xs[right - 1])
+    low, high = sorted(ys[right - 1 : right + 1])
+    return min(high, max(low, math.exp((1 - share) * math.log(ys[right - 1]) + share * math.log(ys[right]))))

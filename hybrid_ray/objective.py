@@ -1,0 +1,128 @@
+"""What a trial is worth: baseline and measured numbers in, speedup, degradation and score out. Pure functions.
+
+Times are *plain steps*: training seconds divided by the seconds of a plain step in the same process (METHOD.md
+section 4), so that two machines, or one machine with and without a noisy neighbour, can be compared.
+
+Every function is total: any input gives a finite number, because a scheduler is poisoned by one NaN. A loss or a time
+that is not finite counts as the worst there is.
+"""
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hybrid_ray.config import ObjectiveConfig
+from hybrid_ray.records import RunResult
+
+__all__ = ["LARGEST", "Baseline", "degradation", "score", "speedup"]
+
+LARGEST = 1e9
+"""Bound of every number made here: far beyond anything that means something, far below overflow."""
+
+_SMALLEST = 1.0 / LARGEST
+
+
+def _bounded(value: float) -> float:
+    return max(-LARGEST, min(LARGEST, value))
+
+
+def speedup(baseline_time: float, time: float) -> float:
+    """How many times faster than the baseline at the same nominal steps. Times in plain steps.
+
+    A time of 0 is taken as the smallest there is; a ``time`` that is not finite gives 0.
+    """
+    if not (math.isfinite(baseline_time) and math.isfinite(time)):
+        return 0.0
+    return _bounded(max(0.0, baseline_time) / max(_SMALLEST, time))
+
+
+def degradation(loss: float, baseline_loss: float) -> float:
+    """Relative rise of the held-out loss over the baseline's; below 0 is an improvement.
+
+    A loss that is not finite (a run that diverged) gives ``LARGEST``. Raises nothing.
+    """
+    if not (math.isfinite(loss) and math.isfinite(baseline_loss)):
+        return LARGEST
+    return _bounded((loss - baseline_loss) / max(_SMALLEST, abs(baseline_loss)))
+
+
+def score(speedup: float, degradation: float, config: ObjectiveConfig) -> float:
+    """Speedup minus a penalty for the loss given up beyond the tolerance (DESIGN.md, "The objective").
+
+    By itself it rewards stopping early: show ``net_speedup`` beside it, always.
+    """
+    if math.isnan(speedup) or math.isnan(degradation):
+        return -LARGEST
+    penalty = config.penalty_weight * max(0.0, _bounded(degradation) - config.tolerance)
+    return _bounded(_bounded(speedup) - penalty)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Baseline:
+    """What a trial is measured against: a whole curve, so that unfinished trials compare at equal nominal steps.
+
+    ``steps``, ``losses`` (search split, nats a token) and ``times`` (plain steps) are the baseline's evaluation points.
+    """
+
+    steps: tuple[int, ...]
+    losses: tuple[float, ...]
+    times: tuple[float, ...]
+    fingerprint: Mapping[str, Any]
+
+    @classmethod
+    def from_result(cls, result: RunResult) -> "Baseline":
+        """Raises ValueError for a run that did not finish or has no finite curve: no score can be had from it."""
+        if result.status != "finished":
+            reason = result.error or "run it again"
+            raise ValueError(f"the baseline run is {result.status!r} but must be finished: {reason}")
+        curve = sorted(result.curve, key=lambda evaluation: evaluation.step)
+        if not curve or not all(math.isfinite(point.loss) and point.loss > 0 for point in curve):
+            raise ValueError("the baseline run needs at least one evaluation, each with a finite loss above 0")
+        return cls(
+            steps=tuple(point.step for point in curve),
+            losses=tuple(point.loss for point in curve),
+            times=tuple(point.train_seconds / result.calibration for point in curve),
+            fingerprint=result.fingerprint,
+        )
+
+    @property
+    def loss(self) -> float:
+        """At its end."""
+        return self.losses[-1]
+
+    @property
+    def time(self) -> float:
+        """Of the whole run, in plain steps."""
+        return self.times[-1]
+
+    def loss_at(self, step: int) -> float:
+        """Held-out loss at a nominal step: a power law between evaluations (linear in log-log).
+
+        Outside the curve the nearest value is held: a power law through two early points would promise far too much.
+        """
+        right = bisect_left(self.steps, step)
+        if right == 0 or right == len(self.steps):
+            return self.losses[min(right, len(self.steps) - 1)]
+        return _power_law(step, self.steps[right - 1 : right + 1], self.losses[right - 1 : right + 1])
+
+    def time_at(self, step: int) -> float:
+        """Plain steps of time the baseline had used at a nominal step: linear, through 0 at step 0."""
+        steps, times = (0, *self.steps), (0.0, *self.times)
+        right = min(max(1, bisect_left(steps, step)), len(steps) - 1)
+        share = (step - steps[right - 1]) / (steps[right] - steps[right - 1])
+        return times[right - 1] + share * (times[right] - times[right - 1])
+
+    def mismatches(self, fingerprint: Mapping[str, Any]) -> list[str]:
+        """Why a run with this fingerprint can't be scored against the baseline, one sentence each; empty: it can."""
+        return [
+            f"{name}: the baseline ran with {self.fingerprint.get(name)!r} but this run with {fingerprint.get(name)!r}"
+            for name in sorted({*self.fingerprint, *fingerprint})
+            if self.fingerprint.get(name) != fingerprint.get(name)
+        ]
+
+
+def _power_law(x: float, xs: tuple[float, ...], ys: tuple[float, ...]) -> float:
+    share = math.log(x / xs[0]) / math.log(xs[1] / xs[0])
+    return ys[0] * math.exp(share * math.log(ys[1] / ys[0]))
