@@ -53,7 +53,7 @@ def baseline_key(run: RunConfig, *, corpus: str, machine: Mapping[str, Any]) -> 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunCache:
-    """Run directories under ``root/<key>``. Safe with several writers: what is visible is whole, the first one stays."""
+    """Run directories under ``root/<key>``. Safe with several writers: what is visible is whole, the first stays."""
 
     root: Path
 

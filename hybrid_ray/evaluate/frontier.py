@@ -72,7 +72,7 @@ class Frontier:
         return _interpolate(loss, self.losses[::-1], self.times[::-1])
 
     def net_speedup(self, loss: float, time: float) -> float | None:
-        """How many times longer real steps alone take to reach this loss. Above 1 is a real gain; None off the range."""
+        """How many times longer real steps alone take to this loss. Above 1 is a real gain; None off the range."""
         reached = self.time_at(loss)
         return reached / time if reached is not None and 0 < time < math.inf else None
 
