@@ -1,0 +1,239 @@
+"""A study, read back as pandas tables: `load_study`. Works while the study runs and after it was killed.
+
+Everything is read from the study's own files. The Optuna journal is looked at for one thing only: which trials are
+waiting or running, since the study's own rows hold finished trials alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hybrid_ray.config import JobConfig
+from hybrid_ray.errors import ConfigError, StoreError
+from hybrid_ray.jobfile import read_job
+from hybrid_ray.records import Evaluation, RunResult, StepRecord
+from hybrid_ray.results.store import read_json, read_jsonl
+
+__all__ = ["TRIAL_COLUMNS", "Study", "load_study"]
+
+TRIAL_COLUMNS = (
+    "number", "state", "preset", "score", "net_speedup", "speedup", "degradation", "loss", "baseline_loss", "time",
+    "baseline_time", "train_seconds", "calibration", "steps", "real_steps", "predicted_steps", "predicted_share",
+    "diverged", "inert", "status", "error", "started", "ended",
+)  # fmt: skip
+_RUN_COLUMNS = (
+    "run", "arm", "seed", "status", "loss", "confirm_loss", "time", "train_seconds", "calibration", "steps",
+    "real_steps", "predicted_steps", "predicted_share", "error",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Study:
+    """One study directory.
+
+    Losses are in nats a token, on the search split unless a column says otherwise; ``time`` is training time in plain
+    steps (seconds divided by the run's own calibration); ``train_seconds`` is the same, raw.
+    """
+
+    directory: Path
+    job: JobConfig
+    environment: Mapping[str, Any]
+    events: pd.DataFrame
+    trials: pd.DataFrame  # one row a searched trial, by number; knobs are the columns params_<knob>
+    baseline: pd.DataFrame  # one row a baseline run
+    frontier: pd.DataFrame  # one row a real-steps-only run, by time; ``on_frontier``: not beaten by a shorter run
+    confirmation: pd.DataFrame  # one row a confirmation run, with ``candidate`` beside the columns of a run
+    statistics: Mapping[str, Any] | None  # confirmation.json, once the confirmation is done
+
+    @property
+    def name(self) -> str:
+        return self.directory.name
+
+    @property
+    def finished(self) -> bool:
+        """The driver came to its end: nothing is left to resume."""
+        return not self.events.empty and bool((self.events["event"] == "finished").iloc[-1])
+
+    @property
+    def objective(self) -> str:
+        """The column that ranks trials: ``net_speedup`` where the job searches that, else ``score``."""
+        return "net_speedup" if self.job.objective.mode == "net" else "score"
+
+    @property
+    def winner(self) -> pd.Series | None:
+        """The finished trial with the highest objective, inert or not; None before one finished."""
+        return _highest(self._eligible, self.objective)
+
+    @property
+    def best(self) -> pd.Series | None:
+        """The finished trial to look at first: never a diverged, failed, stopped or inert one. None: no such trial."""
+        return _highest(self._eligible[self._eligible["inert"] != 1], self.objective)
+
+    @property
+    def _eligible(self) -> pd.DataFrame:
+        return self.trials[(self.trials["state"] == "COMPLETE") & (self.trials["diverged"] != 1)]
+
+    def run_directory(self, run: int | str) -> Path:
+        """Of a trial (its number) or another run (``"baseline"``, ``"frontier/0.40"``)."""
+        return self.directory / (run if isinstance(run, str) else f"trials/{run:04d}")
+
+    def steps(self, run: int | str) -> pd.DataFrame:
+        """Step records of one run, one row a nominal step; those so far while it runs.
+
+        Raises:
+            StoreError: there is no such run, or it left no steps.
+        """
+        directory = self.run_directory(run)
+        # The lines first: they go away only after the table is whole, so where both are, a kill came in between.
+        if (directory / "steps.jsonl").exists():
+            rows = {row["step"]: row for row in read_jsonl(directory / "steps.jsonl")}
+            return pd.DataFrame([rows[step] for step in sorted(rows)], columns=list(StepRecord.__slots__))
+        if (directory / "steps.parquet").exists():
+            return pd.read_parquet(directory / "steps.parquet")
+        raise StoreError(f"{directory} has no steps: it is no run of this study, or has not begun")
+
+    def result(self, run: int | str) -> RunResult | None:
+        """What a run left behind; None while it runs, or when it never came to an end."""
+        return _result(self.run_directory(run))
+
+    def curve(self, run: int | str) -> pd.DataFrame:
+        """Held-out loss over a run: step, loss, real_steps, train_seconds, time. Empty while there is no result."""
+        result = self.result(run)
+        points = result.curve if result else ()
+        table = pd.DataFrame(
+            [{name: getattr(point, name) for name in Evaluation.__slots__} for point in points],
+            columns=list(Evaluation.__slots__),
+        )
+        return table.assign(time=table["train_seconds"] / (result.calibration if result else 1.0))
+
+
+def load_study(study: Path | str | None = None, *, studies_dir: Path | str = "studies") -> Study:
+    """Load a study by directory, by name under ``studies_dir``, or the newest one there.
+
+    Raises:
+        StoreError: there is no such study, or its files are damaged; the message says what there is instead.
+    """
+    directory = _find(study, Path(studies_dir))
+    try:
+        job = read_job(directory / "job.yaml")
+    except ConfigError as error:
+        raise StoreError(f"{directory / 'job.yaml'} cannot be used: {error}") from error
+    environment = directory / "environment.json"
+    statistics = directory / "confirmation.json"
+    frontier = [
+        {"length": _length(path.parent.name), **row} for path, row in _runs(directory, "frontier/*/result.json")
+    ]
+    baseline = [row for _, row in _runs(directory, "baseline*/result.json")]
+    confirmation = [
+        {"candidate": path.relative_to(directory / "confirmation").parts[0], **row}
+        for path, row in _runs(directory, "confirmation/*/*/result.json")
+    ]
+    return Study(
+        directory=directory,
+        job=job,
+        environment=read_json(environment) if environment.exists() else {},
+        events=pd.DataFrame(read_jsonl(directory / "events.jsonl")),
+        trials=_trials(directory),
+        baseline=pd.DataFrame(baseline, columns=list(_RUN_COLUMNS)),
+        frontier=_frontier(frontier),
+        confirmation=pd.DataFrame(confirmation, columns=["candidate", *_RUN_COLUMNS]),
+        statistics=read_json(statistics) if statistics.exists() else None,
+    )
+
+
+def _find(study: Path | str | None, studies: Path) -> Path:
+    known = {path.parent.name: path.parent for path in studies.glob("*/job.yaml")}
+    if study is None:
+        if not known:
+            raise StoreError(f"there is no study under {studies}: run one with `hybrid-ray run jobs/local.yaml`")
+        return max(known.values(), key=_touched)
+    for directory in (Path(study), studies / study):
+        if (directory / "job.yaml").is_file():
+            return directory
+    there = f"studies under {studies}: {', '.join(sorted(known))}" if known else f"there is no study under {studies}"
+    raise StoreError(f"{study} is not a study (it has no job.yaml); {there}")
+
+
+def _touched(directory: Path) -> float:
+    """When the driver last did something in a study (writing its report anew does not count)."""
+    return max(path.stat().st_mtime for path in (directory / "job.yaml", directory / "events.jsonl") if path.exists())
+
+
+def _result(directory: Path) -> RunResult | None:
+    path = directory / "result.json"
+    if not path.exists():
+        return None
+    try:
+        return RunResult.from_dict(read_json(path))
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"{path} is not the result of a run: {error}") from error
+
+
+def _runs(directory: Path, pattern: str) -> list[tuple[Path, dict[str, Any]]]:
+    """The result files that match, each with its row of a run table."""
+    rows = []
+    for path in sorted(directory.glob(pattern)):
+        result = _result(path.parent)
+        assert result is not None
+        row = {name: getattr(result, name) for name in _RUN_COLUMNS if hasattr(result, name)}
+        row["run"] = path.parent.relative_to(directory).as_posix()
+        for column, split in (("loss", "search"), ("confirm_loss", "confirm")):
+            row[column] = result.heldout[split].loss if split in result.heldout else None
+        rows.append((path, row))
+    return rows
+
+
+def _length(name: str) -> float | None:
+    try:
+        return float(name)
+    except ValueError:
+        return None
+
+
+def _frontier(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=["length", *_RUN_COLUMNS]).sort_values("time", ignore_index=True)
+    losses = table["loss"].where(table["status"] == "finished").astype(float)
+    before = losses.cummin().shift(fill_value=float("inf")).ffill()
+    return table.assign(on_frontier=losses < before)
+
+
+def _trials(directory: Path) -> pd.DataFrame:
+    rows = read_jsonl(directory / "trials.jsonl")
+    kept = {row["number"] for row in rows}
+    rows += [row for row in _open_trials(directory / "optuna.journal") if row["number"] not in kept]
+    knobs = sorted({name for row in rows for name in row if name.startswith("params_")})
+    others = dict.fromkeys(name for row in rows for name in row if name not in TRIAL_COLUMNS and name not in knobs)
+    columns = [*TRIAL_COLUMNS[:3], *knobs, *TRIAL_COLUMNS[3:], *others]
+    table = pd.DataFrame(rows, columns=columns).sort_values("number", ignore_index=True)
+    numeric = [name for name in TRIAL_COLUMNS if name not in ("number", "state", "preset", "status", "error")]
+    table[numeric] = table[numeric].astype(float)
+    return table.astype({"number": int})
+
+
+def _open_trials(journal: Path) -> list[dict[str, Any]]:
+    """Trials that Optuna knows as running or waiting."""
+    if not journal.exists():
+        return []
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+    from optuna.trial import TrialState
+
+    storage = JournalStorage(JournalFileBackend(str(journal)))
+    return [
+        {
+            "number": trial.number,
+            "state": trial.state.name,
+            "started": trial.datetime_start.timestamp() if trial.datetime_start else None,
+            **{f"params_{name}": value for name, value in trial.params.items()},
+        }
+        for study in storage.get_all_studies()
+        for trial in storage.get_all_trials(study._study_id, states=(TrialState.RUNNING, TrialState.WAITING))
+    ]
+
+
+def _highest(trials: pd.DataFrame, column: str) -> pd.Series | None:
+    ranked = trials.dropna(subset=[column])
+    return None if ranked.empty else ranked.iloc[int(ranked[column].to_numpy().argmax())]
