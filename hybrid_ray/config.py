@@ -71,9 +71,13 @@ class ModelConfig:
     preset: str = "nano"
     dropout: float = 0.0
     activation_checkpointing: bool = False
+    loss_chunks: int = 1  # parts the loss is computed in; more: less memory for logits, one more output product
+    pad_vocab_to: int = 1  # round the token table up to a multiple of this (64 or 128: faster on a GPU)
 
     def problems(self) -> Iterator[str]:
         yield from _within("dropout", self.dropout, 0.0, 0.9)
+        yield from _at_least("loss_chunks", self.loss_chunks, 1)
+        yield from _at_least("pad_vocab_to", self.pad_vocab_to, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,42 @@
+"""The sizes a GPT-2 comes in, and what follows from a size alone: parameters and FLOPs."""
+
+from dataclasses import dataclass
+
+__all__ = ["PRESETS", "GPT2Shape", "flops_per_token", "parameter_count"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GPT2Shape:
+    """A GPT-2 without its vocabulary. ``context`` positions are learned, more if a run's sequences are longer."""
+
+    layers: int
+    heads: int
+    width: int
+    context: int = 1024
+
+
+PRESETS: dict[str, GPT2Shape] = {
+    "micro": GPT2Shape(layers=2, heads=2, width=24, context=32),
+    "nano": GPT2Shape(layers=3, heads=4, width=64, context=64),
+    "124M": GPT2Shape(layers=12, heads=12, width=768),
+    "350M": GPT2Shape(layers=24, heads=16, width=1024),
+    "774M": GPT2Shape(layers=36, heads=20, width=1280),
+    "1.5B": GPT2Shape(layers=48, heads=25, width=1600),
+}
+
+
+def parameter_count(shape: GPT2Shape, vocab_size: int) -> int:
+    """Parameters with tied embeddings: token and position tables, 12 D^2 + 13 D a layer, the last norm."""
+    width = shape.width
+    return (vocab_size + shape.context) * width + shape.layers * (12 * width**2 + 13 * width) + 2 * width
+
+
+def flops_per_token(shape: GPT2Shape, vocab_size: int, sequence_length: int) -> int:
+    """FLOPs of one token's forward and backward: 6 N + 12 L H Q T (PaLM, arXiv 2204.02311, appendix B).
+
+    N counts the weights that multiply matrices: 12 D^2 a layer and the output table. Norms, biases and the look-up of
+    embeddings are left out, as is the recomputation of activation checkpointing: this is what model FLOPs
+    utilisation is measured with. Attention is counted whole, not halved for the causal mask (PaLM's convention).
+    """
+    weights = 12 * shape.layers * shape.width**2 + vocab_size * shape.width
+    return 6 * weights + 12 * shape.layers * shape.width * sequence_length
