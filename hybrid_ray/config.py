@@ -9,12 +9,15 @@ Each class checks its own values in ``problems()`` and returns sentences; nothin
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
 __all__ = [
     "Arm",
     "BudgetConfig",
+    "CompareConfig",
     "ConfirmConfig",
+    "ControlArm",
     "DataConfig",
     "FrontierConfig",
     "HybridConfig",
@@ -41,6 +44,7 @@ Arm = Literal[
     "lr_matched",
     "frontier",
 ]
+ControlArm = Literal["equal_steps", "equal_time", "placebo", "random_direction", "reversed", "lr_matched"]
 PredictorName = Literal["off", "ema_nesterov", "snoo", "linear_fit", "coast", "nothing", "random", "reversed"]
 
 
@@ -274,13 +278,37 @@ class ConfirmConfig:
 
     best: int = 2  # 0: no confirmation
     seeds: int = 3
-    arms: tuple[Arm, ...] = ("equal_steps", "placebo")
+    arms: tuple[ControlArm, ...] = ("equal_steps", "placebo")
 
     def problems(self) -> Iterator[str]:
         yield from _at_least("best", self.best, 0)
         yield from _at_least("seeds", self.seeds, 3)
         for arm in self.arms:
-            yield from _choice("arms", arm, Arm)
+            yield from _choice("arms", arm, ControlArm)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompareConfig:
+    """``hybrid-ray compare``: the job's own hybrid settings against the controls, over seeds, with statistics."""
+
+    looks: tuple[int, ...] = (3, 6)  # seeds at which the result is looked at; it stops at the first look that decides
+    spending: Literal["obrien_fleming", "pocock"] = "obrien_fleming"
+    arms: tuple[ControlArm, ...] = get_args(ControlArm)
+    tune_baseline: bool = True  # the baseline's learning rate first; every arm then uses the best one
+    lr_factors: tuple[float, ...] = (0.5, 1.0, 2.0)  # of train.learning_rate
+    effect: float = 0.03  # the relative effect that the number of seeds is planned for
+
+    def problems(self) -> Iterator[str]:
+        if not self.looks or self.looks[0] < 3 or any(a >= b for a, b in pairwise(self.looks)):
+            yield f"looks is {list(self.looks)} but must be rising numbers of seeds, the first at least 3"
+        yield from _choice("spending", self.spending, Literal["obrien_fleming", "pocock"])
+        for arm in self.arms:
+            yield from _choice("arms", arm, ControlArm)
+        for factor in self.lr_factors:
+            yield from _above("lr_factors", factor, 0.0)
+        if self.tune_baseline and len(set(self.lr_factors)) < 2:
+            yield f"lr_factors is {list(self.lr_factors)} but tuning needs at least 2 different factors"
+        yield from _above("effect", self.effect, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -327,6 +355,7 @@ class JobConfig:
     search: SearchConfig = field(default_factory=SearchConfig)
     frontier: FrontierConfig = field(default_factory=FrontierConfig)
     confirm: ConfirmConfig = field(default_factory=ConfirmConfig)
+    compare: CompareConfig = field(default_factory=CompareConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
 

@@ -1,7 +1,7 @@
 """The arms of METHOD.md section 4: what a hybrid run is compared with. Each is a configuration, never other code.
 
-A control is a pure function of the hybrid run, its result and the path of its ``result.json``. Data order depends on the
-seed alone, and the schedule on ``train.steps``, so a shorter run reads the same batches under a fully decayed schedule.
+A control is a pure function of the hybrid run, its result and the path of its ``result.json``. Data order depends on
+the seed alone, and the schedule on ``train.steps``, so a shorter run reads the same batches and decays fully.
 """
 
 import math
@@ -24,7 +24,7 @@ Control = Callable[[RunConfig, RunResult, Path], RunConfig]
 
 
 def baseline(run: RunConfig) -> RunConfig:
-    """All nominal steps real. Hybrid settings are set back to their defaults, so that equal baselines share a cache key."""
+    """All nominal steps real. Hybrid settings go back to their defaults, so that equal baselines share a cache key."""
     return replace(run, arm="baseline", hybrid=_PLAIN, replay=None)
 
 

@@ -1,7 +1,7 @@
 """Statistics of paired runs: t-intervals on log ratios, and time to a target loss.
 
-Runs are paired by seed (same seed, same data order), so what the two arms share cancels. Ratios are compared as logarithms:
-a gain of 3 % and a loss of 3 % then weigh the same, and the mean of many is a ratio again.
+Runs are paired by seed (same seed, same data order), so what the two arms share cancels. Ratios are compared as
+logarithms: a gain of 3 % and a loss of 3 % then weigh the same, and the mean of many is a ratio again.
 """
 
 import math
@@ -52,8 +52,8 @@ def log_ratios(values: Sequence[float], others: Sequence[float]) -> list[float]:
 def paired_interval(logs: Sequence[float], *, level: float = 0.95) -> Interval:
     """Student's t-interval of the mean of log ratios, given back as ratios.
 
-    Exact for normal log ratios at any number of seeds. Raises ValueError below 3 seeds: with two, one number decides the
-    spread. Log ratios all equal have no spread, so the interval is a point and p is 0 (or 1 at no difference).
+    Exact for normal log ratios at any number of seeds. Raises ValueError below 3 seeds: with two, one number decides
+    the spread. Log ratios all equal have no spread, so the interval is a point and p is 0 (or 1 at no difference).
     """
     n = len(logs)
     if n < MIN_SEEDS:
@@ -102,8 +102,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def time_to_target(result: RunResult, target: float) -> float:
     """Plain steps until the search-split loss first reaches ``target``, between evaluations linear in log loss.
 
-    A run that never gets there has infinity, so that misses count instead of vanishing. A run already there at its first
-    evaluation gets that evaluation's time, since nothing earlier is known.
+    A run that never gets there has infinity, so that misses count instead of vanishing. A run already there at its
+    first evaluation gets that evaluation's time, since nothing earlier is known.
     """
     before = None
     for point in result.curve:
@@ -132,28 +132,22 @@ class MedianInterval:
 def median_interval(values: Sequence[float], *, level: float = 0.95) -> MedianInterval:
     """Distribution-free interval of a median (the sign test turned round): exact for any continuous distribution.
 
-    With few seeds even the whole range falls short of ``level`` (3 seeds: 75 %, 6: 97 %): ``coverage`` says what it has.
-    Raises ValueError below 3 values.
+    With few seeds even the whole range falls short of ``level`` (3 seeds: 75 %, 6: 97 %): ``coverage`` says what it
+    has. Raises ValueError below 3 values.
     """
     n = len(values)
     if n < MIN_SEEDS:
         raise ValueError(f"{n} values but a median's interval needs at least {MIN_SEEDS}: run more seeds")
     ordered = sorted(values)
     drop = max(0, int(stats.binom.ppf((1 - level) / 2, n, 0.5)) - 1)
-    while drop > 0 and 1 - 2 * stats.binom.cdf(drop, n, 0.5) < level:
-        drop -= 1
     return MedianInterval(
-        median=ordered[n // 2] if n % 2 else _between(ordered[n // 2 - 1], ordered[n // 2]),
+        median=ordered[n // 2] if n % 2 else (ordered[n // 2 - 1] + ordered[n // 2]) / 2,
         low=ordered[drop],
         high=ordered[n - 1 - drop],
         n=n,
         misses=sum(math.isinf(value) for value in ordered),
         coverage=float(1 - 2 * stats.binom.cdf(drop, n, 0.5)),
     )
-
-
-def _between(low: float, high: float) -> float:
-    return (low + high) / 2
 
 
 def _exp(value: float) -> float:

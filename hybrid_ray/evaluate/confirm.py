@@ -1,0 +1,77 @@
+"""Confirmation: the best trials again on fresh seeds and a split never looked at, beside controls that cost the same.
+
+The best of many noisy trials is biased: it was picked for its luck. Fresh seeds and fresh data have none of that luck.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from hybrid_ray.config import Arm, JobConfig, Split
+from hybrid_ray.evaluate.execute import Execute
+from hybrid_ray.evaluate.frontier import Frontier
+from hybrid_ray.evaluate.paired import ArmRuns, Candidate, run_arms
+from hybrid_ray.evaluate.statistics import holm
+from hybrid_ray.evaluate.summary import comparisons, net_speedup, rows, verdict
+
+__all__ = ["ALPHA", "Candidate", "confirm", "fresh_seeds"]
+
+ALPHA = 0.05
+
+_SPLIT: Split = "confirm"
+_FIRST_FRESH = 1000
+
+
+def fresh_seeds(job: JobConfig, number: int) -> list[int]:
+    """Seeds that no searched trial used: every trial runs with ``job.seed``, these begin 1000 above it."""
+    return [job.seed + _FIRST_FRESH + index for index in range(number)]
+
+
+def confirm(
+    job: JobConfig,
+    candidates: Sequence[Candidate],
+    *,
+    execute: Execute,
+    directory: Path,
+    frontier: Frontier,
+) -> dict[str, Any]:
+    """Run the candidates and their controls on ``job.confirm.seeds`` fresh seeds and say what held up.
+
+    Args:
+        candidates: the best trials, best first.
+        execute: runs the runs, here or side by side on a cluster.
+        directory: the study's ``confirmation`` folder. Runs that an earlier session finished there are not repeated.
+        frontier: fitted on the confirm-split losses of the search's frontier runs.
+
+    Returns:
+        What ``confirmation.json`` holds: per candidate its runs by arm, paired comparisons, the net speedup with a 95 %
+        t-interval, and a verdict. A "real gain" among several candidates must also hold at 5 % after Holm's
+        correction (``p_corrected``). ``equal_steps`` is always run: the net speedup of a seed needs it.
+    """
+    seeds = fresh_seeds(job, job.confirm.seeds)
+    arms: list[Arm] = ["equal_steps", *job.confirm.arms]
+    runs = run_arms(job, candidates, seeds=seeds, arms=arms, execute=execute, directory=directory)
+    nets = [net_speedup(arm_runs, frontier, _SPLIT, level=1 - ALPHA) for arm_runs in runs]
+    corrected = holm([net["p"] for net in nets])
+    return {
+        "candidates": [
+            _entry(candidate, arm_runs, net, p)
+            for candidate, arm_runs, net, p in zip(candidates, runs, nets, corrected, strict=True)
+        ],
+        "split": _SPLIT,
+        "seeds": seeds,
+        "alpha": ALPHA,
+    }
+
+
+def _entry(candidate: Candidate, runs: ArmRuns, net: dict[str, Any], p_corrected: float) -> dict[str, Any]:
+    share = fmean(result.predicted_share for result in runs["hybrid"].values())
+    return {
+        "trial": candidate.trial,
+        "params": dict(candidate.params),
+        "runs": {arm: rows(results, _SPLIT) for arm, results in runs.items()},
+        "comparisons": comparisons(runs, _SPLIT, level=1 - ALPHA),
+        "net_speedup": {**net, "p_corrected": p_corrected},
+        "verdict": verdict(net, predicted_share=share, p_corrected=p_corrected, alpha=ALPHA),
+    }

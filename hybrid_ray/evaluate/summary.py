@@ -1,0 +1,187 @@
+"""What the runs of one candidate say: rows, paired comparisons, the net speedup with its interval, a verdict.
+
+The verdict rests on one number, the net speedup. The other comparisons explain it and are not corrected for their number.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Literal
+
+from hybrid_ray.config import Arm, Split
+from hybrid_ray.evaluate.frontier import Frontier
+from hybrid_ray.evaluate.paired import ArmRuns
+from hybrid_ray.evaluate.statistics import MIN_BOOTSTRAP, MIN_SEEDS, bootstrap_interval, log_ratios, paired_interval
+from hybrid_ray.records import RunResult
+
+__all__ = ["INERT_SHARE", "Verdict", "comparisons", "net_speedup", "net_speedup_of_seed", "rows", "verdict"]
+
+INERT_SHARE = 0.05
+"""A run that predicts less than this share of its steps is no test of predicting."""
+
+Verdict = Literal["real gain", "no gain shown", "worse than stopping early", "inert"]
+
+_REFERENCES: tuple[Arm, ...] = ("equal_steps", "baseline")
+
+_BACKWARD = 2.0
+"""FLOPs of a backward pass, in forward passes (PaLM's 6N = 2N + 4N)."""
+
+
+def rows(results: Mapping[int, RunResult], split: Split) -> list[dict[str, Any]]:
+    """One JSON-ready row a seed. Time is in plain steps; what a failed run lacks is None."""
+    return [_row(seed, result, split) for seed, result in sorted(results.items())]
+
+
+def _row(seed: int, result: RunResult, split: Split) -> dict[str, Any]:
+    done = result.status == "finished"
+    return {
+        "seed": seed,
+        "loss": result.heldout[split].loss if done else None,
+        "time": result.time if done else None,
+        "train_seconds": result.train_seconds,
+        "real_steps": result.real_steps,
+        "predicted_share": result.predicted_share,
+        "status": result.status,
+        "error": result.error,
+    }
+
+
+def comparisons(runs: ArmRuns, split: Split, *, level: float = 0.95) -> dict[str, dict[str, Any]]:
+    """The hybrid against each other arm, paired by seed: mean ratio, interval, p.
+
+    ``loss_vs_<arm>`` below 1 is good for the hybrid. ``speedup`` (calibrated time), ``step_speedup`` and ``flop_speedup``
+    are the baseline's cost over the hybrid's. A pair whose control failed is left out and named in ``note``. A seed
+    on which the hybrid itself failed is never left out, that would flatter it: then there is no interval at all.
+    """
+    hybrid = runs["hybrid"]
+    found = {
+        f"loss_vs_{arm}": _compare(hybrid, others, lambda result: result.heldout[split].loss, "loss ratio", level)
+        for arm, others in runs.items()
+        if arm != "hybrid"
+    }
+    baselines = runs["baseline"]
+    found["speedup"] = _compare(hybrid, baselines, lambda result: 1 / result.time, "times", level)
+    found["step_speedup"] = _compare(hybrid, baselines, lambda result: 1 / result.real_steps, "times", level)
+    found["flop_speedup"] = _compare(hybrid, baselines, lambda result: 1 / _flops(result), "times", level)
+    return found
+
+
+def _flops(result: RunResult) -> float:
+    """In forward passes of a token."""
+    return (1 + _BACKWARD) * result.tokens["gradient"] + result.tokens["forward_only"]
+
+
+def _compare(
+    hybrid: Mapping[int, RunResult],
+    others: Mapping[int, RunResult],
+    value: Callable[[RunResult], float],
+    unit: str,
+    level: float,
+) -> dict[str, Any]:
+    """The mean of value(hybrid) / value(other) over the seeds that both finished."""
+    failed = [seed for seed, result in hybrid.items() if result.status != "finished"]
+    if failed:
+        return _no_interval(0, unit, f"the hybrid did not finish on seeds {failed}")
+    dropped = [seed for seed, result in others.items() if result.status != "finished"]
+    seeds = [seed for seed in hybrid if seed in others and seed not in dropped]
+    note = f"left out: the other arm did not finish on seeds {dropped}" if dropped else None
+    logs = log_ratios([value(hybrid[seed]) for seed in seeds], [value(others[seed]) for seed in seeds])
+    return _interval(logs, unit, note, level)
+
+
+def _interval(logs: Sequence[float], unit: str, note: str | None, level: float) -> dict[str, Any]:
+    if len(logs) < MIN_SEEDS:
+        return _no_interval(len(logs), unit, note or f"an interval needs at least {MIN_SEEDS} seeds")
+    found: dict[str, Any] = {**asdict(paired_interval(logs, level=level)), "unit": unit, "note": note}
+    if len(logs) >= MIN_BOOTSTRAP:
+        found["bootstrap"] = list(bootstrap_interval(logs, level=level))
+    return found
+
+
+def _no_interval(n: int, unit: str, note: str) -> dict[str, Any]:
+    return {"mean": None, "low": None, "high": None, "n": n, "p": 1.0, "spread": None, "unit": unit, "note": note}
+
+
+def net_speedup_of_seed(
+    frontier: Frontier, split: Split, hybrid: RunResult, references: Sequence[RunResult]
+) -> tuple[float, float] | None:
+    """Bounds of one seed's net speedup: equal where it is known, one-sided off the frontier's range, None if unknown.
+
+    The frontier was fitted on another seed, and seeds differ by more than the effects looked for. So it is first shifted
+    (in log loss) through this seed's own real-steps-only run: the first of ``references`` that finished with a time on
+    the range. With ``equal_steps`` first, a hybrid equal to it has a net speedup of exactly 1 when their times agree.
+
+    What bias is left: (1) the noise of the reference run enters beside the hybrid's, which widens the interval but
+    leaves log loss unbiased; (2) inverting a curve that flattens turns symmetric noise in loss into slightly more
+    gained than lost time, in favour of the hybrid, of second order in the noise; (3) the slope between the hybrid's and
+    the reference's time is that of one seed. (2) and (3) vanish where the two losses meet, that is, under the null.
+    """
+    shift = next((shift for result in references if (shift := _shift(frontier, split, result)) is not None), None)
+    if shift is None or hybrid.status != "finished":
+        return None
+    return frontier.shifted(shift).net_speedup_bounds(hybrid.heldout[split].loss, hybrid.time)
+
+
+def _shift(frontier: Frontier, split: Split, result: RunResult) -> float | None:
+    if result.status != "finished":
+        return None
+    usual = frontier.loss_at(result.time)
+    return None if usual is None else math.log(result.heldout[split].loss / usual)
+
+
+def net_speedup(runs: ArmRuns, frontier: Frontier, split: Split, *, level: float = 0.95) -> dict[str, Any]:
+    """Mean, interval and p of the net speedup over seeds, with what was censored.
+
+    Off the frontier's range only a bound is known. The bound then stands in for the value, and the end of the interval
+    that it cannot vouch for is None: ``high`` after a loss below the range (the truth is better), ``low`` after one
+    above it (the truth is worse), so that no claim can rest on a guess. Where the hybrid failed on a seed there
+    is no interval at all; a seed with no usable reference is left out and named.
+    """
+    hybrid = runs["hybrid"]
+    failed = [seed for seed, result in hybrid.items() if result.status != "finished"]
+    if failed:
+        return {**_no_interval(0, "times", f"the hybrid did not finish on seeds {failed}"), "seeds": {}}
+    bounds = {
+        seed: net_speedup_of_seed(frontier, split, result, [runs[arm][seed] for arm in _REFERENCES if arm in runs])
+        for seed, result in hybrid.items()
+    }
+    known = {seed: pair for seed, pair in bounds.items() if pair is not None}
+    better = [seed for seed, (_, high) in known.items() if high == math.inf]
+    worse = [seed for seed, (low, _) in known.items() if low == 0]
+    unknown = [seed for seed, pair in bounds.items() if pair is None]
+    logs = [math.log(high if low == 0 else low) for low, high in known.values()]
+    found = _interval(logs, "times", _censored_note(better, worse, unknown), level)
+    if better:
+        found["high"] = None
+    if worse:
+        found.update(low=None, p=1.0)
+    found["seeds"] = {seed: [low or None, high if high < math.inf else None] for seed, (low, high) in known.items()}
+    return found
+
+
+def _censored_note(better: list[int], worse: list[int], unknown: list[int]) -> str | None:
+    parts = [
+        (better, "below the frontier's range (a lower bound stands in)"),
+        (worse, "above the frontier's range (an upper bound stands in)"),
+        (unknown, "without a real-steps-only run on the frontier's range (left out)"),
+    ]
+    return "; ".join(f"seeds {seeds} {what}" for seeds, what in parts if seeds) or None
+
+
+def verdict(net: Mapping[str, Any], *, predicted_share: float, p_corrected: float, alpha: float) -> Verdict:
+    """What may be said of a candidate.
+
+    Args:
+        net: as `net_speedup` gives it.
+        predicted_share: mean share of predicted steps.
+        p_corrected: the p of ``net``, corrected for the number of candidates (`holm`).
+        alpha: two-sided level that ``net``'s interval belongs to.
+    """
+    low, high = net["low"], net["high"]
+    if predicted_share < INERT_SHARE:
+        return "inert"
+    if low is not None and low > 1 and p_corrected <= alpha:
+        return "real gain"
+    if high is not None and high < 1:
+        return "worse than stopping early"
+    return "no gain shown"
