@@ -1,0 +1,237 @@
+"""Watches a run for divergence and says what to do about it. Pure Python: about 10 microseconds a real step, no torch.
+
+`DivergenceMonitor` gathers what ``signals.py`` finds in the loss, the gradient norm, the prediction error and in
+numbers that are not finite, and chooses one of eight recoveries. It only advises: ``trainer.py`` carries the action
+out. Given the same numbers (all-reduced ones) every rank gets the same advice.
+
+A jump of the loss means different things. On the first real step after a prediction, and on the four after it, the
+weights had just been moved without a gradient: they *overshot*, and the mend is to move back and predict less. With no
+prediction near, it is the batch or the learning rate: leave the batch out, or train on with real steps alone.
+
+What is recommended, by how often the same kind of trouble asked for a recovery in the last 200 observations (``near``:
+a prediction was applied at most 5 real steps ago; the last column goes on):
+
+| found | 1st | 2nd | 3rd | 4th | 5th |
+|---|---|---|---|---|---|
+| nothing; Caution with no prediction just before | Continue | | | | |
+| Caution right after a prediction, or in its error | ReducePredictRatio | | | | |
+| Warning, near | Rollback | RaiseThreshold | ResetPredictor | | |
+| Warning, one bad step, not near | SkipBatch | SkipBatch | ForceFull | | |
+| Warning that lasts, not near (blow-up, oscillation, ...) | ForceFull | ForceFull | ResetPredictor | | |
+| Warning, prediction error | RaiseThreshold | ResetPredictor | | | |
+| Critical, near | Rollback | ResetPredictor | ForceFull | ForceFull | Abort |
+| Critical, not near | SkipBatch if one step, else ForceFull | ResetPredictor | ForceFull | ForceFull | Abort |
+| not finite: loss or gradient, near | Rollback | ForceFull | ResetPredictor | ForceFull | Abort |
+| not finite: loss or gradient, not near | SkipBatch | ForceFull | ResetPredictor | ForceFull | Abort |
+| not finite: predicted update | ResetPredictor | ResetPredictor | ForceFull | ForceFull | Abort |
+
+A recovery is given time: for the 10 observations after one, the level is still told, but only a rise to Critical or a
+number that is not finite gets another action.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal
+
+from hybrid_ray.hybrid.signals import (
+    Finding,
+    GradientSignal,
+    Level,
+    LossSignal,
+    OscillationSignal,
+    PredictionSignal,
+)
+
+__all__ = ["Assessment", "DivergenceMonitor", "Level", "Recovery"]
+
+NEAR = 5  # real steps that a prediction may be blamed for
+PATIENCE = 10  # observations a recovery is given to work
+MEMORY = 200  # observations after which a recovery no longer counts towards the next, stronger one
+
+
+class Recovery(StrEnum):
+    """What the trainer is to do now. From FORCE_FULL on, every action also ends the cycle: the next phase is Full.
+
+    A number that is not finite is never applied, whatever the action.
+    """
+
+    CONTINUE = "continue"
+    REDUCE_PREDICT_RATIO = "reduce_predict_ratio"  # predict a shorter way next time
+    FORCE_FULL = "force_full"
+    ROLLBACK = "rollback"  # take the last prediction back, in place
+    RAISE_THRESHOLD = "raise_threshold"  # ask for more confidence
+    SKIP_BATCH = "skip_batch"  # do not apply this real step's update
+    RESET_PREDICTOR = "reset_predictor"  # forget the averaged displacement
+    ABORT = "abort"  # raise Diverged
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Assessment:
+    """What one observation says: the worst level found, why, and what to do now."""
+
+    level: Level
+    reasons: tuple[str, ...]
+    recovery: Recovery
+
+
+_HEALTHY = Assessment(level=Level.NORMAL, reasons=(), recovery=Recovery.CONTINUE)
+
+# The table above. Kinds of trouble that share the part before the colon escalate together.
+_LADDERS: dict[str, tuple[Recovery, ...]] = {
+    kind: tuple(map(Recovery, actions.split()))
+    for kind, actions in {
+        "overshoot": "rollback raise_threshold reset_predictor",
+        "bad_step": "skip_batch skip_batch force_full",
+        "lasting": "force_full force_full reset_predictor",
+        "prediction": "raise_threshold reset_predictor",
+        "critical:near": "rollback reset_predictor force_full force_full abort",
+        "critical:single": "skip_batch reset_predictor force_full force_full abort",
+        "critical:lasting": "force_full reset_predictor force_full force_full abort",
+        "nonfinite:near": "rollback force_full reset_predictor force_full abort",
+        "nonfinite:single": "skip_batch force_full reset_predictor force_full abort",
+        "nonfinite:update": "reset_predictor reset_predictor force_full force_full abort",
+    }.items()
+}
+
+
+class DivergenceMonitor:
+    """Assess a run, one observation at a time. See the module's table for the recoveries.
+
+    Args:
+        sigma: standard deviations of the loss above its own trend that are Caution. Larger is more patient.
+    """
+
+    def __init__(self, sigma: float = 2.5) -> None:
+        if not (math.isfinite(sigma) and sigma > 0.0):
+            raise ValueError(f"sigma is {sigma} but must be a number above 0; 2.5 is the default")
+        self.loss = LossSignal(sigma)
+        self.gradient = GradientSignal(sigma)
+        self.oscillation = OscillationSignal()
+        self.prediction = PredictionSignal(sigma)
+        self.clock = 0  # observations so far
+        self.since_prediction: int | None = None  # real steps since a prediction; None: none, or taken back
+        self.strikes: list[tuple[int, str]] = []  # clock and family of the recoveries remembered
+        self.last_recovery: tuple[int, Level] | None = None
+
+    def observe_real(self, loss: float, grad_norm: float, *, after_prediction: bool) -> Assessment:
+        """A real step whose gradients are there and whose update is not applied yet.
+
+        Args:
+            loss: of the whole batch, over all ranks. A loss or norm that is not finite counts as `observe_nonfinite`.
+            grad_norm: over all ranks, before clipping.
+            after_prediction: the first real step since weights were predicted.
+        """
+        if not math.isfinite(loss):
+            return self.observe_nonfinite("loss", after_prediction=after_prediction)
+        if not math.isfinite(grad_norm):
+            return self.observe_nonfinite("gradient", after_prediction=after_prediction)
+        self._tick(after_prediction)
+        z, findings = self.loss.observe(loss, after_prediction=after_prediction)
+        findings.extend(self.gradient.observe(grad_norm, loss_jumped=z > 3.2 * self.loss.sigma))
+        findings.extend(self.oscillation.observe(loss))
+        return self._assess(findings, after_prediction) if findings else _HEALTHY
+
+    def observe_prediction(self, error: float) -> Assessment:
+        """The relative error of a finished cycle's prediction: |actual - alpha predicted| / |actual| displacement."""
+        if not math.isfinite(error):
+            return self.observe_nonfinite("update")
+        findings = list(self.prediction.observe(error))
+        return self._assess(findings, after_prediction=True) if findings else _HEALTHY
+
+    def observe_nonfinite(
+        self, what: Literal["loss", "gradient", "update"], *, after_prediction: bool = False
+    ) -> Assessment:
+        """A NaN or an Inf, found before anything was applied. ``update`` is a predicted update."""
+        self._tick(after_prediction)
+        kind = "update" if what == "update" else "near" if self.near_prediction else "single"
+        recovery = self._escalate(f"nonfinite:{kind}")
+        level = Level.WARNING if recovery.value == _LADDERS[f"nonfinite:{kind}"][0] else Level.CRITICAL
+        self._act(recovery, level)
+        return Assessment(level=level, reasons=(f"{what} is not finite",), recovery=recovery)
+
+    @property
+    def near_prediction(self) -> bool:
+        """Whether what happens now may be the doing of the last prediction."""
+        return self.since_prediction is not None and self.since_prediction < NEAR
+
+    def _tick(self, after_prediction: bool) -> None:
+        self.clock += 1
+        if after_prediction:
+            self.since_prediction = 0
+        elif self.since_prediction is not None:
+            self.since_prediction += 1
+
+    def _assess(self, findings: Iterable[Finding], after_prediction: bool) -> Assessment:
+        worst, *rest = sorted(findings, key=lambda finding: -finding.level.rank)
+        reasons = (worst.reason, *(finding.reason for finding in rest))
+        recovery = Recovery.CONTINUE
+        if worst.level is Level.CAUTION:
+            if after_prediction:
+                recovery = Recovery.REDUCE_PREDICT_RATIO
+        elif self._may_act(worst.level):
+            recovery = self._escalate(self._kind(worst))
+            self._act(recovery, worst.level)
+        return Assessment(level=worst.level, reasons=reasons, recovery=recovery)
+
+    def _kind(self, worst: Finding) -> str:
+        """The row of the table."""
+        if worst.level is Level.CRITICAL:
+            return (
+                "critical:near" if self.near_prediction else "critical:single" if worst.single else "critical:lasting"
+            )
+        if worst.cause == "prediction":
+            return "prediction"
+        if self.near_prediction:
+            return "overshoot"
+        return "bad_step" if worst.single else "lasting"
+
+    def _may_act(self, level: Level) -> bool:
+        if self.last_recovery is None:
+            return True
+        clock, before = self.last_recovery
+        return self.clock - clock >= PATIENCE or level.rank > before.rank
+
+    def _escalate(self, kind: str) -> Recovery:
+        """The next rung of this kind's ladder."""
+        family = kind.partition(":")[0]
+        self.strikes = [(clock, name) for clock, name in self.strikes if self.clock - clock < MEMORY]
+        ladder = _LADDERS[kind]
+        rung = sum(name == family for _, name in self.strikes)
+        self.strikes.append((self.clock, family))
+        return ladder[min(rung, len(ladder) - 1)]
+
+    def _act(self, recovery: Recovery, level: Level) -> None:
+        """Judge afresh after a recovery: the losses that led to it must not ask for the next one."""
+        self.last_recovery = (self.clock, level)
+        if recovery is Recovery.ROLLBACK:
+            self.since_prediction = None
+        self.loss.forget_recent()
+        self.gradient.forget_recent()
+        self.oscillation.forget_recent()
+        self.prediction.forget_recent()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next assessment depends on, ready for JSON."""
+        return {
+            "loss": self.loss.state_dict(),
+            "gradient": self.gradient.state_dict(),
+            "oscillation": self.oscillation.state_dict(),
+            "prediction": self.prediction.state_dict(),
+            "clock": self.clock,
+            "since_prediction": self.since_prediction,
+            "strikes": [list(strike) for strike in self.strikes],
+            "last_recovery": None if self.last_recovery is None else list(self.last_recovery),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.loss.load_state_dict(state["loss"])
+        self.gradient.load_state_dict(state["gradient"])
+        self.oscillation.load_state_dict(state["oscillation"])
+        self.prediction.load_state_dict(state["prediction"])
+        self.clock = int(state["clock"])
+        self.since_prediction = state["since_prediction"]
+        self.strikes = [(int(clock), str(family)) for clock, family in state["strikes"]]
+        last = state["last_recovery"]
+        self.last_recovery = None if last is None else (int(last[0]), Level(last[1]))

@@ -1,0 +1,273 @@
+"""What the divergence monitor measures: each signal turns numbers of real steps into `Finding`s. Pure Python, no torch.
+
+Every threshold is relative to the run itself (its own noise, its own gradients, what it has learned so far), so that
+one setting serves a byte model and a 1.5B one. Thresholds were set on recorded training and on heavy-tailed noise: see
+``tests/unit/test_divergence.py``.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from operator import mul
+from typing import Any
+
+from hybrid_ray.hybrid.trend import Trend
+
+__all__ = ["Finding", "GradientSignal", "Level", "LossSignal", "OscillationSignal", "PredictionSignal"]
+
+
+class Level(StrEnum):
+    """How a run stands. Caution is noise worth a look, Warning needs an action, Critical threatens the run."""
+
+    NORMAL = "normal"
+    CAUTION = "caution"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+    @property
+    def rank(self) -> int:
+        """0 for NORMAL to 3 for CRITICAL."""
+        return _RANKS[self]
+
+
+_RANKS = {level: rank for rank, level in enumerate(Level)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One signal that is out of its usual range. ``single`` marks one bad step, as against a lasting state."""
+
+    level: Level
+    cause: str
+    reason: str
+    single: bool = False
+
+
+class LossSignal:
+    """The loss against its own trend (z-score), a rise that lasts, and a run that gives back what it had learned.
+
+    - z above ``sigma``: Caution. Right after a prediction, z above 3.2 ``sigma`` and above 3 times the largest spike
+      this run shows by itself: Warning, the jump overshot. 5 of the last 6 steps above ``sigma``: Warning, a blow-up.
+    - The median of the last 9 losses above the best level by a quarter of all that was learned since the start (and by
+      four standard deviations): Warning. Above the start itself, by as much: Critical.
+    """
+
+    def __init__(self, sigma: float) -> None:
+        self.sigma = sigma
+        self.trend = Trend(floor_share=0.01)
+        self.high: deque[bool] = deque(maxlen=6)
+        self.recent: deque[float] = deque(maxlen=9)
+        self.spike = 0.0  # the largest z without a prediction, fading over about 1000 steps
+        self.start = 0.0  # mean of the first five losses
+        self.best = math.inf
+
+    def observe(self, loss: float, *, after_prediction: bool) -> tuple[float, list[Finding]]:
+        """The z-score of a finite ``loss`` and what is wrong with it."""
+        trend = self.trend
+        z = trend.observe(loss)
+        if trend.count <= 5:
+            self.start += (loss - self.start) / trend.count
+        self.high.append(z > self.sigma)
+        self.recent.append(loss)
+        findings = []
+        if z > self.sigma:
+            findings.append(self._above_trend(loss, z, after_prediction))
+        if not after_prediction:
+            self.spike = max(0.999 * self.spike, z)
+        if trend.settled:
+            self.best = min(self.best, trend.level)
+            findings.extend(self._given_back())
+        return z, findings
+
+    def _above_trend(self, loss: float, z: float, after_prediction: bool) -> Finding:
+        reason = f"loss {loss:.4g} is {z:.1f} sigma above its trend"
+        if sum(self.high) >= 5:
+            return Finding(level=Level.WARNING, cause="loss", reason=f"{reason}, as in 5 of the last 6 steps")
+        if after_prediction and z > max(3.2 * self.sigma, 3.0 * self.spike):
+            return Finding(level=Level.WARNING, cause="loss", reason=f"{reason}, right after a prediction", single=True)
+        return Finding(level=Level.CAUTION, cause="loss", reason=reason, single=True)
+
+    def _given_back(self) -> Iterator[Finding]:
+        if len(self.recent) < 9:
+            return
+        now, noise = sorted(self.recent)[4], 4.0 * self.trend.sigma
+        span = max(self.start - self.best, 0.25 * abs(self.start))
+        if now > max(self.start, self.best) + 0.25 * max(span, abs(self.start)) + noise:
+            reason = f"loss {now:.4g} is above the {self.start:.4g} the run began with"
+            yield Finding(level=Level.CRITICAL, cause="loss", reason=reason)
+        elif now > self.best + 0.25 * span + noise:
+            reason = f"loss {now:.4g} has given back a quarter of what was learned (best {self.best:.4g})"
+            yield Finding(level=Level.WARNING, cause="loss", reason=reason)
+
+    def forget_recent(self) -> None:
+        """Judge afresh from here: what led to a recovery must not ask for the next one."""
+        self.high.clear()
+        self.recent.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "trend": self.trend.state_dict(),
+            "high": list(self.high),
+            "recent": list(self.recent),
+            "spike": self.spike,
+            "start": self.start,
+            "best": None if math.isinf(self.best) else self.best,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.trend.load_state_dict(state["trend"])
+        self.high = deque(state["high"], maxlen=6)
+        self.recent = deque(state["recent"], maxlen=9)
+        self.spike, self.start = state["spike"], state["start"]
+        self.best = math.inf if state["best"] is None else state["best"]
+
+
+class GradientSignal:
+    """The gradient norm against its own geometric mean.
+
+    - Exploding: 3 times the mean and above ``sigma`` on the log scale is Caution, and Warning where 5 of the last 6
+      steps are. 100 times (10 where the loss jumps with it), above 3.2 ``sigma``, is Warning at once; 10,000 times
+      Critical.
+    - Vanishing: below a thousandth of the mean for 5 steps in a row, or a mean below a millionth of its own peak:
+      Warning.
+    """
+
+    def __init__(self, sigma: float) -> None:
+        self.sigma = sigma
+        self.trend = Trend(floor=0.1)
+        self.high: deque[bool] = deque(maxlen=6)
+        self.low = 0
+        self.peak = -math.inf  # largest log mean
+
+    def observe(self, norm: float, *, loss_jumped: bool) -> Iterator[Finding]:
+        """What is wrong with a finite gradient norm."""
+        log_norm = math.log(max(norm, 1e-30))
+        z = self.trend.observe(log_norm)
+        if not self.trend.settled:
+            return
+        ratio = math.exp(min(log_norm - self.trend.level, 60.0))
+        self.peak = max(self.peak, self.trend.level)
+        self.high.append(ratio > 3.0 and z > self.sigma)
+        self.low = self.low + 1 if ratio < 1e-3 else 0
+        if self.high[-1]:
+            yield self._exploding(norm, ratio, sudden=z > 3.2 * self.sigma, loss_jumped=loss_jumped)
+        if self.low >= 5 or self.trend.level < self.peak - math.log(1e6):
+            reason = f"gradient norm {norm:.3g} has vanished: it was {math.exp(self.peak):.3g} at its largest"
+            yield Finding(level=Level.WARNING, cause="vanishing", reason=reason)
+
+    def _exploding(self, norm: float, ratio: float, *, sudden: bool, loss_jumped: bool) -> Finding:
+        reason = f"gradient norm {norm:.3g} is {ratio:.3g} times its mean"
+        if ratio > 1e4:
+            return Finding(level=Level.CRITICAL, cause="gradient", reason=reason, single=True)
+        if sum(self.high) >= 5:
+            return Finding(level=Level.WARNING, cause="gradient", reason=f"{reason}, as in 5 of the last 6 steps")
+        bad = sudden and ratio > (10.0 if loss_jumped else 100.0)
+        return Finding(level=Level.WARNING if bad else Level.CAUTION, cause="gradient", reason=reason, single=True)
+
+    def forget_recent(self) -> None:
+        self.high.clear()
+        self.low = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        peak = None if math.isinf(self.peak) else self.peak
+        return {"trend": self.trend.state_dict(), "high": list(self.high), "low": self.low, "peak": peak}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.trend.load_state_dict(state["trend"])
+        self.high, self.low = deque(state["high"], maxlen=6), int(state["low"])
+        self.peak = -math.inf if state["peak"] is None else state["peak"]
+
+
+class OscillationSignal:
+    """Swings of the loss with a period of 2 to 32 steps, wider than the run's noise was before.
+
+    Every 8th step, the last 64 losses about their own straight line: if the signs half a period apart disagree (sign
+    correlation below -0.5 at some lag), and the mean absolute residual is above 1.3 times its usual size, that is
+    Caution, above twice Warning. Swings that were there from the start (few batches in a fixed order) are the usual
+    size.
+    """
+
+    WINDOW, EVERY, LAGS = 64, 8, (1, 2, 3, 4, 6, 8, 12, 16)
+
+    def __init__(self) -> None:
+        self.window: deque[float] = deque(maxlen=self.WINDOW)
+        self.count = 0
+        self.usual = 0.0  # mean absolute residual of windows that did not swing; 0: none yet
+
+    def observe(self, loss: float) -> Iterator[Finding]:
+        """What is wrong with the last 64 finite losses."""
+        self.window.append(loss)
+        self.count += 1
+        if self.count % self.EVERY or len(self.window) < self.WINDOW:
+            return
+        residuals = _about_line(list(self.window))
+        size = sum(map(abs, residuals)) / self.WINDOW
+        signs = [1 if residual > 0 else -1 for residual in residuals]
+        lag, correlation = min(((lag, _correlation(signs, lag)) for lag in self.LAGS), key=lambda pair: pair[1])
+        if correlation < -0.5 and 0.0 < self.usual < size / 1.3:
+            level = Level.WARNING if size > 2.0 * self.usual else Level.CAUTION
+            reason = f"loss swings with a period near {2 * lag} steps, {size / self.usual:.1f} times as wide as usual"
+            yield Finding(level=level, cause="oscillation", reason=reason)
+        else:
+            self.usual += (size - self.usual) * (0.1 if self.usual else 1.0)
+
+    def forget_recent(self) -> None:
+        self.window.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"window": list(self.window), "count": self.count, "usual": self.usual}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.window = deque(state["window"], maxlen=self.WINDOW)
+        self.count, self.usual = int(state["count"]), float(state["usual"])
+
+
+class PredictionSignal:
+    """The relative error of a cycle's prediction, |actual - predicted| / |actual|. 1 is what predicting nothing has.
+
+    Above 2, or above ``sigma`` against its own history: Caution. Above 2 in three cycles in a row, or above 5: Warning.
+    """
+
+    def __init__(self, sigma: float) -> None:
+        self.sigma = sigma
+        self.trend = Trend(floor=0.05)
+        self.missed = 0
+
+    def observe(self, error: float) -> Iterator[Finding]:
+        """What is wrong with a finite error."""
+        z = self.trend.observe(error)
+        self.missed = self.missed + 1 if error > 2.0 else 0
+        reason = f"prediction error {error:.3g}"
+        if error > 5.0 or self.missed >= 3:
+            yield Finding(
+                level=Level.WARNING, cause="prediction", reason=f"{reason}, {self.missed} cycles in a row above 2"
+            )
+        elif error > 2.0 or z > self.sigma:
+            yield Finding(level=Level.CAUTION, cause="prediction", reason=reason)
+
+    def forget_recent(self) -> None:
+        self.missed = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"trend": self.trend.state_dict(), "missed": self.missed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.trend.load_state_dict(state["trend"])
+        self.missed = int(state["missed"])
+
+
+def _about_line(values: list[float]) -> list[float]:
+    """Residuals of ``values`` about their least-squares straight line."""
+    middle = (len(values) - 1) / 2
+    mean = sum(values) / len(values)
+    slope = sum((i - middle) * value for i, value in enumerate(values)) / sum(
+        (i - middle) ** 2 for i in range(len(values))
+    )
+    return [value - mean - slope * (i - middle) for i, value in enumerate(values)]
+
+
+def _correlation(signs: list[int], lag: int) -> float:
+    products: int = sum(map(mul, signs, signs[lag:]))
+    return products / (len(signs) - lag)
