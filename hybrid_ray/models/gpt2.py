@@ -74,8 +74,8 @@ class Block(nn.Module):
 class GPT2(nn.Module):
     """``model(tokens_BT, targets_BT)`` is the mean loss in nats a token (fp32); ``model.logits(tokens_BT)`` is BTV.
 
-    The token table may have padding rows (``ModelConfig.pad_vocab_to``), for faster matrix products. Their logits are cut
-    off, so the loss is that of the unpadded model.
+    The token table may have padding rows (``ModelConfig.pad_vocab_to``), for faster matrix products. Their logits
+    are cut off, so the loss is that of the unpadded model.
     """
 
     def __init__(self, shape: GPT2Shape, vocab_size: int, config: ModelConfig) -> None:

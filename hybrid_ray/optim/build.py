@@ -13,8 +13,8 @@ __all__ = ["build_optimizer"]
 def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     """One fused kernel a step where the device has one (CPU and CUDA do).
 
-    Matrices and embedding tables decay; vectors (norms, biases) don't, as in GPT-2. ``adam`` adds the decay to the gradient,
-    ``adamw`` takes it off the weights, ``sgd`` has momentum ``betas[0]``.
+    Matrices and embedding tables decay; vectors (norms, biases) don't, as in GPT-2. ``adam`` adds the decay to the
+    gradient, ``adamw`` takes it off the weights, ``sgd`` has momentum ``betas[0]``.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     decayed = [parameter for parameter in parameters if parameter.ndim >= 2]

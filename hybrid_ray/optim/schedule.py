@@ -13,8 +13,8 @@ __all__ = ["build_schedule", "learning_rate_factor"]
 def learning_rate_factor(done: int, config: TrainConfig) -> float:
     """What the peak rate is multiplied with in the step after ``done`` nominal steps.
 
-    Linear warmup reaches 1 in the last warmup step; the decay reaches ``min_lr_ratio`` in step ``steps`` exactly, and stays
-    there. A schedule that ends early or late is the commonest way to compare unequal runs (METHOD.md section 4).
+    Linear warmup reaches 1 in the last warmup step; the decay reaches ``min_lr_ratio`` in step ``steps`` exactly, and
+    stays there. A schedule that ends early or late is the commonest way to compare unequal runs (METHOD.md section 4).
     """
     warmup = round(config.lr_warmup_fraction * config.steps)
     step = done + 1

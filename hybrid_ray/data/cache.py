@@ -1,0 +1,90 @@
+"""A directory that is made once, whole or not at all, whoever else is making it at the same time."""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hybrid_ray.errors import ConfigError
+
+__all__ = ["cache_root", "cached_directory"]
+
+MANIFEST = "manifest.json"
+
+
+def cache_root(cache_dir: str | None) -> Path:
+    """``cache_dir``, else ``$HYBRID_RAY_CACHE``, else ``~/.cache/hybrid_ray``; made if it isn't there.
+
+    Raises:
+        ConfigError: it can't be made.
+    """
+    root = Path(cache_dir or os.environ.get("HYBRID_RAY_CACHE") or "~/.cache/hybrid_ray").expanduser()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"data.cache_dir {str(root)!r} can't be made ({error.strerror}): set data.cache_dir or $HYBRID_RAY_CACHE to a "
+            "folder that can be written"
+        ) from error
+    return root
+
+
+def cached_directory(root: Path, name: str, build: Callable[[Path], None]) -> Path:
+    """``root/name``, filled by ``build`` if it is not there whole.
+
+    ``build`` writes into a temporary directory beside it, which is synced to disk and renamed once its manifest of file sizes is
+    written. Builders of one name wait for each other on a lock that dies with its holder; what a killed builder
+    left behind is removed by the next.
+    """
+    final = root / name
+    if _is_whole(final):
+        return final
+    with _lock(root / f".{name}.lock"):
+        if _is_whole(final):
+            return final
+        for litter in (*root.glob(f".{name}.tmp-*"), final):
+            shutil.rmtree(litter, ignore_errors=True)
+        temporary = root / f".{name}.tmp-{os.getpid()}"
+        temporary.mkdir()
+        try:
+            build(temporary)
+            _seal(temporary)
+            temporary.rename(final)
+            _sync(root)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    return final
+
+
+def _is_whole(directory: Path) -> bool:
+    try:
+        sizes = json.loads((directory / MANIFEST).read_text())
+        return all((directory / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError):
+        return False
+
+
+def _seal(directory: Path) -> None:
+    files = sorted(directory.iterdir())
+    (directory / MANIFEST).write_text(json.dumps({path.name: path.stat().st_size for path in files}))
+    for path in (*files, directory / MANIFEST, directory):
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
