@@ -21,8 +21,8 @@ class BatchSampler:
     """An endless stream of random windows, the same for a seed however it is cut into ranks and micro-batches.
 
     Sequence number n of the stream depends on the seed and n alone. A batch is the next ``batch_size`` sequences of the
-    stream (over all ranks), and rank r takes its contiguous slice. Two half batches are therefore the same sequences as one whole
-    batch, and so are two ranks: runs that differ in these train on the same data in the same order.
+    stream (over all ranks), and rank r takes its contiguous slice. Two half batches are therefore the same sequences as
+    one whole batch, and so are two ranks: runs that differ in these train on the same data in the same order.
 
     Args:
         batch_size: sequences of one call over all ranks; a multiple of ``world``.
@@ -78,19 +78,18 @@ class BatchSampler:
             ConfigError: the state is from another stream (seed, corpus or sequence length).
         """
         for name in ("seed", "places"):
-            if state[name] != getattr(self, name):
-                raise ConfigError(
-                    f"the saved data position has {name} {state[name]} but this run has {getattr(self, name)}"
-                )
+            mine = getattr(self, name)
+            if state[name] != mine:
+                raise ConfigError(f"the saved data position has {name} {state[name]} but this run has {mine}")
         self.position = state["position"]
 
 
 def heldout_batches(
     corpus: Corpus, split: Split, *, batch_size: int, sequence_length: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One pass over a split in order: windows that don't overlap, each token a target once. The last batch may be smaller.
+    """One pass over a split in order: windows that don't overlap, each token a target once.
 
-    Left out are the first token and the last ones that fill no window.
+    The last batch may be smaller. Left out are the first token and the last ones that fill no window.
     """
     tokens = corpus.heldout[split]
     starts = np.arange((len(tokens) - 1) // sequence_length) * sequence_length

@@ -26,8 +26,8 @@ def cache_root(cache_dir: str | None) -> Path:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"data.cache_dir {str(root)!r} can't be made ({error.strerror}): set data.cache_dir or $HYBRID_RAY_CACHE to a "
-            "folder that can be written"
+            f"data.cache_dir {str(root)!r} can't be made ({error.strerror}): set data.cache_dir or $HYBRID_RAY_CACHE "
+            "to a folder that can be written"
         ) from error
     return root
 
@@ -35,9 +35,9 @@ def cache_root(cache_dir: str | None) -> Path:
 def cached_directory(root: Path, name: str, build: Callable[[Path], None]) -> Path:
     """``root/name``, filled by ``build`` if it is not there whole.
 
-    ``build`` writes into a temporary directory beside it, which is synced to disk and renamed once its manifest of file sizes is
-    written. Builders of one name wait for each other on a lock that dies with its holder; what a killed builder
-    left behind is removed by the next.
+    ``build`` writes into a temporary directory beside it, which is synced to disk and renamed once its manifest of file
+    sizes is written. Builders of one name wait for each other on a lock that dies with its holder; what a killed
+    builder left behind is removed by the next.
     """
     final = root / name
     if _is_whole(final):

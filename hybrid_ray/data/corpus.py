@@ -19,6 +19,7 @@ __all__ = ["Corpus", "prepare"]
 
 FORMAT = 1  # of the cached directory: a change makes every corpus anew
 RANDOM_TOKENS = 4_000_000  # of the random corpus, unless max_bytes says otherwise
+TOKEN_BYTES = np.dtype(np.uint16).itemsize
 Tokens = np.memmap[tuple[int], np.dtype[np.uint16]]
 
 
@@ -26,8 +27,8 @@ Tokens = np.memmap[tuple[int], np.dtype[np.uint16]]
 class Corpus:
     """Tokens (1-D, uint16) of training and of each held-out split. ``fingerprint`` is a hash of them all.
 
-    ``heldout_starts`` says where each file's slice begins in a held-out split: losses are alike within a file, so an error
-    bar should count files, not tokens.
+    ``heldout_starts`` says where each file's slice begins in a held-out split: losses are alike within a file, so an
+    error bar should count files, not tokens.
     """
 
     fingerprint: str
@@ -74,11 +75,11 @@ def _write(directory: Path, config: DataConfig, documents: Sequence[Document]) -
     tokenizer = ByteTokenizer()
     heldout, rest = hold_out(documents, tokenizer, config.heldout_tokens)
     with (directory / "train.bin").open("wb") as file:
-        total = sum(file.write(tokenizer.encode(document.text)) for document in rest) // 2
+        total = sum(file.write(tokenizer.encode(document.text).data) for document in rest) // TOKEN_BYTES
     if total < config.heldout_tokens:
         raise ConfigError(
-            f"data.corpus {config.corpus!r} leaves {total:,} tokens for training but needs at least as many as a held-out "
-            f"split ({config.heldout_tokens:,}): give more text or lower data.heldout_tokens"
+            f"data.corpus {config.corpus!r} leaves {total:,} tokens for training but needs at least as many as a "
+            f"held-out split ({config.heldout_tokens:,}): give more text or lower data.heldout_tokens"
         )
     _write_heldout(directory, heldout)
 
@@ -92,8 +93,8 @@ def _write_heldout(directory: Path, heldout: dict[Split, HeldoutSplit]) -> None:
 
 def _write_random(directory: Path, config: DataConfig, tokens: int) -> None:
     draw = np.random.default_rng(0)
-    sizes = {"train": tokens, **dict.fromkeys(SPLITS, config.heldout_tokens)}
-    for name, size in sizes.items():
+    for name in ("train", *SPLITS):
+        size = tokens if name == "train" else config.heldout_tokens
         draw.integers(0, ByteTokenizer.vocab_size, size, dtype=np.uint16).tofile(directory / f"{name}.bin")
     starts = {split: {"starts": [0], "paths": ["random"]} for split in SPLITS}
     (directory / "heldout.json").write_text(json.dumps(starts))

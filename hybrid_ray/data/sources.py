@@ -60,8 +60,8 @@ def _is_text(content: bytes) -> bool:
 def read_documents(corpus: str, *, max_bytes: int | None = None) -> list[Document]:
     """The corpus's files in the order of their hashes, which is a fixed shuffle of them.
 
-    Files that are empty or not UTF-8 are left out, as are second copies of the same content: a copy could land in training
-    while the first is held out. ``max_bytes`` keeps as many files, in that order, as fit into it.
+    Files that are empty or not UTF-8 are left out, as are second copies of the same content: a copy could land in
+    training while the first is held out. ``max_bytes`` keeps as many files, in that order, as fit into it.
 
     Raises:
         ConfigError: the folder is missing or holds no text.

@@ -34,9 +34,9 @@ def hold_out(
 ) -> tuple[dict[Split, HeldoutSplit], Sequence[Document]]:
     """The three held-out splits, each of exactly ``heldout_tokens`` tokens, and the documents left for training.
 
-    Documents come in the order of their hashes; the first go to the splits in turn. Losses of tokens in one file are alike, so a
-    split's standard error falls with its number of files: a file gives only a slice, taken at a place that its hash
-    decides, and the slices are as short as fills the split. More files are taken where the first are too short.
+    Documents come in the order of their hashes; the first go to the splits in turn. Losses of tokens in one file are
+    alike, so a split's standard error falls with its number of files: a file gives only a slice, taken at a place that
+    its hash decides, and the slices are as short as fills the split. More files are taken where the first are too short.
 
     Raises:
         ConfigError: too little text for the splits and as much again for training.
@@ -57,8 +57,8 @@ def hold_out(
         members += 1
     size = sum(len(document.text) for document in documents)
     raise ConfigError(
-        f"the corpus has {size:,} bytes in {len(documents)} files but three held-out splits of {heldout_tokens:,} tokens, "
-        "each of files of its own, and training need more: give more text, in more files, or lower data.heldout_tokens"
+        f"the corpus has {size:,} bytes in {len(documents)} files but three held-out splits of {heldout_tokens:,} "
+        "tokens, each of files of its own, and training need more: give more text, in more files, or lower data.heldout_tokens"
     )
 
 
