@@ -123,6 +123,7 @@ class TrainConfig:
     clip_norm: float | None = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # how several workers train one model; fsdp shards it (FSDP2)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 1  # CPU threads of one worker
     evaluations: int = 8  # evaluation points, evenly over the run, the last at its end
@@ -145,6 +146,7 @@ class TrainConfig:
         if self.clip_norm is not None:
             yield from _above("clip_norm", self.clip_norm, 0.0)
         yield from _choice("precision", self.precision, Literal["fp32", "bf16"])
+        yield from _choice("parallel", self.parallel, Literal["ddp", "fsdp"])
         yield from _choice("device", self.device, Literal["auto", "cpu", "cuda"])
         yield from _at_least("threads", self.threads, 1)
         yield from _within("evaluations", self.evaluations, 1, max(1, self.steps))

@@ -80,6 +80,7 @@ class RunResult:
     fingerprint: Mapping[str, Any] = field(
         default_factory=dict
     )  # hardware, software, data: what a comparison must share
+    machine: Mapping[str, Any] = field(default_factory=dict)  # what the device did: memory, power, compilation
     error: str | None = None
 
     @property
