@@ -7,7 +7,7 @@ waiting or running, since the study's own rows hold finished trials alone.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -17,12 +17,15 @@ from hybrid_ray.jobfile import read_job
 from hybrid_ray.records import Evaluation, RunResult, StepRecord
 from hybrid_ray.results.store import read_json, read_jsonl
 
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
 __all__ = ["TRIAL_COLUMNS", "Study", "load_study"]
 
 TRIAL_COLUMNS = (
-    "number", "state", "preset", "score", "net_speedup", "speedup", "degradation", "loss", "baseline_loss", "time",
-    "baseline_time", "train_seconds", "calibration", "steps", "real_steps", "predicted_steps", "predicted_share",
-    "diverged", "inert", "status", "error", "started", "ended",
+    "number", "state", "preset", "objective", "score", "net_speedup", "speedup", "degradation", "loss", "baseline_loss",
+    "time", "baseline_time", "train_seconds", "calibration", "steps", "real_steps", "predicted_steps",
+    "predicted_share", "diverged", "inert", "status", "error", "started", "ended",
 )  # fmt: skip
 _RUN_COLUMNS = (
     "run", "arm", "seed", "status", "loss", "confirm_loss", "time", "train_seconds", "calibration", "steps",
@@ -58,19 +61,14 @@ class Study:
         return not self.events.empty and bool((self.events["event"] == "finished").iloc[-1])
 
     @property
-    def objective(self) -> str:
-        """The column that ranks trials: ``net_speedup`` where the job searches that, else ``score``."""
-        return "net_speedup" if self.job.objective.mode == "net" else "score"
-
-    @property
     def winner(self) -> pd.Series | None:
         """The finished trial with the highest objective, inert or not; None before one finished."""
-        return _highest(self._eligible, self.objective)
+        return _highest(self._eligible)
 
     @property
     def best(self) -> pd.Series | None:
         """The finished trial to look at first: never a diverged, failed, stopped or inert one. None: no such trial."""
-        return _highest(self._eligible[self._eligible["inert"] != 1], self.objective)
+        return _highest(self._eligible[self._eligible["inert"] != 1])
 
     @property
     def _eligible(self) -> pd.DataFrame:
@@ -227,13 +225,19 @@ def _open_trials(journal: Path) -> list[dict[str, Any]]:
             "number": trial.number,
             "state": trial.state.name,
             "started": trial.datetime_start.timestamp() if trial.datetime_start else None,
-            **{f"params_{name}": value for name, value in trial.params.items()},
+            **{f"params_{name}": value for name, value in _settings(trial).items()},
         }
         for study in storage.get_all_studies()
         for trial in storage.get_all_trials(study._study_id, states=(TrialState.RUNNING, TrialState.WAITING))
     ]
 
 
-def _highest(trials: pd.DataFrame, column: str) -> pd.Series | None:
-    ranked = trials.dropna(subset=[column])
-    return None if ranked.empty else ranked.iloc[int(ranked[column].to_numpy().argmax())]
+def _settings(trial: "FrozenTrial") -> Mapping[str, Any]:
+    """Of a trial that runs; or those queued for one that waits."""
+    return trial.params or trial.system_attrs.get("fixed_params", {})
+
+
+def _highest(trials: pd.DataFrame) -> pd.Series | None:
+    """By what the search maximises; by score where a row does not say (two objectives at once)."""
+    worth = trials["objective"].fillna(trials["score"]).dropna()
+    return None if worth.empty else trials.loc[worth.index].iloc[int(worth.to_numpy().argmax())]

@@ -1,0 +1,171 @@
+"""The pictures of a study, each a function from a `Study` to a matplotlib figure. `PLOTS` has them in reading order.
+
+An unfinished study gives the same pictures with what there is, or one line that says what is missing.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from hybrid_ray.results.load import Study
+from hybrid_ray.results.plots_frontier import confirmation, score_and_net, trials_over_frontier
+from hybrid_ray.results.plots_runs import phase_shares, signals, step_time
+from hybrid_ray.results.style import BLUE, GREEN, INK, LOSS, PURPLE, STATES, TIME, canvas, legend, message, styled
+
+__all__ = [
+    "PLOTS", "Plot", "confirmation", "history", "knobs", "loss_curves", "phase_shares", "score_and_net", "signals",
+    "step_time", "trials_over_frontier",
+]  # fmt: skip
+
+
+@styled
+def loss_curves(study: Study) -> Figure:
+    """Held-out loss of the baseline and of the best trials, over nominal steps and over training time."""
+    done = study.trials[study.trials["state"] == "COMPLETE"]
+    done = done.sort_values("objective", ascending=False, na_position="last").head(3)
+    curves = [("baseline", INK, study.curve("baseline"))]
+    for number, colour in zip(done["number"], (BLUE, GREEN, PURPLE), strict=False):
+        curves.append((f"trial {number}", colour, study.curve(int(number))))
+    curves = [(label, colour, curve) for label, colour, curve in curves if not curve.empty]
+    if not curves:
+        return message("No run with a loss curve has ended yet.")
+    figure, panels = canvas(3.4, 2, sharey=True)
+    for axes, column, label in zip(panels, ("step", "time"), ("nominal steps", TIME), strict=True):
+        for name, colour, curve in curves:
+            axes.plot(curve[column], curve["loss"], ".-", color=colour, label=name, ms=5)
+        axes.set_xlabel(label)
+    panels[0].set_ylabel(f"{LOSS}, search split")
+    legend(figure, panels[0])
+    return figure
+
+
+@styled
+def knobs(study: Study) -> Figure:
+    """The score over each of the knobs that were searched (the first three)."""
+    names = [name for name in study.trials.columns if name.startswith("params_")][:3]
+    trials = _scored(study)
+    if not names or trials.empty:
+        return message("No trial has a score yet.")
+    figure, panels = canvas(3.0, len(names), sharey=True)
+    for axes, name in zip(panels, names, strict=True):
+        _draw_scores(axes, trials, name)
+        axes.set_xlabel(name.removeprefix("params_").replace("_", " "))
+    panels[0].set_ylabel("score")
+    legend(figure, panels[0])
+    return figure
+
+
+@styled
+def history(study: Study) -> Figure:
+    """The search as it went: every trial in order, and the best one so far."""
+    trials = _scored(study)
+    if trials.empty:
+        return message("No trial has a score yet.")
+    figure, (axes,) = canvas(3.0)
+    _draw_scores(axes, trials, "number")
+    usable = (trials["state"] == "COMPLETE") & (trials["diverged"] != 1) & (trials["inert"] != 1)
+    best = trials["score"].where(usable).cummax().ffill()
+    axes.step(trials["number"], best, where="post", color=INK, lw=1.4, label="best so far")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("trial")
+    axes.set_ylabel("score")
+    legend(figure, axes, columns=5)
+    return figure
+
+
+def _scored(study: Study) -> pd.DataFrame:
+    """Trials with a score. One far below every finished trial (it diverged) is drawn at the lower edge."""
+    trials = study.trials.dropna(subset=["score"])
+    done = trials.loc[trials["state"] == "COMPLETE", "score"]
+    if done.empty:
+        return trials
+    floor = float(done.min()) - 0.1 * max(0.1, float(done.max() - done.min()))
+    return trials.assign(score=trials["score"].clip(lower=floor))
+
+
+def _draw_scores(axes: Axes, trials: pd.DataFrame, column: str) -> None:
+    for state, (label, colour, marker) in STATES.items():
+        rows = trials[trials["state"] == state]
+        axes.plot(rows[column], rows["score"], marker, color=colour, label=label, ms=6, alpha=0.8)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plot:
+    """One picture of the report: how it is drawn and what a reader should see in it."""
+
+    name: str
+    title: str
+    caption: str
+    draw: Callable[[Study], Figure]
+
+
+PLOTS = (
+    Plot(
+        name="frontier",
+        title="Trials over the frontier",
+        caption=(
+            "The line is what real steps alone reach when training is simply shorter, its learning rate fully decayed. A "
+            "trial above it costs more time than stopping earlier with the same loss; only a point below it is a gain. "
+            "The dotted line is the way from the best trial to the frontier: its net speedup."
+        ),
+        draw=trials_over_frontier,
+    ),
+    Plot(
+        name="confirmation",
+        title="Confirmation on fresh seeds",
+        caption=(
+            "Each small mark is one seed, the large one their mean with one standard deviation. Equal steps is just "
+            "stopping earlier; the placebo skips the same steps and does nothing in them."
+        ),
+        draw=confirmation,
+    ),
+    Plot(
+        name="score_and_net",
+        title="Score beside net speedup",
+        caption="A high score below the line is what stopping earlier gives as well.",
+        draw=score_and_net,
+    ),
+    Plot(
+        name="loss_curves",
+        title="Loss curves",
+        caption="The best three trials by what was searched. The same nominal steps cost a hybrid run less time.",
+        draw=loss_curves,
+    ),
+    Plot(
+        name="knobs",
+        title="Score over the knobs",
+        caption="Scores far below every finished trial are drawn at the lower edge.",
+        draw=knobs,
+    ),
+    Plot(
+        name="history",
+        title="The search as it went",
+        caption="Best so far counts finished trials that do predict.",
+        draw=history,
+    ),
+    Plot(
+        name="phase_shares",
+        title="Steps by phase",
+        caption="Predicted steps compute no gradient; all others do.",
+        draw=phase_shares,
+    ),
+    Plot(
+        name="signals",
+        title="Confidence in the best trial",
+        caption=(
+            "Predicting begins only where confidence reaches the threshold. Marks at the lower edge are predicted steps. "
+            "Confidence is the agreement of past predictions with what training then did."
+        ),
+        draw=signals,
+    ),
+    Plot(
+        name="step_time",
+        title="Where the time goes",
+        caption="Left: one step of each phase in the best trial. Right: the parts of a real step, beside the baseline's.",
+        draw=step_time,
+    ),
+)

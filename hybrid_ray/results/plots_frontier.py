@@ -1,0 +1,195 @@
+"""Pictures that answer the question: is it any better than just stopping earlier?"""
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
+
+from hybrid_ray.results.load import Study
+from hybrid_ray.results.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    LOSS,
+    MUTED,
+    ORANGE,
+    PAPER,
+    PURPLE,
+    SKY,
+    STATES,
+    TIME,
+    VERMILLION,
+    WASH,
+    canvas,
+    legend,
+    message,
+    styled,
+)
+
+__all__ = ["confirmation", "score_and_net", "trials_over_frontier"]
+
+ARMS = {
+    "hybrid": ("hybrid", BLUE, "D"),
+    "equal_steps": ("equal steps", INK, "s"),
+    "equal_time": ("equal time", MUTED, "P"),
+    "placebo": ("placebo", ORANGE, "o"),
+    "baseline": ("baseline", GREY, "^"),
+    "random_direction": ("random direction", PURPLE, "X"),
+    "reversed": ("reversed", VERMILLION, "v"),
+    "lr_matched": ("learning rate matched", SKY, "*"),
+}
+
+
+@styled
+def trials_over_frontier(study: Study) -> Figure:
+    """Every trial over the frontier of just stopping earlier: only what lies below the line is a gain."""
+    line = study.frontier[study.frontier["on_frontier"]]
+    trials = study.trials.dropna(subset=["time", "loss"])
+    trials = trials[trials["time"] > 0]
+    if line.empty and trials.empty:
+        return message("No frontier run and no trial has ended yet.")
+    figure, (axes,) = canvas(4.6)
+    drawn = pd.concat([line, trials[trials["state"] == "COMPLETE"]])
+    drawn = trials if drawn.empty else drawn
+    _log_axes(axes, drawn["time"], drawn["loss"])
+    _draw_frontier(axes, study.frontier, "loss")
+    shown = trials[trials["loss"].between(*axes.get_ylim()) & trials["time"].between(*axes.get_xlim())]
+    for state, (label, colour, marker) in STATES.items():
+        chosen = shown[shown["state"] == state]
+        faded = {"alpha": 0.9} if state == "COMPLETE" else {"alpha": 0.55}
+        axes.plot(chosen["time"], chosen["loss"], marker, color=colour, label=label, ms=6.5, mew=1.2, **faded)
+    _mark_best(axes, study)
+    _mark_confirmed(axes, study.confirmation)
+    axes.set_xlabel(TIME)
+    axes.set_ylabel(f"{LOSS}, search split")
+    if hidden := len(trials) - len(shown):
+        axes.text(
+            0.99, 0.01, f"{hidden} trial{'s' * (hidden > 1)} beyond the edges", color=MUTED, size=8,
+            ha="right", va="bottom", transform=axes.transAxes,
+        )  # fmt: skip
+    _relative_axis(axes, study.baseline)
+    legend(figure, axes)
+    return figure
+
+
+def _log_axes(axes: Axes, times: pd.Series, losses: pd.Series) -> None:
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    for axis, values, room in ((axes.xaxis, times, 0.06), (axes.yaxis, losses, 0.12)):
+        low, high = float(values.min()), float(values.max())
+        spread = max(high / low, 1.02)
+        limits = (low / spread**room, high * spread**room)
+        (axes.set_xlim if axis is axes.xaxis else axes.set_ylim)(*limits)
+        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+        axis.set_major_formatter(ScalarFormatter())
+        axis.set_minor_locator(MaxNLocator(1))
+
+
+def _draw_frontier(axes: Axes, frontier: pd.DataFrame, column: str) -> None:
+    """The envelope, a power law between its points: straight lines on these axes. Above it, the same loss costs more time."""
+    line = frontier[frontier["on_frontier"]]
+    if len(line) >= 2:
+        top = axes.get_ylim()[1]
+        axes.fill_between(line["time"], line[column], top, color=WASH, lw=0, zorder=0)
+        middle = len(line) // 2
+        axes.annotate(
+            "no better than stopping earlier", (line["time"].iloc[middle], line[column].iloc[middle]), (10, 28),
+            textcoords="offset points", color=MUTED, size=9, style="italic",
+        )  # fmt: skip
+        axes.annotate(
+            "a gain", (line["time"].iloc[middle], line[column].iloc[middle]), (-14, -24),
+            textcoords="offset points", color=MUTED, size=9, style="italic", ha="right",
+        )  # fmt: skip
+    axes.plot(line["time"], line[column], "-", color=INK, lw=1.6, zorder=2)
+    axes.plot(line["time"], line[column], "-s", color=INK, ms=4, lw=1.6, label="frontier: real steps only", zorder=2)
+    off = frontier[~frontier["on_frontier"] & (frontier["status"] == "finished")]
+    axes.plot(off["time"], off[column], "s", color=INK, ms=4, mfc="none", zorder=2)
+
+
+def _mark_best(axes: Axes, study: Study) -> None:
+    best = study.best
+    if best is None:
+        return
+    axes.plot(best["time"], best["loss"], "*", color=BLUE, ms=16, mec=PAPER, mew=1.0, label="best", zorder=5)
+    net = best["net_speedup"]
+    if pd.notna(net):
+        axes.annotate(
+            "", (best["time"] * net, best["loss"]), (best["time"], best["loss"]),
+            arrowprops={"arrowstyle": "-", "color": BLUE, "lw": 1.4, "ls": ":"}, zorder=4,
+        )  # fmt: skip
+    words = f"trial {best['number']:.0f}" + (f", net speedup {net:.2f}" if pd.notna(net) else ", off the frontier")
+    axes.annotate(words, (best["time"], best["loss"]), (10, -14), textcoords="offset points", color=INK, size=9)
+
+
+def _mark_confirmed(axes: Axes, runs: pd.DataFrame) -> None:
+    """The confirmed settings on their fresh seeds: mean, and the spread of one seed to the next (one standard deviation)."""
+    for _, seeds in runs[(runs["arm"] == "hybrid") & (runs["status"] == "finished")].groupby("candidate"):
+        axes.errorbar(
+            seeds["time"].mean(), seeds["loss"].mean(), xerr=seeds["time"].std(), yerr=seeds["loss"].std(),
+            fmt="D", color=GREEN, ms=6, mec=PAPER, capsize=3, lw=1.4, label="confirmed (fresh seeds, ±1 sd)", zorder=6,
+        )  # fmt: skip
+
+
+def _relative_axis(axes: Axes, baseline: pd.DataFrame) -> None:
+    done = baseline[baseline["status"] == "finished"]
+    if done.empty:
+        return
+    whole = float(done["time"].iloc[0])
+    top = axes.secondary_xaxis("top", functions=(lambda x: x / whole, lambda x: x * whole))
+    top.set_xlabel("share of the baseline's training time", color=MUTED, size=9)
+    top.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    top.xaxis.set_major_formatter(ScalarFormatter())
+    top.xaxis.set_minor_locator(MaxNLocator(1))
+    top.spines["top"].set_visible(False)
+    top.tick_params(length=0)
+
+
+@styled
+def confirmation(study: Study) -> Figure:
+    """The confirmed settings and their controls on fresh seeds: each seed a small mark, the mean a large one."""
+    runs = study.confirmation[study.confirmation["status"] == "finished"].dropna(subset=["confirm_loss"])
+    candidates = [name for name, rows in runs.groupby("candidate") if (rows["arm"] == "hybrid").any()]
+    if not candidates:
+        return message("No confirmation run has ended yet.")
+    shared = runs[~runs["candidate"].isin(candidates)]
+    figure, panels = canvas(3.6, len(candidates), sharey=True)
+    for axes, name in zip(panels, candidates, strict=True):
+        chosen = pd.concat([runs[runs["candidate"] == name], shared])
+        for arm, rows in chosen.groupby("arm", sort=False):
+            label, colour, marker = ARMS.get(str(arm), (str(arm), GREY, "o"))
+            axes.plot(rows["time"], rows["confirm_loss"], marker, color=colour, ms=4.5, alpha=0.5, mew=0)
+            axes.errorbar(
+                rows["time"].mean(), rows["confirm_loss"].mean(), yerr=rows["confirm_loss"].std(), fmt=marker,
+                color=colour, ms=8, mec=PAPER, capsize=3, lw=1.4, label=label,
+            )  # fmt: skip
+        axes.set_title(f"candidate {name}")
+        axes.set_xlabel(TIME)
+    panels[0].set_ylabel(f"{LOSS}, confirm split")
+    legend(figure, panels[0], columns=5)
+    return figure
+
+
+@styled
+def score_and_net(study: Study) -> Figure:
+    """The score that was searched, beside what is left of it against just stopping earlier."""
+    done = study.trials[study.trials["state"] == "COMPLETE"].dropna(subset=["score", "net_speedup"])
+    if done.empty:
+        return message("No finished trial lies on the frontier's range yet.")
+    figure, (axes,) = canvas(3.4)
+    axes.axhspan(min(0.98, done["net_speedup"].min() * 0.99), 1.0, color=WASH, lw=0, zorder=0)
+    axes.axhline(1.0, color=INK, lw=1.2)
+    axes.annotate(
+        "just stopping earlier", (1, 1), (0, 4), xycoords=("axes fraction", "data"), textcoords="offset points",
+        ha="right", size=9, color=MUTED, style="italic",
+    )  # fmt: skip
+    for inert, label, fill in ((0, "trial", BLUE), (1, "inert (predicts under 5 % of steps)", "none")):
+        rows = done[done["inert"] == inert]
+        axes.plot(rows["score"], rows["net_speedup"], "o", color=BLUE, mfc=fill, ms=6.5, label=label, alpha=0.9)
+    best = study.best
+    if best is not None and pd.notna(best["net_speedup"]):
+        axes.plot(best["score"], best["net_speedup"], "*", color=BLUE, ms=16, mec=PAPER, label="best")
+    axes.set_xlabel("score: speedup less the penalty for lost quality (1 = baseline)")
+    axes.set_ylabel("net speedup (×)")
+    legend(figure, axes)
+    return figure

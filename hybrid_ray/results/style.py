@@ -1,0 +1,137 @@
+"""How every figure of a report looks: one canvas, a palette for colour-blind readers too, SVG and PNG out.
+
+Colours are Okabe and Ito's ("Color Universal Design", 2008), and whatever a colour says a marker's shape says too.
+Figures are made without pyplot: no global state, nothing to close, any backend.
+"""
+
+import io
+import re
+from collections.abc import Callable
+from typing import Any, ParamSpec
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+__all__ = [
+    "BLUE", "GREEN", "GREY", "INK", "LOSS", "MUTED", "ORANGE", "PAPER", "PURPLE", "SKY", "STATES", "TIME", "VERMILLION",
+    "WASH",
+    "canvas", "legend", "message", "png", "styled", "svg",
+]  # fmt: skip
+
+BLUE, SKY, GREEN, ORANGE = "#0072b2", "#56b4e9", "#009e73", "#e69f00"
+VERMILLION, PURPLE, GREY = "#d55e00", "#cc79a7", "#8c959f"
+INK, MUTED, GRID, PAPER, WASH = "#1f2329", "#59636f", "#e3e6ea", "#fefefe", "#f3f1ec"
+"""Text, quiet text, grid lines, background, a shaded region: these five follow the page into dark mode."""
+
+STATES = {
+    "COMPLETE": ("finished", BLUE, "o"),
+    "PRUNED": ("stopped early or diverged", ORANGE, "v"),
+    "FAIL": ("failed", VERMILLION, "x"),
+    "RUNNING": ("running", PURPLE, "s"),
+}
+"""Of a trial: its name, colour and marker."""
+
+TIME = "training time (plain steps)"
+LOSS = "held-out loss (nats/token)"
+
+WIDTH = 7.4  # inches, at 10-point text: what a column of the report holds
+
+_STYLE: Any = {
+    "font.size": 10,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 10,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.8,
+    "axes.facecolor": PAPER,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "figure.facecolor": PAPER,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "lines.linewidth": 1.8,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "hybrid_ray",
+}
+
+_Arguments = ParamSpec("_Arguments")
+
+
+def styled(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, Figure]:
+    """Draw in the report's style whatever the caller's own settings are, and leave those as they were."""
+
+    def drawn(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Figure:
+        with mpl.rc_context():
+            mpl.rcdefaults()
+            mpl.rcParams.update(_STYLE)
+            return draw(*args, **kwargs)
+
+    drawn.__name__, drawn.__doc__ = draw.__name__, draw.__doc__
+    return drawn
+
+
+def canvas(height: float, columns: int = 1, *, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+    """An empty figure of the report's width with panels side by side."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, columns, sharey=sharey, squeeze=False)
+    return figure, list(panels[0])
+
+
+def message(text: str) -> Figure:
+    """A figure that says why there is nothing to draw."""
+    figure, (axes,) = canvas(0.7)
+    axes.axis("off")
+    axes.text(0, 0.5, text, color=MUTED, va="center", transform=axes.transAxes)
+    return figure
+
+
+def legend(figure: Figure, axes: Axes, columns: int = 4) -> None:
+    """One legend above the panels, each name once, where it hides no point."""
+    entries = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    if entries:
+        figure.legend(entries.values(), entries.keys(), loc="outside upper left", ncols=columns)
+
+
+def png(figure: Figure) -> bytes:
+    """For report.md and for slides: 2 pixels a point, on paper."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=144, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def svg(figure: Figure) -> str:
+    """For a page: text stays text in the page's own font, and ink, grid and paper follow the page's light or dark mode.
+
+    The same figure gives the same bytes, so a report written anew differs only where the study does.
+    """
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hybrid_ray"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', text, count=1)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r' id="[A-Za-z0-9]+_\d+"', "", text)  # figure_1, axes_1, ...: the same in every figure of a page
+    text = text.replace("'DejaVu Sans'", "inherit").replace("DejaVu Sans", "inherit")
+    for name, colour in (("ink", INK), ("muted", MUTED), ("grid", GRID), ("paper", PAPER), ("wash", WASH)):
+        text = text.replace(colour, f"var(--{name})")
+    return text
