@@ -1,6 +1,6 @@
 """The one sentence a report leads with. It claims a gain only where the confirmation's interval says so.
 
-Pure functions of the trials and of ``confirmation.json``. The order of precedence: nothing to say yet; the highest score
+Pure functions of the trials and of ``confirmation.json``. In order of precedence: nothing to say yet; the highest score
 went to a trial that does not predict; the confirmation's verdict; and without a confirmation, no claim at all.
 """
 
@@ -105,15 +105,13 @@ def _confirmed(candidate: Mapping[str, Any], scored: str) -> Headline:
     net, trial = candidate["net_speedup"], candidate["trial"]
     if net["mean"] is None or net["n"] < MIN_SEEDS:
         text = (
-            f"Nothing can be claimed: {scored}, but the net speedup of trial {trial} is known for {net['n']} fresh seeds "
-            f"and an interval needs {MIN_SEEDS}{_because(net)}."
+            f"Nothing can be claimed: {scored}, but the net speedup of trial {trial} is known for {net['n']} fresh "
+            f"seeds and an interval needs {MIN_SEEDS}{_because(net)}."
         )
         return Headline(kind="too few seeds", text=text)
     measured = f"net speedup {interval_text(net)}, {net['n']} seeds"
     if candidate["verdict"] == "inert":
-        text = (
-            f"Predicting did not pay: {scored}, but on fresh seeds trial {trial} hardly predicts at all ({measured})."
-        )
+        text = f"Predicting did not pay: {scored}, but on fresh seeds trial {trial} hardly predicts ({measured})."
         return Headline(kind="inert", text=text)
     if candidate["verdict"] == "real gain":
         text = (
@@ -123,8 +121,8 @@ def _confirmed(candidate: Mapping[str, Any], scored: str) -> Headline:
         return Headline(kind="gain", text=text)
     if candidate["verdict"] == "worse than stopping early":
         text = (
-            f"Nothing beat stopping early: {scored}, but plain training that just stops earlier reaches the same loss in "
-            f"{net['mean']:.2f} of its time ({measured})."
+            f"Nothing beat stopping early: {scored}, but plain training that just stops earlier reaches the same loss "
+            f"in {net['mean']:.2f} of its time ({measured})."
         )
         return Headline(kind="worse", text=text)
     text = f"Nothing was shown to beat stopping early: {scored}, but its gain over it is within the noise ({measured})."

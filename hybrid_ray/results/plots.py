@@ -108,8 +108,8 @@ PLOTS = (
         name="frontier",
         title="Trials over the frontier",
         caption=(
-            "The line is what real steps alone reach when training is simply shorter, its learning rate fully decayed. A "
-            "trial above it costs more time than stopping earlier with the same loss; only a point below it is a gain. "
+            "The line is what real steps alone reach when training is simply shorter, its learning rate fully decayed. "
+            "A trial above it costs more time than stopping earlier with the same loss; only a point below it is a gain. "
             "The dotted line is the way from the best trial to the frontier: its net speedup."
         ),
         draw=trials_over_frontier,
@@ -157,15 +157,15 @@ PLOTS = (
         name="signals",
         title="Confidence in the best trial",
         caption=(
-            "Predicting begins only where confidence reaches the threshold. Marks at the lower edge are predicted steps. "
-            "Confidence is the agreement of past predictions with what training then did."
+            "Predicting begins only where confidence reaches the threshold. Marks at the lower edge are predicted "
+            "steps. Confidence is the agreement of past predictions with what training then did."
         ),
         draw=signals,
     ),
     Plot(
         name="step_time",
         title="Where the time goes",
-        caption="Left: one step of each phase in the best trial. Right: the parts of a real step, beside the baseline's.",
+        caption="Left: a step of each phase in the best trial. Right: the parts of a real step, beside the baseline's.",
         draw=step_time,
     ),
 )

@@ -1,5 +1,6 @@
 """Pictures that answer the question: is it any better than just stopping earlier?"""
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -57,8 +58,8 @@ def trials_over_frontier(study: Study) -> Figure:
     shown = trials[trials["loss"].between(*axes.get_ylim()) & trials["time"].between(*axes.get_xlim())]
     for state, (label, colour, marker) in STATES.items():
         chosen = shown[shown["state"] == state]
-        faded = {"alpha": 0.9} if state == "COMPLETE" else {"alpha": 0.55}
-        axes.plot(chosen["time"], chosen["loss"], marker, color=colour, label=label, ms=6.5, mew=1.2, **faded)
+        alpha = 0.9 if state == "COMPLETE" else 0.55
+        axes.plot(chosen["time"], chosen["loss"], marker, color=colour, label=label, ms=6.5, mew=1.2, alpha=alpha)
     _mark_best(axes, study)
     _mark_confirmed(axes, study.confirmation)
     axes.set_xlabel(TIME)
@@ -87,7 +88,7 @@ def _log_axes(axes: Axes, times: pd.Series, losses: pd.Series) -> None:
 
 
 def _draw_frontier(axes: Axes, frontier: pd.DataFrame, column: str) -> None:
-    """The envelope, a power law between its points: straight lines on these axes. Above it, the same loss costs more time."""
+    """The envelope, a power law between its points (straight on these axes). Above it a loss costs more time."""
     line = frontier[frontier["on_frontier"]]
     if len(line) >= 2:
         top = axes.get_ylim()[1]
@@ -123,7 +124,7 @@ def _mark_best(axes: Axes, study: Study) -> None:
 
 
 def _mark_confirmed(axes: Axes, runs: pd.DataFrame) -> None:
-    """The confirmed settings on their fresh seeds: mean, and the spread of one seed to the next (one standard deviation)."""
+    """The confirmed settings on fresh seeds: their mean, and one standard deviation between seeds."""
     for _, seeds in runs[(runs["arm"] == "hybrid") & (runs["status"] == "finished")].groupby("candidate"):
         axes.errorbar(
             seeds["time"].mean(), seeds["loss"].mean(), xerr=seeds["time"].std(), yerr=seeds["loss"].std(),
@@ -136,7 +137,7 @@ def _relative_axis(axes: Axes, baseline: pd.DataFrame) -> None:
     if done.empty:
         return
     whole = float(done["time"].iloc[0])
-    top = axes.secondary_xaxis("top", functions=(lambda x: x / whole, lambda x: x * whole))
+    top = axes.secondary_xaxis("top", functions=(lambda x: np.divide(x, whole), lambda x: np.multiply(x, whole)))
     top.set_xlabel("share of the baseline's training time", color=MUTED, size=9)
     top.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     top.xaxis.set_major_formatter(ScalarFormatter())
@@ -163,7 +164,7 @@ def confirmation(study: Study) -> Figure:
                 rows["time"].mean(), rows["confirm_loss"].mean(), yerr=rows["confirm_loss"].std(), fmt=marker,
                 color=colour, ms=8, mec=PAPER, capsize=3, lw=1.4, label=label,
             )  # fmt: skip
-        axes.set_title(f"candidate {name}")
+        axes.set_title("candidate " + str(name))
         axes.set_xlabel(TIME)
     panels[0].set_ylabel(f"{LOSS}, confirm split")
     legend(figure, panels[0], columns=5)
