@@ -17,7 +17,7 @@ a prediction was applied at most 5 real steps ago; the last column goes on):
 | Caution right after a prediction, or in its error | ReducePredictRatio | | | | |
 | Warning, near | Rollback | RaiseThreshold | ResetPredictor | | |
 | Warning, one bad step, not near | SkipBatch | SkipBatch | ForceFull | | |
-| Warning that lasts, not near (blow-up, oscillation, ...) | ForceFull | ForceFull | ResetPredictor | | |
+| Warning that lasts, not near; vanishing gradients | ForceFull | ForceFull | ResetPredictor | | |
 | Warning, prediction error | RaiseThreshold | ResetPredictor | | | |
 | Critical, near | Rollback | ResetPredictor | ForceFull | ForceFull | Abort |
 | Critical, not near | SkipBatch if one step, else ForceFull | ResetPredictor | ForceFull | ForceFull | Abort |
@@ -147,7 +147,7 @@ class DivergenceMonitor:
         self._tick(after_prediction)
         kind = "update" if what == "update" else "near" if self.near_prediction else "single"
         recovery = self._escalate(f"nonfinite:{kind}")
-        level = Level.WARNING if recovery.value == _LADDERS[f"nonfinite:{kind}"][0] else Level.CRITICAL
+        level = Level.WARNING if recovery is _LADDERS[f"nonfinite:{kind}"][0] else Level.CRITICAL
         self._act(recovery, level)
         return Assessment(level=level, reasons=(f"{what} is not finite",), recovery=recovery)
 
@@ -183,7 +183,7 @@ class DivergenceMonitor:
             )
         if worst.cause == "prediction":
             return "prediction"
-        if self.near_prediction:
+        if self.near_prediction and worst.cause != "vanishing":
             return "overshoot"
         return "bad_step" if worst.single else "lasting"
 

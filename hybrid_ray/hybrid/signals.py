@@ -48,8 +48,9 @@ class Finding:
 class LossSignal:
     """The loss against its own trend (z-score), a rise that lasts, and a run that gives back what it had learned.
 
-    - z above ``sigma``: Caution. Right after a prediction, z above 3.2 ``sigma`` and above 3 times the largest spike
-      this run shows by itself: Warning, the jump overshot. 5 of the last 6 steps above ``sigma``: Warning, a blow-up.
+    - z above ``sigma``: Caution; 5 of the last 6 steps: Warning, a blow-up.
+    - After a prediction: the first step above 3.2 ``sigma`` and above 3 times the largest spike this run shows by
+      itself, or the first three steps all above ``sigma``: Warning, the jump overshot.
     - The median of the last 9 losses above the best level by a quarter of all that was learned since the start (and by
       four standard deviations): Warning. Above the start itself, by as much: Critical.
     """
@@ -59,7 +60,8 @@ class LossSignal:
         self.trend = Trend(floor_share=0.01)
         self.high: deque[bool] = deque(maxlen=6)
         self.recent: deque[float] = deque(maxlen=9)
-        self.spike = 0.0  # the largest z without a prediction, fading over about 1000 steps
+        self.spike = 4.0  # the largest z without a prediction, fading over about 1000 steps
+        self.overshot = 0  # steps since the last prediction, while all of them were above sigma
         self.start = 0.0  # mean of the first five losses
         self.best = math.inf
 
@@ -71,6 +73,7 @@ class LossSignal:
             self.start += (loss - self.start) / trend.count
         self.high.append(z > self.sigma)
         self.recent.append(loss)
+        self.overshot = self.overshot + 1 if z > self.sigma and (after_prediction or self.overshot) else 0
         findings = []
         if z > self.sigma:
             findings.append(self._above_trend(loss, z, after_prediction))
@@ -85,7 +88,7 @@ class LossSignal:
         reason = f"loss {loss:.4g} is {z:.1f} sigma above its trend"
         if sum(self.high) >= 5:
             return Finding(level=Level.WARNING, cause="loss", reason=f"{reason}, as in 5 of the last 6 steps")
-        if after_prediction and z > max(3.2 * self.sigma, 3.0 * self.spike):
+        if self.overshot >= 3 or (after_prediction and z > max(3.2 * self.sigma, 3.0 * self.spike)):
             return Finding(level=Level.WARNING, cause="loss", reason=f"{reason}, right after a prediction", single=True)
         return Finding(level=Level.CAUTION, cause="loss", reason=reason, single=True)
 
@@ -105,6 +108,7 @@ class LossSignal:
         """Judge afresh from here: what led to a recovery must not ask for the next one."""
         self.high.clear()
         self.recent.clear()
+        self.overshot = 0
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -112,6 +116,7 @@ class LossSignal:
             "high": list(self.high),
             "recent": list(self.recent),
             "spike": self.spike,
+            "overshot": self.overshot,
             "start": self.start,
             "best": None if math.isinf(self.best) else self.best,
         }
@@ -120,7 +125,7 @@ class LossSignal:
         self.trend.load_state_dict(state["trend"])
         self.high = deque(state["high"], maxlen=6)
         self.recent = deque(state["recent"], maxlen=9)
-        self.spike, self.start = state["spike"], state["start"]
+        self.spike, self.overshot, self.start = state["spike"], int(state["overshot"]), state["start"]
         self.best = math.inf if state["best"] is None else state["best"]
 
 
@@ -181,7 +186,7 @@ class GradientSignal:
 
 
 class OscillationSignal:
-    """Swings of the loss with a period of 2 to 32 steps, wider than the run's noise was before.
+    """Swings of the loss with a period of 2 or 4 to 32 steps, wider than the run's noise was before.
 
     Every 8th step, the last 64 losses about their own straight line: if the signs half a period apart disagree (sign
     correlation below -0.5 at some lag), and the mean absolute residual is above 1.3 times its usual size, that is

@@ -3,10 +3,10 @@
     python tests/golden/record_training.py
 
 The divergence monitor is calibrated on these (``tests/unit/test_divergence.py``): they must raise no Warning. About a
-minute a series on one CPU core. Three kinds of noise: a byte GPT under AdamW with a cosine schedule; an MLP under SGD with
-momentum that learns a small set of windows by heart, so that its loss falls by decades and single batches stick out; and
-the same GPT with a jump along its averaged displacement (time constant 100, gain 0.6) after every fifth real step.
-Columns: loss, gradient norm before clipping, 1 where the weights had just jumped.
+minute a series on one CPU core. Three kinds of noise: a byte GPT under AdamW with a cosine schedule; an MLP under SGD
+with momentum that learns a small set of windows by heart, so that its loss falls by decades and single batches stick
+out; and the same GPT with a jump along its averaged displacement (time constant 100, gain 0.6) after every fifth real
+step. Columns: loss, gradient norm before clipping, 1 where the weights had just jumped.
 """
 
 import math
