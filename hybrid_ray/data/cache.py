@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hybrid_ray.errors import ConfigError
 
-__all__ = ["cache_root", "cached_directory"]
+__all__ = ["cache_root", "cached_directory", "is_whole", "remember", "remembered"]
 
 MANIFEST = "manifest.json"
 
@@ -40,10 +40,10 @@ def cached_directory(root: Path, name: str, build: Callable[[Path], None]) -> Pa
     builder left behind is removed by the next.
     """
     final = root / name
-    if _is_whole(final):
+    if is_whole(final):
         return final
     with _lock(root / f".{name}.lock"):
-        if _is_whole(final):
+        if is_whole(final):
             return final
         for litter in (*root.glob(f".{name}.tmp-*"), final):
             shutil.rmtree(litter, ignore_errors=True)
@@ -60,7 +60,8 @@ def cached_directory(root: Path, name: str, build: Callable[[Path], None]) -> Pa
     return final
 
 
-def _is_whole(directory: Path) -> bool:
+def is_whole(directory: Path) -> bool:
+    """Its manifest, written last, is there, and every file has the size it says."""
     try:
         sizes = json.loads((directory / MANIFEST).read_text())
         return all((directory / name).stat().st_size == size for name, size in sizes.items())
@@ -88,3 +89,20 @@ def _lock(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def remember(root: Path, key: str, value: str) -> None:
+    """Note ``value`` under ``key``, for ``remembered``. The last writer wins."""
+    notes = root / "notes"
+    notes.mkdir(exist_ok=True)
+    temporary = notes / f".{key}.tmp-{os.getpid()}"
+    temporary.write_text(value)
+    temporary.replace(notes / key)
+
+
+def remembered(root: Path, key: str) -> str | None:
+    """What was noted under ``key``, if anything was."""
+    try:
+        return (root / "notes" / key).read_text() or None
+    except FileNotFoundError:
+        return None

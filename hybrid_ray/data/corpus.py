@@ -1,7 +1,7 @@
 """Text prepared for training: memory-mapped tokens, cached under a hash of everything that makes them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -9,107 +9,136 @@ from pathlib import Path
 import numpy as np
 
 from hybrid_ray.config import DataConfig, Split
-from hybrid_ray.data.cache import cache_root, cached_directory
-from hybrid_ray.data.sources import Document, read_documents
-from hybrid_ray.data.split import SPLITS, HeldoutSplit, hold_out
-from hybrid_ray.data.tokenizer import ByteTokenizer, Tokenizer
+from hybrid_ray.data.cache import cache_root, cached_directory, is_whole, remember, remembered
+from hybrid_ray.data.sources import Document, list_files, read_documents
+from hybrid_ray.data.split import SPLITS, hold_out, never_held_out
+from hybrid_ray.data.tokenizer import BPETokenizer, ByteTokenizer, NumberVocabulary, Tokenizer, Vocabulary, train_bpe
 from hybrid_ray.errors import ConfigError
 
 __all__ = ["Corpus", "prepare"]
 
 FORMAT = 1  # of the cached directory: a change makes every corpus anew
+GPT2_VOCABULARY = 50_257
 RANDOM_TOKENS = 4_000_000  # of the random corpus, unless max_bytes says otherwise
-TOKEN_BYTES = np.dtype(np.uint16).itemsize
+TOGETHER = 256  # files encoded at a time: enough for all cores, little enough memory
+TOKEN = np.dtype(np.uint16)
 Tokens = np.memmap[tuple[int], np.dtype[np.uint16]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Corpus:
-    """Tokens (1-D, uint16) of training and of each held-out split. ``fingerprint`` is a hash of them all.
+    """Tokens (1-D, uint16) of training and of each held-out split. ``fingerprint`` is a hash of all that made them.
 
     ``heldout_starts`` says where each file's slice begins in a held-out split: losses are alike within a file, so an
     error bar should count files, not tokens.
     """
 
     fingerprint: str
-    tokenizer: Tokenizer
+    vocabulary: Vocabulary
     train: Tokens
     heldout: dict[Split, Tokens]
     heldout_starts: dict[Split, tuple[int, ...]]
+    heldout_names: dict[Split, tuple[str, ...]]
 
     @property
     def vocab_size(self) -> int:
-        return self.tokenizer.vocab_size
+        return self.vocabulary.vocab_size
 
     def decode(self, tokens: Sequence[int]) -> str:
-        return self.tokenizer.decode(tokens)
+        return self.vocabulary.decode(tokens)
 
 
 def prepare(config: DataConfig) -> Corpus:
     """The corpus of ``config``, made on the first call and read from the cache after that, by any number of processes.
 
-    The cache is keyed by content: other files in the corpus make another entry, and the old one stays.
+    The cache is keyed by content: other files in the corpus make another entry, and the old one stays. While no file's
+    name, size and time of change differ from the last call's, the text is not read again.
 
     Raises:
         ConfigError: the folder is missing, or there is too little text in it.
     """
     root = cache_root(config.cache_dir)
     if config.corpus == "random":
-        tokens = config.max_bytes or RANDOM_TOKENS
-        key = _key(config, [b"random", str(tokens).encode()])
-        return _load(cached_directory(root, key, lambda directory: _write_random(directory, config, tokens)))
-    documents = read_documents(config.corpus, max_bytes=config.max_bytes)
-    key = _key(config, [document.digest for document in documents])
-    return _load(cached_directory(root, key, lambda directory: _write(directory, config, documents)))
+        name = _name(config, [b"random", str(config.max_bytes).encode()])
+        return _load(cached_directory(root, name, lambda directory: _write_random(directory, config)), config)
+    files = list_files(config.corpus)
+    look = _name(config, [str(config.max_bytes).encode(), *(file.stamp for file in files)])
+    known = remembered(root, look)
+    if known and is_whole(root / known):
+        return _load(root / known, config)
+    documents = read_documents(files, max_bytes=config.max_bytes)
+    if not documents:
+        raise ConfigError(f"data.corpus is {config.corpus!r} but no file in it holds text (UTF-8): give another folder")
+    name = _name(config, [document.digest for document in documents])
+    directory = cached_directory(root, name, lambda directory: _write(directory, config, documents))
+    remember(root, look, name)
+    return _load(directory, config)
 
 
-def _key(config: DataConfig, parts: Sequence[bytes]) -> str:
-    settings = (FORMAT, config.tokenizer, config.vocab_size, config.heldout_tokens)
-    digest = sha256(repr(settings).encode())
+def _name(config: DataConfig, parts: Iterable[bytes]) -> str:
+    digest = sha256(repr((FORMAT, config.tokenizer, config.vocab_size, config.heldout_tokens)).encode())
     for part in parts:
         digest.update(part)
-    return f"corpus-{digest.hexdigest()[:24]}"
+    return f"corpus-{digest.hexdigest()}"
 
 
 def _write(directory: Path, config: DataConfig, documents: Sequence[Document]) -> None:
-    tokenizer = ByteTokenizer()
+    if config.tokenizer == "bpe":
+        texts = (document.text for document in never_held_out(documents))
+        train_bpe(texts, config.vocab_size or GPT2_VOCABULARY, directory)
+    tokenizer = _tokenizer(directory, config)
     heldout, rest = hold_out(documents, tokenizer, config.heldout_tokens)
+    total = 0
     with (directory / "train.bin").open("wb") as file:
-        total = sum(file.write(tokenizer.encode(document.text).data) for document in rest) // TOKEN_BYTES
+        for first in range(0, len(rest), TOGETHER):
+            for tokens in tokenizer.encode([document.text for document in rest[first : first + TOGETHER]]):
+                file.write(tokens.data)
+                total += len(tokens)
     if total < config.heldout_tokens:
         raise ConfigError(
             f"data.corpus {config.corpus!r} leaves {total:,} tokens for training but needs at least as many as a "
             f"held-out split ({config.heldout_tokens:,}): give more text or lower data.heldout_tokens"
         )
-    _write_heldout(directory, heldout)
-
-
-def _write_heldout(directory: Path, heldout: dict[Split, HeldoutSplit]) -> None:
     for split, part in heldout.items():
         part.tokens.tofile(directory / f"{split}.bin")
-    described = {split: {"starts": part.starts, "paths": part.paths} for split, part in heldout.items()}
+    described = {split: {"starts": part.starts, "names": part.names} for split, part in heldout.items()}
     (directory / "heldout.json").write_text(json.dumps(described))
 
 
-def _write_random(directory: Path, config: DataConfig, tokens: int) -> None:
+def _write_random(directory: Path, config: DataConfig) -> None:
+    """Uniform tokens with no structure to learn, 2 bytes of ``max_bytes`` each, beside the held-out splits."""
+    vocabulary = _random_vocabulary(config).vocab_size
     draw = np.random.default_rng(0)
+    train = config.max_bytes // TOKEN.itemsize if config.max_bytes else RANDOM_TOKENS
     for name in ("train", *SPLITS):
-        size = tokens if name == "train" else config.heldout_tokens
-        draw.integers(0, ByteTokenizer.vocab_size, size, dtype=np.uint16).tofile(directory / f"{name}.bin")
-    starts = {split: {"starts": [0], "paths": ["random"]} for split in SPLITS}
-    (directory / "heldout.json").write_text(json.dumps(starts))
+        size = train if name == "train" else config.heldout_tokens
+        draw.integers(0, vocabulary, size, dtype=TOKEN).tofile(directory / f"{name}.bin")
+    described = {split: {"starts": [0], "names": ["random"]} for split in SPLITS}
+    (directory / "heldout.json").write_text(json.dumps(described))
 
 
-def _load(directory: Path) -> Corpus:
+def _random_vocabulary(config: DataConfig) -> NumberVocabulary:
+    usual = ByteTokenizer.vocab_size if config.tokenizer == "bytes" else GPT2_VOCABULARY
+    return NumberVocabulary(config.vocab_size or usual)
+
+
+def _tokenizer(directory: Path, config: DataConfig) -> Tokenizer:
+    if config.tokenizer == "bytes":
+        return ByteTokenizer()
+    return BPETokenizer(directory)
+
+
+def _load(directory: Path, config: DataConfig) -> Corpus:
     described = json.loads((directory / "heldout.json").read_text())
     return Corpus(
         fingerprint=directory.name.removeprefix("corpus-"),
-        tokenizer=ByteTokenizer(),
+        vocabulary=_random_vocabulary(config) if config.corpus == "random" else _tokenizer(directory, config),
         train=_tokens(directory, "train"),
         heldout={split: _tokens(directory, split) for split in SPLITS},
         heldout_starts={split: tuple(described[split]["starts"]) for split in SPLITS},
+        heldout_names={split: tuple(described[split]["names"]) for split in SPLITS},
     )
 
 
 def _tokens(directory: Path, name: str) -> Tokens:
-    return np.memmap(directory / f"{name}.bin", dtype=np.uint16, mode="r")
+    return np.memmap(directory / f"{name}.bin", dtype=TOKEN, mode="r")

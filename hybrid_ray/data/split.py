@@ -12,12 +12,13 @@ from hybrid_ray.data.sources import Document
 from hybrid_ray.data.tokenizer import Tokenizer
 from hybrid_ray.errors import ConfigError
 
-__all__ = ["SPLITS", "HeldoutSplit", "hold_out"]
+__all__ = ["SPLITS", "HeldoutSplit", "hold_out", "never_held_out"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 SLICE_TOKENS = 512  # a held-out file gives about this many tokens, so that many files are mixed in a split
 MOST_FILES = 256  # of one split
-MOST_SHARE = 0.2  # of all files, in the three splits together
+MOST_SHARE = 0.2  # of all files, in the three splits together, unless they are too short
+HELDOUT_MOST = 0.4  # the same, however short they are
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +27,7 @@ class HeldoutSplit:
 
     tokens: npt.NDArray[np.uint16]
     starts: tuple[int, ...]
-    paths: tuple[str, ...]
+    names: tuple[str, ...]
 
 
 def hold_out(
@@ -36,7 +37,8 @@ def hold_out(
 
     Documents come in the order of their hashes; the first go to the splits in turn. Losses of tokens in one file are
     alike, so a split's standard error falls with its number of files: a file gives only a slice, taken at a place that
-    its hash decides, and the slices are as short as fills the split. More files are taken where the first are too short.
+    its hash decides, and the slices are as short as fills the split. More files are taken where the first are too
+    short, though never one that a tokenizer may learn from (``never_held_out``).
 
     Raises:
         ConfigError: too little text for the splits and as much again for training.
@@ -44,9 +46,10 @@ def hold_out(
     wanted = min(MOST_FILES, heldout_tokens // SLICE_TOKENS, int(MOST_SHARE * len(documents)) // len(SPLITS))
     members = max(1, wanted)
     encoded: list[npt.NDArray[np.uint16]] = []
-    while members * len(SPLITS) < len(documents):
+    available = len(documents) - len(never_held_out(documents))
+    while members * len(SPLITS) <= available:
         count = members * len(SPLITS)
-        encoded += [tokenizer.encode(document.text) for document in documents[len(encoded) : count]]
+        encoded += tokenizer.encode([document.text for document in documents[len(encoded) : count]])
         shares = [encoded[place :: len(SPLITS)] for place in range(len(SPLITS))]
         if all(sum(map(len, share)) >= heldout_tokens for share in shares):
             splits = {
@@ -58,8 +61,14 @@ def hold_out(
     size = sum(len(document.text) for document in documents)
     raise ConfigError(
         f"the corpus has {size:,} bytes in {len(documents)} files but three held-out splits of {heldout_tokens:,} "
-        "tokens, each of files of its own, and training need more: give more text, in more files, or lower data.heldout_tokens"
+        f"tokens, each of files of its own, in at most {HELDOUT_MOST:.0%} of the files need more: give more text, "
+        "in more files, or lower data.heldout_tokens"
     )
+
+
+def never_held_out(documents: Sequence[Document]) -> Sequence[Document]:
+    """The documents that no split can take, whatever its size."""
+    return documents[int(HELDOUT_MOST * len(documents)) :]
 
 
 def _slices(
@@ -76,7 +85,7 @@ def _slices(
     return HeldoutSplit(
         tokens=np.concatenate(pieces)[:heldout_tokens],
         starts=tuple(map(int, lengths[:used])),
-        paths=tuple(document.path for document in documents[:used]),
+        names=tuple(document.name for document in documents[:used]),
     )
 
 
