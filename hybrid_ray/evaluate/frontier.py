@@ -88,6 +88,17 @@ class Frontier:
             return 0.0, math.inf
         return (self.times[-1] / time, math.inf) if loss < self.losses[-1] else (0.0, self.times[0] / time)
 
+    def advantage_bounds(self, loss: float, time: float) -> tuple[float, float]:
+        """The loss that real steps reach in this time over ``loss``: above 1 exactly where the net speedup is.
+
+        (x, x) on the range of times; a time shorter than the shortest run: (its loss / loss, inf); longer than the
+        longest: (0, its loss / loss). ``loss`` is positive and finite.
+        """
+        reached = self.loss_at(time)
+        if reached is not None:
+            return reached / loss, reached / loss
+        return (self.losses[0] / loss, math.inf) if time < self.times[0] else (0.0, self.losses[-1] / loss)
+
     def position(self, loss: float) -> Literal["within", "above", "below"]:
         """Where a loss lies to the range of losses. Above: worse than the shortest run. NaN counts as above."""
         if loss < self.losses[-1]:

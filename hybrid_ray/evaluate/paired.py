@@ -1,4 +1,4 @@
-"""All arms over the same seeds, in two waves: baselines and hybrids, then the controls that need the hybrid's result."""
+"""All arms over the same seeds, in two waves: baselines and hybrids, then the controls that need a hybrid's result."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

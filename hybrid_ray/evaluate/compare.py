@@ -1,0 +1,156 @@
+"""The whole comparison: tuned baseline, frontier, all arms over seeds added at fixed looks, statistics, verdict.
+
+What `hybrid-ray compare` does. The hybrid settings are the job's own; nothing is searched, so nothing is picked for
+its luck. The one primary test is the net speedup; it alone spends the alpha. All other intervals are given at the same
+level as an explanation, uncorrected for their number.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from hybrid_ray.config import Arm, JobConfig, Split
+from hybrid_ray.errors import HybridRayError
+from hybrid_ray.evaluate.arms import baseline, frontier_runs
+from hybrid_ray.evaluate.confirm import fresh_seeds
+from hybrid_ray.evaluate.execute import Execute, Task, execute_missing
+from hybrid_ray.evaluate.frontier import Frontier
+from hybrid_ray.evaluate.looks import Looks, seeds_needed
+from hybrid_ray.evaluate.paired import ArmRuns, Candidate, run_arms
+from hybrid_ray.evaluate.statistics import median_interval, time_to_target
+from hybrid_ray.evaluate.summary import comparisons, net_speedup, rows, verdict
+from hybrid_ray.evaluate.table import comparison_text
+from hybrid_ray.records import RunResult
+from hybrid_ray.results.store import write_atomic, write_json_atomic
+
+__all__ = ["compare", "decide"]
+
+_SPLIT: Split = "confirm"
+_POWER = 0.8
+
+
+def compare(
+    job: JobConfig, *, execute: Execute, directory: Path, execute_plain: Execute | None = None
+) -> dict[str, Any]:
+    """Run every arm of ``job.compare`` and say what is shown. Writes ``comparison.json`` and ``comparison.txt``.
+
+    Args:
+        execute: runs the runs, here or side by side on a cluster.
+        directory: the study directory. Called again after an interruption it repeats nothing finished.
+        execute_plain: for tuning and frontier runs, which depend on the job alone: one that caches (`cache.cached`).
+
+    Returns:
+        What ``comparison.json`` holds. Raises HybridRayError if no baseline or too little of the frontier finished.
+    """
+    plain = execute_plain or execute
+    tuning = _tune(job, plain, directory) if job.compare.tune_baseline else None
+    if tuning is not None:
+        job = replace(job, train=replace(job.train, learning_rate=tuning["learning_rate"]))
+    frontier = _frontier(job, plain, directory)
+    result = decide(job, execute=execute, directory=directory, frontier=frontier)
+    result = {"name": job.name, "tuning": tuning, "learning_rate": job.train.learning_rate, **result}
+    write_json_atomic(directory / "comparison.json", result)
+    write_atomic(directory / "comparison.txt", (comparison_text(result) + "\n").encode())
+    return result
+
+
+def _tune(job: JobConfig, execute: Execute, directory: Path) -> dict[str, Any]:
+    """The baseline at several learning rates: an untuned one flatters every method. Scored on the search split."""
+    factors = sorted(set(job.compare.lr_factors))
+    rates = [job.train.learning_rate * factor for factor in factors]
+    tasks = [
+        Task(
+            run=baseline(replace(job, train=replace(job.train, learning_rate=rate)).run()),
+            directory=directory / "tuning" / f"{factor:g}",
+        )
+        for factor, rate in zip(factors, rates, strict=True)
+    ]
+    results = execute_missing(execute, tasks)
+    losses = [result.heldout["search"].loss if result.status == "finished" else None for result in results]
+    finished = [(loss, rate) for loss, rate in zip(losses, rates, strict=True) if loss is not None]
+    if not finished:
+        raise HybridRayError(f"no baseline run finished, so nothing can be compared: {_first_error(results)}")
+    best = min(finished)[1]
+    return {
+        "learning_rate": best,
+        "losses": [{"learning_rate": rate, "loss": loss} for rate, loss in zip(rates, losses, strict=True)],
+        "at_edge": best in (rates[0], rates[-1]),
+    }
+
+
+def _frontier(job: JobConfig, execute: Execute, directory: Path) -> Frontier:
+    tasks = [
+        Task(run=run, directory=directory / "frontier" / f"{length:.2f}") for length, run in frontier_runs(job).items()
+    ]
+    results = execute_missing(execute, tasks)
+    try:
+        return Frontier.from_results(results, _SPLIT)
+    except ValueError as error:
+        raise HybridRayError(f"{error}; the first: {_first_error(results)}") from error
+
+
+def _first_error(results: Sequence[RunResult]) -> str:
+    return next((result.error or result.status for result in results if result.status != "finished"), "no error")
+
+
+def decide(job: JobConfig, *, execute: Execute, directory: Path, frontier: Frontier) -> dict[str, Any]:
+    """Add seeds at the fixed looks of ``job.compare`` until the net speedup is decided, or the looks are used up.
+
+    At each look the interval has the level that the spending function leaves it (`Looks.levels`), so the chance that
+    noise alone is ever called a gain or a loss is at most 5 % over all looks together.
+    """
+    looks = Looks(seeds=job.compare.looks, spending=job.compare.spending)
+    seeds = fresh_seeds(job, looks.seeds[-1])
+    arms: list[Arm] = ["equal_steps", *job.compare.arms]
+    candidate = Candidate(trial=0, hybrid=job.hybrid)
+    runs: ArmRuns = {}
+    for until, level in zip(looks.seeds, looks.levels, strict=True):
+        new = seeds[len(runs.get("hybrid", ())) : until]
+        (added,) = run_arms(job, [candidate], seeds=new, arms=arms, execute=execute, directory=directory / "arms")
+        for arm, results in added.items():
+            runs.setdefault(arm, {}).update(results)
+        net = net_speedup(runs, frontier, _SPLIT, level=1 - level)
+        share = fmean(result.predicted_share for result in runs["hybrid"].values())
+        found = verdict(net, predicted_share=share, p_corrected=net["p"], alpha=level)
+        if found != "no gain shown":
+            break
+    return {
+        "split": _SPLIT,
+        "seeds": seeds[:until],
+        "level": 1 - level,
+        "looks": {**asdict(looks), "levels": looks.levels},
+        "frontier": asdict(frontier),
+        "arms": {arm: rows(results, _SPLIT) for arm, results in runs.items()},
+        "comparisons": comparisons(runs, _SPLIT, level=1 - level),
+        "net_speedup": net,
+        "verdict": found,
+        "time_to_target": _time_to_target(job, runs),
+        "planning": _planning(job, looks, net),
+    }
+
+
+def _time_to_target(job: JobConfig, runs: ArmRuns) -> dict[str, Any] | None:
+    """Plain steps to the baselines' mean final search loss plus the tolerance, by arm. None: missed (infinity)."""
+    losses = [result.heldout["search"].loss for result in runs["baseline"].values() if result.status == "finished"]
+    if not losses:
+        return None
+    target = fmean(losses) * (1 + job.objective.tolerance)
+    times = {arm: [time_to_target(result, target) for result in results.values()] for arm, results in runs.items()}
+    return {"target": target, "arms": {arm: _plain(asdict(median_interval(values))) for arm, values in times.items()}}
+
+
+def _plain(values: dict[str, float]) -> dict[str, float | None]:
+    """JSON has no infinity."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def _planning(job: JobConfig, looks: Looks, net: dict[str, Any]) -> dict[str, Any]:
+    """How many seeds the effect of ``job.compare.effect`` asks for, given the spread seen, at the last look's level."""
+    spread = net["spread"]
+    needed = None
+    if spread is not None:
+        needed = seeds_needed(job.compare.effect, spread, power_wanted=_POWER, level=looks.levels[-1], pilot=net["n"])
+    return {"effect": job.compare.effect, "power": _POWER, "spread": spread, "seeds_needed": needed}

@@ -1,0 +1,70 @@
+"""A comparison as text: the verdict first, then one line an arm, then what was compared with what."""
+
+from collections.abc import Iterator, Mapping
+from statistics import fmean
+from typing import Any
+
+__all__ = ["comparison_text"]
+
+
+def comparison_text(result: Mapping[str, Any]) -> str:
+    """``comparison.json`` for a terminal. Plain text, at most 100 columns."""
+    return "\n".join([*_headline(result), "", *_arm_lines(result), "", *_comparison_lines(result), *_footnotes(result)])
+
+
+def _headline(result: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{result['name']}: {result['verdict']}"
+    seeds, level = len(result["seeds"]), result["level"]
+    yield f"net speedup {_interval(result['net_speedup'])} over {seeds} seeds ({level:.1%} interval)"
+
+
+def _arm_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{'arm':<18}{'seeds':>6}{'loss':>10}{'time':>10}{'real steps':>12}{'predicted':>11}   time to target"
+    for arm, rows in result["arms"].items():
+        done = [row for row in rows if row["loss"] is not None]
+        if not done:
+            yield f"{arm:<18}{0:>6}   {rows[0]['error'] or rows[0]['status']}"
+            continue
+        loss, time, real = (fmean(row[name] for row in done) for name in ("loss", "time", "real_steps"))
+        share = 100 * fmean(row["predicted_share"] for row in done)
+        yield f"{arm:<18}{len(done):>6}{loss:>10.4f}{time:>10.1f}{real:>12.1f}{share:>10.1f}%   {_target(result, arm)}"
+
+
+def _target(result: Mapping[str, Any], arm: str) -> str:
+    if result["time_to_target"] is None:
+        return "-"
+    found = result["time_to_target"]["arms"][arm]
+    misses = f", {found['misses']} missed" if found["misses"] else ""
+    median, low, high = ("never" if found[name] is None else f"{found[name]:.1f}" for name in ("median", "low", "high"))
+    return f"{median} [{low}, {high}]{misses}"
+
+
+def _comparison_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    yield "hybrid against the other arms, paired by seed"
+    for name, found in result["comparisons"].items():
+        note = f"  {found['note']}" if found["note"] else ""
+        yield f"  {name:<26}{_interval(found)}{note}"
+
+
+def _footnotes(result: Mapping[str, Any]) -> Iterator[str]:
+    net, plan, tuning = result["net_speedup"], result["planning"], result["tuning"]
+    yield ""
+    yield f"losses: nats a token on the {result['split']} split; times: plain steps; [a, b]: the interval of the median"
+    if net["note"]:
+        yield f"net speedup: {net['note']}"
+    if plan["seeds_needed"] is not None:
+        yield f"to find {plan['effect']:.1%} of time with {plan['power']:.0%} power: {plan['seeds_needed']} seeds"
+    if tuning is not None and tuning["at_edge"]:
+        rate = tuning["learning_rate"]
+        yield f"the best learning rate, {rate:g}, is at the edge of those tried: widen compare.lr_factors"
+
+
+def _interval(found: Mapping[str, Any]) -> str:
+    if found["mean"] is None:
+        return f"no interval ({found['n']} seeds)"
+    low, high = (_number(found[end]) for end in ("low", "high"))
+    return f"{found['mean']:.4f} [{low}, {high}]"
+
+
+def _number(value: float | None) -> str:
+    return "?" if value is None else f"{value:.4f}"
