@@ -1,0 +1,107 @@
+"""What a run has done so far and what it has cost, kept by METHOD.md section 4.
+
+Training seconds are the synchronised seconds inside ``trainer.step``: forwards, snapshots and whatever else the method
+needs are in them. Set-up, calibration, compilation, evaluation and checkpoints are ``other``.
+"""
+
+import contextlib
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from hybrid_ray.hybrid.trainer import StepResult
+from hybrid_ray.records import Evaluation
+
+__all__ = ["Accounts"]
+
+
+class Accounts:
+    """Counts of one run. ``step_cost``: seconds of a plain step, measured in this process (`calibrate`)."""
+
+    def __init__(self) -> None:
+        self.step_cost = 1.0
+        self.step = 0
+        self.real_steps = 0
+        self.train_seconds = 0.0
+        self.phase_steps: Counter[str] = Counter()
+        self.phase_seconds: defaultdict[str, float] = defaultdict(float)
+        self.other_seconds: defaultdict[str, float] = defaultdict(float)
+        self.part_seconds: dict[str, float] = {}  # of earlier processes; the trainer's clock has this one's
+        self.tokens: Counter[str] = Counter(read=0, gradient=0, forward_only=0)
+        self.curve: list[Evaluation] = []
+        self._plain_steps = 0.0
+
+    @property
+    def calibration(self) -> float:
+        """Seconds of a plain step over the whole run, so that seconds / calibration is its time in plain steps.
+
+        In one process that is the ``step_cost`` measured there. A run resumed elsewhere has several; each second counts
+        by the cost of where it was spent.
+        """
+        return self.train_seconds / self._plain_steps if self._plain_steps else self.step_cost
+
+    def count(self, result: StepResult, seconds: float) -> None:
+        """One nominal step is done."""
+        phase = str(result.phase)
+        self.step += 1
+        self.real_steps += not result.predicted
+        self.train_seconds += seconds
+        self._plain_steps += seconds / self.step_cost
+        self.phase_steps[phase] += 1
+        self.phase_seconds[phase] += seconds
+
+    def read(self, tokens: int) -> None:
+        """A micro-batch was read, for a gradient if gradients are on, else for a forward alone. Tokens of all ranks."""
+        self.tokens["read"] += tokens
+        self.tokens["gradient" if torch.is_grad_enabled() else "forward_only"] += tokens
+
+    @contextlib.contextmanager
+    def other(self, name: str) -> Iterator[None]:
+        """The block is not training: its seconds are kept apart under this name."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.other_seconds[name] += time.perf_counter() - started
+
+    def parts(self, clock: Mapping[str, float]) -> dict[str, float]:
+        """Seconds by part of a step, earlier processes included."""
+        return {
+            name: self.part_seconds.get(name, 0.0) + clock.get(name, 0.0) for name in {**self.part_seconds, **clock}
+        }
+
+    def state_dict(self, clock: Mapping[str, float]) -> dict[str, Any]:
+        """Plain values only, so that a checkpoint loads without unpickling."""
+        return {
+            "step": self.step,
+            "real_steps": self.real_steps,
+            "train_seconds": self.train_seconds,
+            "plain_steps": self._plain_steps,
+            "phase_steps": dict(self.phase_steps),
+            "phase_seconds": dict(self.phase_seconds),
+            "part_seconds": self.parts(clock),
+            "other_seconds": dict(self.other_seconds),
+            "tokens": dict(self.tokens),
+            "curve": [asdict(evaluation) for evaluation in self.curve],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint. What this process has spent so far (set-up, calibration) is added to it."""
+        self.step = state["step"]
+        self.real_steps = state["real_steps"]
+        self.train_seconds = state["train_seconds"]
+        self._plain_steps = state["plain_steps"]
+        self.part_seconds = dict(state["part_seconds"])
+        for mine, saved in (
+            (self.phase_steps, state["phase_steps"]),
+            (self.phase_seconds, state["phase_seconds"]),
+            (self.other_seconds, state["other_seconds"]),
+            (self.tokens, state["tokens"]),
+        ):
+            for name, value in saved.items():
+                mine[name] += value
+        self.curve = [Evaluation(**row) for row in state["curve"]]

@@ -1,0 +1,208 @@
+"""Checkpoints that survive kills, full disks and flipped bits.
+
+    checkpoint/step-00000300/
+      weights.safetensors   whole tensors by name
+      shared.pt             what every rank has alike: trainer, data position, accounts (plain values and tensors)
+      rank-0.pt             what is a rank's own: random state; with FSDP its shards of the trainer's state too
+      manifest.json         written last: size and SHA-256 of every file, and the run's hash
+
+A checkpoint is made in a temporary directory on the same file system, every file fsynced, the manifest last, then
+renamed into place and the parent fsynced. The one before it is kept, so that a damaged newest one costs some steps and
+not the run. Nothing is unpickled that ``torch.load(weights_only=True)`` would refuse.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import pickle
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hybrid_ray.config import RunConfig
+from hybrid_ray.errors import CheckpointError
+from hybrid_ray.train.parallel import any_rank, rank
+
+__all__ = ["Checkpoint", "load", "save"]
+
+log = logging.getLogger("hybrid_ray")
+
+FOLDER = "checkpoint"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """A checkpoint whose files were all found as the manifest says."""
+
+    path: Path
+    step: int
+
+    def weights(self) -> dict[str, Tensor]:
+        """Whole tensors on the CPU."""
+        return load_file(self.path / "weights.safetensors")
+
+    def shared(self) -> dict[str, Any]:
+        return _read(self.path / "shared.pt")
+
+    def own(self) -> dict[str, Any]:
+        """This rank's part.
+
+        Raises:
+            CheckpointError: it was made by fewer workers.
+        """
+        return _read(self.path / f"rank-{rank()}.pt")
+
+
+def save(
+    directory: Path,
+    step: int,
+    run: RunConfig,
+    *,
+    weights: Mapping[str, Tensor],
+    shared: Mapping[str, Any],
+    own: Mapping[str, Any],
+    keep: int = 2,
+) -> None:
+    """Write a checkpoint of nominal step ``step`` into the run directory (collective: every rank calls it).
+
+    Raises:
+        CheckpointError: it could not be written on some rank (disk full); earlier ones are as they were.
+    """
+    root = directory / FOLDER
+    final, scratch = root / f"step-{step:08d}", root / f".step-{step:08d}"
+    if rank() == 0:
+        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(final, ignore_errors=True)  # there only if it was damaged, or the run went back behind it
+    any_rank(False)  # the others write once the old scratch is gone
+    error: Exception | None = None
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+        _write(scratch / f"rank-{rank()}.pt", own)
+        if rank() == 0:
+            save_file({name: tensor.cpu().contiguous() for name, tensor in weights.items()}, _weights(scratch))
+            _sync(_weights(scratch))
+            _write(scratch / "shared.pt", shared)
+    except (OSError, RuntimeError, SafetensorError) as problem:  # torch.save reports a full disk as a RuntimeError
+        error = problem
+    failed = any_rank(error is not None)
+    if rank() == 0 and not failed:
+        try:
+            _publish(scratch, final, step, run)
+        except OSError as problem:
+            error = problem
+    if any_rank(error is not None):
+        shutil.rmtree(scratch, ignore_errors=True)
+        reason = str(error) if error else "another rank could not write"
+        raise CheckpointError(f"{final} could not be written: {reason}; earlier checkpoints are intact") from error
+    if rank() == 0:
+        _prune(root, keep)
+
+
+def load(directory: Path, run: RunConfig) -> Checkpoint | None:
+    """The newest whole checkpoint of this run; None if the run directory never had one.
+
+    A damaged one is passed over with a warning. Every rank finds the same, since all read the same files.
+
+    Raises:
+        CheckpointError: there are checkpoints but none is usable, or they are of another configuration.
+    """
+    candidates = _candidates(directory / FOLDER)
+    for path in candidates:
+        problem = _damage(path)
+        if problem is None:
+            manifest = json.loads((path / "manifest.json").read_text())
+            if manifest["run"] != _hash(run):
+                raise CheckpointError(
+                    f"{path} is of another configuration: train in another directory, or remove {path.parent}"
+                )
+            return Checkpoint(path=path, step=manifest["step"])
+        log.warning("checkpoint %s is not used: %s", path, problem)
+    if candidates:
+        raise CheckpointError(
+            f"none of the {len(candidates)} checkpoint(s) in {directory / FOLDER} is usable: remove it to start anew"
+        )
+    return None
+
+
+def _candidates(root: Path) -> list[Path]:
+    """Checkpoint folders, newest first. Scratch folders of killed writers begin with a dot and are not among them."""
+    return sorted((path for path in root.glob("step-*") if path.is_dir()), reverse=True)
+
+
+def _publish(scratch: Path, final: Path, step: int, run: RunConfig) -> None:
+    files = {path.name: {"size": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(scratch.iterdir())}
+    manifest = scratch / "manifest.json"
+    manifest.write_text(json.dumps({"step": step, "run": _hash(run), "files": files}, indent=2))
+    _sync(manifest)
+    _sync(scratch)
+    os.rename(scratch, final)
+    _sync(final.parent)
+
+
+def _prune(root: Path, keep: int) -> None:
+    for path in _candidates(root)[keep:]:
+        shutil.rmtree(path, ignore_errors=True)
+    for path in root.glob(".step-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    try:
+        files = json.loads((path / "manifest.json").read_text())["files"]
+        return next(_differences(path, files), None)
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"its manifest is unreadable ({type(error).__name__})"
+
+
+def _differences(path: Path, files: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    for name, expected in files.items():
+        size = (path / name).stat().st_size
+        if size != expected["size"]:
+            yield f"{name} has {size} bytes but must have {expected['size']}"
+        elif _sha256(path / name) != expected["sha256"]:
+            yield f"{name} was altered after it was written"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path} cannot be loaded: {error}") from error
+    return state
+
+
+def _write(path: Path, state: Mapping[str, Any]) -> None:
+    torch.save(dict(state), path)
+    _sync(path)
+
+
+def _weights(folder: Path) -> Path:
+    return folder / "weights.safetensors"
+
+
+def _hash(run: RunConfig) -> str:
+    return hashlib.sha256(json.dumps(asdict(run), sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,47 @@
+"""What two runs must share before their times and losses are compared: hardware class, software, data."""
+
+import platform
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hybrid_ray.config import RunConfig
+from hybrid_ray.data import Corpus
+
+__all__ = ["fingerprint", "machine"]
+
+
+@cache
+def _processor() -> str:
+    """The CPU's model name, as Linux gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def machine(run: RunConfig, device: torch.device) -> dict[str, Any]:
+    """Hardware class and software of a run, plain values. ``device`` as `choose_device` gives it.
+
+    The number of a machine's cores is left out: a worker has ``threads`` of them, whatever the rest does.
+    """
+    hardware = {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "threads": run.train.threads,
+        "workers": run.workers,
+    }
+    software = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "hybrid_ray": metadata.version("hybrid-ray"),
+    }
+    return {"hardware": hardware, "software": software}
+
+
+def fingerprint(run: RunConfig, corpus: Corpus, device: torch.device) -> dict[str, Any]:
+    """`machine`, and the data."""
+    return {**machine(run, device), "corpus": corpus.fingerprint}

@@ -1,0 +1,154 @@
+"""The one training loop, for every arm: baseline, hybrid and controls differ in their configuration alone."""
+
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from hybrid_ray.config import RunConfig
+from hybrid_ray.data import prepare
+from hybrid_ray.errors import ConfigError, Diverged, TrialOutOfMemory
+from hybrid_ray.records import Replay, RunResult, Status, StepRecord
+from hybrid_ray.train.accounts import Accounts
+from hybrid_ray.train.bench import Bench, choose_device, synchronize
+from hybrid_ray.train.calibrate import calibrate
+from hybrid_ray.train.course import Course
+from hybrid_ray.train.interruption import StopRequest
+from hybrid_ray.train.monitor import watch
+from hybrid_ray.train.parallel import any_rank, world_size
+from hybrid_ray.train.reporter import NullReporter, Reporter
+
+__all__ = ["train"]
+
+
+def train(run: RunConfig, *, reporter: Reporter | None = None, directory: Path | None = None) -> RunResult:
+    """Train one model with one seed and account for it.
+
+    With several workers every rank calls this inside a process group, and times are rank 0's on every rank.
+
+    Args:
+        run: all that defines the weights that come out.
+        reporter: hears of steps and evaluations and may end the run.
+        directory: the run directory. If it holds checkpoints the run goes on from the newest whole one.
+
+    Raises:
+        ConfigError: a device or a number of workers that is not there, an unknown model, a corpus that cannot be read.
+        TrialOutOfMemory: the run does not fit. What it held is freed.
+        CheckpointError: the directory's checkpoints are unusable, or one could not be written.
+    """
+    try:
+        return _train(run, reporter or NullReporter(), directory)
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        message = str(error).splitlines()[0]
+    # Out here the traceback that kept the model alive is gone.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    raise TrialOutOfMemory(f"{message}: lower train.micro_batch_size, or give the run a larger device")
+
+
+def _train(run: RunConfig, reporter: Reporter, directory: Path | None) -> RunResult:
+    accounts = Accounts()
+    with StopRequest() as stop:
+        # A place to train, the data, and the model there.
+        with accounts.other("setup"):
+            device = _place(run)
+            replay = _replay(run)
+            corpus = prepare(run.data)
+            bench = Bench(run, corpus, device)
+        if run.train.compile:
+            with accounts.other("compile"):
+                bench.compile()
+
+        # Time some plain steps here and now: the unit that this run's time is told in.
+        with accounts.other("calibration"):
+            accounts.step_cost = calibrate(bench)
+
+        # Start afresh from the seed, or go on from where a checkpoint left off.
+        with accounts.other("setup"):
+            course = Course(bench, bench.fresh(run, replay=replay), accounts, reporter, directory)
+
+        with watch(device) as monitor:
+            try:
+                status, error = _nominal_steps(course, stop)
+            finally:
+                course.flush()
+        return course.close(status, error, monitor)
+
+
+def _nominal_steps(course: Course, stop: StopRequest) -> tuple[Status, str | None]:
+    """Step by step to the end of the run: how it ended, and why if not well."""
+    bench, training, accounts = course.bench, course.training, course.accounts
+    closure = bench.next_loss(training, accounts.read)
+    try:
+        while not course.ended:
+            # One nominal step, real or predicted. Nothing else in this loop is training time.
+            learning_rate = training.learning_rate
+            synchronize(bench.device)
+            started = time.perf_counter()
+            result = training.trainer.step(closure)
+            synchronize(bench.device)
+            seconds = time.perf_counter() - started
+
+            accounts.count(result, seconds)
+            course.told(
+                StepRecord(
+                    step=accounts.step,
+                    phase=str(result.phase),
+                    predicted=result.predicted,
+                    loss=result.loss,
+                    confidence=result.confidence,
+                    learning_rate=learning_rate,
+                    grad_norm=result.grad_norm,
+                    seconds=seconds,
+                    level=str(result.level),
+                    event=result.event,
+                )
+            )
+
+            # Once in a while, right after Correct: evaluate, checkpoint, report, and hear whether to go on (all ranks).
+            if course.evaluation_due():
+                status = course.evaluate_and_report()
+                if status is not None:
+                    return status, None
+            elif course.checkpoint_due():
+                course.checkpoint()
+
+            # Asked to leave: ranks agree (a predicted step talks to nobody), keep the state, and go.
+            alone = world_size() == 1
+            if (alone or not result.predicted) and not course.ended and any_rank(stop.asked):
+                course.checkpoint()
+                return "stopped", "asked to stop by a signal"
+    except Diverged as error:
+        return "diverged", str(error)
+    return "finished", None
+
+
+def _place(run: RunConfig) -> torch.device:
+    """The run's device, and its threads set. Raises ConfigError where the run asks for what is not there."""
+    if world_size() != run.workers:
+        raise ConfigError(
+            f"the run has workers: {run.workers} but {world_size()} rank(s) are here: start it through "
+            "hybrid_ray.train.worker.fit_with_workers, or set workers to the number of ranks"
+        )
+    torch.set_num_threads(run.train.threads)
+    return choose_device(run)
+
+
+def _replay(run: RunConfig) -> Replay | None:
+    """The decisions that a control repeats. Raises ConfigError if the result they come from cannot be read."""
+    if run.replay is None:
+        return None
+    try:
+        return RunResult.from_dict(json.loads(Path(run.replay).read_text())).replay
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"replay is {run.replay!r} but must be the result.json of a hybrid run ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """CUDA has a type for it; the CPU allocator only a message."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,112 @@
+"""Several workers as one: DDP and FSDP2 wrapping, and the few words ranks exchange. All of it works with one worker.
+
+A collective here is a call that every rank must make, in the same order.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from hybrid_ray.config import TrainConfig
+
+__all__ = [
+    "any_rank",
+    "from_first_rank",
+    "full_weights",
+    "load_weights",
+    "process_group",
+    "rank",
+    "sum_over_ranks",
+    "world_size",
+    "wrap",
+]
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def sum_over_ranks(values: Sequence[float]) -> list[float]:
+    """Each value summed over the ranks, in double precision (collective)."""
+    if world_size() == 1:
+        return list(values)
+    # NCCL moves device memory only; gloo takes either.
+    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+    total = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    return [float(value) for value in total.tolist()]
+
+
+def from_first_rank(values: Sequence[float]) -> list[float]:
+    """Rank 0's values, on every rank (collective): clocks differ between ranks, decisions must not."""
+    return sum_over_ranks([value if rank() == 0 else 0.0 for value in values])
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether the flag is set on at least one rank: how ranks agree to stop (collective)."""
+    return sum_over_ranks([float(flag)])[0] > 0
+
+
+def wrap(module: nn.Module, config: TrainConfig, device: torch.device) -> nn.Module:
+    """The module as ranks train it together: itself with one worker, else DDP, or sharded in place by FSDP2.
+
+    FSDP2 shards every child of a ``ModuleList`` (a transformer's blocks) by itself, then the rest, so that only one
+    block's weights are whole at a time.
+    """
+    if world_size() == 1:
+        return module
+    if config.parallel == "ddp":
+        return DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
+    for blocks in [child for child in module.modules() if isinstance(child, nn.ModuleList)]:
+        for block in blocks:
+            fully_shard(block)
+    fully_shard(module)
+    return module
+
+
+def full_weights(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and saved buffers by name, whole even where ranks hold shards (collective then). Tied ones once."""
+    saved = module.state_dict(keep_vars=True)
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return {
+        name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+        for name, tensor in tensors.items()
+        if name in saved
+    }
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copy whole tensors (`full_weights`) into the module in place; each rank keeps its shard.
+
+    Raises:
+        KeyError: a parameter or saved buffer has no tensor of its name.
+    """
+    saved = module.state_dict(keep_vars=True)
+    with torch.no_grad():
+        for name, target in {**dict(module.named_parameters()), **dict(module.named_buffers())}.items():
+            if name not in saved:
+                continue
+            source: Tensor = weights[name]
+            if isinstance(target, DTensor):
+                source = distribute_tensor(source.to(target.device), target.device_mesh, target.placements)
+            target.copy_(source)
+
+
+@contextlib.contextmanager
+def process_group(backend: str, *, init_method: str, rank: int, world_size: int) -> Iterator[None]:
+    """A process group for as long as the block lasts (Ray Train makes its own)."""
+    dist.init_process_group(backend, init_method=init_method, rank=rank, world_size=world_size)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()

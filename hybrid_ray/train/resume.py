@@ -1,0 +1,60 @@
+"""The whole state of a run, to and from a checkpoint, so that a resumed run ends with the same bits."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hybrid_ray.train import checkpoint
+from hybrid_ray.train.accounts import Accounts
+from hybrid_ray.train.bench import Bench, Training
+from hybrid_ray.train.parallel import full_weights, load_weights
+
+__all__ = ["restore", "save"]
+
+
+def save(directory: Path, bench: Bench, training: Training, accounts: Accounts, *, keep: int = 2) -> None:
+    """Checkpoint the run between two nominal steps (collective). Raises `CheckpointError` when the disk refuses."""
+    trainer = {"trainer": training.trainer.state_dict()}
+    shared = {
+        "sampler": training.sampler.state_dict(),
+        "accounts": accounts.state_dict(training.trainer.clock.seconds()),
+    }
+    checkpoint.save(
+        directory,
+        accounts.step,
+        bench.run,
+        weights=full_weights(bench.module),
+        shared=shared if bench.sharded else {**shared, **trainer},
+        own={"random": _random_state(bench.device), **(trainer if bench.sharded else {})},
+        keep=keep,
+    )
+
+
+def restore(directory: Path, bench: Bench, training: Training, accounts: Accounts) -> bool:
+    """Go on from the newest whole checkpoint; False if the directory never had one.
+
+    Raises:
+        CheckpointError: no checkpoint is usable, or they are of another configuration.
+    """
+    found = checkpoint.load(directory, bench.run)
+    if found is None:
+        return False
+    load_weights(bench.module, found.weights())
+    shared, own = found.shared(), found.own()
+    training.trainer.load_state_dict((own if bench.sharded else shared)["trainer"])
+    training.sampler.load_state_dict(shared["sampler"])
+    accounts.load_state_dict(shared["accounts"])
+    _set_random_state(own["random"], bench.device)
+    return True
+
+
+def _random_state(device: torch.device) -> dict[str, Any]:
+    state = {"cpu": torch.get_rng_state()}
+    return {**state, "cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
+
+
+def _set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
