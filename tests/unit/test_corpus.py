@@ -1,0 +1,255 @@
+"""Corpora: what is read, what is held out, and a cache that several processes may fill at once."""
+
+import multiprocessing
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hybrid_ray.config import DataConfig
+from hybrid_ray.data import Corpus, prepare
+from hybrid_ray.data.cache import cached_directory
+from hybrid_ray.data.sources import list_files, read_documents
+from hybrid_ray.data.split import SPLITS
+from hybrid_ray.data.tokenizer import BPETokenizer, ByteTokenizer, train_bpe
+from hybrid_ray.errors import ConfigError
+
+END = ByteTokenizer.vocab_size - 1
+
+
+def write_folder(root: Path, files: int, *, size: int = 900) -> Path:
+    """Files whose every line names them, so that a held-out line tells where it is from."""
+    for number in range(files):
+        path = root / f"part{number % 3}" / f"file{number}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"line of file {number:04d} é\n" * (size // 24))
+    return root
+
+
+def tiny(tmp_path: Path, **changes: object) -> DataConfig:
+    corpus = tmp_path / "text"
+    if not corpus.exists():
+        write_folder(corpus, 40)
+    values = {"corpus": str(corpus), "heldout_tokens": 1024, "cache_dir": str(tmp_path / "cache")}
+    return DataConfig(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def file_numbers(corpus: Corpus, tokens: np.ndarray) -> set[str]:
+    words = corpus.decode(tokens.tolist()).split()
+    return {word for word in words if len(word) == 4 and word.isdigit()}
+
+
+def test_standard_library_is_whole_and_mixed(tmp_path: Path) -> None:
+    corpus = prepare(DataConfig(cache_dir=str(tmp_path)))
+    assert corpus.vocab_size == 257
+    assert len(corpus.train) > 5_000_000
+    assert corpus.train.max() == END
+    assert {split: len(tokens) for split, tokens in corpus.heldout.items()} == dict.fromkeys(SPLITS, 65_536)
+    assert all(len(starts) > 64 for starts in corpus.heldout_starts.values())
+    assert "import" in corpus.decode(corpus.train[:20_000].tolist())
+
+
+def test_text_is_all_there_file_by_file(tmp_path: Path) -> None:
+    corpus = prepare(tiny(tmp_path))
+    ends = np.flatnonzero(corpus.train == END)
+    assert ends[-1] == len(corpus.train) - 1
+    held = {name for names in corpus.heldout_names.values() for name in names}
+    texts = {bytes(part[part != END].astype(np.uint8)) for part in np.split(corpus.train, ends[:-1] + 1)}
+    root = tmp_path / "text"
+    expected = {path for path in root.rglob("*.txt") if path.relative_to(root).as_posix() not in held}
+    assert len(ends) == len(expected)
+    assert texts == {path.read_bytes() for path in expected}
+
+
+@settings(max_examples=15, deadline=None)
+@given(files=st.integers(30, 60), heldout=st.integers(1024, 3000), limit=st.sampled_from([None, 25_000]))
+def test_no_file_is_in_two_places(
+    tmp_path_factory: pytest.TempPathFactory, files: int, heldout: int, limit: int | None
+) -> None:
+    root = tmp_path_factory.mktemp("corpus")
+    write_folder(root / "text", files)
+    corpus = prepare(tiny(root, heldout_tokens=heldout, max_bytes=limit))
+    places = [file_numbers(corpus, corpus.train), *(file_numbers(corpus, corpus.heldout[split]) for split in SPLITS)]
+    assert all(places)
+    assert sum(map(len, places)) == len(set.union(*places))
+    for split in SPLITS:
+        tokens, starts = corpus.heldout[split], corpus.heldout_starts[split]
+        assert len(tokens) == heldout
+        slices = np.split(tokens, starts[1:])
+        assert len(slices) == len(corpus.heldout_names[split])
+        assert all(len(file_numbers(corpus, part)) <= 1 for part in slices)
+        assert max(map(len, slices)) <= heldout // (len(slices) - 1)  # files share alike
+
+
+def test_copies_of_a_file_count_once(tmp_path: Path) -> None:
+    config = tiny(tmp_path)
+    before = prepare(config)
+    shutil.copytree(tmp_path / "text", tmp_path / "text" / "vendored")
+    after = prepare(config)
+    assert len(after.train) == len(before.train)
+
+
+def test_other_text_other_settings_another_corpus(tmp_path: Path) -> None:
+    first = prepare(tiny(tmp_path))
+    assert prepare(tiny(tmp_path)).fingerprint == first.fingerprint
+    assert prepare(tiny(tmp_path, heldout_tokens=1025)).fingerprint != first.fingerprint
+    assert prepare(tiny(tmp_path, max_bytes=20_000)).fingerprint != first.fingerprint
+    (tmp_path / "text" / "part0" / "file0.txt").write_text("something else\n" * 60)
+    assert prepare(tiny(tmp_path)).fingerprint != first.fingerprint
+
+
+def test_the_same_text_elsewhere_is_the_same_corpus(tmp_path: Path) -> None:
+    first = prepare(tiny(tmp_path))
+    shutil.copytree(tmp_path / "text", tmp_path / "moved")
+    moved = prepare(tiny(tmp_path, corpus=str(tmp_path / "moved"), cache_dir=str(tmp_path / "cache2")))
+    assert moved.fingerprint == first.fingerprint
+    assert np.array_equal(moved.train, first.train)
+
+
+def test_damaged_cache_is_made_again(tmp_path: Path) -> None:
+    whole = np.array(prepare(tiny(tmp_path)).train)
+    (shard,) = (tmp_path / "cache").glob("corpus-*/train.bin")
+    shard.write_bytes(shard.read_bytes()[:100])
+    assert np.array_equal(prepare(tiny(tmp_path)).train, whole)
+
+
+def test_failed_build_leaves_nothing_and_a_killed_ones_litter_goes(tmp_path: Path) -> None:
+    def fails(directory: Path) -> None:
+        (directory / "half").write_text("x")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        cached_directory(tmp_path, "name", fails)
+    assert [path.name for path in tmp_path.iterdir()] == [".name.lock"]
+    (tmp_path / ".name.tmp-123").mkdir()
+    made = cached_directory(tmp_path, "name", lambda directory: (directory / "whole").touch())
+    assert {path.name for path in tmp_path.iterdir()} == {".name.lock", "name"}
+    assert (made / "whole").exists()
+
+
+def _prepare_and_log(config: DataConfig, log: str) -> None:
+    import hybrid_ray.data.corpus as module
+
+    write = module._write
+
+    def logged(*arguments: object) -> None:
+        with open(log, "a") as file:
+            file.write("built\n")
+        write(*arguments)  # type: ignore[arg-type]
+
+    module._write = logged  # type: ignore[assignment]
+    assert len(module.prepare(config).train) > 1024
+
+
+def test_processes_that_prepare_at_once_build_once(tmp_path: Path) -> None:
+    config = tiny(tmp_path, tokenizer="bpe", vocab_size=400)
+    spawn = multiprocessing.get_context("spawn")
+    arguments = (config, str(tmp_path / "log"))
+    processes = [spawn.Process(target=_prepare_and_log, args=arguments) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert (tmp_path / "log").read_text() == "built\n"
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda root: None, "there is no such folder"),
+        (lambda root: root.mkdir(), "no file in it holds text"),
+        (lambda root: write_folder(root, 1, size=100_000), "in 1 files but three held-out splits"),
+        (lambda root: write_folder(root, 20, size=100), "three held-out splits of 1,024 tokens"),
+    ],
+)
+def test_useless_folder_is_named(tmp_path: Path, make: object, message: str) -> None:
+    make(tmp_path / "mine")  # type: ignore[operator]
+    with pytest.raises(ConfigError, match=message):
+        prepare(tiny(tmp_path, corpus=str(tmp_path / "mine")))
+
+
+def test_too_little_left_for_training_is_said(tmp_path: Path) -> None:
+    root = tmp_path / "mine"
+    root.mkdir()
+    for number in range(12):
+        (root / f"{number}.txt").write_text(f"short {number}")
+    large = 0
+    for number in range(500):  # until the large files come first in the order of hashes, and are held out
+        path = root / f"large{number}.txt"
+        path.write_text(f"{number} " * 3000)
+        first = [document.name for document in read_documents(list_files(str(root)))[: large + 1]]
+        large += path.name in first
+        if path.name not in first:
+            path.unlink()
+        if large == 3:
+            break
+    with pytest.raises(ConfigError, match="for training but needs at least as many"):
+        prepare(tiny(tmp_path, corpus=str(root), heldout_tokens=5000))
+
+
+def test_cache_that_cannot_be_made_is_a_wrong_setting(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"can't be made .*set data\.cache_dir"):
+        prepare(tiny(tmp_path, cache_dir=str(tmp_path / "file" / "below")))
+
+
+def test_binary_and_hidden_files_are_left_out(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "text", 3)
+    (root / "image.png").write_bytes(b"\x89PNG\xff\xfe")
+    (root / "zeros.bin").write_bytes(b"a\0b")
+    (root / ".git").mkdir()
+    (root / ".git" / "config").write_text("hidden")
+    names = {document.name for document in read_documents(list_files(str(root)))}
+    assert names == {"part0/file0.txt", "part1/file1.txt", "part2/file2.txt"}
+
+
+def test_random_corpus_is_the_same_everywhere(tmp_path: Path) -> None:
+    first, second = (prepare(DataConfig(corpus="random", cache_dir=str(tmp_path / name))) for name in "ab")
+    assert np.array_equal(first.train, second.train)
+    assert set(np.unique(first.train)) == set(range(257))
+    large = DataConfig(corpus="random", tokenizer="bpe", vocab_size=50_257, max_bytes=400_000, cache_dir=str(tmp_path))
+    corpus = prepare(large)
+    assert corpus.vocab_size == 50_257
+    assert len(corpus.train) == 200_000
+    assert 50_000 < corpus.train.max() < 50_257
+
+
+def test_bpe_corpus_is_shorter_and_reads_the_same(tmp_path: Path) -> None:
+    plain, shorter = prepare(tiny(tmp_path)), prepare(tiny(tmp_path, tokenizer="bpe", vocab_size=300))
+    assert 256 < shorter.vocab_size <= 300
+    assert len(shorter.train) < len(plain.train) / 3
+    assert file_numbers(shorter, shorter.train) <= file_numbers(plain, plain.train) | {"é"}
+    assert not file_numbers(shorter, shorter.train) & file_numbers(shorter, shorter.heldout["confirm"])
+
+
+@pytest.fixture(scope="module")
+def bpe(tmp_path_factory: pytest.TempPathFactory) -> BPETokenizer:
+    directory = tmp_path_factory.mktemp("bpe")
+    texts = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
+    train_bpe(texts, 1000, directory)
+    again = tmp_path_factory.mktemp("again")
+    train_bpe(texts, 1000, again)
+    assert (directory / "tokenizer.json").read_bytes() == (again / "tokenizer.json").read_bytes()
+    return BPETokenizer(directory)
+
+
+@settings(deadline=None)
+@given(text=st.text(max_size=200))
+def test_any_text_goes_through_either_tokenizer_and_back(bpe: BPETokenizer, text: str) -> None:
+    for tokenizer in (bpe, ByteTokenizer()):
+        (tokens,) = tokenizer.encode([text.encode()])
+        assert tokens.dtype == np.uint16
+        assert tokens.max() < tokenizer.vocab_size
+        assert tokenizer.decode(tokens[:-1].tolist()) == text
+        assert tokenizer.decode(tokens.tolist()) == text + "\n\n"
+
+
+def test_bpe_learns_words_and_no_text_forges_the_end(bpe: BPETokenizer) -> None:
+    assert bpe.vocab_size == 1000
+    (tokens,) = bpe.encode([b"def test_ return assert <|endoftext|>"])
+    assert len(tokens) < 25
+    assert np.flatnonzero(tokens == bpe.end).tolist() == [len(tokens) - 1]
