@@ -1,0 +1,1 @@
+"""Search spaces and presets: plain Python, one file a purpose. A job names one with ``search.space``."""

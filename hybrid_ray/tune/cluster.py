@@ -1,0 +1,199 @@
+"""The Ray this study runs on: started for it alone on this machine, or a running cluster that is joined.
+
+Everything Ray prints or asks for is turned down: no usage statistics, no dashboard but where Train needs its State API,
+loopback only. ``ray`` is imported after the environment it reads at import is set.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hybrid_ray.config import JobConfig
+from hybrid_ray.errors import ConfigError
+from hybrid_ray.tune.environment import cpu_count
+
+__all__ = [
+    "CONTROLLER_CPUS",
+    "Resources",
+    "check_resources",
+    "concurrency",
+    "local_resources",
+    "ray_session",
+    "run_needs",
+]
+
+CONTROLLER_CPUS = 0.01  # of the task that holds a TorchTrainer; 0 is refused by Tune, 1 can deadlock
+
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # one report is drained an interval: at the default each blocks for 2 s
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the driver has its own
+    "TUNE_MAX_PENDING_TRIALS_PG": "1",
+    "OMP_NUM_THREADS": "1",
+}
+_LONGEST_TEMP_DIR = 40  # characters: a socket's path may have 107, and Ray adds up to 67
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resources:
+    """Processors and GPUs: of a machine or cluster, or needed by one run."""
+
+    cpus: float
+    gpus: float
+
+
+def local_resources() -> Resources:
+    """Of this machine."""
+    import torch
+
+    return Resources(cpus=cpu_count(), gpus=torch.cuda.device_count())
+
+
+def run_needs(job: JobConfig) -> Resources:
+    """Of one run with all its workers."""
+    resources = job.resources
+    return Resources(
+        cpus=resources.workers * resources.cpus_per_worker, gpus=resources.workers * resources.gpus_per_worker
+    )
+
+
+def concurrency(job: JobConfig, there: Resources) -> int:
+    """How many runs fit side by side. Raises `ConfigError` when not even one does."""
+    check_resources(job, there)
+    needs = run_needs(job)
+    fit = int(there.cpus // needs.cpus)
+    if needs.gpus:
+        fit = min(fit, _gpus_fit(job, there))
+    return min(fit, job.resources.max_concurrent or fit)
+
+
+def check_resources(job: JobConfig, there: Resources) -> None:
+    """Ray waits silently for ever for what can't be had, so it is checked before anything starts.
+
+    Raises:
+        ConfigError: one run needs more processors or GPUs than there are.
+    """
+    needs, resources = run_needs(job), job.resources
+    problems = []
+    if needs.cpus > there.cpus:
+        problems.append(
+            f"resources: {resources.workers} workers x {resources.cpus_per_worker} processors need {needs.cpus:g} but "
+            f"there are {there.cpus:g}: lower resources.workers or resources.cpus_per_worker"
+        )
+    if needs.gpus and _gpus_fit(job, there) < 1:
+        problems.append(
+            f"resources: {resources.workers} workers x {resources.gpus_per_worker:g} GPUs need {needs.gpus:g} but "
+            f"there are {there.gpus:g}: lower resources.workers, or set resources.gpus_per_worker to 0 to run on processors"
+        )
+    if problems:
+        raise ConfigError(problems)
+
+
+def _gpus_fit(job: JobConfig, there: Resources) -> int:
+    """Runs that the GPUs hold. A share of a GPU does not reach over two of them."""
+    share, workers = job.resources.gpus_per_worker, job.resources.workers
+    slots = int(there.gpus) * int(1 // share) if share < 1 else int(there.gpus // share)
+    return slots // workers
+
+
+@contextlib.contextmanager
+def ray_session(job: JobConfig) -> Iterator[Resources]:
+    """Join or start Ray for the length of the block; yields what it has. A Ray that is already joined is used and
+    left alone.
+
+    Raises:
+        ConfigError: no cluster answers at ``resources.address``, or the temporary folder's path is too long.
+    """
+    _prepare_environment(local=job.resources.address == "local")
+    import ray
+
+    if ray.is_initialized():
+        yield _cluster_resources(job)
+        return
+    if job.resources.address != "local":
+        try:
+            ray.init(address=job.resources.address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"resources.address is {job.resources.address!r} but no Ray cluster answers there ({error}): "
+                "start one, or use local"
+            ) from error
+        try:
+            yield _cluster_resources(job)
+        finally:
+            ray.shutdown()
+        return
+    with _short_folder() as folder, _without_future_warnings():
+        _start_local(job, folder)
+        try:
+            yield _cluster_resources(job)
+        finally:
+            ray.shutdown()
+
+
+def _start_local(job: JobConfig, folder: Path) -> None:
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=cpu_count() + _reserved(job),
+        include_dashboard=job.resources.workers > 1,  # Train frees a stopped trial's resources through its State API
+        dashboard_host="127.0.0.1",
+        _node_ip_address="127.0.0.1",
+        _temp_dir=str(folder),
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def _cluster_resources(job: JobConfig) -> Resources:
+    import ray
+
+    total: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return Resources(cpus=total.get("CPU", 0) - _reserved(job), gpus=total.get("GPU", 0))
+
+
+def _reserved(job: JobConfig) -> int:
+    """Processors kept for the tasks that only hold a TorchTrainer, so that these never wait for their own workers."""
+    return 1 if job.resources.workers > 1 else 0
+
+
+def _prepare_environment(*, local: bool) -> None:
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    if local:
+        # Ray 2.60 turns tokens on by itself and leaves one in the home folder, which a later `ray start` then demands.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
+
+@contextlib.contextmanager
+def _short_folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="hr-"))
+    try:
+        if len(str(folder)) > _LONGEST_TEMP_DIR:
+            raise ConfigError(
+                f"the temporary folder {folder.parent} has too long a path for Ray's sockets: "
+                "set TMPDIR to a shorter one"
+            )
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _without_future_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield

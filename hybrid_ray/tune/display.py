@@ -1,0 +1,170 @@
+"""What a person sees while a study runs: a live panel on a terminal, a line per stage and per trial otherwise."""
+
+import math
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from hybrid_ray.config import JobConfig
+from hybrid_ray.records import RunResult
+from hybrid_ray.tune.measure import claimable
+from hybrid_ray.tune.planner import Plan
+
+__all__ = ["Display", "show"]
+
+_PHASES = ("warmup", "full", "predict", "correct")
+
+
+class Display:
+    """Progress of one study, as lines. Counts steps done against the plan to tell the time left."""
+
+    def __init__(self, job: JobConfig, plan: Plan, out: TextIO) -> None:
+        self._job, self._plan, self._out = job, plan, out
+        self._started = time.monotonic()
+        self._stage, self._stage_runs, self._runs_done = "", 0, 0
+        self._steps_before = 0  # planned steps of the stages that are over
+        self._states: Counter[str] = Counter()
+        self._running: dict[int, Mapping[str, Any]] = {}
+        self._phases: Counter[str] = Counter()
+        self._best: Mapping[str, Any] | None = None
+
+    def __enter__(self) -> "Display":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def stage(self, name: str, runs: int) -> None:
+        """A stage begins, with so many runs to do."""
+        over = next((stage.steps for stage in self._plan.stages if stage.name == self._stage), 0)
+        self._steps_before += over
+        self._stage, self._stage_runs, self._runs_done = name, runs, 0
+        self._changed(f"{name}: {runs} runs" if runs else name)
+
+    def run_done(self, result: RunResult) -> None:
+        """A run outside the search came to its end."""
+        self._runs_done += 1
+        loss = result.heldout["search"].loss if "search" in result.heldout else math.nan
+        said = f"loss {loss:.4f}" if result.status == "finished" else f"{result.status}: {result.error}"
+        self._changed(f"  {result.arm} (seed {result.seed}, {result.steps} steps): {said}")
+
+    def started(self, number: int, params: Mapping[str, Any], preset: str | None) -> None:
+        """A trial was asked."""
+        self._running[number] = {}
+        self._changed(None)
+
+    def reported(self, number: int, result: Mapping[str, Any]) -> None:
+        """A trial reached an evaluation."""
+        self._running[number] = result
+        self._changed(None)
+
+    def ended(self, row: Mapping[str, Any]) -> None:
+        """A trial came to its end."""
+        last = self._running.pop(row["number"], {})
+        self._phases.update({name: int(last.get(f"phase_{name}", 0)) for name in _PHASES})
+        self._states[row["state"]] += 1
+        self._runs_done += 1
+        if claimable(row) and (self._best is None or row["objective"] > self._best["objective"]):
+            self._best = row
+        self._changed(f"  trial {row['number']}{_named(row)}: {row['state'].lower()}, {_worth(row)}")
+
+    def _changed(self, line: str | None) -> None:
+        """Something happened; ``line`` is what is worth a line of its own."""
+        if line is not None:
+            print(line, file=self._out, flush=True)
+
+    @property
+    def _left(self) -> float:
+        """Seconds left: the rate so far, or the plan's until the first run is done."""
+        share = self._runs_done / self._stage_runs if self._stage_runs else 0.0
+        steps = next((stage.steps for stage in self._plan.stages if stage.name == self._stage), 0)
+        done = self._steps_before + share * steps
+        elapsed = time.monotonic() - self._started
+        if not done:
+            return max(0.0, self._plan.total_seconds - elapsed)
+        return elapsed / done * max(0.0, self._plan.steps - done)
+
+
+class LiveDisplay(Display):
+    """The same, drawn in place on a terminal."""
+
+    def __init__(self, job: JobConfig, plan: Plan, out: TextIO) -> None:
+        super().__init__(job, plan, out)
+        # Drawn when something changed, by the thread that changed it: a thread of its own would read half-made counts.
+        self._live = Live(console=Console(file=out), auto_refresh=False, transient=True)
+
+    def __enter__(self) -> "LiveDisplay":
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def _changed(self, line: str | None) -> None:
+        self._live.update(self._draw(), refresh=True)
+
+    def _draw(self) -> Group:
+        elapsed = time.monotonic() - self._started
+        head = Text(f"{self._job.name}  {self._stage}  {self._runs_done}/{self._stage_runs}", style="bold")
+        times = Text(f"{_clock(elapsed)} so far, about {_clock(self._left)} left", style="dim")
+        return Group(head, times, self._trials(), *self._best_line())
+
+    def _trials(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        counts = ", ".join(f"{count} {state.lower()}" for state, count in sorted(self._states.items()))
+        table.add_row("trials", f"{counts or 'none done'}, {len(self._running)} running")
+        shares = self._shares()
+        if shares:
+            table.add_row("phases", shares)
+        for number, result in sorted(self._running.items()):
+            worth = f"step {result['step']}, {_worth(result)}" if result else "starting"
+            table.add_row(f"  {number}", worth)
+        return table
+
+    def _shares(self) -> str:
+        total = self._phases + Counter(
+            {name: sum(int(row.get(f"phase_{name}", 0)) for row in self._running.values()) for name in _PHASES}
+        )
+        steps = sum(total.values())
+        return ", ".join(f"{name} {total[name] / steps:.0%}" for name in _PHASES) if steps else ""
+
+    def _best_line(self) -> list[Text]:
+        if self._best is None:
+            return []
+        return [Text(f"best so far: trial {self._best['number']}{_named(self._best)}: {_worth(self._best)}")]
+
+
+def show(job: JobConfig, plan: Plan, out: TextIO = sys.stderr) -> Display:
+    """The display that suits where the output goes."""
+    return (LiveDisplay if out.isatty() else Display)(job, plan, out)
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    return f" ({row['preset']})" if row.get("preset") else ""
+
+
+def _worth(row: Mapping[str, Any]) -> str:
+    """Score with the net speedup beside it: by itself a score rewards stopping early."""
+    if row.get("score") is None:
+        return str(row.get("error") or "no score")
+    net = row.get("net_speedup")
+    beside = f"net speedup {net:.2f}" if net is not None else "off the frontier"
+    worth = f"score {row['score']:.3f}, speedup {row['speedup']:.2f}, loss {row['loss']:.4f}"
+    return f"{worth} ({row['degradation']:+.1%})" + (f", {beside}" if row.get("state") == "COMPLETE" else "")
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -1,0 +1,89 @@
+"""A whole study from job to report: `run_study`, and `resume_study` and `extend_study` for one that exists.
+
+    corpus -> plan -> Ray -> baseline and frontier -> search -> confirmation -> report
+
+Every stage keeps what it finished in the study directory and repeats nothing that is there, so a new study, a resumed
+and an extended one take the same way.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hybrid_ray.config import JobConfig
+from hybrid_ray.errors import ConfigError
+from hybrid_ray.tune.planner import plan, settle
+from hybrid_ray.tune.space import SearchSpace, load_space
+from hybrid_ray.tune.stages import Outcome, Stages, params_of
+from hybrid_ray.tune.study import StudyDirectory, differences, identity
+
+__all__ = ["Outcome", "extend_study", "resume_study", "run_study"]
+
+
+def run_study(job: JobConfig, *, source: Path | None = None) -> Outcome:
+    """Run a job in a new study directory.
+
+    Args:
+        source: the job file, for the record.
+
+    Raises:
+        ConfigError: the job can't be run here; nothing was started and no directory made.
+        HybridRayError: the study began but could not go on; what was finished is kept.
+    """
+    job = settle(job)
+    space, planned = load_space(job), plan(job)
+    with StudyDirectory.create(job, space=space, source=source) as study:
+        return Stages(study, space, planned).run()
+
+
+def resume_study(directory: Path, *, fork: bool = False) -> Outcome:
+    """Go on with a study that was stopped or killed. Finished trials are kept, and the asked total is reached.
+
+    Args:
+        fork: where the job has changed, go on in a new study that first tries again what was best in the old one.
+
+    Raises:
+        ConfigError: no study is there, or space, model, data or anything else that scores depend on has changed.
+        StudyLocked: another driver is at work on it.
+    """
+    with StudyDirectory.open(directory) as study:
+        space = load_space(study.job)
+        changed = differences(study.stored_identity, identity(study.job, space))
+        if not changed:
+            return Stages(study, space, plan(study.job)).run()
+        if not fork:
+            raise ConfigError(
+                [
+                    f"{directory} can't be gone on with: its trials were made with other settings",
+                    *changed,
+                    "change them back, or go on in a new study: hybrid-ray resume --fork",
+                ]
+            )
+        job, queued = study.job, _best_params(study, space)
+        planned = plan(job)
+    with StudyDirectory.create(job, space=space, source=directory) as forked:
+        return Stages(forked, space, planned, queued=queued).run()
+
+
+def extend_study(directory: Path, *, trials: int) -> Outcome:
+    """Go on with a study until it has ``trials`` trials, those already done counted in.
+
+    Raises:
+        ConfigError: as `resume_study`, or the study has that many trials already.
+    """
+    with StudyDirectory.open(directory) as study:
+        if trials <= study.job.search.trials:
+            raise ConfigError(
+                f"--trials is {trials} but {directory} asks for {study.job.search.trials} already: "
+                "give the number of trials in all"
+            )
+        study.set_job(replace(study.job, search=replace(study.job.search, trials=trials)))
+    return resume_study(directory)
+
+
+def _best_params(study: StudyDirectory, space: SearchSpace) -> dict[str, dict[str, Any]]:
+    """The settings of the old study's best finished trials that the new space still allows, best first."""
+    rows = [row for row in study.store.trials() if row["state"] == "COMPLETE"]
+    best = sorted(rows, key=lambda row: row["objective"], reverse=True)[: max(1, study.job.confirm.best)]
+    found = {f"from trial {row['number']}": params_of(row) for row in best}
+    return {name: params for name, params in found.items() if space.allows(params)}

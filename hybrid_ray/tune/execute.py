@@ -1,0 +1,131 @@
+"""`RayExecute`: the runs outside a search (baseline, frontier, arms, confirmation) as Ray tasks side by side."""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from hybrid_ray.config import JobConfig
+from hybrid_ray.errors import TrialOutOfMemory
+from hybrid_ray.evaluate.execute import Task, execute_here, failed_result
+from hybrid_ray.records import RunResult
+from hybrid_ray.tune.cluster import CONTROLLER_CPUS
+from hybrid_ray.tune.limits import Budget, StopFlag
+
+__all__ = ["RayExecute"]
+
+_POLL_SECONDS = 0.2
+
+
+class RayExecute:
+    """An ``Execute`` (evaluate/execute.py) over the Ray that is joined.
+
+    Args:
+        job: what one run gets of the cluster.
+        concurrency: most runs at a time. Not more than fit, so that each times its steps beside as many neighbours as
+        a trial.
+        flag: once set, running tasks are cancelled and `Stopped` is raised.
+        budget: once used up, nothing new starts; what runs may end, then `Stopped` is raised.
+        storage: where Ray Train keeps its own state (several workers).
+        done: called after each run with its result.
+    """
+
+    def __init__(
+        self,
+        job: JobConfig,
+        *,
+        concurrency: int,
+        flag: StopFlag,
+        budget: Budget,
+        storage: Path,
+        done: Callable[[RunResult], None] = lambda result: None,
+    ) -> None:
+        self._job, self._concurrency, self._flag, self._budget = job, concurrency, flag, budget
+        self._storage, self._done = storage, done
+
+    def __call__(self, tasks: Sequence[Task]) -> list[RunResult]:
+        """Run every task; results in the order of the tasks. A run that fails, or whose process dies, gives a failed
+        result.
+
+        Raises:
+            Stopped: a signal came, or the budget was used up before every task had started.
+        """
+        import ray
+
+        waiting = list(enumerate(tasks))
+        running: dict[Any, tuple[int, Task, float]] = {}
+        results: dict[int, RunResult] = {}
+        remote = self._remote()
+        try:
+            while waiting or running:
+                self._flag.raise_if_set()
+                while waiting and len(running) < self._concurrency and not self._budget.used_up:
+                    index, task = waiting.pop(0)
+                    running[remote.remote(task)] = (index, task, time.monotonic())
+                if waiting and not running:
+                    self._budget.raise_if_used_up()
+                ready, _ = ray.wait(list(running), num_returns=1, timeout=_POLL_SECONDS)
+                for reference in ready:
+                    index, task, started = running.pop(reference)
+                    results[index] = _result(task, reference)
+                    self._budget.spend(time.monotonic() - started)
+                    self._done(results[index])
+        finally:
+            self._cancel(list(running))
+        return [results[index] for index in range(len(tasks))]
+
+    def _cancel(self, references: list[Any]) -> None:
+        import ray
+
+        for reference in references:
+            ray.cancel(reference, force=True)
+        if references and self._job.resources.workers > 1:
+            from hybrid_ray.tune.groups import sweep_groups
+
+            sweep_groups()
+
+    def _remote(self) -> Any:
+        import ray
+
+        resources = self._job.resources
+        if resources.workers > 1:
+            run = partial(_run_with_workers, self._job, self._storage)
+            return ray.remote(num_cpus=CONTROLLER_CPUS, max_retries=0)(run)
+        return ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_retries=0)(_run)
+
+
+def _run(task: Task) -> RunResult:
+    return execute_here([task])[0]
+
+
+def _run_with_workers(job: JobConfig, storage: Path, task: Task) -> RunResult:
+    """In a task that only holds a TorchTrainer; its workers ask for processors of their own."""
+    from hybrid_ray.train.worker import fit_with_workers
+
+    try:
+        return fit_with_workers(
+            task.run,
+            directory=task.directory,
+            storage=storage,
+            name=f"run-{sha256(str(task.directory).encode()).hexdigest()[:16]}",
+            resources=job.resources,
+            max_failures=job.search.max_failures,
+        )
+    except TrialOutOfMemory as error:
+        return failed_result(task.run, f"oom: {error}")
+    except Exception as error:  # the boundary of the protocol: one failed run must not take the others with it
+        return failed_result(task.run, f"{type(error).__name__}: {' '.join(str(error).split())}")
+
+
+def _result(task: Task, reference: Any) -> RunResult:
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        result: RunResult = ray.get(reference)
+    except RayError as error:
+        said = str(error).strip().splitlines()
+        return failed_result(task.run, f"{type(error).__name__}: {said[0] if said else 'its process died'}")
+    return result

@@ -1,0 +1,141 @@
+"""What a trial reports: its evaluations measured against the baseline and the frontier, as flat finite numbers.
+
+At an evaluation a trial is compared with the baseline's curve *at the same nominal step*, so that a scheduler sees
+numbers that can be compared. At the end it is compared with the whole run, and with the frontier of stopping earlier.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hybrid_ray.config import ObjectiveConfig
+from hybrid_ray.evaluate.frontier import Frontier
+from hybrid_ray.evaluate.summary import INERT_SHARE
+from hybrid_ray.objective import LARGEST, Baseline, degradation, score, speedup
+from hybrid_ray.records import Evaluation, RunResult, Status
+
+__all__ = ["MEASURES", "Yardstick", "claimable", "failed_measures"]
+
+MEASURES = (
+    "score",
+    "speedup",
+    "degradation",
+    "net_speedup",
+    "loss",
+    "baseline_loss",
+    "time",
+    "baseline_time",
+    "train_seconds",
+    "calibration",
+    "steps",
+    "real_steps",
+    "predicted_steps",
+    "predicted_share",
+    "diverged",
+    "inert",
+    "status",
+    "error",
+)
+"""What a row of ``trials.jsonl`` keeps of a report."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Yardstick:
+    """The baseline and frontier a study's trials are measured against."""
+
+    baseline: Baseline
+    frontier: Frontier
+    objective: ObjectiveConfig
+
+    def at(self, evaluation: Evaluation, calibration: float) -> dict[str, Any]:
+        """Measures of a trial on its way. ``net_speedup`` is None: a schedule that has not decayed has no place on
+        the frontier.
+        """
+        return self._measures(
+            loss=evaluation.loss,
+            step=evaluation.step,
+            real_steps=evaluation.real_steps,
+            train_seconds=evaluation.train_seconds,
+            calibration=calibration,
+            net=None,
+            status="stopped",
+        )
+
+    def final(self, result: RunResult) -> dict[str, Any]:
+        """Measures of a run that came to its end, finished or diverged.
+
+        Raises ValueError when the run and the baseline can't be compared (other hardware, software or data): no score.
+        """
+        differences = self.baseline.mismatches(result.fingerprint)
+        if differences:
+            raise ValueError("no score: " + "; ".join(differences))
+        finished = result.status == "finished"
+        loss = result.heldout["search"].loss if finished else result.curve[-1].loss if result.curve else math.nan
+        return self._measures(
+            loss=loss,
+            step=result.steps,
+            real_steps=result.real_steps,
+            train_seconds=result.train_seconds,
+            calibration=result.calibration,
+            net=self.frontier.net_speedup_bounds(loss, result.time) if finished else None,
+            status=result.status,
+        ) | {"error": result.error}
+
+    def _measures(
+        self,
+        *,
+        loss: float,
+        step: int,
+        real_steps: int,
+        train_seconds: float,
+        calibration: float,
+        net: tuple[float, float] | None,
+        status: Status,
+    ) -> dict[str, Any]:
+        """All of `MEASURES`, and what Tune's side reads: ``step``, ``finished``, ``objective``."""
+        time, baseline_time = train_seconds / calibration, self.baseline.time_at(step)
+        baseline_loss = self.baseline.loss_at(step)
+        faster, worse = speedup(baseline_time, time), degradation(loss, baseline_loss)
+        scored = score(faster, worse, self.objective)
+        predicted = step - real_steps
+        return {
+            "score": scored,
+            "speedup": faster,
+            "degradation": worse,
+            "net_speedup": net[0] if net and net[0] == net[1] else None,
+            "loss": loss,
+            "baseline_loss": baseline_loss,
+            "time": time,
+            "baseline_time": baseline_time,
+            "train_seconds": train_seconds,
+            "calibration": calibration,
+            "steps": step,
+            "real_steps": real_steps,
+            "predicted_steps": predicted,
+            "predicted_share": predicted / max(1, step),
+            "diverged": int(status == "diverged"),
+            "inert": int(predicted / max(1, step) < INERT_SHARE),
+            "status": status,
+            "error": None,
+            "step": step,
+            "finished": int(status == "finished"),
+            "objective": _certain(net) if net and self.objective.mode == "net" else scored,
+        }
+
+
+def failed_measures(error: str) -> dict[str, Any]:
+    """What a trial reports that could not be measured. Step 0: a scheduler learns nothing from it."""
+    return {"step": 0, "objective": -LARGEST, "finished": 0, "failed": 1, "status": "failed", "error": error}
+
+
+def claimable(row: Mapping[str, Any]) -> bool:
+    """Whether a trial's row may be called best: it finished, did not diverge, and did predict."""
+    return row["state"] == "COMPLETE" and not row["diverged"] and not row["inert"]
+
+
+def _certain(net: tuple[float, float]) -> float:
+    """The net speedup, or off the frontier the finite one of its bounds: the most that is certain to search by."""
+    low, high = net
+    value = low if math.isinf(high) else high
+    return max(0.0, min(LARGEST, value))

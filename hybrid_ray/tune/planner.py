@@ -1,0 +1,229 @@
+"""What a job will cost, and whether it fits: `plan`. Trains nothing.
+
+Time comes from a cached baseline of this very job where there is one (measured), else from the model's FLOPs and a
+short matrix-product probe at the model's own sizes (estimated). The plan says which.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import psutil
+import torch
+
+from hybrid_ray.config import JobConfig
+from hybrid_ray.data.cache import cache_root
+from hybrid_ray.data.corpus import Corpus, prepare
+from hybrid_ray.errors import ConfigError, StoreError
+from hybrid_ray.evaluate.arms import CONTROLS, baseline, frontier_runs
+from hybrid_ray.evaluate.cache import RunCache, baseline_key
+from hybrid_ray.models.shapes import PRESETS, flops_per_token
+from hybrid_ray.records import RunResult
+from hybrid_ray.results.store import read_json
+from hybrid_ray.train.fingerprint import machine
+from hybrid_ray.tune.cluster import Resources, concurrency, local_resources
+from hybrid_ray.tune.fit import MemoryNeed, memory_need
+from hybrid_ray.tune.space import load_space
+
+__all__ = ["Plan", "Stage", "plan", "run_cache", "settle"]
+
+_OVERHEAD = 2.0  # a step takes this many times its matrix products' time: norms, softmax, optimizer, Python
+_TRIAL_SHARE = (
+    0.75  # of nominal steps that cost what a real step costs: predicted ones are nearly free, some trials stop early
+)
+_GIB = 2**30
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """Runs of one kind, and the nominal steps they take together."""
+
+    name: str
+    runs: int
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What a job costs. Seconds are wall time on ``concurrency`` runs side by side; bytes are those of the device
+    that trains.
+    """
+
+    stages: tuple[Stage, ...]
+    concurrency: int
+    step_seconds: float
+    measured: bool
+    memory: MemoryNeed  # of one run on one device
+    memory_there: int
+    runs_a_device: int  # how many share that memory
+    device: str
+
+    @property
+    def steps(self) -> int:
+        return sum(stage.steps for stage in self.stages)
+
+    def seconds(self, stage: Stage) -> float:
+        """Wall time of a stage. Whole rounds: the last run of a stage has nobody beside it."""
+        if not stage.runs:
+            return 0.0
+        rounds = math.ceil(stage.runs / self.concurrency)
+        return rounds * stage.steps / stage.runs * self.step_seconds
+
+    @property
+    def total_seconds(self) -> float:
+        return sum(self.seconds(stage) for stage in self.stages)
+
+    @property
+    def text(self) -> str:
+        """As `hybrid-ray plan` prints it."""
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        yield f"{'stage':<14}{'runs':>6}{'steps':>12}{'time':>12}"
+        for stage in self.stages:
+            yield f"{stage.name:<14}{stage.runs:>6}{stage.steps:>12,}{_duration(self.seconds(stage)):>12}"
+        runs = sum(stage.runs for stage in self.stages)
+        yield f"{'in all':<14}{runs:>6}{self.steps:>12,}{_duration(self.total_seconds):>12}"
+        how = "measured: a cached baseline" if self.measured else "estimated: FLOPs and a matrix-product probe"
+        yield f"{1000 * self.step_seconds:.3g} ms a real step ({how})"
+        yield f"{self.concurrency} runs side by side on {self.device}"
+        parts = ", ".join(f"{name} {_size(size)}" for name, size in self.memory.parts.items())
+        yield f"memory of one run {_size(self.memory.total)} ({parts})"
+        need = _size(self.memory.total * self.runs_a_device)
+        yield f"{self.runs_a_device} side by side need {need} of {_size(self.memory_there)} that are free"
+
+
+def settle(job: JobConfig) -> JobConfig:
+    """The job with what the machine decides filled in: a GPU of this machine is used where the job leaves the
+    device open.
+    """
+    open_device = job.train.device == "auto" and job.resources.gpus_per_worker == 0
+    if job.resources.address == "local" and open_device and torch.cuda.is_available():
+        return replace(job, resources=replace(job.resources, gpus_per_worker=1.0))
+    return job
+
+
+def plan(job: JobConfig, there: Resources | None = None) -> Plan:
+    """Cost and fit of a job on this machine, or on a cluster with the resources ``there``.
+
+    Raises:
+        ConfigError: the model, space or corpus is not there, the resources can't be had, or it does not fit in memory.
+    """
+    job = settle(job)
+    load_space(job)
+    if job.model.preset not in PRESETS:
+        raise ConfigError(f"model.preset is {job.model.preset!r} but must be one of {', '.join(PRESETS)}")
+    side_by_side = concurrency(job, there or local_resources())
+    corpus = prepare(job.data)
+    seconds, measured = _step_seconds(job, corpus)
+    device = _device(job)
+    found = Plan(
+        stages=tuple(stages(job)),
+        concurrency=side_by_side,
+        step_seconds=seconds,
+        measured=measured,
+        memory=memory_need(job, corpus.vocab_size),
+        memory_there=_memory_there(device),
+        runs_a_device=_runs_a_device(job, side_by_side),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "processors",
+    )
+    _refuse_what_cannot_fit(job, found)
+    return found
+
+
+def stages(job: JobConfig) -> Iterator[Stage]:
+    """The runs of a study by stage. Trials are taken as if a quarter of their steps cost nothing."""
+    frontier = [run.train.steps for run in frontier_runs(job).values()]
+    steps = job.train.steps
+    yield Stage(name="frontier", runs=len(frontier), steps=sum(frontier))
+    yield Stage(name="search", runs=job.search.trials, steps=round(_TRIAL_SHARE * steps * job.search.trials))
+    arms = {"equal_steps", *job.confirm.arms} & set(CONTROLS)
+    runs = job.confirm.seeds * (1 + job.confirm.best * (1 + len(arms))) if job.confirm.best else 0
+    yield Stage(name="confirmation", runs=runs, steps=round(_TRIAL_SHARE * steps * runs))
+
+
+def run_cache(job: JobConfig) -> RunCache:
+    """Where baseline and frontier runs are kept between studies."""
+    return RunCache(root=cache_root(job.data.cache_dir) / "runs")
+
+
+def _step_seconds(job: JobConfig, corpus: Corpus) -> tuple[float, bool]:
+    """Seconds of a real step of one worker, and whether they were measured."""
+    run = baseline(job.run())
+    key = baseline_key(run, corpus=corpus.fingerprint, machine=machine(run, _device(job)))
+    try:
+        kept = RunResult.from_dict(read_json(run_cache(job).root / key / "result.json"))
+    except (StoreError, KeyError, TypeError):
+        return _probe(job, corpus.vocab_size), False
+    return kept.calibration, True
+
+
+def _probe(job: JobConfig, vocab_size: int) -> float:
+    """FLOPs of a step over the rate of a product as wide as the model and as long as a micro-batch."""
+    shape, run, device = PRESETS[job.model.preset], job.run(), _device(job)
+    length = min(16_384, run.micro_batch_size * job.train.sequence_length)
+    kind = torch.bfloat16 if job.train.precision == "bf16" and device.type == "cuda" else torch.float32
+    left = torch.randn(length, shape.width, device=device, dtype=kind)
+    right = torch.randn(shape.width, 4 * shape.width, device=device, dtype=kind)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(job.train.threads)
+    try:
+        seconds = min(_timed_product(left, right) for _ in range(5))
+    finally:
+        torch.set_num_threads(threads)
+    rate = 2 * length * shape.width * 4 * shape.width / seconds
+    tokens = job.train.batch_size // job.resources.workers * job.train.sequence_length
+    return _OVERHEAD * flops_per_token(shape, vocab_size, job.train.sequence_length) * tokens / rate
+
+
+def _timed_product(left: torch.Tensor, right: torch.Tensor) -> float:
+    if left.is_cuda:
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    left @ right
+    if left.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _device(job: JobConfig) -> torch.device:
+    wanted = job.train.device
+    on_gpu = wanted == "cuda" or (wanted == "auto" and job.resources.gpus_per_worker > 0)
+    return torch.device("cuda" if on_gpu and torch.cuda.is_available() else "cpu")
+
+
+def _memory_there(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def _runs_a_device(job: JobConfig, side_by_side: int) -> int:
+    """Workers that share one memory: all of a machine's on processors, those with a share of the same GPU else."""
+    share = job.resources.gpus_per_worker
+    if not share:
+        return side_by_side * job.resources.workers
+    return min(side_by_side * job.resources.workers, max(1, int(1 // share)))
+
+
+def _refuse_what_cannot_fit(job: JobConfig, found: Plan) -> None:
+    """Memory of another machine is unknown, so only a local job is refused."""
+    need = found.memory.total * found.runs_a_device
+    if job.resources.address != "local" or need <= found.memory_there:
+        return
+    raise ConfigError(
+        f"{found.runs_a_device} runs of {job.model.preset} side by side need about {_size(need)} but "
+        f"{_size(found.memory_there)} of {found.device} memory are free: lower resources.max_concurrent, "
+        "train.micro_batch_size or model.preset"
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _size(size: int) -> str:
+    return f"{size / _GIB:.2f} GiB" if size < 10 * _GIB else f"{size / _GIB:.0f} GiB"

@@ -1,0 +1,51 @@
+"""Which trials are stopped early: ASHA, the median rule, or none.
+
+Time is the nominal step that a trial reports with its own ``step``; Ray's counters restart after a retry or include
+start-up.
+What is compared is ``objective``, which every report holds and which is always finite: one NaN would poison ASHA's
+rungs.
+"""
+
+from typing import TYPE_CHECKING
+
+from hybrid_ray.config import JobConfig
+from hybrid_ray.tune.space import SearchSpace
+
+if TYPE_CHECKING:
+    from ray.tune.schedulers import TrialScheduler
+
+__all__ = ["build_scheduler", "grace_steps"]
+
+
+def grace_steps(job: JobConfig, space: SearchSpace) -> int:
+    """Nominal steps before any trial may be stopped: warmup, full and 3 of the longest cycles the space allows.
+
+    Before that a trial has hardly predicted, and stopping it would judge its warmup. ``search.grace_steps`` overrules
+    it.
+    """
+    hybrid = job.hybrid
+    own = job.search.grace_steps or hybrid.warmup_steps + hybrid.full_steps + 3 * space.longest_cycle(hybrid)
+    return min(own, job.train.steps)
+
+
+def build_scheduler(job: JobConfig, space: SearchSpace) -> "TrialScheduler":
+    """The scheduler a job names, with its metric and mode set.
+
+    ``max_t`` is one step beyond the run: a trial ends by itself. A trial that Tune ends at ``max_t`` would be a
+    stopped one, and a TorchTrainer inside it would leak its placement group.
+    """
+    from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule
+
+    grace = grace_steps(job, space)
+    if job.search.scheduler == "asha":
+        return AsyncHyperBandScheduler(
+            time_attr="step",
+            metric="objective",
+            mode="max",
+            max_t=job.train.steps + 1,
+            grace_period=grace,
+            reduction_factor=job.search.reduction_factor,
+        )
+    if job.search.scheduler == "median":
+        return MedianStoppingRule(time_attr="step", metric="objective", mode="max", grace_period=grace)
+    return FIFOScheduler()  # type: ignore[no-untyped-call]

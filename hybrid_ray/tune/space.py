@@ -1,0 +1,128 @@
+"""Finds the search space a job names, checks it with its presets, and turns what it answers into method settings.
+
+A space is a module with ``space(trial, job)`` and ``presets(job)``; those shipped are in ``tune_spaces/``. Nothing in
+a job is executed: the name must be that of an importable module.
+"""
+
+import importlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from hybrid_ray.config import HybridConfig, JobConfig
+from hybrid_ray.errors import ConfigError
+
+if TYPE_CHECKING:
+    import optuna
+
+__all__ = ["SearchSpace", "load_space", "settings"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchSpace:
+    """What a job searches: ``ask`` is define-by-run, ``presets`` are tried first, ``ranges`` is what was asked for."""
+
+    ask: "Callable[[optuna.Trial, JobConfig], dict[str, Any]]"
+    presets: Mapping[str, Mapping[str, Any]]
+    ranges: Mapping[str, Mapping[str, Any]]  # by knob: Optuna's distribution as plain values
+
+    def allows(self, params: Mapping[str, Any]) -> bool:
+        """Whether these settings are complete and inside the space."""
+        return not _preset_problems("", params, self.ranges)
+
+    def longest_cycle(self, hybrid: HybridConfig) -> int:
+        """Nominal steps of the longest cycle any trial of this space can have."""
+        names = ("full_steps", "prediction_horizon", "correct_steps")
+        ends: dict[str, Any] = {name: int(self._ends(name, hybrid)[1]) for name in names}
+        intervals = {int(end) for end in self._ends("correction_interval", hybrid)}
+        smallest = 1 if 0 in intervals and max(intervals) > 0 else min(intervals)
+        return replace(hybrid, correction_interval=smallest, **ends).cycle_steps
+
+    def _ends(self, name: str, hybrid: HybridConfig) -> tuple[float, float]:
+        found = self.ranges.get(name, {})
+        if "choices" in found:
+            return min(found["choices"]), max(found["choices"])
+        own = getattr(hybrid, name)
+        return found.get("low", own), found.get("high", own)
+
+
+def load_space(job: JobConfig) -> SearchSpace:
+    """The space of a job, its presets checked to be complete and inside it.
+
+    Raises:
+        ConfigError: there is no such module, it asks for what is no method setting, or a preset does not fit.
+    """
+    module = _module(job.search.space)
+    ask, presets = module.space, {name: dict(values) for name, values in module.presets(job).items()}
+    ranges = _ranges(ask, job)
+    problems = [
+        f"search.space {job.search.space} asks for {name!r}, which is no setting of HybridConfig"
+        for name in ranges
+        if name not in {field.name for field in fields(HybridConfig)}
+    ]
+    if problems:
+        raise ConfigError(problems)
+    for name, values in presets.items():
+        problems.extend(_preset_problems(name, values, ranges))
+    if problems:
+        raise ConfigError(problems)
+    return SearchSpace(ask=ask, presets=presets, ranges=ranges)
+
+
+def settings(job: JobConfig, params: Mapping[str, Any]) -> HybridConfig:
+    """The job's method settings with a trial's own put over them. Raises `ConfigError` for values that can't be."""
+    hybrid = replace(job.hybrid, **params)
+    problems = [f"hybrid.{text}" for text in hybrid.problems()]
+    if problems:
+        raise ConfigError(problems)
+    return hybrid
+
+
+def _module(name: str) -> Any:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", name):
+        raise ConfigError(f"search.space is {name!r} but must be the name of a Python module such as three_knobs")
+    path = name if "." in name else f"tune_spaces.{name}"
+    try:
+        module = importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name is None or not path.startswith(error.name):
+            raise
+        raise ConfigError(f"search.space is {name!r} but there is no module {path}: see tune_spaces/") from error
+    missing = [part for part in ("space", "presets") if not callable(getattr(module, part, None))]
+    if missing:
+        raise ConfigError(f"search.space is {name!r} but {path} has no function {' and no function '.join(missing)}")
+    return module
+
+
+def _ranges(ask: Any, job: JobConfig) -> dict[str, dict[str, Any]]:
+    """Ask once, of a study that is thrown away, to see what the space asks for."""
+    import optuna
+
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
+        ask(trial, job)
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+    return {name: _plain(distribution) for name, distribution in trial.distributions.items()}
+
+
+def _plain(distribution: "optuna.distributions.BaseDistribution") -> dict[str, Any]:
+    from optuna.distributions import distribution_to_json
+
+    written = json.loads(distribution_to_json(distribution))
+    return {"kind": written["name"], **written["attributes"]}
+
+
+def _preset_problems(name: str, values: Mapping[str, Any], ranges: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    problems = [f"preset {name!r} has no value for {knob}: a preset sets every knob" for knob in ranges.keys() - values]
+    problems += [f"preset {name!r} sets {knob!r}, which the space does not ask for" for knob in values.keys() - ranges]
+    for knob in ranges.keys() & values.keys():
+        allowed, value = ranges[knob], values[knob]
+        inside = value in allowed["choices"] if "choices" in allowed else allowed["low"] <= value <= allowed["high"]
+        if not inside:
+            problems.append(f"preset {name!r} has {knob} = {value}, outside the space's range: change one of the two")
+    return problems

@@ -1,0 +1,254 @@
+"""The stages of a study in order, each over one study directory: frontier, search, confirmation, report."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from hybrid_ray.config import RunConfig
+from hybrid_ray.data import prepare
+from hybrid_ray.errors import HybridRayError
+from hybrid_ray.evaluate.arms import frontier_runs
+from hybrid_ray.evaluate.cache import cached
+from hybrid_ray.evaluate.confirm import Candidate, confirm
+from hybrid_ray.evaluate.execute import Task
+from hybrid_ray.evaluate.frontier import Frontier
+from hybrid_ray.objective import Baseline
+from hybrid_ray.records import RunResult
+from hybrid_ray.results.report import write_report
+from hybrid_ray.train.bench import choose_device
+from hybrid_ray.train.fingerprint import machine
+from hybrid_ray.tune.cluster import concurrency, ray_session, run_needs
+from hybrid_ray.tune.display import Display, show
+from hybrid_ray.tune.execute import RayExecute
+from hybrid_ray.tune.journal import counted_trials, open_study, queue_settings, reconcile
+from hybrid_ray.tune.limits import Budget, StopFlag, Stopped
+from hybrid_ray.tune.measure import Yardstick, claimable
+from hybrid_ray.tune.planner import Plan, run_cache
+from hybrid_ray.tune.space import SearchSpace, settings
+from hybrid_ray.tune.study import StudyDirectory
+from hybrid_ray.tune.trial import TrialSpec
+
+__all__ = ["Outcome", "Stages", "params_of"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How a study ended. ``text`` is what the terminal is told last: the headline, and where everything is."""
+
+    status: Literal["finished", "stopped", "failed"]
+    text: str
+    directory: Path
+
+
+class Stages:
+    """One session of work on a study.
+
+    Args:
+        study: its directory, locked by this process.
+        space: the search space of its job.
+        plan: what the display counts against.
+        queued: settings to try before the presets, by name.
+    """
+
+    def __init__(
+        self,
+        study: StudyDirectory,
+        space: SearchSpace,
+        plan: Plan,
+        *,
+        queued: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        self._study, self._job, self._space, self._plan = study, study.job, space, plan
+        self._queued = {**(queued or {}), **space.presets}
+        self._flag, self._budget = StopFlag(), Budget(study.job)
+
+    def run(self) -> Outcome:
+        """All stages that are not done yet. What is finished is kept, whatever ends it."""
+        study, note = self._study, None
+        study.store.event("started")
+        with self._flag:
+            try:
+                with show(self._job, self._plan) as display:
+                    note = self._train(display)
+            except Stopped as stopped:
+                if self._flag:
+                    study.store.event("stopped", reason=stopped.reason, resumable=True)
+                    return self._stopped()
+                note = stopped.reason
+        return self._report(note)
+
+    def _train(self, display: Display) -> str | None:
+        """Everything that trains. Returns why less was done than the job asks for, if so."""
+        with ray_session(self._job) as there:
+            self._flag.listen()  # Ray put a handler of its own in place
+            side_by_side = concurrency(self._job, there)
+            execute = RayExecute(
+                self._job,
+                concurrency=side_by_side,
+                flag=self._flag,
+                budget=self._budget,
+                storage=self._study.scratch,
+                done=display.run_done,
+            )
+            results = self._frontier(execute, display)
+            note = self._search(results, side_by_side, display)
+            self._budget.raise_if_used_up()
+            self._confirm(results, execute, display)
+        return note
+
+    def _frontier(self, execute: RayExecute, display: Display) -> list[RunResult]:
+        """Baseline and frontier runs, from the cache where they are known. The baseline is among them."""
+        runs = frontier_runs(self._job)
+        display.stage("frontier", len(runs))
+        self._study.store.event("stage", stage="frontier")
+        tasks = [Task(run=run, directory=self._study.path / _place(length)) for length, run in runs.items()]
+        corpus = prepare(self._job.data)
+        execute_cached = cached(
+            execute, run_cache(self._job), corpus=corpus.fingerprint, machine=self._machine(tasks[0].run)
+        )
+        results = execute_cached(tasks)
+        failed = [
+            f"{task.directory.name}: {result.error or result.status}"
+            for task, result in zip(tasks, results, strict=True)
+            if result.status != "finished"
+        ]
+        if failed:
+            self._study.store.event("failed", stage="frontier", errors=failed)
+            raise HybridRayError(
+                "without baseline and frontier there are no scores, and these runs did not finish: " + "; ".join(failed)
+            )
+        return results
+
+    def _search(self, results: Sequence[RunResult], side_by_side: int, display: Display) -> str | None:
+        """Trials up to the number asked. Returns why there are fewer, if there are."""
+        from hybrid_ray.tune.search import run_search
+
+        study = self._study
+        optuna_study = open_study(study.path, self._job)
+        interrupted = reconcile(optuna_study, study.store, self._job)
+        queue_settings(optuna_study, self._queued)
+        missing = self._job.search.trials - counted_trials(optuna_study)
+        study.store.event("stage", stage="search", missing=missing, interrupted=interrupted)
+        if missing <= 0:
+            return None
+        display.stage("search", missing)
+        note = run_search(
+            study,
+            optuna_study,
+            self._space,
+            TrialSpec(
+                job=self._job,
+                yardstick=self._yardstick(results),
+                trials=study.path / "trials",
+                storage=study.scratch,
+            ),
+            trials=missing,
+            concurrency=side_by_side,
+            listener=_Listener(study, self._budget, display),
+            flag=self._flag,
+            budget=self._budget,
+        )
+        if note:
+            study.store.event("search_ended", reason=note)
+        return note
+
+    def _yardstick(self, results: Sequence[RunResult]) -> Yardstick:
+        baseline = next(result for result in results if result.arm == "baseline")
+        return Yardstick(
+            baseline=Baseline.from_result(baseline),
+            frontier=Frontier.from_results(results, "search"),
+            objective=self._job.objective,
+        )
+
+    def _confirm(self, results: Sequence[RunResult], execute: RayExecute, display: Display) -> None:
+        """The best trials again on fresh seeds, beside their controls."""
+        best = self._candidates()
+        if not best:
+            return
+        runs = self._job.confirm.seeds * (1 + len(best) * (1 + len({"equal_steps", *self._job.confirm.arms})))
+        display.stage("confirmation", runs)
+        self._study.store.event("stage", stage="confirmation", trials=[candidate.trial for candidate in best])
+        statistics = confirm(
+            self._job,
+            best,
+            execute=execute,
+            directory=self._study.path / "confirmation",
+            frontier=Frontier.from_results(results, "confirm"),
+        )
+        self._study.store.write_json("confirmation.json", statistics)
+
+    def _candidates(self) -> list[Candidate]:
+        """The finished trials with the highest objective that do predict. Several objectives: by score, which
+        weighs both.
+        """
+        column = "score" if self._job.objective.mode == "pareto" else "objective"
+        rows = sorted(filter(claimable, self._study.store.trials()), key=lambda row: row[column], reverse=True)
+        return [
+            Candidate(trial=row["number"], hybrid=settings(self._job, params), params=params)
+            for row in rows[: self._job.confirm.best]
+            for params in [params_of(row)]
+        ]
+
+    def _machine(self, run: RunConfig) -> Mapping[str, Any]:
+        """Hardware and software of where runs train, which on a cluster is not where the driver is."""
+        import ray
+
+        needs = run_needs(self._job)
+        workers = self._job.resources.workers
+        where = ray.remote(num_cpus=needs.cpus / workers, num_gpus=needs.gpus / workers)(_machine_here)
+        found: dict[str, Any] = ray.get(where.remote(run))
+        return found
+
+    def _report(self, note: str | None) -> Outcome:
+        """The report, and what the terminal is told."""
+        study = self._study
+        gave_up = note is not None and "failed in a row" in note
+        study.store.event("failed" if gave_up else "finished", note=note)
+        text = write_report(study.path).text
+        said = [text, f"Note: {note}." if note else "", f"Report: {study.path / 'report.html'}"]
+        return Outcome(
+            status="failed" if gave_up else "finished",
+            text="\n\n".join(filter(None, said)),
+            directory=study.path,
+        )
+
+    def _stopped(self) -> Outcome:
+        study = self._study
+        done = len([row for row in study.store.trials() if row["state"] != "FAIL"])
+        return Outcome(
+            status="stopped",
+            text=f"Stopped as asked, with {done} trials done. Go on with: hybrid-ray resume {study.path}",
+            directory=study.path,
+        )
+
+
+class _Listener:
+    """Keeps the row of every trial, counts its cost, and shows it."""
+
+    def __init__(self, study: StudyDirectory, budget: Budget, display: Display) -> None:
+        self._study, self._budget, self._display = study, budget, display
+
+    def started(self, number: int, params: Mapping[str, Any], preset: str | None) -> None:
+        self._display.started(number, params, preset)
+
+    def reported(self, number: int, result: Mapping[str, Any]) -> None:
+        self._display.reported(number, result)
+
+    def ended(self, row: Mapping[str, Any]) -> None:
+        self._study.store.add_trial(row)
+        self._budget.spend(row["ended"] - row["started"])
+        self._display.ended(row)
+
+
+def params_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The knobs of a trial's row."""
+    return {name.removeprefix("params_"): value for name, value in row.items() if name.startswith("params_")}
+
+
+def _place(length: float) -> Path:
+    return Path("baseline") if length == 1.0 else Path("frontier") / f"{length:.2f}"
+
+
+def _machine_here(run: RunConfig) -> dict[str, Any]:
+    return machine(run, choose_device(run))

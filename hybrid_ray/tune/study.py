@@ -1,0 +1,166 @@
+"""The directory of a study: its name, its lock, the job as it was run, and what must not change on the way.
+
+    with StudyDirectory.create(job) as study: ...      a new one; a name in use becomes <name>-2, ...
+    with StudyDirectory.open(path) as study: ...       an old one, to go on with
+
+Both hold ``lock`` (flock) until they are left: a second driver is refused, and a lock left by a dead one does not
+count.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from hybrid_ray.config import JobConfig
+from hybrid_ray.errors import ConfigError, StoreError, StudyLocked
+from hybrid_ray.jobfile import dump_job, read_job
+from hybrid_ray.results.store import StudyStore, read_json, write_atomic
+from hybrid_ray.tune.environment import environment
+from hybrid_ray.tune.space import SearchSpace
+
+__all__ = ["StudyDirectory", "differences", "identity"]
+
+
+class StudyDirectory:
+    """A study directory that this process holds the lock of."""
+
+    def __init__(self, path: Path, job: JobConfig, lock: IO[str]) -> None:
+        self.path, self.job, self._lock = path, job, lock
+        shutil.rmtree(self.scratch, ignore_errors=True)  # of a driver that was killed
+        self.store = StudyStore(path)
+
+    @classmethod
+    def create(cls, job: JobConfig, *, space: SearchSpace, source: Path | None = None) -> "StudyDirectory":
+        """A new directory under ``job.studies_dir`` with the job, the environment and the study's identity in it."""
+        path = _free_directory(Path(job.studies_dir).absolute(), job.name)
+        lock = _lock(path)
+        write_atomic(path / "job.yaml", dump_job(job).encode())
+        study = cls(path, job, lock)
+        study.store.write_json("environment.json", {**environment(), "identity": identity(job, space)})
+        study.store.event("created", source=None if source is None else str(source), pid=os.getpid())
+        return study
+
+    @classmethod
+    def open(cls, path: Path) -> "StudyDirectory":
+        """An existing study. Raises `ConfigError` where there is none and `StudyLocked` where a driver is at work."""
+        if not (path / "job.yaml").is_file() or not (path / "environment.json").is_file():
+            raise ConfigError(
+                f"{path} is no study directory (no job.yaml and environment.json): give one such as studies/local"
+            )
+        lock = _lock(path)
+        try:
+            return cls(path.absolute(), read_job(path / "job.yaml"), lock)
+        except BaseException:
+            lock.close()
+            raise
+
+    def __enter__(self) -> "StudyDirectory":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the rows to Parquet, remove Tune's own files, and let go of the lock."""
+        if self._lock.closed:
+            return
+        self.store.close()
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self._lock.close()
+
+    @property
+    def scratch(self) -> Path:
+        """Where Tune and Train write files of their own: beside the study, since a cluster's nodes must share it."""
+        return self.path / ".ray"
+
+    @property
+    def stored_identity(self) -> dict[str, Any]:
+        """What defined the study when it was made."""
+        identity = read_json(self.path / "environment.json").get("identity")
+        if not isinstance(identity, dict):
+            raise StoreError(f"{self.path / 'environment.json'} has no identity: this study can't be gone on with")
+        return identity
+
+    def run_directory(self, number: int) -> Path:
+        """Where a trial keeps its run."""
+        return self.store.run_directory(number)
+
+    def error_of(self, number: int) -> str:
+        """Why a trial raised, as it wrote itself; a process that was killed wrote nothing."""
+        try:
+            lines = (self.run_directory(number) / "error.txt").read_text(encoding="utf-8").strip().splitlines()
+        except OSError:
+            return "the trial's process died"
+        return lines[-1] if lines else "the trial's process died"
+
+    def set_job(self, job: JobConfig) -> None:
+        """Write the job anew, for what may change on the way (the number of trials)."""
+        self.job = job
+        write_atomic(self.path / "job.yaml", dump_job(job).encode())
+
+
+def identity(job: JobConfig, space: SearchSpace) -> dict[str, Any]:
+    """All that a trial's score depends on, as plain values. Trials of one study must agree in every one of them.
+
+    The number of trials, budgets, concurrency and the confirmation are left out: they may change on the way.
+    """
+    sections = ("model", "data", "train", "hybrid", "objective", "frontier")
+    parts: dict[str, Any] = {name: asdict(getattr(job, name)) for name in sections}
+    parts["data"].pop("cache_dir")
+    parts["search"] = {"space": job.search.space, "ranges": space.ranges}
+    parts["seed"] = job.seed
+    parts["workers"] = job.resources.workers
+    plain: dict[str, Any] = json.loads(json.dumps(parts))
+    return plain
+
+
+def differences(stored: Mapping[str, Any], now: Mapping[str, Any], place: str = "") -> list[str]:
+    """One line a changed value: ``model.preset: 'nano' -> 'micro'``."""
+    lines = []
+    for key in sorted({*stored, *now}):
+        where = f"{place}{key}"
+        old, new = stored.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            lines.extend(differences(old, new, f"{where}."))
+        elif old != new:
+            lines.append(f"{where}: {old!r} -> {new!r}")
+    return lines
+
+
+def _free_directory(parent: Path, name: str) -> Path:
+    """Make ``name``, or the first of ``name-2``, ``name-3``, ... that is free. Two drivers never get the same one."""
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for number in range(1, 100_000):
+            path = parent / (name if number == 1 else f"{name}-{number}")
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+            return path
+    except OSError as error:
+        raise StoreError(
+            f"{parent} cannot be written: {error.strerror or error}; set studies_dir to a folder that can"
+        ) from error
+    raise StoreError(f"{parent} holds 99,999 studies named {name}: give another name")
+
+
+def _lock(path: Path) -> IO[str]:
+    file = (path / "lock").open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        raise StudyLocked(f"{path} is being worked on by {holder}: wait for it, or stop it first") from error
+    file.truncate(0)
+    file.write(f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+    file.flush()
+    return file

@@ -1,0 +1,176 @@
+"""One searched trial: a run of the one training loop whose evaluations are measured and reported to Ray Tune.
+
+Two executors of the same run: `trial` on one device inside Tune's own process, `trial_with_workers` with several, as a
+TorchTrainer inside the trial. Both end in one report that says how it ended; neither raises for divergence or for out
+of memory, since Tune would try again what can only fail again.
+"""
+
+import gc
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hybrid_ray.config import JobConfig, RunConfig
+from hybrid_ray.errors import TrialOutOfMemory
+from hybrid_ray.records import Evaluation, RunResult, Status, StepRecord
+from hybrid_ray.tune.measure import Yardstick, failed_measures
+from hybrid_ray.tune.space import settings
+
+__all__ = ["TrialReporter", "TrialSpec", "trial", "trial_with_workers"]
+
+Send = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialSpec:
+    """What all trials of a study share. Handed to them once, through Ray's object store."""
+
+    job: JobConfig
+    yardstick: Yardstick
+    trials: Path  # each trial's run directory is one below this
+    storage: Path  # where Ray Train keeps its own state
+
+    def run(self, params: Mapping[str, Any]) -> RunConfig:
+        """The job's seed, so the baseline's data order: trial and baseline differ in the method alone."""
+        return self.job.run(hybrid=settings(self.job, params))
+
+    def directory(self, number: int) -> Path:
+        return self.trials / f"{number:04d}"
+
+
+class TrialReporter:
+    """Measures every evaluation against the baseline and sends it on.
+
+    The last evaluation is not sent: it belongs to the report that ends the trial, so that no scheduler stops a trial
+    that is already done.
+
+    Args:
+        send: ``tune.report``, or what a worker sends with.
+        yardstick: baseline, frontier, objective.
+        steps: nominal steps of the run.
+    """
+
+    def __init__(self, send: Send, *, yardstick: Yardstick, steps: int) -> None:
+        self._yardstick, self._steps, self._send = yardstick, steps, send
+        self._phases: Counter[str] = Counter()
+        self._too_bad = 0
+
+    def step(self, record: StepRecord) -> None:
+        self._phases[record.phase] += 1
+
+    def evaluation(self, evaluation: Evaluation, calibration: float) -> Status | None:
+        """Says "diverged" when the loss was too far above the baseline's at two evaluations in a row."""
+        measures = self._yardstick.at(evaluation, calibration)
+        self._too_bad = self._too_bad + 1 if measures["degradation"] > self._yardstick.objective.max_degradation else 0
+        if self._too_bad >= 2:
+            return "diverged"
+        if evaluation.step < self._steps:
+            self._send({**measures, **phase_counts(self._phases)})
+        return None
+
+
+def trial(config: dict[str, Any], *, spec: TrialSpec) -> None:
+    """A Tune function for one device. ``config``: the trial's number and its params."""
+    from ray import tune
+
+    from hybrid_ray.train.loop import train
+
+    run, directory = spec.run(config["params"]), spec.directory(config["number"])
+    reporter = TrialReporter(tune.report, yardstick=spec.yardstick, steps=run.train.steps)
+    outcome = attempt(lambda: train(run, reporter=reporter, directory=directory), spec.yardstick, directory)
+    tune.report({**outcome, "done": True})
+
+
+def trial_with_workers(config: dict[str, Any], *, spec: TrialSpec) -> None:
+    """A Tune function that holds a TorchTrainer, whose workers report through it. Memory and processors are theirs.
+
+    Train tries again what failed, from the last checkpoint; when it gives up, so does the trial. Only where this very
+    process died does Tune start it anew, and the run's name then finds what was done.
+    """
+    from ray import tune
+    from ray.train import TrainingFailedError
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    from hybrid_ray.train.worker import fit_with_workers
+
+    run, directory = spec.run(config["params"]), spec.directory(config["number"])
+    callback = TuneReportCallback()  # type: ignore[no-untyped-call]
+    outcome = attempt(
+        lambda: fit_with_workers(
+            run,
+            directory=directory,
+            storage=spec.storage,
+            name=f"train-{tune.get_context().get_trial_id()}",
+            resources=spec.job.resources,
+            max_failures=spec.job.search.max_failures,
+            callbacks=[callback],
+            reporter_factory=partial(TrialReporter, yardstick=spec.yardstick, steps=run.train.steps),
+        ),
+        spec.yardstick,
+        directory,
+        gave_up=TrainingFailedError,
+    )
+    _wait_until_heard(callback)
+    tune.report({**outcome, "done": True})
+
+
+def phase_counts(steps: Mapping[str, int]) -> dict[str, int]:
+    """Nominal steps by phase, as they are reported: ``phase_predict`` and so on."""
+    return {f"phase_{name}": count for name, count in steps.items()}
+
+
+def attempt(
+    execute: Callable[[], RunResult],
+    yardstick: Yardstick,
+    directory: Path,
+    *,
+    gave_up: type[Exception] | tuple[()] = (),
+) -> dict[str, Any]:
+    """Execute a run and say how it ended. What it raises is left in ``error.txt`` and raised on.
+
+    Out of memory is an end, not an exception: the memory is freed and the trial fails as "oom", once. So is ``gave_up``,
+    raised by what has tried again already.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "error.txt").unlink(missing_ok=True)
+    try:
+        result = execute()
+    except TrialOutOfMemory as error:
+        said = f"oom: {error}"
+    except gave_up as error:
+        said = " ".join(str(error).split())
+    except Exception:
+        (directory / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        raise
+    else:
+        if result.status in ("finished", "diverged"):
+            return yardstick.final(result) | phase_counts(result.phase_steps)
+        said = result.error or f"the run ended as {result.status!r}"
+    _free_memory()
+    (directory / "error.txt").write_text(f"{said}\n", encoding="utf-8")
+    return failed_measures(said)
+
+
+def _wait_until_heard(callback: Any) -> None:
+    """Wait until Tune has taken what the workers reported.
+
+    Ray hands on a worker's report through the same one-place queue that this process reports into: with one still on its
+    way, a report from here would block it for ever (ray 2.60, _TrainSession._get_result_from_queues).
+    """
+    while not callback._training_actor_item_queue.empty():
+        time.sleep(0.1)
+    time.sleep(0.5)
+
+
+def _free_memory() -> None:
+    """Give back what a failed run held: the process goes on to the next trial."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,41 @@
+"""The three knobs of the method: confidence threshold, prediction horizon, correction interval.
+
+A space is one function that asks an Optuna trial for settings of `HybridConfig` (define by run), and names the
+assignments to try first. To search more, copy this file, ask for more fields of `HybridConfig` (say
+``full_steps = trial.suggest_int("full_steps", 1, 20)``), return them too, give the presets a value for each, and name
+the new module in the job: ``search.space: my_space``.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from hybrid_ray.config import JobConfig
+from tune_spaces.presets import aggressive, conservative, largest_horizon, largest_interval, quick, short_cycles
+
+if TYPE_CHECKING:
+    import optuna
+
+__all__ = ["presets", "space"]
+
+
+def space(trial: "optuna.Trial", job: JobConfig) -> dict[str, Any]:
+    """Settings of one trial. The ranges grow with the run, so that every preset lies inside them.
+
+    The threshold starts at 0 (predict whenever a cycle allows it) and ends at 0.9, above which nothing is predicted.
+    The horizon is searched in logarithms: 2 against 4 steps matters as much as 20 against 40. Interval 0 is "no
+    micro-corrections".
+    """
+    return {
+        "confidence_threshold": trial.suggest_float("confidence_threshold", 0.0, 0.9),
+        "prediction_horizon": trial.suggest_int("prediction_horizon", 1, largest_horizon(job), log=True),
+        "correction_interval": trial.suggest_int("correction_interval", 0, largest_interval(job)),
+    }
+
+
+def presets(job: JobConfig) -> dict[str, dict[str, Any]]:
+    """Complete assignments that are tried before anything is sampled, by name."""
+    return {
+        "quick": quick(job),
+        "conservative": conservative(job),
+        "aggressive": aggressive(job),
+        "short_cycles": short_cycles(job),
+    }
