@@ -1,0 +1,65 @@
+"""How far predictions can be trusted, as one number in [0, 1], told by the weights and not by the loss alone."""
+
+from typing import Any
+
+from hybrid_ray.hybrid.divergence import Level
+from hybrid_ray.hybrid.measures import Measured
+
+__all__ = ["Confidence"]
+
+_NEWEST = 0.5  # weight of the newest cycle in every average over cycles
+_LEAST_CEILING = 0.05
+_STABILITY = {Level.NORMAL: 1.0, Level.CAUTION: 0.8, Level.WARNING: 0.5, Level.CRITICAL: 0.0}
+
+
+class Confidence:
+    """confidence = agreement x length x (1 - misses / 2) x stability, each in [0, 1], averaged over cycles.
+
+    - agreement = clamp(max(0, cos)^2 / max(ceiling, 0.05), 0, 1): cos compares what one predicted step would do with
+      what a real one then did. A noisy window can't agree with anything; the ceiling is the most it could
+      (docs/method.md, section 3).
+    - length = clamp(2 alpha*, 0, 1): below 1 once the predicted step is more than twice as long as it should be.
+    - misses: the share of predictions after which the gradient pointed back (g.d > 0).
+    - stability: 1, 0.8, 0.5, 0 for the worst divergence level of the cycle.
+
+    It is measured in Full windows too, before anything has been predicted, against what would have been. Before the
+    first measure it is 0.
+    """
+
+    def __init__(self) -> None:
+        self.agreement: float | None = None
+        self.ceiling: float | None = None
+        self.length = 1.0
+        self.misses = 0.0
+        self.stability = 1.0
+
+    @property
+    def value(self) -> float:
+        if self.agreement is None:
+            return 0.0
+        return self.agreement * self.length * (1.0 - self.misses / 2.0) * self.stability
+
+    def observe_window(self, measured: Measured | None, worst: Level) -> None:
+        """A window has ended; ``worst`` is the highest divergence level in it."""
+        self.stability = _STABILITY[worst]
+        if measured is None:
+            return
+        if measured.ceiling is not None:
+            self.ceiling = _average(self.ceiling, max(0.0, measured.ceiling))
+        most = max(self.ceiling or 0.0, _LEAST_CEILING)
+        self.agreement = _average(self.agreement, min(1.0, max(0.0, measured.cosine) ** 2 / most))
+        self.length = _average(self.length, min(1.0, max(0.0, 2.0 * measured.alpha)))
+
+    def observe_jump(self, *, overshot: bool) -> None:
+        """The first real gradient after predicted steps is there."""
+        self.misses = _average(self.misses, float(overshot))
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+
+def _average(before: float | None, newest: float) -> float:
+    return newest if before is None else before + _NEWEST * (newest - before)

@@ -1,0 +1,155 @@
+"""One cycle of the method: look back on a window of real steps, then plan the next prediction."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from hybrid_ray.config import HybridConfig
+from hybrid_ray.hybrid.confidence import Confidence
+from hybrid_ray.hybrid.corrector import Corrector
+from hybrid_ray.hybrid.divergence import Level
+from hybrid_ray.hybrid.horizon import choose_horizon
+from hybrid_ray.hybrid.learning_rate import LearningRate
+from hybrid_ray.hybrid.measures import Measured, WindowMeasures
+from hybrid_ray.hybrid.predictors import build_predictor
+from hybrid_ray.hybrid.sample import CoordinateSample
+from hybrid_ray.hybrid.weights import Weights, sum_over_ranks
+
+__all__ = ["Cycle"]
+
+
+class Cycle:
+    """Predictor, measures, confidence and corrector, kept in step with each other.
+
+    Args:
+        weights: the parameters as they are now. When they change, make a new Cycle.
+        optimizer: whose state some predictors read.
+        config: the settings; the predictor is not ``off``.
+    """
+
+    def __init__(self, weights: Weights, optimizer: torch.optim.Optimizer, config: HybridConfig) -> None:
+        predictor = build_predictor(weights, optimizer, config)
+        assert predictor is not None
+        self.predictor = predictor
+        self.confidence = Confidence()
+        self.corrector = Corrector(weights.groups, rho=config.residual_feedback)
+        self.measures = WindowMeasures(CoordinateSample(weights, one_in=config.sample_one_in, seed=config.seed))
+        self.steps = 0  # real steps of the open window
+        self.open = False
+        self.planned_norms = [0.0] * weights.groups  # |D| by group
+        self._weights = weights
+        self._config = config
+
+    def open_window(self, *, keep: bool) -> None:
+        """Real steps begin. Does nothing if a window is open.
+
+        Args:
+            keep: whether the predictor is to learn from them: not once predicting is over.
+        """
+        if self.open:
+            return
+        if keep:
+            self.predictor.open_window()
+        self.measures.open(self._weights.local())
+        self.open, self.steps = True, 0
+
+    def pause_window(self) -> None:
+        """Real steps end before there is anything to judge: a micro-correction, or a rollback."""
+        self.measures.add_real(self._weights.local())
+        self._close_predictor()
+
+    def look_back(self) -> Measured | None:
+        """Real steps end: compare what they did with what had been foreseen."""
+        measured = self.measures.close(self._weights.local(), self.steps)
+        self._close_predictor()
+        if measured is not None:
+            self.corrector.observe_window(measured.alpha_by_group)
+        return measured
+
+    def _close_predictor(self) -> None:
+        if self.predictor.window_open:
+            self.predictor.close_window(self.steps)
+        self.open = False
+
+    def plan(
+        self, rate: LearningRate, *, ratio: float, horizon: int | None = None, norms: Sequence[float] | None = None
+    ) -> int:
+        """Fix the next displacement, whether it will be used or not: the next window judges it either way.
+
+        Args:
+            rate: the learning rate now.
+            ratio: what recoveries have left of the horizon.
+            horizon: steps, where a replay says so.
+            norms: lengths by group, where a replay says so.
+
+        Returns:
+            The horizon; 0 if the displacement is not finite on some rank. It is zero then.
+        """
+        coupling = rate.ratios if self._config.couple_lr else [1.0] * self._weights.groups
+        if horizon is None:
+            confidence = self.confidence.value
+            horizon = choose_horizon(self._config, confidence=confidence, lr_ratio=max(rate.ratios), ratio=ratio)
+        factors = [a * b for a, b in zip(coupling, self.corrector.factors, strict=True)]
+        self.predictor.plan(horizon, factors, norms)
+        squares = sum_over_ranks(self.predictor.squares())
+        direction = self.predictor.direction
+        if not all(map(math.isfinite, squares)):
+            assert direction is not None
+            direction.zero_()
+            self.planned_norms = [0.0] * len(squares)
+            self.measures.foresee(None, horizon)
+            return 0
+        self.planned_norms = [square**0.5 for square in squares]
+        self.measures.foresee(None if direction is None else direction.tensors, horizon)
+        return horizon
+
+    def withdraw(self, *, keep: bool) -> None:
+        """Take the last prediction back, in place. A window under way is parted: this move was not learnt."""
+        was_open = self.open
+        if was_open:
+            self.pause_window()
+        self.predictor.withdraw()
+        if was_open:
+            self.open_window(keep=keep)
+
+    def forget(self, *, keep: bool) -> None:
+        """Forget the averaged displacement and all that was learnt about it."""
+        was_open = self.open
+        if was_open:
+            self.pause_window()
+        self.predictor.reset()
+        self.confidence = Confidence()
+        self.corrector = Corrector(self._weights.groups, rho=self._config.residual_feedback)
+        self.measures.foresee(None, 1)
+        if was_open:
+            self.open_window(keep=keep)
+
+    def observe_jump(self, along: Sequence[float]) -> bool:
+        """The first gradient after predicted steps is there. Returns whether it points back (g.d > 0)."""
+        overshot = self.corrector.observe_gradient(along)
+        self.confidence.observe_jump(overshot=overshot)
+        return overshot
+
+    def observe_window(self, measured: Measured | None, worst: Level) -> None:
+        self.confidence.observe_window(measured, worst)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "predictor": self.predictor.state_dict(),
+            "confidence": self.confidence.state_dict(),
+            "corrector": self.corrector.state_dict(),
+            "measures": self.measures.state_dict(),
+            "steps": self.steps,
+            "open": self.open,
+            "planned_norms": list(self.planned_norms),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.predictor.load_state_dict(state["predictor"])
+        self.confidence.load_state_dict(state["confidence"])
+        self.corrector.load_state_dict(state["corrector"])
+        self.measures.load_state_dict(state["measures"])
+        self.steps, self.open = state["steps"], state["open"]
+        self.planned_norms = list(state["planned_norms"])

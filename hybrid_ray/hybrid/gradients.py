@@ -1,0 +1,109 @@
+"""The gradient of a real step: micro-batches, ranks, its norm, clipping. As a plain training loop does it."""
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from hybrid_ray.errors import ConfigError
+from hybrid_ray.hybrid.clock import StepClock
+from hybrid_ray.hybrid.weights import Weights, sum_over_ranks, world_size
+
+__all__ = ["Closure", "Gradient", "clip_gradients", "compute_gradients", "measure_gradients"]
+
+Closure = Callable[[], torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gradient:
+    """What is known of a gradient before it is applied, the same on every rank."""
+
+    loss: float  # mean over micro-batches and ranks
+    norm: float  # of the whole model, before clipping
+    along: tuple[float, ...] | None  # <gradient, predicted step> by group, right after a prediction
+    norm_tensor: torch.Tensor  # the norm on the device, for clipping without a round trip
+
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.loss) and math.isfinite(self.norm)
+
+
+def compute_gradients(model: torch.nn.Module, closure: Closure, *, accumulate: int, clock: StepClock) -> torch.Tensor:
+    """Forward and backward of ``accumulate`` micro-batches; ranks synchronise on the last. Returns the local loss.
+
+    Raises:
+        ConfigError: if the closure returns no scalar tensor, or one without a gradient.
+    """
+    total: torch.Tensor | None = None
+    for micro in range(accumulate):
+        last = micro == accumulate - 1
+        with _synchronised_if(model, last):
+            loss = closure()
+            _check_loss(loss)
+            scaled = loss / accumulate if accumulate > 1 else loss
+            with clock.part("backward"):
+                scaled.backward()  # type: ignore[no-untyped-call]
+        total = scaled.detach() if total is None else total + scaled.detach()
+    assert total is not None
+    return total.reshape(())
+
+
+def measure_gradients(weights: Weights, loss: torch.Tensor, along: torch.Tensor | None) -> Gradient:
+    """Loss and norm over all ranks: one small all-reduce, one wait for the device.
+
+    A NaN or Inf anywhere, on any rank, is a NaN or Inf here, on every rank.
+
+    Raises:
+        ConfigError: if no parameter has a gradient.
+    """
+    pairs = [(g, share) for g, share in zip(weights.gradients(), weights.shares, strict=True) if g is not None]
+    if not pairs:
+        raise ConfigError("no parameter of the optimizer got a gradient: the closure's loss does not depend on any")
+    half = pairs[0][0].dtype in (torch.bfloat16, torch.float16)
+    norms = torch._foreach_norm([g for g, _ in pairs], 2, dtype=torch.float32 if half else None)
+    stacked = torch.stack([norm.to(weights.device) for norm in norms])
+    ranks = world_size()
+    if ranks == 1:
+        norm = torch.linalg.vector_norm(stacked)
+        head = [loss.to(norm), norm]
+    else:
+        shares = stacked.new_tensor([share for _, share in pairs])
+        head = [loss.to(stacked) / ranks, (stacked.square() * shares).sum()]
+    numbers = torch.stack(head) if along is None else torch.cat([torch.stack(head), along.to(stacked)])
+    loss_sum, size, *products = sum_over_ranks(numbers)
+    if ranks > 1:
+        norm = numbers[1].sqrt()
+        size = math.sqrt(size) if size >= 0.0 else size
+    return Gradient(loss=loss_sum, norm=size, along=tuple(products) if products else None, norm_tensor=norm)
+
+
+def clip_gradients(weights: Weights, gradient: Gradient, largest: float | None) -> None:
+    """Scale all gradients so that their norm is at most ``largest``, with the arithmetic of ``clip_grad_norm_``."""
+    if largest is None or gradient.norm <= 0.99 * largest:
+        return
+    factor = torch.clamp(largest / (gradient.norm_tensor + 1e-6), max=1.0)
+    torch._foreach_mul_([g for g in weights.gradients() if g is not None], factor)
+
+
+def _check_loss(loss: object) -> None:
+    if not isinstance(loss, torch.Tensor):
+        raise ConfigError(f"the closure returned {type(loss).__name__} but must return the loss as a scalar tensor")
+    if loss.numel() != 1:
+        raise ConfigError(f"the closure returned a tensor of shape {tuple(loss.shape)} but the loss must be a scalar")
+    if not loss.requires_grad:
+        raise ConfigError("the closure's loss has no gradient: compute it from the model, outside of torch.no_grad()")
+
+
+def _synchronised_if(model: torch.nn.Module, last: bool) -> AbstractContextManager[None]:
+    """Let DDP or FSDP2 reduce gradients over ranks on the last micro-batch alone."""
+    switch = getattr(model, "set_requires_gradient_sync", None)
+    if callable(switch):
+        switch(last)
+        return nullcontext()
+    no_sync = getattr(model, "no_sync", None)
+    if last or not callable(no_sync):
+        return nullcontext()
+    context: AbstractContextManager[None] = no_sync()
+    return context

@@ -1,0 +1,23 @@
+"""How many steps a prediction runs."""
+
+from hybrid_ray.config import HybridConfig
+
+__all__ = ["choose_horizon"]
+
+
+def choose_horizon(config: HybridConfig, *, confidence: float, lr_ratio: float, ratio: float) -> int:
+    """Predicted steps of the next prediction, from 1 to ``prediction_horizon``.
+
+    ``fixed`` is always the most. ``scaled`` is most x confidence^2 x lr/lr_max: the less sure, and the smaller the real
+    steps have become, the shorter (METHOD.md section 3).
+
+    Args:
+        config: the mode and the most.
+        confidence: in [0, 1].
+        lr_ratio: lr / lr_max, in [0, 1].
+        ratio: what a recovery (ReducePredictRatio) has left of it, in (0, 1].
+    """
+    most = config.prediction_horizon * ratio
+    if config.horizon_mode == "scaled":
+        most *= confidence**2 * lr_ratio
+    return max(1, round(most))

@@ -1,0 +1,67 @@
+"""The learning rate of each parameter group beside the largest it ever had. Predictions follow real steps in size."""
+
+import warnings
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from hybrid_ray.errors import ConfigError
+
+__all__ = ["LearningRate"]
+
+
+class LearningRate:
+    """Steps the schedule once a nominal step, real or predicted, and knows lr / lr_max by group.
+
+    lr_max is the largest rate seen, or the schedule's own base rate (``initial_lr``) where that is larger.
+
+    Raises:
+        ConfigError: for a scheduler that needs a loss (ReduceLROnPlateau): predicted steps have none.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, scheduler: LRScheduler | None) -> None:
+        if isinstance(scheduler, ReduceLROnPlateau):
+            raise ConfigError("lr_scheduler is ReduceLROnPlateau but predicted steps have no loss: use a schedule")
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+        self.largest: list[float] = []
+        self._note()
+
+    @property
+    def now(self) -> list[float]:
+        return [float(group["lr"]) for group in self._optimizer.param_groups]
+
+    @property
+    def ratios(self) -> list[float]:
+        """lr / lr_max of each group, in [0, 1]."""
+        return [now / most if most > 0.0 else 0.0 for now, most in zip(self.now, self.largest, strict=True)]
+
+    def advance(self, *, optimizer_stepped: bool) -> None:
+        """One nominal step is done."""
+        if self._scheduler is None:
+            return
+        if optimizer_stepped:
+            self._scheduler.step()
+        else:
+            with warnings.catch_warnings():  # a first step may have been refused; the schedule goes on all the same
+                warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+                self._scheduler.step()
+        self._note()
+
+    def _note(self) -> None:
+        groups = self._optimizer.param_groups
+        before = self.largest + [0.0] * (len(groups) - len(self.largest))
+        self.largest = [
+            max(most, float(group["lr"]), float(group.get("initial_lr", 0.0)))
+            for most, group in zip(before, groups, strict=False)
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        schedule = None if self._scheduler is None else self._scheduler.state_dict()
+        return {"largest": list(self.largest), "schedule": schedule}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.largest = list(state["largest"])
+        if self._scheduler is not None and state["schedule"] is not None:
+            self._scheduler.load_state_dict(state["schedule"])

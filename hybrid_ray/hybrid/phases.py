@@ -1,0 +1,198 @@
+"""The order of the steps, as a pure state machine. It knows nothing of weights, losses or time.
+
+What the next step is depends on the last one and on one number, ``entry``: the horizon of the prediction that may be
+entered now (0: none). It is looked at only where the drawing says "decide"::
+
+                        +------------------------------ decide: entry = 0 ---+
+                        v                                                    |
+    WARMUP --all done--> FULL --full_steps done--> decide --entry = H > 0--+ |
+                        ^ |                                                v |
+                        | +---- decide: entry = 0 (Full again)          PREDICT <--------+
+                        |                                              H steps |  |         |
+                        |                          every correction_interval   |  +-> CORRECT (micro, one step)
+                        |                          of them, not after the last |
+                        +-- correct_steps = 0 ---------------------------------+
+                        |                                                      v
+                        +-- decide: entry = 0 ------------------------- CORRECT (correct_steps)
+                                                                               | decide: entry = H > 0
+                                                                               +----------> PREDICT
+
+From every state, a fall-back (divergence) leads to FULL at once.
+
+A run may instead follow the letters of a recorded one (`hybrid_ray.records.Replay`): W warmup, F full, P predicted,
+M micro-correction, C correct. Steps past the end of the recording are FULL.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from hybrid_ray.config import HybridConfig
+from hybrid_ray.errors import ConfigError
+
+__all__ = ["Phase", "PhaseMachine", "Position"]
+
+
+class Phase(StrEnum):
+    """What kind of step it is. All but PREDICT compute gradients."""
+
+    WARMUP = "warmup"
+    FULL = "full"
+    PREDICT = "predict"
+    CORRECT = "correct"
+
+
+_LETTERS = {Phase.WARMUP: "W", Phase.FULL: "F", Phase.PREDICT: "P", Phase.CORRECT: "C"}
+_PHASES = {letter: phase for phase, letter in _LETTERS.items()} | {"M": Phase.CORRECT}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Position:
+    """One step: its phase, its number in the phase (from 1), and how far its prediction has come."""
+
+    phase: Phase
+    index: int
+    predicted: int = 0  # predicted steps of this prediction so far, this one included; 0 outside of one
+    horizon: int = 0  # of the prediction under way; 0 outside of one
+    micro: bool = False  # a single real step inside a prediction
+
+    @property
+    def letter(self) -> str:
+        return "M" if self.micro else _LETTERS[self.phase]
+
+
+class PhaseMachine:
+    """Says what step comes next.
+
+    Args:
+        config: warmup_steps, full_steps, correct_steps and correction_interval are used.
+        letters: a recording to follow; None: decide by ``entry``.
+    """
+
+    def __init__(self, config: HybridConfig, letters: str | None = None) -> None:
+        self._config = config
+        self._letters = letters
+        if letters is not None:
+            _check(letters)
+        self.steps = 0  # steps done
+        self.position = self._first()
+
+    @property
+    def decides(self) -> bool:
+        """Whether a prediction may be entered after the step at ``position``."""
+        at = self.position
+        if at.phase is Phase.PREDICT or at.micro:
+            return False
+        if self._letters is not None and self._letter(self.steps + 1) == "P":
+            return True
+        if at.phase is Phase.FULL:
+            return at.index % self._config.full_steps == 0
+        return at.phase is Phase.CORRECT and self._last_of_stretch(self._config.correct_steps)
+
+    @property
+    def ends_window(self) -> bool:
+        """Whether real steps are to be looked back on after this one: at a decision, and as often in WARMUP."""
+        at = self.position
+        if at.phase is Phase.WARMUP:
+            return at.index % self._config.full_steps == 0 or self._last_of_stretch(self._config.warmup_steps)
+        return self.decides
+
+    @property
+    def upcoming_horizon(self) -> int | None:
+        """The horizon of a recorded prediction that comes next; None without a recording, or if none comes next."""
+        if self._letters is None or self._letter(self.steps + 1) != "P":
+            return None
+        return self._recorded_horizon(self.steps + 1)
+
+    def restart(self) -> None:
+        """The step to come is the first of FULL, unless it is still WARMUP or the run follows a recording."""
+        if self._letters is None and self.position.phase is not Phase.WARMUP:
+            self.position = Position(phase=Phase.FULL, index=1)
+
+    def advance(self, *, entry: int = 0, fall_back: bool = False) -> None:
+        """Go on to the next step.
+
+        Args:
+            entry: steps to predict if the machine is at a decision; 0: none. A recording knows better.
+            fall_back: FULL is next, whatever was under way. A recording is not interrupted.
+        """
+        if self._letters is not None:
+            following = self._recorded()
+        elif fall_back:
+            following = Position(phase=Phase.FULL, index=1)
+        else:
+            following = self._following(entry if self.decides else 0)
+        self.steps += 1
+        self.position = following
+
+    def _following(self, entry: int) -> Position:
+        at, config = self.position, self._config
+        if at.phase is Phase.PREDICT:
+            if at.predicted == at.horizon:
+                return Position(phase=Phase.CORRECT if config.correct_steps else Phase.FULL, index=1)
+            if config.correction_interval and at.predicted % config.correction_interval == 0:
+                return Position(phase=Phase.CORRECT, index=1, predicted=at.predicted, horizon=at.horizon, micro=True)
+        if at.phase is Phase.PREDICT or at.micro:
+            done = at.predicted + 1
+            return Position(phase=Phase.PREDICT, index=done, predicted=done, horizon=at.horizon)
+        if entry:
+            return Position(phase=Phase.PREDICT, index=1, predicted=1, horizon=entry)
+        length = {
+            Phase.WARMUP: config.warmup_steps,
+            Phase.FULL: config.full_steps,
+            Phase.CORRECT: config.correct_steps,
+        }
+        if at.index < length[at.phase]:
+            return Position(phase=at.phase, index=at.index + 1)
+        return Position(phase=Phase.FULL, index=1)
+
+    def _first(self) -> Position:
+        if self._letters is not None:
+            return Position(phase=_PHASES[self._letter(0)], index=1)
+        return Position(phase=Phase.WARMUP if self._config.warmup_steps else Phase.FULL, index=1)
+
+    def _last_of_stretch(self, length: int) -> bool:
+        if self._letters is not None:
+            return self._letter(self.steps + 1) != self._letter(self.steps)
+        return self.position.index == length
+
+    def _letter(self, step: int) -> str:
+        assert self._letters is not None
+        return self._letters[step] if step < len(self._letters) else "F"
+
+    def _recorded(self) -> Position:
+        at, letter = self.position, self._letter(self.steps + 1)
+        phase = _PHASES[letter]
+        inside = at.phase is Phase.PREDICT or at.micro
+        if letter == "P" and not inside:
+            return Position(phase=phase, index=1, predicted=1, horizon=self._recorded_horizon(self.steps + 1))
+        if letter == "P":
+            return Position(phase=phase, index=at.predicted + 1, predicted=at.predicted + 1, horizon=at.horizon)
+        if letter == "M":
+            return Position(phase=phase, index=1, predicted=at.predicted, horizon=at.horizon, micro=True)
+        return Position(phase=phase, index=at.index + 1 if at.phase is phase and not at.micro else 1)
+
+    def _recorded_horizon(self, start: int) -> int:
+        assert self._letters is not None
+        rest = self._letters[start:]
+        return rest[: len(rest) - len(rest.lstrip("PM"))].count("P")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "position": asdict(self.position) | {"phase": str(self.position.phase)}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.steps = int(state["steps"])
+        self.position = Position(**(state["position"] | {"phase": Phase(state["position"]["phase"])}))
+
+
+def _check(letters: str) -> None:
+    """A recording must be one that the drawing allows at its seams."""
+    strange = sorted(set(letters) - set("WFPMC"))
+    if strange:
+        raise ConfigError(f"replay phases have the letters {strange} but only W, F, P, M and C are known")
+    if letters.startswith(("P", "M", "C")):
+        raise ConfigError(f"replay phases start with {letters[0]!r} but a run starts with W or F")
+    for first, second in (("F", "M"), ("W", "M"), ("C", "M"), ("M", "M"), ("W", "P"), ("F", "C"), ("W", "C")):
+        if first + second in letters:
+            raise ConfigError(f"replay phases have {second!r} right after {first!r}, which no run does")

@@ -1,0 +1,46 @@
+"""EMA-Nesterov (arXiv 2605.25395): move along a long average of what real steps did; the next gradient is taken there.
+
+The average is over windows of real steps, weighted by age: S is the weighted sum of window displacements, Z that of
+their steps, and S/Z the mean displacement of a real step, unbiased from the first window on. Nothing stores a window's
+start: S takes -w when it opens and +w' when it closes, so one buffer is enough and the difference is exact up to
+rounding.
+"""
+
+import math
+from collections.abc import Sequence
+
+from hybrid_ray.config import HybridConfig
+from hybrid_ray.hybrid.predictors.base import Predictor
+from hybrid_ray.hybrid.weights import Weights
+
+__all__ = ["EmaNesterov"]
+
+
+class EmaNesterov(Predictor):
+    """D = H x gain x S/Z. Two buffers: S and D, 8 bytes a parameter in fp32.
+
+    A window's weight falls by exp(-n / time_constant) when the next one opens, n being the window's own real steps.
+    """
+
+    def __init__(self, weights: Weights, config: HybridConfig) -> None:
+        super().__init__(weights, config)
+        self.average = self._buffers(1)
+        self.weight_sum = 0.0  # Z, in real steps
+        self.last_steps = 0  # of the window before
+
+    def open_window(self) -> None:
+        decay = math.exp(-self.last_steps / self.config.time_constant)
+        self.average.accumulate_(decay, self.weights.local(), -1.0)
+        self.weight_sum *= decay
+        self.window_open = True
+
+    def close_window(self, steps: int) -> None:
+        self.average.accumulate_(1.0, self.weights.local(), 1.0)
+        self.weight_sum += steps
+        self.last_steps = steps
+        self.window_open = False
+
+    def _write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
+        assert self.direction is not None
+        reach = horizon * self.config.gain / self.weight_sum if self.weight_sum else 0.0
+        self.direction.assign_(self.average.tensors, [reach * factor for factor in factors])

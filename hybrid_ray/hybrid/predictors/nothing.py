@@ -1,0 +1,22 @@
+"""The placebo: predicted steps leave the weights alone. Whatever it "gains" is what skipping gradients gains."""
+
+from collections.abc import Sequence
+
+from hybrid_ray.hybrid.predictors.base import Predictor
+
+__all__ = ["Nothing"]
+
+
+class Nothing(Predictor):
+    """D = 0. No buffers."""
+
+    _moves = False
+
+    def open_window(self) -> None:
+        self.window_open = True
+
+    def close_window(self, steps: int) -> None:
+        self.window_open = False
+
+    def _write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
+        raise AssertionError("nothing has no direction")

@@ -1,0 +1,157 @@
+"""What a run has done so far, counted: steps and seconds by phase, jumps, events, memory."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from hybrid_ray.hybrid.clock import StepClock
+from hybrid_ray.hybrid.measures import Measured
+from hybrid_ray.hybrid.phases import Phase, Position
+
+__all__ = ["Tally"]
+
+
+class Tally:
+    """Counts. Nothing here decides anything.
+
+    Args:
+        device: on a GPU, memory by phase is followed too; the allocator's peak is reset at every change of phase.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._letters = bytearray()
+        self.norms: list[tuple[float, ...]] = []  # one a jump: the displacement that was really applied, by group
+        self.decisions = 0  # chances to predict
+        self.misses = 0  # jumps after which the gradient pointed back
+        self._planned: tuple[float, ...] = ()
+        self._events: Counter[str] = Counter()
+        self._sums: defaultdict[str, float] = defaultdict(float)  # of measures, by name
+        self._measured = 0
+        self._false_accepts = 0
+        self._jumped = 0  # jumps measured
+        self._seconds = StepClock(device)
+        self._memory = _PhaseMemory(device)
+
+    @property
+    def letters(self) -> str:
+        """One letter a nominal step (`hybrid_ray.records.Replay`)."""
+        return self._letters.decode()
+
+    @property
+    def jumps(self) -> int:
+        return len(self.norms)
+
+    @contextmanager
+    def step(self, position: Position) -> Iterator[None]:
+        """One nominal step, timed. It counts if it does not raise."""
+        self._memory.enter(position.phase)
+        with self._seconds.part(position.phase):
+            yield
+        self._letters += position.letter.encode()
+
+    def begin_jump(self, norms: Sequence[float]) -> None:
+        """A prediction begins; ``norms`` of its whole displacement, by group."""
+        self._planned = tuple(norms)
+        self.norms.append(self._planned)
+
+    def resize_jump(self, fraction: float) -> None:
+        """The last jump was cut short to a fraction of what was planned, or taken back (0)."""
+        if self.norms:
+            self.norms[-1] = tuple(norm * fraction for norm in self._planned)
+
+    def count_event(self, name: str) -> None:
+        self._events[str(name)] += 1
+
+    def add_measured(self, measured: Measured, *, jumped: bool) -> None:
+        """A window was compared with what had been foreseen, after a jump or (would-be) without one."""
+        self._measured += 1
+        for name in ("cosine", "alpha", "error"):
+            self._sums[name] += getattr(measured, name)
+        if jumped:
+            self._jumped += 1
+            self._sums["error_after_jump"] += measured.error
+            self._false_accepts += measured.alpha <= 0.0
+
+    def statistics(self) -> dict[str, Any]:
+        """Plain numbers, ready for JSON. Means over cycles are None before the first."""
+        letters = self.letters
+        phases = {phase: sum(letters.count(letter) for letter in _LETTERS[phase]) for phase in Phase}
+        steps = len(letters)
+        predicted = phases[Phase.PREDICT]
+        measured = {
+            f"mean_{name}": self._sums[name] / self._measured if self._measured else None
+            for name in ("cosine", "alpha", "error")
+        }
+        return {
+            "steps": steps,
+            "real_steps": steps - predicted,
+            "predicted_steps": predicted,
+            "backward_reduction": predicted / max(1, steps),
+            "phase_steps": {str(phase): count for phase, count in phases.items()},
+            "phase_shares": {str(phase): count / max(1, steps) for phase, count in phases.items()},
+            "phase_seconds": {str(phase): 0.0 for phase in Phase} | self._seconds.seconds(),
+            "decisions": self.decisions,
+            "jumps": self.jumps,
+            "accept_rate": self.jumps / self.decisions if self.decisions else None,
+            "false_accept_rate": self._false_accepts / self._jumped if self._jumped else None,
+            "misses": self.misses,
+            "mean_error_after_jump": self._sums["error_after_jump"] / self._jumped if self._jumped else None,
+            **measured,
+            "events": dict(self._events),
+            "memory": self._memory.statistics(),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "letters": self.letters,
+            "norms": [list(norms) for norms in self.norms],
+            "planned": list(self._planned),
+            "counts": [self.decisions, self.misses, self._measured, self._false_accepts, self._jumped],
+            "events": dict(self._events),
+            "sums": dict(self._sums),
+            "seconds": self._seconds.seconds(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._letters = bytearray(state["letters"].encode())
+        self.norms = [tuple(norms) for norms in state["norms"]]
+        self._planned = tuple(state["planned"])
+        self.decisions, self.misses, self._measured, self._false_accepts, self._jumped = state["counts"]
+        self._events, self._sums = Counter(state["events"]), defaultdict(float, state["sums"])
+        self._seconds.load(state["seconds"])
+
+
+_LETTERS = {Phase.WARMUP: "W", Phase.FULL: "F", Phase.PREDICT: "P", Phase.CORRECT: "CM"}
+
+
+class _PhaseMemory:
+    """Peak bytes allocated and reserved on the GPU, by phase. On a CPU it does nothing."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._on = device.type == "cuda"
+        self._phase: Phase | None = None
+        self._peaks: dict[str, dict[str, int]] = {}
+
+    def enter(self, phase: Phase) -> None:
+        """A step of ``phase`` begins."""
+        if not self._on or phase is self._phase:
+            return
+        self._note()
+        torch.cuda.reset_peak_memory_stats(self._device)
+        self._phase = phase
+
+    def statistics(self) -> dict[str, dict[str, int]]:
+        if self._on:
+            self._note()
+        return {phase: dict(peaks) for phase, peaks in self._peaks.items()}
+
+    def _note(self) -> None:
+        if self._phase is None:
+            return
+        peaks = self._peaks.setdefault(str(self._phase), {"allocated": 0, "reserved": 0})
+        peaks["allocated"] = max(peaks["allocated"], torch.cuda.max_memory_allocated(self._device))
+        peaks["reserved"] = max(peaks["reserved"], torch.cuda.max_memory_reserved(self._device))

@@ -1,0 +1,111 @@
+"""The trainable parameters of an optimizer, as this rank holds them, and numbers that all ranks share."""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+import torch.distributed as dist
+
+from hybrid_ray.errors import ConfigError
+
+__all__ = ["Weights", "sum_over_ranks", "world_size"]
+
+
+def world_size() -> int:
+    """Ranks that train this model together; 1 without torch.distributed."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def sum_over_ranks(numbers: torch.Tensor) -> list[float]:
+    """Sum a small vector over all ranks. Every rank gets the same bits, so every rank decides alike."""
+    if world_size() > 1:
+        dist.all_reduce(numbers)
+    return [float(number) for number in numbers.tolist()]
+
+
+class Weights:
+    """The parameters that ``optimizer`` trains, group by group; frozen ones (no ``requires_grad``) are left out.
+
+    Tied parameters are one tensor and appear once. A DTensor (FSDP2) stands for the shard of this rank.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+        self.signature = self._sign()
+        self.parameters: list[torch.Tensor] = []
+        self.group_of: list[int] = []  # the parameter group of each parameter
+        for number, group in enumerate(optimizer.param_groups):
+            for parameter in group["params"]:
+                if parameter.requires_grad:
+                    self.parameters.append(parameter)
+                    self.group_of.append(number)
+        if not self.parameters:
+            raise ConfigError("the optimizer has no parameter that requires a gradient: unfreeze one")
+        strange = {str(p.dtype) for p in self.parameters if not p.is_floating_point()}
+        if strange:
+            raise ConfigError(f"parameters of type {', '.join(sorted(strange))} can't be predicted: only real ones can")
+
+    @property
+    def groups(self) -> int:
+        return len(self._optimizer.param_groups)
+
+    @property
+    def device(self) -> torch.device:
+        return self.parameters[0].device
+
+    @property
+    def changed(self) -> bool:
+        """Whether parameters were added, removed, frozen, unfrozen or resized since this object was made."""
+        return self._sign() != self.signature
+
+    @property
+    def sharded(self) -> bool:
+        return any(hasattr(parameter, "to_local") for parameter in self.parameters)
+
+    @cached_property
+    def shares(self) -> list[float]:
+        """Of each parameter, one over the number of ranks that hold the same numbers.
+
+        Sums over ranks of share-weighted squares are then squares of the whole model, sharded or not.
+        """
+        return [1.0 / (world_size() // _shards(parameter)) for parameter in self.parameters]
+
+    def local(self) -> list[torch.Tensor]:
+        """What this rank holds of each parameter, sharing memory with it."""
+        return [_local(parameter) for parameter in self.parameters]
+
+    def gradients(self) -> list[torch.Tensor | None]:
+        """Of each parameter, this rank's part of its gradient; None where the loss did not reach it."""
+        return [None if parameter.grad is None else _local(parameter.grad) for parameter in self.parameters]
+
+    def by_group(self, numbers: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Sum one number a parameter to one number a group."""
+        sums = [torch.zeros((), dtype=torch.float32, device=self.device) for _ in range(self.groups)]
+        for group, share, number in zip(self.group_of, self.shares, numbers, strict=True):
+            sums[group] = sums[group] + share * number.to(self.device)
+        return sums
+
+    def _sign(self) -> tuple[tuple[int, bool, int], ...]:
+        return tuple(
+            (id(parameter), parameter.requires_grad, parameter.numel())
+            for group in self._optimizer.param_groups
+            for parameter in group["params"]
+        )
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    to_local = getattr(tensor, "to_local", None)
+    with torch.no_grad():
+        return tensor.detach() if to_local is None else to_local()
+
+
+def _shards(parameter: torch.Tensor) -> int:
+    """In how many different pieces a parameter is spread over the ranks."""
+    placements = getattr(parameter, "placements", None)
+    if placements is None:
+        return 1
+    mesh = parameter.device_mesh  # type: ignore[attr-defined]
+    pieces = 1
+    for dimension, placement in enumerate(placements):
+        pieces *= mesh.size(dimension) if placement.is_shard() else 1
+    return int(pieces)
