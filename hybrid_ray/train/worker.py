@@ -1,0 +1,145 @@
+"""The same run on several workers: a Ray Train ``TorchTrainer`` around the loop. The one file here that knows Ray."""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hybrid_ray.config import ResourcesConfig, RunConfig
+from hybrid_ray.errors import TrialOutOfMemory
+from hybrid_ray.records import Evaluation, RunResult, Status, StepRecord
+from hybrid_ray.train.loop import train
+from hybrid_ray.train.reporter import Reporter
+
+__all__ = ["EvaluationReporter", "ReporterFactory", "fit_with_workers", "train_worker"]
+
+log = logging.getLogger("hybrid_ray")
+
+Send = Callable[[dict[str, Any]], None]
+ReporterFactory = Callable[[Send], Reporter]
+"""Makes one rank's reporter, given what sends metrics to Ray. Pickled to the workers: build it from plain data, so that
+it decides alike on every rank."""
+
+CONTROLLER_FAILURES = 3  # of Ray Train's own controller; without a limit it would try for ever
+COLLECTIVE_TIMEOUT = 600  # seconds; a rank that hangs longer ends the run
+_OUT_OF_MEMORY = "out-of-memory"
+
+
+class EvaluationReporter:
+    """Sends every evaluation as it is and lets the run go on."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+
+    def step(self, record: StepRecord) -> None:
+        return None
+
+    def evaluation(self, evaluation: Evaluation, calibration: float) -> Status | None:
+        self._send(
+            {
+                "step": evaluation.step,
+                "loss": evaluation.loss,
+                "real_steps": evaluation.real_steps,
+                "time": evaluation.train_seconds / calibration,
+            }
+        )
+        return None
+
+
+def fit_with_workers(
+    run: RunConfig,
+    *,
+    directory: Path,
+    storage: Path,
+    name: str,
+    resources: ResourcesConfig,
+    max_failures: int,
+    callbacks: Sequence[Any] = (),
+    reporter_factory: ReporterFactory = EvaluationReporter,
+) -> RunResult:
+    """Train with ``run.workers`` workers; needs a Ray that is joined.
+
+    A worker that dies takes the others with it; all start again, ``max_failures`` times, and go on from the last
+    checkpoint in the run directory.
+
+    Args:
+        run: every rank trains it; the result is that of one worker with the same batch.
+        directory: the run directory, on storage that every worker sees.
+        storage: where Ray Train keeps its own state; absolute, shared too.
+        name: of this run in ``storage``. The same name resumes.
+        resources: of one worker. ``gpus_per_worker`` above 0 trains on GPUs over NCCL, else on CPUs over gloo.
+        callbacks: Ray Train's (``TuneReportCallback`` inside a trial).
+        reporter_factory: makes each rank's reporter. What it sends reaches the callbacks with ``placement_group``, the
+            id of the workers' group, added.
+
+    Raises:
+        TrialOutOfMemory: a worker did not fit. Not tried again.
+        ray.train.TrainingFailedError: it failed once more than ``max_failures`` times.
+    """
+    # Ray Train hands over one report per look at its workers, every 2 s unless told otherwise (in this process).
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    train_v2: Any = ray.train  # its annotations are still those of V1; V2 is what runs
+    directory = directory.resolve()
+    marker = directory / _OUT_OF_MEMORY
+    marker.unlink(missing_ok=True)
+    use_gpu = resources.gpus_per_worker > 0
+    share = {"CPU": resources.cpus_per_worker, **({"GPU": resources.gpus_per_worker} if use_gpu else {})}
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"run": run, "directory": str(directory), "reporter_factory": reporter_factory},
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT),
+        scaling_config=train_v2.ScalingConfig(num_workers=run.workers, use_gpu=use_gpu, resources_per_worker=share),
+        run_config=train_v2.RunConfig(
+            name=name,
+            storage_path=str(storage.resolve()),
+            failure_config=train_v2.FailureConfig(
+                max_failures=max_failures, controller_failure_limit=CONTROLLER_FAILURES
+            ),
+            checkpoint_config=train_v2.CheckpointConfig(num_to_keep=1),
+            callbacks=list(callbacks),
+        ),
+    )
+    try:
+        trainer.fit()
+    except train_v2.TrainingFailedError:
+        if not marker.exists():
+            raise
+    if marker.exists():
+        raise TrialOutOfMemory(marker.read_text())
+    return RunResult.from_dict(json.loads((directory / "result.json").read_text()))
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """What every rank runs, inside the process group that Ray Train has made.
+
+    Args:
+        config: ``run``, ``directory`` and ``reporter_factory`` of `fit_with_workers`.
+    """
+    import ray.train
+    import ray.train.torch
+    import ray.util
+
+    marker = Path(config["directory"]) / _OUT_OF_MEMORY
+    if marker.exists():
+        return  # Ray tries again what failed; this would only fail again
+    device = ray.train.torch.get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    group = ray.util.get_current_placement_group()
+
+    def send(metrics: dict[str, Any]) -> None:
+        ray.train.report({**metrics, "placement_group": group.id.hex() if group else None})
+
+    try:
+        train(config["run"], reporter=config["reporter_factory"](send), directory=Path(config["directory"]))
+    except TrialOutOfMemory as error:
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.write_text(str(error))
+        raise
