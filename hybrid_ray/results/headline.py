@@ -86,7 +86,7 @@ def _inert(winner: pd.Series, best: pd.Series | None, ended: int) -> str:
     text = (
         f"Predicting did not pay: the highest score of {_trials(ended)}, {winner['score']:.2f} with "
         f"{_net_text(winner['net_speedup'])}, went to trial {winner['number']:.0f}, which predicts only "
-        f"{winner['predicted_share']:.0%} of its steps"
+        f"{100 * winner['predicted_share']:.0f} % of its steps"
     )
     if best is None:
         return f"{text}, and no trial that predicts more came to its end."

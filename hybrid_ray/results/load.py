@@ -37,6 +37,7 @@ _RUN_COLUMNS = (
 class Study:
     """One study directory.
 
+    ``frontier["on_frontier"]`` marks the runs that no shorter run beats: the lower envelope that net speedups refer to.
     Losses are in nats a token, on the search split unless a column says otherwise; ``time`` is training time in plain
     steps (seconds divided by the run's own calibration); ``train_seconds`` is the same, raw.
     """
@@ -47,7 +48,7 @@ class Study:
     events: pd.DataFrame
     trials: pd.DataFrame  # one row a searched trial, by number; knobs are the columns params_<knob>
     baseline: pd.DataFrame  # one row a baseline run
-    frontier: pd.DataFrame  # one row a real-steps-only run, by time; ``on_frontier``: not beaten by a shorter run
+    frontier: pd.DataFrame  # one row a real-steps-only run (the baseline is one), by time; see ``on_frontier``
     confirmation: pd.DataFrame  # one row a confirmation run, with ``candidate`` beside the columns of a run
     statistics: Mapping[str, Any] | None  # confirmation.json, once the confirmation is done
 
@@ -59,6 +60,13 @@ class Study:
     def finished(self) -> bool:
         """The driver came to its end: nothing is left to resume."""
         return not self.events.empty and bool((self.events["event"] == "finished").iloc[-1])
+
+    @property
+    def note(self) -> str | None:
+        """Why the driver did less than was asked, in its own words, if it did."""
+        last = {} if self.events.empty else self.events.iloc[-1].dropna().to_dict()
+        found = last.get("note") or last.get("reason") or last.get("errors")
+        return None if not found else "; ".join(found) if isinstance(found, list) else str(found)
 
     @property
     def winner(self) -> pd.Series | None:
@@ -121,10 +129,9 @@ def load_study(study: Path | str | None = None, *, studies_dir: Path | str = "st
         raise StoreError(f"{directory / 'job.yaml'} cannot be used: {error}") from error
     environment = directory / "environment.json"
     statistics = directory / "confirmation.json"
-    frontier = [
-        {"length": _length(path.parent.name), **row} for path, row in _runs(directory, "frontier/*/result.json")
-    ]
-    baseline = [row for _, row in _runs(directory, "baseline*/result.json")]
+    baseline = [row for _, row in _runs(directory, "baseline/result.json")]
+    frontier = [{"length": float(path.parent.name), **row} for path, row in _runs(directory, "frontier/*/result.json")]
+    frontier += [{"length": 1.0, **row} for row in baseline]
     confirmation = [
         {"candidate": path.relative_to(directory / "confirmation").parts[0], **row}
         for path, row in _runs(directory, "confirmation/*/*/result.json")
@@ -184,13 +191,6 @@ def _runs(directory: Path, pattern: str) -> list[tuple[Path, dict[str, Any]]]:
     return rows
 
 
-def _length(name: str) -> float | None:
-    try:
-        return float(name)
-    except ValueError:
-        return None
-
-
 def _frontier(rows: list[dict[str, Any]]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=["length", *_RUN_COLUMNS]).sort_values("time", ignore_index=True)
     losses = table["loss"].where(table["status"] == "finished").astype(float)
@@ -202,7 +202,7 @@ def _trials(directory: Path) -> pd.DataFrame:
     rows = read_jsonl(directory / "trials.jsonl")
     kept = {row["number"] for row in rows}
     rows += [row for row in _open_trials(directory / "optuna.journal") if row["number"] not in kept]
-    knobs = sorted({name for row in rows for name in row if name.startswith("params_")})
+    knobs = list(dict.fromkeys(name for row in rows for name in row if name.startswith("params_")))
     others = dict.fromkeys(name for row in rows for name in row if name not in TRIAL_COLUMNS and name not in knobs)
     columns = [*TRIAL_COLUMNS[:3], *knobs, *TRIAL_COLUMNS[3:], *others]
     table = pd.DataFrame(rows, columns=columns).sort_values("number", ignore_index=True)

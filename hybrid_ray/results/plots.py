@@ -90,7 +90,8 @@ def _scored(study: Study) -> pd.DataFrame:
 def _draw_scores(axes: Axes, trials: pd.DataFrame, column: str) -> None:
     for state, (label, colour, marker) in STATES.items():
         rows = trials[trials["state"] == state]
-        axes.plot(rows[column], rows["score"], marker, color=colour, label=label, ms=6, alpha=0.8)
+        if not rows.empty:
+            axes.plot(rows[column], rows["score"], marker, color=colour, label=label, ms=6, alpha=0.8)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,7 +110,7 @@ PLOTS = (
         title="Trials over the frontier",
         caption=(
             "The line is what real steps alone reach when training is simply shorter, its learning rate fully decayed. "
-            "A trial above it costs more time than stopping earlier with the same loss; only a point below it is a gain. "
+            "A trial above it costs more time than stopping earlier with the same loss; only one below it is a gain. "
             "The dotted line is the way from the best trial to the frontier: its net speedup."
         ),
         draw=trials_over_frontier,
@@ -118,8 +119,9 @@ PLOTS = (
         name="confirmation",
         title="Confirmation on fresh seeds",
         caption=(
-            "Each small mark is one seed, the large one their mean with one standard deviation. Equal steps is just "
-            "stopping earlier; the placebo skips the same steps and does nothing in them."
+            "Small marks are seeds, large ones their means. Left: further left is better, and 0 is as good as stopping "
+            "earlier with as many real steps; the placebo skips the hybrid's steps and does nothing in them. Right: "
+            "a gain is real where the whole interval lies above 1."
         ),
         draw=confirmation,
     ),
@@ -158,7 +160,7 @@ PLOTS = (
         title="Confidence in the best trial",
         caption=(
             "Predicting begins only where confidence reaches the threshold. Marks at the lower edge are predicted "
-            "steps. Confidence is the agreement of past predictions with what training then did."
+            "steps."
         ),
         draw=signals,
     ),

@@ -1,5 +1,8 @@
 """Pictures that answer the question: is it any better than just stopping earlier?"""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -58,6 +61,8 @@ def trials_over_frontier(study: Study) -> Figure:
     shown = trials[trials["loss"].between(*axes.get_ylim()) & trials["time"].between(*axes.get_xlim())]
     for state, (label, colour, marker) in STATES.items():
         chosen = shown[shown["state"] == state]
+        if chosen.empty:
+            continue
         alpha = 0.9 if state == "COMPLETE" else 0.55
         axes.plot(chosen["time"], chosen["loss"], marker, color=colour, label=label, ms=6.5, mew=1.2, alpha=alpha)
     _mark_best(axes, study)
@@ -93,16 +98,11 @@ def _draw_frontier(axes: Axes, frontier: pd.DataFrame, column: str) -> None:
     if len(line) >= 2:
         top = axes.get_ylim()[1]
         axes.fill_between(line["time"], line[column], top, color=WASH, lw=0, zorder=0)
-        middle = len(line) // 2
-        axes.annotate(
-            "no better than stopping earlier", (line["time"].iloc[middle], line[column].iloc[middle]), (10, 28),
-            textcoords="offset points", color=MUTED, size=9, style="italic",
-        )  # fmt: skip
-        axes.annotate(
-            "a gain", (line["time"].iloc[middle], line[column].iloc[middle]), (-14, -24),
-            textcoords="offset points", color=MUTED, size=9, style="italic", ha="right",
-        )  # fmt: skip
-    axes.plot(line["time"], line[column], "-", color=INK, lw=1.6, zorder=2)
+        for x, y, text, side in (
+            (0.98, 0.95, "no better than stopping earlier", "right"),
+            (0.02, 0.04, "a gain", "left"),
+        ):
+            axes.text(x, y, text, color=MUTED, size=9, style="italic", ha=side, transform=axes.transAxes)
     axes.plot(line["time"], line[column], "-s", color=INK, ms=4, lw=1.6, label="frontier: real steps only", zorder=2)
     off = frontier[~frontier["on_frontier"] & (frontier["status"] == "finished")]
     axes.plot(off["time"], off[column], "s", color=INK, ms=4, mfc="none", zorder=2)
@@ -128,7 +128,7 @@ def _mark_confirmed(axes: Axes, runs: pd.DataFrame) -> None:
     for _, seeds in runs[(runs["arm"] == "hybrid") & (runs["status"] == "finished")].groupby("candidate"):
         axes.errorbar(
             seeds["time"].mean(), seeds["loss"].mean(), xerr=seeds["time"].std(), yerr=seeds["loss"].std(),
-            fmt="D", color=GREEN, ms=6, mec=PAPER, capsize=3, lw=1.4, label="confirmed (fresh seeds, ±1 sd)", zorder=6,
+            fmt="D", color=GREEN, ms=6, mec=PAPER, capsize=3, lw=1.4, label="confirmed, ±1 sd", zorder=6,
         )  # fmt: skip
 
 
@@ -148,27 +148,56 @@ def _relative_axis(axes: Axes, baseline: pd.DataFrame) -> None:
 
 @styled
 def confirmation(study: Study) -> Figure:
-    """The confirmed settings and their controls on fresh seeds: each seed a small mark, the mean a large one."""
-    runs = study.confirmation[study.confirmation["status"] == "finished"].dropna(subset=["confirm_loss"])
-    candidates = [name for name, rows in runs.groupby("candidate") if (rows["arm"] == "hybrid").any()]
-    if not candidates:
-        return message("No confirmation run has ended yet.")
-    shared = runs[~runs["candidate"].isin(candidates)]
-    figure, panels = canvas(3.6, len(candidates), sharey=True)
-    for axes, name in zip(panels, candidates, strict=True):
-        chosen = pd.concat([runs[runs["candidate"] == name], shared])
-        for arm, rows in chosen.groupby("arm", sort=False):
-            label, colour, marker = ARMS.get(str(arm), (str(arm), GREY, "o"))
-            axes.plot(rows["time"], rows["confirm_loss"], marker, color=colour, ms=4.5, alpha=0.5, mew=0)
-            axes.errorbar(
-                rows["time"].mean(), rows["confirm_loss"].mean(), yerr=rows["confirm_loss"].std(), fmt=marker,
-                color=colour, ms=8, mec=PAPER, capsize=3, lw=1.4, label=label,
-            )  # fmt: skip
-        axes.set_title("candidate " + str(name))
-        axes.set_xlabel(TIME)
-    panels[0].set_ylabel(f"{LOSS}, confirm split")
-    legend(figure, panels[0], columns=5)
+    """What fresh seeds say, paired by seed: losses against equal steps, and the net speedup with its interval."""
+    candidates = (study.statistics or {}).get("candidates", ())
+    rows = [(one["trial"], arm, ratios) for one in candidates for arm, ratios in _against_equal_steps(one["runs"])]
+    if not rows:
+        return message("The confirmation is not done yet.")
+    figure, (left, right) = canvas(1.5 + 0.3 * len(rows), 2)
+    for place, (_, arm, ratios) in enumerate(rows):
+        label, colour, marker = ARMS.get(arm, (arm, GREY, "o"))
+        left.plot(ratios, [place] * len(ratios), marker, color=colour, ms=5, alpha=0.55, mew=0)
+        left.plot(np.mean(ratios), place, marker, color=colour, ms=9, mec=PAPER, label=label)
+    left.set_yticks(
+        range(len(rows)), [f"trial {trial}: {ARMS[arm][0] if arm in ARMS else arm}" for trial, arm, _ in rows]
+    )
+    left.axvline(0, color=INK, lw=1.2)
+    left.set_xlabel("loss against equal steps, same seed (%)")
+    for place, one in enumerate(candidates):
+        _draw_net(right, place, one["net_speedup"])
+    right.axvline(1, color=INK, lw=1.2)
+    right.set_yticks(range(len(candidates)), [f"trial {one['trial']}" for one in candidates])
+    right.set_ylim(len(candidates) - 0.4, -0.6)
+    right.set_xlabel("net speedup (×), 95 % interval")
+    left.set_ylim(len(rows) - 0.4, -0.6)
+    for axes in (left, right):
+        axes.grid(axis="y", visible=False)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
     return figure
+
+
+def _against_equal_steps(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, list[float]]]:
+    """Per arm, each seed's loss over that of equal steps on the same seed, as a change in percent."""
+    equal = {run["seed"]: run["loss"] for run in runs.get("equal_steps", ()) if run["loss"] is not None}
+    found = [
+        (arm, [100 * (run["loss"] / equal[run["seed"]] - 1) for run in those if run["loss"] and run["seed"] in equal])
+        for arm, those in runs.items()
+        if arm not in ("equal_steps", "baseline")
+    ]
+    return [(arm, ratios) for arm, ratios in found if ratios]
+
+
+def _draw_net(axes: Axes, place: int, net: Mapping[str, Any]) -> None:
+    """One candidate's net speedup: seeds, mean, interval. An end that is not known is drawn as an arrow."""
+    known = [low for low, high in net["seeds"].values() if low is not None and low == high]
+    axes.plot(known, [place] * len(known), "D", color=BLUE, ms=5, alpha=0.55, mew=0)
+    if net["mean"] is None:
+        return
+    low, high = net["low"], net["high"]
+    axes.plot([low or net["mean"], high or net["mean"]], [place, place], "-", color=BLUE, lw=1.6)
+    for end, marker in ((low, "<"), (high, ">")):
+        axes.plot(end or net["mean"], place, "|" if end else marker, color=BLUE, ms=9, mew=1.6)
+    axes.plot(net["mean"], place, "D", color=BLUE, ms=9, mec=PAPER)
 
 
 @styled
@@ -178,7 +207,9 @@ def score_and_net(study: Study) -> Figure:
     if done.empty:
         return message("No finished trial lies on the frontier's range yet.")
     figure, (axes,) = canvas(3.4)
-    axes.axhspan(min(0.98, done["net_speedup"].min() * 0.99), 1.0, color=WASH, lw=0, zorder=0)
+    lowest, highest = min(0.97, done["net_speedup"].min() - 0.03), max(1.03, done["net_speedup"].max() + 0.03)
+    axes.set_ylim(lowest, highest)
+    axes.axhspan(lowest, 1.0, color=WASH, lw=0, zorder=0)
     axes.axhline(1.0, color=INK, lw=1.2)
     axes.annotate(
         "just stopping earlier", (1, 1), (0, 4), xycoords=("axes fraction", "data"), textcoords="offset points",
@@ -186,6 +217,8 @@ def score_and_net(study: Study) -> Figure:
     )  # fmt: skip
     for inert, label, fill in ((0, "trial", BLUE), (1, "inert (predicts under 5 % of steps)", "none")):
         rows = done[done["inert"] == inert]
+        if rows.empty:
+            continue
         axes.plot(rows["score"], rows["net_speedup"], "o", color=BLUE, mfc=fill, ms=6.5, label=label, alpha=0.9)
     best = study.best
     if best is not None and pd.notna(best["net_speedup"]):

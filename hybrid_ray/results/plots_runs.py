@@ -80,7 +80,8 @@ def signals(study: Study) -> Figure:
         label=f"predicted steps ({len(predicted)})",
     )
     marked = steps[steps["event"].notna()]
-    axes.plot(marked["step"], marked["confidence"], "v", color=PURPLE, ms=6, label="recovery or refused update")
+    if not marked.empty:
+        axes.plot(marked["step"], marked["confidence"], "v", color=PURPLE, ms=6, label="recovery or refused update")
     axes.set_ylim(-0.08, 1.05)
     axes.set_xlabel("nominal step")
     axes.set_ylabel("confidence")

@@ -131,7 +131,7 @@ def svg(figure: Figure) -> str:
     text = re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', text, count=1)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r' id="[A-Za-z0-9]+_\d+"', "", text)  # figure_1, axes_1, ...: the same in every figure of a page
-    text = text.replace("'DejaVu Sans'", "inherit").replace("DejaVu Sans", "inherit")
+    text = text.replace("'DejaVu Sans'", "system-ui, 'Helvetica Neue', Arial")
     for name, colour in (("ink", INK), ("muted", MUTED), ("grid", GRID), ("paper", PAPER), ("wash", WASH)):
         text = text.replace(colour, f"var(--{name})")
     return text

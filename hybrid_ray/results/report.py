@@ -1,0 +1,159 @@
+"""The report of a study: ``report.html`` (one file, loads nothing) and ``report.md`` with ``plots/*.png``.
+
+Both lead with the headline and the trials over the frontier. An unfinished study gets a report of what there is.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from hybrid_ray.results import tables, tables_runs
+from hybrid_ray.results.headline import Headline, counted, headline
+from hybrid_ray.results.load import Study, load_study
+from hybrid_ray.results.plots import PLOTS
+from hybrid_ray.results.store import write_atomic
+from hybrid_ray.results.style import png, svg
+
+__all__ = ["GLOSSARY", "write_report"]
+
+GLOSSARY = (
+    ("nominal step", "A step of the run, real or predicted. The learning-rate schedule counts these."),
+    ("real step", "A step with a gradient: data, forward, backward, optimizer."),
+    ("predicted step", "A step along a predicted displacement: no gradient, and no batch is read."),
+    ("plain step", "A step of ordinary training, timed in the same process. Times are counted in these."),
+    ("baseline", "All nominal steps real, with the same schedule, seed and data order."),
+    ("speedup", "The baseline's time divided by the run's, at the same number of nominal steps."),
+    ("degradation", "How much higher the held-out loss is than the baseline's, relatively. Below 0 is better."),
+    ("score", "Speedup less a penalty for degradation beyond the tolerance. By itself it rewards stopping early."),
+    ("frontier", "The loss real steps alone reach in a given time, each run's learning rate fully decayed in it."),
+    (
+        "net speedup",
+        "The frontier's time to the run's loss, over the run's time. Above 1 is a real gain.",
+    ),
+    ("equal steps", "Only as many real steps as the hybrid took, schedule rescaled: just stopping earlier."),
+    ("placebo", "The hybrid's own phase decisions, but predicted steps do nothing."),
+    ("inert", "A trial that predicts less than 5 % of its steps. It says nothing about predicting."),
+    ("confirm split", "Held-out text that nothing was chosen on. Claims rest on it and on fresh seeds alone."),
+    ("95 % interval", "Student's t-interval of the mean log ratio, runs paired by seed."),
+)
+
+
+def write_report(directory: Path | str) -> Headline:
+    """Write the reports of a study anew from what is stored, and return what they lead with.
+
+    Raises:
+        StoreError: the directory is no study, or cannot be written (what was there before stays).
+    """
+    study = load_study(directory)
+    found = headline(study)
+    environment = _environment()
+    figures = {plot.name: plot.draw(study) for plot in PLOTS}
+    content = _content(study, found)
+    pictures = {name: Markup(svg(figure)) for name, figure in figures.items()}  # matplotlib escapes its own text
+    page = environment.get_template("report.html.j2").render(content, pictures=pictures)
+    for name, figure in figures.items():
+        write_atomic(study.directory / "plots" / f"{name}.png", png(figure))
+    write_atomic(study.directory / "report.md", environment.get_template("report.md.j2").render(content).encode())
+    write_atomic(study.directory / "report.html", page.encode())
+    return found
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=select_autoescape(enabled_extensions=("html", "html.j2", "css.j2")),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["cell"] = markdown_cell
+    return environment
+
+
+def markdown_cell(text: str) -> str:
+    """Text that stays inside its cell and is shown as it is, whatever an error message holds."""
+    return re.sub(r"([\\|<>`*_\[\]])", r"\\\1", " ".join(text.split()))
+
+
+def _content(study: Study, found: Headline) -> dict[str, Any]:
+    """What both templates show."""
+    return {
+        "study": study,
+        "headline": found,
+        "finished": study.finished,
+        "facts": _facts(study),
+        "tiles": _tiles(study),
+        "plots": PLOTS,
+        "confirmation": tables.confirmation_tables(study),
+        "speedups": tables.speedups(study),
+        "settings": tables.best_settings(study),
+        "trials": tables.trials_table(study),
+        "costs": [
+            table
+            for make in (tables_runs.phases, tables_runs.parts, tables_runs.accounting, tables_runs.memory)
+            if (table := make(study)) is not None
+        ],
+        "environment": tables_runs.environment(study),
+        "glossary": GLOSSARY,
+        "directory": _shown_directory(study.directory),
+        "written": datetime.now(tz=UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def _shown_directory(directory: Path) -> str:
+    """As a reader would type it from where the study was run."""
+    return f"{directory.parent.name}/{directory.name}" if directory.is_absolute() else str(directory)
+
+
+def _facts(study: Study) -> list[str]:
+    """One line of what was run."""
+    job, ended = study.job, counted(study.trials)
+    states = ended["state"].value_counts()
+    words = (("COMPLETE", "finished"), ("PRUNED", "stopped early or diverged"), ("FAIL", "failed"))
+    counts = ", ".join(f"{states[state]} {word}" for state, word in words if state in states)
+    return [
+        f"model {job.model.preset}",
+        f"corpus {job.data.corpus}",
+        f"{job.train.steps} nominal steps of {job.train.batch_size} × {job.train.sequence_length} tokens",
+        f"predictor {job.hybrid.predictor}",
+        f"{len(ended)} trials" + (f" ({counts})" if counts else ""),
+    ]
+
+
+def _tiles(study: Study) -> list[Mapping[str, str]]:
+    """The numbers to see first: score and net speedup side by side."""
+    best = study.best
+    if best is None:
+        return []
+    free, forward = tables.ceilings_of(best["predicted_share"], tables.backward_share(study))
+    worse = best["degradation"]
+    return [
+        {
+            "value": tables.number(best["net_speedup"], 2, " ×"),
+            "name": "net speedup",
+            "note": "against stopping earlier" if pd.notna(best["net_speedup"]) else "loss off the frontier",
+        },
+        {"value": tables.number(best["score"], 2), "name": "score", "note": "what was asked for"},
+        {
+            "value": tables.number(best["speedup"], 2, " ×"),
+            "name": "speedup",
+            "note": f"at most {tables.number(free)}"
+            + (f"; {tables.number(forward)} with a forward" if forward else ""),
+        },
+        {
+            "value": tables.percent(best["predicted_share"], 0),
+            "name": "steps predicted",
+            "note": f"{best['predicted_steps']:.0f} of {best['steps']:.0f}",
+        },
+        {
+            "value": ("+" if worse > 0 else "") + tables.percent(worse),
+            "name": "loss against the baseline",
+            "note": f"{best['loss']:.4f} against {best['baseline_loss']:.4f} nats/token",
+        },
+    ]

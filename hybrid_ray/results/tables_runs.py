@@ -1,0 +1,128 @@
+"""Tables of what runs cost: steps and seconds by phase and part, tokens, memory, and what it all ran in."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from hybrid_ray.records import RunResult
+from hybrid_ray.results.load import Study
+from hybrid_ray.results.tables import NONE, Table, number, percent
+
+__all__ = ["accounting", "environment", "memory", "parts", "phases"]
+
+
+def _shown(study: Study) -> dict[str, RunResult]:
+    """The two runs to look into: the baseline and the best trial, where they have ended."""
+    best = study.best
+    found = {"baseline": study.result("baseline")}
+    if best is not None:
+        found[f"trial {best['number']:.0f} (best)"] = study.result(int(best["number"]))
+    return {name: result for name, result in found.items() if result is not None}
+
+
+def phases(study: Study) -> Table | None:
+    """Steps and seconds by phase."""
+    rows = [
+        (
+            name, phase, number(steps, 0), percent(steps / max(1, result.steps)), number(seconds, 2),
+            percent(seconds / max(1e-9, result.train_seconds)), number(1e3 * seconds / max(1, steps), 3),
+        )
+        for name, result in _shown(study).items()
+        for phase, steps in result.phase_steps.items()
+        for seconds in (result.phase_seconds.get(phase, 0.0),)
+        if steps
+    ]  # fmt: skip
+    columns = ("run", "phase", "steps", "share of steps", "seconds", "share of time", "ms a step")
+    return Table(title="Steps and seconds by phase", columns=columns, rows=tuple(rows)) if rows else None
+
+
+def parts(study: Study) -> Table | None:
+    """Seconds by part: what real steps spend on data, forward, backward, optimizer; then the method's own."""
+    rows = [
+        (
+            name, part, number(seconds, 2), percent(seconds / max(1e-9, result.train_seconds)),
+            number(1e3 * seconds / max(1, result.predicted_steps if part == "predict" else result.real_steps), 3),
+        )
+        for name, result in _shown(study).items()
+        for part, seconds in result.part_seconds.items()
+        if seconds > 0
+    ]  # fmt: skip
+    columns = ("run", "part", "seconds", "share of time", "ms a step")
+    note = "Predict: ms a predicted step; all others: ms a real step. Overhead is what the method does beside them."
+    return Table(title="Seconds by part of a step", columns=columns, rows=tuple(rows), note=note) if rows else None
+
+
+def accounting(study: Study) -> Table | None:
+    """Tokens, and raw seconds beside calibrated time."""
+    ended = [int(trial) for trial in study.trials.loc[study.trials["steps"] > 0, "number"]]
+    results = [result for trial in ended if (result := study.result(trial)) is not None]
+    rows = [_account(name, [result]) for name, result in _shown(study).items()]
+    if results:
+        rows.append(_account(f"all {len(results)} trials", results))
+    return Table(
+        title="Accounting",
+        columns=(
+            "run", "steps", "real", "predicted", "tokens read", "in gradients", "forward only",
+            "training seconds (raw)", "ms a plain step", "time (plain steps)", "other seconds",
+        ),
+        rows=tuple(rows),
+        note=(
+            "Training seconds are synchronised and hold all that the method needs to decide. Other seconds: set-up, "
+            "calibration, compilation, evaluation, checkpoints. Times are compared in plain steps: seconds divided by "
+            "what a plain step took in the same process."
+        ),
+    ) if rows else None  # fmt: skip
+
+
+def _account(name: str, results: list[RunResult]) -> tuple[str, ...]:
+    seconds, time = sum(result.train_seconds for result in results), sum(result.time for result in results)
+    steps = (sum(getattr(result, field) for result in results) for field in ("steps", "real_steps", "predicted_steps"))
+    tokens = (sum(result.tokens.get(kind, 0) for result in results) for kind in ("read", "gradient", "forward_only"))
+    other = sum(sum(result.other_seconds.values()) for result in results)
+    return (
+        name,
+        *(number(count, 0) for count in (*steps, *tokens)),
+        number(seconds, 1),
+        number(1e3 * seconds / max(1e-9, time), 2),
+        number(time, 1),
+        number(other, 1),
+    )
+
+
+def memory(study: Study) -> Table | None:
+    """What was recorded of memory, power and utilisation; nothing on a machine that records none."""
+    rows = [
+        (name, measure.removesuffix("_bytes").replace("_", " "), _amount(measure, value))
+        for name, result in _shown(study).items()
+        for measure, value in _flat(result.statistics)
+        if any(word in measure for word in ("memory", "gpu_", "bytes")) and isinstance(value, int | float)
+    ]
+    return Table(title="Memory and device", columns=("run", "measure", "value"), rows=tuple(rows)) if rows else None
+
+
+def _amount(measure: str, value: float) -> str:
+    if "bytes" in measure:
+        return f"{value / 2**20:,.1f} MiB"
+    return f"{value:,.4g}"
+
+
+def environment(study: Study) -> Table | None:
+    """What the study ran in."""
+    known = {name: value for name, value in study.environment.items() if name != "identity"}
+    rows = tuple((name.replace("_", " "), _text(name, value)) for name, value in _flat(known))
+    return Table(title="Environment", columns=("", ""), rows=rows) if rows else None
+
+
+def _flat(values: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{place}{name} ")
+        else:
+            yield f"{place}{name}", value
+
+
+def _text(name: str, value: Any) -> str:
+    if name.endswith("_bytes"):
+        return f"{value / 2**30:.1f} GiB"
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "none"
+    return NONE if value is None else str(value)
