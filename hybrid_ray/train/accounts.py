@@ -30,7 +30,6 @@ class Accounts:
         self.phase_steps: Counter[str] = Counter()
         self.phase_seconds: defaultdict[str, float] = defaultdict(float)
         self.other_seconds: defaultdict[str, float] = defaultdict(float)
-        self.part_seconds: dict[str, float] = {}  # of earlier processes; the trainer's clock has this one's
         self.tokens: Counter[str] = Counter(read=0, gradient=0, forward_only=0)
         self.curve: list[Evaluation] = []
         self._plain_steps = 0.0
@@ -68,13 +67,7 @@ class Accounts:
         finally:
             self.other_seconds[name] += time.perf_counter() - started
 
-    def parts(self, clock: Mapping[str, float]) -> dict[str, float]:
-        """Seconds by part of a step, earlier processes included."""
-        return {
-            name: self.part_seconds.get(name, 0.0) + clock.get(name, 0.0) for name in {**self.part_seconds, **clock}
-        }
-
-    def state_dict(self, clock: Mapping[str, float]) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Plain values only, so that a checkpoint loads without unpickling."""
         return {
             "step": self.step,
@@ -83,7 +76,6 @@ class Accounts:
             "plain_steps": self._plain_steps,
             "phase_steps": dict(self.phase_steps),
             "phase_seconds": dict(self.phase_seconds),
-            "part_seconds": self.parts(clock),
             "other_seconds": dict(self.other_seconds),
             "tokens": dict(self.tokens),
             "curve": [asdict(evaluation) for evaluation in self.curve],
@@ -95,7 +87,6 @@ class Accounts:
         self.real_steps = state["real_steps"]
         self.train_seconds = state["train_seconds"]
         self._plain_steps = state["plain_steps"]
-        self.part_seconds = dict(state["part_seconds"])
         for mine, saved in (
             (self.phase_steps, state["phase_steps"]),
             (self.phase_seconds, state["phase_seconds"]),

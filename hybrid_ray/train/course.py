@@ -148,7 +148,7 @@ class Course:
             curve=tuple(accounts.curve),
             phase_steps=dict(accounts.phase_steps),
             phase_seconds=dict(accounts.phase_seconds),
-            part_seconds=accounts.parts(trainer.clock.seconds()),
+            part_seconds=trainer.clock.seconds(),
             other_seconds=dict(accounts.other_seconds),
             tokens=dict(accounts.tokens),
             replay=trainer.replay_record(),

@@ -18,7 +18,7 @@ def save(directory: Path, bench: Bench, training: Training, accounts: Accounts, 
     trainer = {"trainer": training.trainer.state_dict()}
     shared = {
         "sampler": training.sampler.state_dict(),
-        "accounts": accounts.state_dict(training.trainer.clock.seconds()),
+        "accounts": accounts.state_dict(),
     }
     checkpoint.save(
         directory,
