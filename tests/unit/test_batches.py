@@ -56,10 +56,10 @@ def test_seeds_give_different_orders(corpus: Corpus) -> None:
 
 def test_stream_goes_on_past_what_is_drawn_at_once_and_covers_the_text(corpus: Corpus) -> None:
     sampler = BatchSampler(corpus, batch_size=1000, sequence_length=LENGTH, seed=0)
-    starts = {sampler._start(number) for number in range(200_000)}
+    starts = set(sampler.stream.items(0, 200_000).tolist())
     assert min(starts) >= 0
-    assert max(starts) <= sampler.places - 1
-    assert len(starts) > 0.97 * sampler.places  # 1 - exp(-4) = 0.98 of places drawn with replacement
+    assert max(starts) <= sampler.stream.places - 1
+    assert len(starts) > 0.97 * sampler.stream.places  # 1 - exp(-4) = 0.98 of places drawn with replacement
     for _ in range(6):
         last = sampler.next()[0]
     assert torch.equal(last, stream(corpus, 6000, batch_size=1000, seed=0)[-1000:])

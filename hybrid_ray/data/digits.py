@@ -1,0 +1,150 @@
+"""Digits as hard as MNIST's, rendered here from matplotlib's fonts: no download.
+
+Every image is one glyph of one font, turned, scaled, sheared and bent, in a stroke of its own strength, under noise.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hybrid_ray.config import Split
+from hybrid_ray.data.cache import cache_root, cached_directory
+from hybrid_ray.data.split import SPLITS
+from hybrid_ray.data.stream import SharedStream
+
+__all__ = ["DigitSampler", "Digits", "heldout_digits", "prepare_digits"]
+
+SIDE = 28  # pixels, as MNIST
+DRAWN = 40  # pixels of a glyph before it is bent
+FORMAT = 1  # of the rendering: a change makes all images anew
+TRAIN_IMAGES = 30_000
+HELDOUT_IMAGES = 5_000  # of each split
+TOGETHER = 2_000  # images bent at a time
+FONTS = (
+    *(f"DejaVu{name}" for name in ("Sans", "Sans-Bold", "Sans-Oblique", "SansMono", "SansMono-Bold")),
+    *(f"DejaVu{name}" for name in ("Serif", "Serif-Bold", "Serif-Italic", "Serif-BoldItalic")),
+    *(f"STIXGeneral{name}" for name in ("", "Bol", "Italic", "BolIta")),
+    *("cmr10", "cmss10", "cmtt10", "cmb10", "cmti10"),
+)
+Images = np.memmap[tuple[int, int, int], np.dtype[np.uint8]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Digits:
+    """Images (N x 28 x 28, uint8) and labels (N, uint8) of training (``train``) and of each held-out split."""
+
+    fingerprint: str
+    images: dict[str, Images]
+    labels: dict[str, npt.NDArray[np.uint8]]
+
+
+def prepare_digits(cache_dir: str | None = None) -> Digits:
+    """Rendered on the first call (a few seconds), read from the cache after that, by any number of processes.
+
+    ``cache_dir`` is as in ``DataConfig``. Images depend on nothing but the fonts and this file.
+    """
+    settings = (FORMAT, SIDE, DRAWN, TRAIN_IMAGES, HELDOUT_IMAGES, FONTS)
+    name = f"digits-{sha256(repr(settings).encode()).hexdigest()}"
+    directory = cached_directory(cache_root(cache_dir), name, _write)
+    counts: dict[str, int] = json.loads((directory / "counts.json").read_text())
+    return Digits(
+        fingerprint=name.removeprefix("digits-"),
+        images={
+            part: np.memmap(directory / f"{part}.images.bin", dtype=np.uint8, mode="r", shape=(count, SIDE, SIDE))
+            for part, count in counts.items()
+        },
+        labels={part: np.fromfile(directory / f"{part}.labels.bin", dtype=np.uint8) for part in counts},
+    )
+
+
+def _write(directory: Path) -> None:
+    glyphs = _glyphs()
+    counts = {part: TRAIN_IMAGES if part == "train" else HELDOUT_IMAGES for part in ("train", *SPLITS)}
+    for seed, (part, count) in enumerate(counts.items()):
+        draw = torch.Generator().manual_seed(seed)
+        labels = torch.randint(10, (count,), generator=draw)
+        labels.numpy().astype(np.uint8).tofile(directory / f"{part}.labels.bin")
+        with (directory / f"{part}.images.bin").open("wb") as file:
+            for first in range(0, count, TOGETHER):
+                some = labels[first : first + TOGETHER]
+                fonts = torch.randint(len(glyphs), (len(some),), generator=draw)
+                file.write(_bend(glyphs[fonts, some], draw).numpy().data)
+    (directory / "counts.json").write_text(json.dumps(counts))
+
+
+def _glyphs() -> Tensor:
+    """Every font's ten digits, centred, in [0, 1]: fonts x 10 x DRAWN x DRAWN."""
+    import matplotlib
+    from PIL import Image, ImageDraw, ImageFont
+
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    pages = []
+    for name in FONTS:
+        font = ImageFont.truetype(str(folder / f"{name}.ttf"), size=DRAWN * 3 // 4)
+        for digit in "0123456789":
+            page = Image.new("L", (DRAWN, DRAWN))
+            ImageDraw.Draw(page).text((DRAWN / 2, DRAWN / 2), digit, fill=255, font=font, anchor="mm")
+            pages.append(np.asarray(page))
+    return torch.from_numpy(np.stack(pages)).float().div(255).view(len(FONTS), 10, DRAWN, DRAWN)
+
+
+def _bend(glyphs_BHW: Tensor, draw: torch.Generator) -> Tensor:
+    """Each glyph under a random affine map and a smooth random bend, with noise: B x SIDE x SIDE, uint8."""
+    count = len(glyphs_BHW)
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(count, *shape, generator=draw)
+
+    angle, shear = uniform(-0.35, 0.35), uniform(-0.3, 0.3)
+    across, down = uniform(0.7, 1.1), uniform(0.7, 1.0)
+    cos, sin = angle.cos(), angle.sin()
+    rows = [across * cos, across * (shear * cos - sin), uniform(-0.15, 0.15), down * sin, down * (shear * sin + cos)]
+    affine = torch.stack([*rows, uniform(-0.15, 0.15)], dim=1).view(count, 2, 3)
+    grid_BHW2 = F.affine_grid(affine, [count, 1, SIDE, SIDE], align_corners=False)
+    bends = F.interpolate(uniform(-0.1, 0.1, 2, 4, 4), size=(SIDE, SIDE), mode="bicubic", align_corners=True)
+    bent_B1HW = F.grid_sample(glyphs_BHW[:, None], grid_BHW2 + bends.permute(0, 2, 3, 1), align_corners=False)
+    strength, floor = uniform(0.6, 1.0, 1, 1), uniform(0.0, 0.1, 1, 1)
+    noise = 0.08 * torch.randn(count, SIDE, SIDE, generator=draw)
+    return (floor + (strength - floor) * bent_B1HW[:, 0] + noise).clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
+class DigitSampler:
+    """Random training images in the order of a ``SharedStream``; the interface of ``BatchSampler``."""
+
+    def __init__(self, digits: Digits, *, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        self.digits = digits
+        places = len(digits.labels["train"])
+        self.stream = SharedStream(places=places, batch_size=batch_size, seed=seed, rank=rank, world=world)
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """This rank's images_B1HW (fp32, mean about 0) and labels_B (int64), and one batch forward."""
+        return _pair(self.digits, "train", self.stream.next())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the stream; the same on every rank."""
+        return self.stream.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved place. Raises ConfigError where the state is from another stream."""
+        self.stream.load_state_dict(state)
+
+
+def heldout_digits(digits: Digits, split: Split, *, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """One pass over a split in order. The last batch may be smaller."""
+    order = np.arange(len(digits.labels[split]))
+    for first in range(0, len(order), batch_size):
+        yield _pair(digits, split, order[first : first + batch_size])
+
+
+def _pair(digits: Digits, part: str, order: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    images_BHW = torch.from_numpy(digits.images[part][order]).float().div(255).sub(0.3)
+    return images_BHW[:, None], torch.from_numpy(digits.labels[part][order]).long()
