@@ -69,6 +69,13 @@ class Buffers:
         for tensor, factor in zip(self.tensors, factors, strict=True):
             self._store(tensor, self._load(tensor).mul_(factor))
 
+    def put(self, number: int, value: torch.Tensor | None) -> None:
+        """Write the tensor of one parameter, from fp32; None writes zeros."""
+        if value is None:
+            self.tensors[number].zero_()
+        else:
+            self._store(self.tensors[number], value)
+
     def add_to(self, targets: Sequence[torch.Tensor], fraction: float) -> None:
         """targets = targets + fraction x self, in one pass. The targets are weights; nothing is allocated for them."""
         if self.tensors[0].device == self._device:

@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from hybrid_ray.errors import ConfigError
 
-__all__ = ["Weights", "sum_over_ranks", "world_size"]
+__all__ = ["Weights", "local_part", "shard_number", "sum_over_ranks", "world_size"]
 
 
 def world_size() -> int:
@@ -58,10 +58,6 @@ class Weights:
         """Whether parameters were added, removed, frozen, unfrozen or resized since this object was made."""
         return self._sign() != self.signature
 
-    @property
-    def sharded(self) -> bool:
-        return any(hasattr(parameter, "to_local") for parameter in self.parameters)
-
     @cached_property
     def shares(self) -> list[float]:
         """Of each parameter, one over the number of ranks that hold the same numbers.
@@ -72,11 +68,11 @@ class Weights:
 
     def local(self) -> list[torch.Tensor]:
         """What this rank holds of each parameter, sharing memory with it."""
-        return [_local(parameter) for parameter in self.parameters]
+        return [local_part(parameter) for parameter in self.parameters]
 
     def gradients(self) -> list[torch.Tensor | None]:
         """Of each parameter, this rank's part of its gradient; None where the loss did not reach it."""
-        return [None if parameter.grad is None else _local(parameter.grad) for parameter in self.parameters]
+        return [None if parameter.grad is None else local_part(parameter.grad) for parameter in self.parameters]
 
     def by_group(self, numbers: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Sum one number a parameter to one number a group."""
@@ -93,10 +89,24 @@ class Weights:
         )
 
 
-def _local(tensor: torch.Tensor) -> torch.Tensor:
+def local_part(tensor: torch.Tensor) -> torch.Tensor:
+    """What this rank holds of a tensor: itself, or its shard of a DTensor. Shares memory with it."""
     to_local = getattr(tensor, "to_local", None)
     with torch.no_grad():
         return tensor.detach() if to_local is None else to_local()
+
+
+def shard_number(parameter: torch.Tensor) -> int:
+    """Which of the different pieces of a parameter this rank holds; 0 if it is whole."""
+    placements = getattr(parameter, "placements", None)
+    if placements is None:
+        return 0
+    mesh = parameter.device_mesh  # type: ignore[attr-defined]
+    number = 0
+    for dimension, placement in enumerate(placements):
+        if placement.is_shard():
+            number = number * mesh.size(dimension) + mesh.get_local_rank(dimension)
+    return int(number)
 
 
 def _shards(parameter: torch.Tensor) -> int:

@@ -1,19 +1,47 @@
-"""Predictors: what moves the weights on a step without a gradient. One file each, behind one protocol (base.py)."""
+"""Predictors: what moves the weights on a step without a gradient. One idea a file, behind one protocol (base.py)."""
 
 import torch
 
-from hybrid_ray.config import HybridConfig
+from hybrid_ray.config import HybridConfig, PredictorName
 from hybrid_ray.hybrid.predictors.base import Predictor
+from hybrid_ray.hybrid.predictors.coast import Coast
+from hybrid_ray.hybrid.predictors.controls import RandomDirection, Reversed
 from hybrid_ray.hybrid.predictors.ema_nesterov import EmaNesterov
+from hybrid_ray.hybrid.predictors.linear_fit import LinearFit
 from hybrid_ray.hybrid.predictors.nothing import Nothing
+from hybrid_ray.hybrid.predictors.snoo import Snoo
 from hybrid_ray.hybrid.weights import Weights
 
-__all__ = ["EmaNesterov", "Nothing", "Predictor", "build_predictor"]
+__all__ = [
+    "Coast",
+    "EmaNesterov",
+    "LinearFit",
+    "Nothing",
+    "Predictor",
+    "RandomDirection",
+    "Reversed",
+    "Snoo",
+    "build_predictor",
+]
+
+_KINDS: dict[PredictorName, type[Predictor]] = {
+    "ema_nesterov": EmaNesterov,
+    "snoo": Snoo,
+    "linear_fit": LinearFit,
+    "nothing": Nothing,
+    "random": RandomDirection,
+    "reversed": Reversed,
+}
 
 
 def build_predictor(weights: Weights, optimizer: torch.optim.Optimizer, config: HybridConfig) -> Predictor | None:
-    """The predictor that ``config.predictor`` names; None for ``off``."""
+    """The predictor that ``config.predictor`` names; None for ``off``.
+
+    Raises:
+        ConfigError: if it can't work with this optimizer.
+    """
     if config.predictor == "off":
         return None
-    kinds: dict[str, type[Predictor]] = {"ema_nesterov": EmaNesterov, "nothing": Nothing}
-    return kinds[config.predictor](weights, config)
+    if config.predictor == "coast":
+        return Coast(weights, config, optimizer)
+    return _KINDS[config.predictor](weights, config)

@@ -1,0 +1,81 @@
+"""A least-squares line through the last cycles' ends: classical weight extrapolation."""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+from hybrid_ray.config import HybridConfig
+from hybrid_ray.hybrid.buffers import Buffers
+from hybrid_ray.hybrid.predictors.base import Predictor
+from hybrid_ray.hybrid.weights import Weights
+
+__all__ = ["LinearFit", "slope_weights"]
+
+
+class LinearFit(Predictor):
+    """D = H x gain x slope of the line through the last ``fit_windows`` points of the path of real steps.
+
+    The path is that of the real steps alone, so that jumps are not extrapolated in turn; its points are the ends of
+    cycles and time is counted in real steps. Only differences between points enter a slope, so what is kept is the
+    displacement of each of the last ``fit_windows`` - 1 cycles, in a ring, each written in place as in
+    ``ema_nesterov.py``. Those and D: 4 x ``fit_windows`` bytes a parameter in fp32.
+    """
+
+    def __init__(self, weights: Weights, config: HybridConfig) -> None:
+        super().__init__(weights, config)
+        self.ring = [self._buffers(number) for number in range(1, config.fit_windows)]
+        self.ring_steps = [0] * len(self.ring)  # real steps of each displacement; 0: none yet
+        self.newest = 0  # place in the ring of the cycle under way
+        self.used = False  # it was planned with: the next window starts another
+
+    def open_window(self) -> None:
+        if self.used:
+            self.newest = (self.newest + 1) % len(self.ring)
+            self.ring_steps[self.newest] = 0
+        self.ring[self.newest].accumulate_(0.0 if self.used else 1.0, self.weights.local(), -1.0)
+        self.used = False
+        self.window_open = True
+
+    def close_window(self, steps: int) -> None:
+        self.ring[self.newest].accumulate_(1.0, self.weights.local(), 1.0)
+        self.ring_steps[self.newest] += steps
+        self.window_open = False
+
+    def _write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
+        assert self.direction is not None
+        oldest_first = [(self.newest + 1 + place) % len(self.ring) for place in range(len(self.ring))]
+        kept = [place for place in oldest_first if self.ring_steps[place]]
+        self.direction.zero_()
+        for place, weight in zip(kept, slope_weights([self.ring_steps[place] for place in kept]), strict=True):
+            self.direction.accumulate_(1.0, self.ring[place].tensors, weight * horizon * self.config.gain)
+        self.direction.multiply_(factors)
+        self.used = True
+
+    def _all_buffers(self) -> list[Buffers]:
+        return [*super()._all_buffers(), *self.ring]
+
+    def reset(self) -> None:
+        super().reset()
+        self.ring_steps = [0] * len(self.ring)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"ring_steps": list(self.ring_steps)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.ring_steps = list(state["ring_steps"])
+
+
+def slope_weights(steps: Sequence[int]) -> list[float]:
+    """Of each displacement between neighbouring points, its weight in the least-squares slope.
+
+    With points P_0 = 0 and P_i = P_{i-1} + delta_i at times t_i, the slope is sum_i c_i P_i with
+    c_i = (t_i - mean t) / sum_j (t_j - mean t)^2, so delta_j has the weight c_j + c_{j+1} + ...
+
+    Args:
+        steps: real steps of each displacement, all above 0.
+    """
+    times = [0, *accumulate(steps)]
+    mean = sum(times) / len(times)
+    spread = sum((time - mean) ** 2 for time in times)
+    return [sum(time - mean for time in times[first:]) / spread for first in range(1, len(times))]
