@@ -1,0 +1,62 @@
+"""Jobs so small that a whole study of them takes seconds: a micro model on random tokens."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hybrid_ray.config import (
+    ConfirmConfig,
+    DataConfig,
+    HybridConfig,
+    JobConfig,
+    ModelConfig,
+    ResourcesConfig,
+    SearchConfig,
+    TrainConfig,
+)
+from hybrid_ray.records import Evaluation, Heldout, Replay, RunResult
+
+
+def micro_job(folder: Path, **sections: Any) -> JobConfig:
+    """A job that keeps its studies in ``folder/studies`` and its cache in ``folder/cache``; sections replace whole ones."""
+    job = JobConfig(
+        name="micro",
+        studies_dir=str(folder / "studies"),
+        model=ModelConfig(preset="micro"),
+        data=DataConfig(corpus="random", max_bytes=200_000, heldout_tokens=2048, cache_dir=str(folder / "cache")),
+        train=TrainConfig(
+            steps=60, batch_size=4, sequence_length=16, evaluations=4, calibration_steps=5, learning_rate=1e-3
+        ),
+        hybrid=HybridConfig(warmup_steps=10, full_steps=3, correct_steps=1, time_constant=10.0),
+        search=SearchConfig(trials=4, startup_trials=4, grace_steps=20),
+        confirm=ConfirmConfig(best=1, seeds=3),
+        resources=ResourcesConfig(max_concurrent=2),
+    )
+    return replace(job, **sections)
+
+
+def plain_result(**changes: Any) -> RunResult:
+    """A finished run of 100 real steps whose loss falls from 5 to 2, at 10 ms a plain step."""
+    curve = tuple(
+        Evaluation(step=step, loss=6.0 - 0.04 * step, real_steps=step, train_seconds=0.01 * step)
+        for step in (25, 50, 75, 100)
+    )
+    result = RunResult(
+        arm="baseline",
+        seed=0,
+        status="finished",
+        steps=100,
+        real_steps=100,
+        predicted_steps=0,
+        train_seconds=1.0,
+        calibration=0.01,
+        heldout={"search": Heldout(loss=2.0, standard_error=0.01, tokens=1000)},
+        curve=curve,
+        phase_steps={"full": 100},
+        phase_seconds={},
+        part_seconds={},
+        other_seconds={},
+        tokens={},
+        replay=Replay(phases="F" * 100, norms=()),
+    )
+    return replace(result, **changes)

@@ -1,0 +1,122 @@
+"""What a trial reports, by numbers worked out by hand."""
+
+import math
+from typing import Any
+
+import pytest
+from micro_jobs import plain_result
+
+from hybrid_ray.config import ObjectiveConfig
+from hybrid_ray.evaluate.frontier import Frontier
+from hybrid_ray.objective import Baseline
+from hybrid_ray.records import Evaluation, Heldout, StepRecord
+from hybrid_ray.tune.measure import Yardstick, claimable
+from hybrid_ray.tune.trial import TrialReporter
+
+
+def yardstick(**objective: Any) -> Yardstick:
+    """A baseline of 100 plain steps that falls from 5 to 2, and a frontier through (50, 3) and (100, 2)."""
+    return Yardstick(
+        baseline=Baseline.from_result(plain_result()),
+        frontier=Frontier.from_points([(50.0, 3.0), (100.0, 2.0)]),
+        objective=ObjectiveConfig(**objective),
+    )
+
+
+def hybrid(loss: float, seconds: float, **changes: Any) -> Any:
+    return plain_result(
+        arm="hybrid",
+        real_steps=60,
+        predicted_steps=40,
+        train_seconds=seconds,
+        heldout={"search": Heldout(loss=loss, standard_error=0.01, tokens=1000)},
+        **changes,
+    )
+
+
+def test_at_an_evaluation_a_trial_meets_the_baseline_at_the_same_step() -> None:
+    found = yardstick().at(Evaluation(step=50, loss=4.4, real_steps=30, train_seconds=0.4), 0.01)
+    assert found["baseline_loss"] == pytest.approx(4.0)
+    assert found["degradation"] == pytest.approx(0.1)
+    assert found["speedup"] == pytest.approx(50 / 40)
+    assert found["score"] == pytest.approx(1.25 - 20 * (0.1 - 0.02))
+    assert found["objective"] == found["score"]
+    assert (found["step"], found["predicted_steps"], found["finished"]) == (50, 20, 0)
+
+
+def test_a_slower_machine_makes_no_trial_worse() -> None:
+    evaluation = Evaluation(step=50, loss=4.0, real_steps=30, train_seconds=0.4)
+    slower = Evaluation(step=50, loss=4.0, real_steps=30, train_seconds=0.8)
+    assert yardstick().at(evaluation, 0.01)["score"] == pytest.approx(yardstick().at(slower, 0.02)["score"])
+
+
+def test_a_finished_trial_that_only_stopped_earlier_has_a_net_speedup_of_one() -> None:
+    found = yardstick().final(hybrid(3.0, 0.5))
+    assert found["speedup"] == pytest.approx(2.0)
+    assert found["net_speedup"] == pytest.approx(1.0)
+    assert found["finished"] == 1
+
+
+def test_off_the_frontier_there_is_no_net_speedup_but_the_search_has_a_finite_bound() -> None:
+    better, worse = (yardstick(mode="net").final(hybrid(loss, 0.8)) for loss in (1.9, 3.5))
+    assert better["net_speedup"] is None
+    assert better["objective"] == pytest.approx(100 / 80)
+    assert worse["net_speedup"] is None
+    assert worse["objective"] == pytest.approx(50 / 80)
+
+
+def test_a_diverged_trial_reports_finite_numbers_only_where_a_scheduler_looks() -> None:
+    found = yardstick().final(hybrid(math.nan, 0.5, status="diverged", curve=(), error="loss is nan"))
+    assert math.isfinite(found["objective"])
+    assert math.isfinite(found["score"])
+    assert found["objective"] < -1000
+    assert (found["diverged"], found["finished"], found["error"]) == (1, 0, "loss is nan")
+
+
+def test_a_run_on_other_hardware_gets_no_score() -> None:
+    with pytest.raises(ValueError, match="no score: device"):
+        yardstick().final(hybrid(2.0, 0.5, fingerprint={"device": "another"}))
+
+
+def test_a_trial_that_hardly_predicts_is_inert_and_never_best() -> None:
+    found = yardstick().final(plain_result(real_steps=96, predicted_steps=4))
+    assert found["inert"] == 1
+    assert not claimable({**found, "state": "COMPLETE"})
+    assert claimable({**yardstick().final(hybrid(2.0, 0.5)), "state": "COMPLETE"})
+
+
+def reporter(sent: list[dict[str, Any]]) -> TrialReporter:
+    return TrialReporter(sent.append, yardstick=yardstick(max_degradation=0.25), steps=100)
+
+
+def evaluation(step: int, loss: float) -> Evaluation:
+    return Evaluation(step=step, loss=loss, real_steps=step, train_seconds=0.01 * step)
+
+
+def test_too_bad_twice_in_a_row_is_divergence_and_once_is_not() -> None:
+    sent: list[dict[str, Any]] = []
+    watcher = reporter(sent)
+    said = [watcher.evaluation(evaluation(step, loss), 0.01) for step, loss in ((25, 7.0), (50, 4.0), (60, 7.0))]
+    assert said == [None, None, None]
+    assert watcher.evaluation(evaluation(75, 7.0), 0.01) == "diverged"
+    assert [row["step"] for row in sent] == [25, 50, 60]
+
+
+def test_the_last_evaluation_is_left_to_the_final_report() -> None:
+    sent: list[dict[str, Any]] = []
+    watcher = reporter(sent)
+    record = StepRecord(
+        step=1,
+        phase="predict",
+        predicted=True,
+        loss=None,
+        confidence=0.5,
+        learning_rate=0.1,
+        grad_norm=None,
+        seconds=0.0,
+    )
+    watcher.step(record)
+    for step in (50, 100):
+        assert watcher.evaluation(evaluation(step, 3.0), 0.01) is None
+    assert [row["step"] for row in sent] == [50]
+    assert sent[0]["phase_predict"] == 1

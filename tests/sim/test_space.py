@@ -1,0 +1,112 @@
+"""Search spaces and schedulers: what is asked first, what is in range, how long a trial may live."""
+
+import sys
+import types
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from micro_jobs import micro_job
+from ray.tune.schedulers import AsyncHyperBandScheduler
+
+from hybrid_ray.config import HybridConfig, JobConfig, SearchConfig, TrainConfig
+from hybrid_ray.errors import ConfigError
+from hybrid_ray.tune.scheduler import build_scheduler, grace_steps
+from hybrid_ray.tune.space import load_space, settings
+from tune_spaces import presets
+
+
+def job_of(steps: int) -> JobConfig:
+    return JobConfig(train=TrainConfig(steps=steps))
+
+
+@pytest.mark.parametrize("steps", [20, 50, 600, 1000, 20_000])
+def test_every_preset_lies_in_the_space_at_any_length(steps: int) -> None:
+    space = load_space(job_of(steps))
+    assert list(space.presets)[:3] == ["quick", "conservative", "aggressive"]
+    assert all(space.allows(values) for values in space.presets.values())
+
+
+def test_presets_are_the_seeds_at_the_lengths_they_were_written_for() -> None:
+    assert presets.quick(job_of(50)) == {
+        "confidence_threshold": 0.3,
+        "prediction_horizon": 5,
+        "correction_interval": 0,
+    }
+    assert presets.conservative(job_of(1000)) == {
+        "confidence_threshold": 0.6,
+        "prediction_horizon": 50,
+        "correction_interval": 15,
+    }
+    assert presets.aggressive(job_of(1000)) == {
+        "confidence_threshold": 0.55,
+        "prediction_horizon": 75,
+        "correction_interval": 10,
+    }
+
+
+def test_trial_settings_are_the_jobs_own_with_the_knobs_put_over_them(tmp_path: Path) -> None:
+    job = micro_job(tmp_path)
+    hybrid = settings(job, presets.quick(job))
+    assert hybrid == replace(job.hybrid, confidence_threshold=0.3, prediction_horizon=6, correction_interval=0)
+    with pytest.raises(ConfigError, match=r"hybrid\.prediction_horizon is 0"):
+        settings(job, {"prediction_horizon": 0})
+
+
+def test_an_unknown_space_is_a_mistake_in_the_job() -> None:
+    with pytest.raises(ConfigError, match=r"no module tune_spaces\.three_nobs"):
+        load_space(JobConfig(search=SearchConfig(space="three_nobs")))
+    with pytest.raises(ConfigError, match="must be the name of a Python module"):
+        load_space(JobConfig(search=SearchConfig(space="../evil")))
+    with pytest.raises(ConfigError, match="no function space"):
+        load_space(JobConfig(search=SearchConfig(space="presets")))
+
+
+def test_a_space_with_presets_that_do_not_fit_lists_every_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("my_spaces.odd")
+    module.space = lambda trial, job: {"gain": trial.suggest_float("gain", 0.0, 1.0)}  # type: ignore[attr-defined]
+    module.presets = lambda job: {"empty": {}, "high": {"gain": 2.0}, "other": {"gain": 0.5, "x": 1}}  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "my_spaces", types.ModuleType("my_spaces"))
+    monkeypatch.setitem(sys.modules, "my_spaces.odd", module)
+    with pytest.raises(ConfigError) as caught:
+        load_space(JobConfig(search=SearchConfig(space="my_spaces.odd")))
+    assert len(caught.value.problems) == 3
+
+
+def test_a_space_may_search_any_setting_of_the_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(trial: Any, job: JobConfig) -> dict[str, Any]:
+        return {
+            "full_steps": trial.suggest_int("full_steps", 1, 20),
+            "predictor": trial.suggest_categorical("predictor", ["ema_nesterov", "snoo"]),
+        }
+
+    module = types.ModuleType("my_spaces")
+    module.space, module.presets = ask, lambda job: {}  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tune_spaces.wide", module)
+    job = JobConfig(search=SearchConfig(space="wide"), hybrid=HybridConfig(prediction_horizon=7, correct_steps=2))
+    space = load_space(job)
+    assert space.longest_cycle(job.hybrid) == 20 + 7 + 2
+    assert settings(job, {"full_steps": 3, "predictor": "snoo"}).predictor == "snoo"
+
+
+def test_grace_is_warmup_full_and_three_of_the_longest_cycles() -> None:
+    job = JobConfig(train=TrainConfig(steps=2000), hybrid=HybridConfig(warmup_steps=50, full_steps=5, correct_steps=1))
+    space = load_space(job)
+    longest = 5 + 200 + 199 + 1  # a real step after each predicted one but the last
+    assert space.longest_cycle(job.hybrid) == longest
+    assert grace_steps(job, space) == 50 + 5 + 3 * longest
+
+
+def test_a_run_ends_by_itself_and_never_at_the_schedulers_limit() -> None:
+    job = job_of(600)
+    scheduler = build_scheduler(job, load_space(job))
+    assert isinstance(scheduler, AsyncHyperBandScheduler)
+    assert scheduler._max_t == 601
+    assert scheduler._time_attr == "step"
+
+
+@pytest.mark.parametrize("name", ["median", "none"])
+def test_the_other_schedulers_can_be_named(name: Any) -> None:
+    job = replace(job_of(600), search=SearchConfig(scheduler=name))
+    assert not isinstance(build_scheduler(job, load_space(job)), AsyncHyperBandScheduler)
