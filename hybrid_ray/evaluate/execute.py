@@ -29,8 +29,17 @@ Execute = Callable[[Sequence[Task]], list[RunResult]]
 
 
 def execute_here(tasks: Sequence[Task]) -> list[RunResult]:
-    """Run the tasks one after another in this process."""
-    return [_run(task) for task in tasks]
+    """Run the tasks one after another in this process.
+
+    Raises KeyboardInterrupt when a signal ended a run early: the training loop took the signal, saved its state and
+    left in good order, and nothing more may start.
+    """
+    results = []
+    for task in tasks:
+        results.append(_run(task))
+        if results[-1].status == "stopped":
+            raise KeyboardInterrupt
+    return results
 
 
 def _run(task: Task) -> RunResult:

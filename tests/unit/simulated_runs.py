@@ -1,0 +1,115 @@
+"""An ``Execute`` without training: losses follow a known law, with seed effects and noise of known size."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hybrid_ray.config import RunConfig
+from hybrid_ray.evaluate.execute import Task
+from hybrid_ray.records import Evaluation, Heldout, Replay, RunResult
+
+SHARE = 0.3  # of a simulated hybrid's steps that are predicted
+
+
+def law(steps: float) -> float:
+    """Final held-out loss of a fully decayed run of real steps: nats a token."""
+    return 1.2 + 3.0 * steps**-0.4
+
+
+def result(run: RunConfig, **values: Any) -> RunResult:
+    """A finished run of real steps only, unless ``values`` say otherwise."""
+    steps = run.train.steps
+    loss = values.pop("loss", law(steps))
+    seconds = values.get("train_seconds", 0.02 * steps)
+    base: dict[str, Any] = {
+        "arm": run.arm,
+        "seed": run.seed,
+        "status": "finished",
+        "steps": steps,
+        "real_steps": steps,
+        "predicted_steps": 0,
+        "train_seconds": seconds,
+        "calibration": 0.02,
+        "heldout": {split: Heldout(loss=loss, standard_error=0.001, tokens=65536) for split in ("search", "confirm")},
+        "curve": tuple(
+            Evaluation(
+                step=steps * part // 4,
+                loss=loss * (4 / part) ** 0.1,
+                real_steps=steps * part // 4,
+                train_seconds=seconds * part / 4,
+            )
+            for part in range(1, 5)
+        ),
+        "phase_steps": {"full": steps},
+        "phase_seconds": {"full": seconds},
+        "part_seconds": {},
+        "other_seconds": {},
+        "tokens": {"read": steps, "gradient": steps, "forward_only": 0},
+        "replay": Replay(phases="F" * steps, norms=()),
+        "statistics": {"displacement_ratio": 1.3},
+    }
+    return RunResult(**{**base, **values})
+
+
+@dataclass
+class Simulator:
+    """Runs tasks by the law. ``gain``: the hybrid is as good as that many times its real steps; 1 is the null.
+
+    ``noise`` is the standard deviation of a run's log loss, ``seed_noise`` of what all runs of a seed share,
+    ``clock_noise`` of log time. ``learning_rate`` is the best one; away from it losses rise. ``ran`` lists every run.
+    """
+
+    gain: float = 1.0
+    noise: float = 0.0
+    seed_noise: float = 0.0
+    clock_noise: float = 0.0
+    learning_rate: float = 3e-3
+    share: float = SHARE
+    stream: int = 0
+    write: bool = False
+    broken: Callable[[RunConfig], str | None] = lambda run: None
+
+    def __post_init__(self) -> None:
+        self.rng = np.random.default_rng(self.stream)
+        self.seed_effects: dict[int, float] = {}
+        self.ran: list[RunConfig] = []
+
+    def __call__(self, tasks: Sequence[Task]) -> list[RunResult]:
+        return [self.one(task) for task in tasks]
+
+    def one(self, task: Task) -> RunResult:
+        run = task.run
+        self.ran.append(run)
+        predicts = run.hybrid.predictor != "off"
+        predicted = round(run.train.steps * self.share) if predicts else 0
+        real = run.train.steps - predicted
+        gain = self.gain if run.arm == "hybrid" else 1.0
+        seed_effect = self.seed_effects.setdefault(run.seed, self.rng.normal(0, self.seed_noise))
+        untuned = 0.05 * math.log(run.train.learning_rate / self.learning_rate) ** 2
+        loss = law(real * gain) * math.exp(seed_effect + self.rng.normal(0, self.noise) + untuned)
+        status = self.broken(run) or "finished"
+        found = result(
+            run,
+            loss=loss,
+            real_steps=real,
+            predicted_steps=predicted,
+            train_seconds=0.02 * real * math.exp(self.rng.normal(0, self.clock_noise)),
+            tokens={"read": real, "gradient": real, "forward_only": 0},
+            status=status,
+            error=None if status == "finished" else "broken on purpose",
+            **({} if status == "finished" else {"heldout": {}}),
+        )
+        if self.write:
+            self.keep(task, found)
+        return found
+
+    def keep(self, task: Task, found: RunResult) -> None:
+        from dataclasses import asdict
+
+        task.directory.mkdir(parents=True, exist_ok=True)
+        (task.directory / "run.json").write_text(json.dumps(asdict(task.run)))
+        (task.directory / "result.json").write_text(json.dumps(found.as_dict()))

@@ -1,0 +1,91 @@
+"""Every arm as a configuration: what it keeps of the hybrid run, and what it changes."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from simulated_runs import result
+
+from hybrid_ray.config import ControlArm, HybridConfig, JobConfig, RunConfig, TrainConfig
+from hybrid_ray.evaluate.arms import CONTROLS, baseline, control, frontier_run, frontier_runs
+
+RUN = RunConfig(arm="hybrid", seed=7, train=TrainConfig(steps=600), hybrid=HybridConfig(prediction_horizon=9))
+DONE = result(RUN, real_steps=420, predicted_steps=180, train_seconds=450.9 * 0.02)
+PATH = Path("trials/0003/result.json")
+
+
+def changed(run: RunConfig) -> set[str]:
+    """Which parts of the hybrid run differ, with the parts of ``train`` named apart."""
+    names = {f.name for f in fields(RunConfig) if getattr(run, f.name) != getattr(RUN, f.name)} - {"train"}
+    trains = [f.name for f in fields(TrainConfig) if getattr(run.train, f.name) != getattr(RUN.train, f.name)]
+    return names | {f"train.{name}" for name in trains}
+
+
+def test_there_is_a_control_for_every_control_arm_and_each_names_itself() -> None:
+    assert set(CONTROLS) == set(get_args(ControlArm))
+    for arm in CONTROLS:
+        assert control(arm, RUN, DONE, PATH).arm == arm
+
+
+@pytest.mark.parametrize(
+    "arm, differs",
+    [
+        ("equal_steps", {"arm", "hybrid", "train.steps"}),
+        ("equal_time", {"arm", "hybrid", "train.steps"}),
+        ("lr_matched", {"arm", "hybrid", "train.steps", "train.learning_rate"}),
+        ("placebo", {"arm", "hybrid", "replay"}),
+        ("random_direction", {"arm", "hybrid", "replay"}),
+        ("reversed", {"arm", "hybrid", "replay"}),
+    ],
+)
+def test_a_control_changes_only_what_makes_it_one(arm: str, differs: set[str]) -> None:
+    assert changed(control(arm, RUN, DONE, PATH)) == differs  # type: ignore[arg-type]
+
+
+def test_real_steps_only_arms_cost_what_they_say() -> None:
+    steps = {arm: control(arm, RUN, DONE, PATH) for arm in ("equal_steps", "equal_time", "lr_matched")}  # type: ignore[arg-type]
+    assert {arm: run.train.steps for arm, run in steps.items()} == {
+        "equal_steps": 420,
+        "equal_time": 450,
+        "lr_matched": 420,
+    }
+    assert all(run.hybrid.predictor == "off" for run in steps.values())
+    assert steps["lr_matched"].train.learning_rate == pytest.approx(RUN.train.learning_rate * 1.3)
+
+
+@pytest.mark.parametrize(
+    "arm, predictor", [("placebo", "nothing"), ("random_direction", "random"), ("reversed", "reversed")]
+)
+def test_replays_differ_in_the_predictor_alone(arm: str, predictor: str) -> None:
+    run = control(arm, RUN, DONE, PATH)  # type: ignore[arg-type]
+    assert run.replay == str(PATH)
+    assert replace(run.hybrid, predictor=RUN.hybrid.predictor) == RUN.hybrid
+    assert run.hybrid.predictor == predictor
+
+
+def test_a_very_short_control_is_still_a_valid_run() -> None:
+    tiny = result(RUN, real_steps=3, train_seconds=3.9 * 0.02)
+    for arm in ("equal_steps", "equal_time"):
+        assert list(control(arm, RUN, tiny, PATH).train.problems()) == []  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ratio", [None, 0.0, -1.0, float("nan")])
+def test_lr_matched_needs_a_measured_displacement(ratio: float | None) -> None:
+    with pytest.raises(ValueError, match="displacement_ratio"):
+        control("lr_matched", RUN, replace(DONE, statistics={"displacement_ratio": ratio}), PATH)
+
+
+def test_a_control_of_a_run_that_diverged_is_refused() -> None:
+    with pytest.raises(ValueError, match="diverged"):
+        control("placebo", RUN, replace(DONE, status="diverged"), PATH)
+
+
+def test_all_trials_share_one_baseline_and_the_frontier_ends_are_whole_runs() -> None:
+    other = replace(RUN, hybrid=HybridConfig(prediction_horizon=50, gain=0.1), replay="somewhere")
+    assert baseline(other) == baseline(RUN)
+    assert frontier_run(RUN, 1.0) == baseline(RUN)
+    runs = frontier_runs(JobConfig())
+    assert list(runs) == sorted(runs)
+    assert runs[0.4].train.steps == 240
+    assert runs[1.1].train.steps == 660

@@ -1,0 +1,230 @@
+"""Confirmation and comparison on simulated runs with a known truth: what is run, what is claimed, what is not."""
+
+import json
+import math
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from simulated_runs import Simulator, law, result
+
+from hybrid_ray.config import CompareConfig, ConfirmConfig, HybridConfig, JobConfig, RunConfig
+from hybrid_ray.errors import HybridRayError
+from hybrid_ray.evaluate.arms import frontier_runs
+from hybrid_ray.evaluate.compare import compare, decide
+from hybrid_ray.evaluate.confirm import Candidate, confirm, fresh_seeds
+from hybrid_ray.evaluate.execute import Task
+from hybrid_ray.evaluate.frontier import Frontier
+from hybrid_ray.evaluate.summary import net_speedup, verdict
+
+JOB = JobConfig()
+NOWHERE = Path("nowhere")
+CANDIDATES = [
+    Candidate(trial=number, hybrid=HybridConfig(prediction_horizon=number), params={"prediction_horizon": number})
+    for number in (3, 8)
+]
+
+
+def frontier_of(simulator: Simulator, job: JobConfig = JOB) -> Frontier:
+    tasks = [Task(run=run, directory=NOWHERE) for run in frontier_runs(job).values()]
+    return Frontier.from_results(simulator(tasks), "confirm")
+
+
+def confirmed(simulator: Simulator, job: JobConfig = JOB) -> dict[str, Any]:
+    frontier = frontier_of(simulator, job)
+    simulator.ran.clear()
+    return confirm(job, CANDIDATES, execute=simulator, directory=NOWHERE, frontier=frontier)
+
+
+def test_fresh_seeds_are_none_of_the_searchs() -> None:
+    assert JOB.seed not in fresh_seeds(JOB, 50)
+    assert len(set(fresh_seeds(JOB, 50))) == 50
+
+
+def test_each_arm_runs_once_a_seed_and_baselines_are_shared() -> None:
+    simulator = Simulator(noise=0.001)
+    found = confirmed(simulator)
+    assert Counter(run.arm for run in simulator.ran) == {"baseline": 3, "hybrid": 6, "equal_steps": 6, "placebo": 6}
+    assert {run.seed for run in simulator.ran} == set(found["seeds"])
+    placebo = next(run for run in simulator.ran if run.arm == "placebo")
+    assert placebo.replay == str(NOWHERE / "3" / f"hybrid-{placebo.seed}" / "result.json")
+    first, second = found["candidates"]
+    assert first["runs"]["baseline"] == second["runs"]["baseline"]
+    assert first["params"] == {"prediction_horizon": 3}
+    assert set(first["runs"]["placebo"][0]) >= {"seed", "loss", "time", "train_seconds", "predicted_share"}
+    json.dumps(found, allow_nan=False)
+
+
+def test_equal_steps_is_run_even_if_nobody_asked() -> None:
+    found = confirmed(Simulator(), replace(JOB, confirm=ConfirmConfig(arms=("reversed",))))
+    assert "equal_steps" in found["candidates"][0]["runs"]
+
+
+def test_a_hybrid_that_equals_stopping_early_has_a_net_speedup_of_one() -> None:
+    net = confirmed(Simulator(seed_noise=0.02))["candidates"][0]["net_speedup"]
+    assert net["mean"] == pytest.approx(1.0)
+    assert net["advantage"]["mean"] == pytest.approx(1.0)
+    assert net["n"] == 3
+
+
+def test_a_known_gain_is_measured_and_called() -> None:
+    entry = confirmed(Simulator(gain=1.2, noise=1e-4, seed_noise=0.02))["candidates"][0]
+    assert entry["net_speedup"]["mean"] == pytest.approx(1.2, rel=0.02)
+    assert entry["verdict"] == "real gain"
+    assert entry["comparisons"]["speedup"]["mean"] == pytest.approx(1 / 0.7)
+    assert entry["comparisons"]["loss_vs_equal_steps"]["high"] < 1
+    assert entry["comparisons"]["loss_vs_baseline"]["low"] > 1  # faster, and still worse than the whole run
+
+
+def test_a_known_loss_is_called() -> None:
+    entry = confirmed(Simulator(gain=0.8, noise=1e-4))["candidates"][0]
+    assert entry["verdict"] == "worse than stopping early"
+
+
+def test_a_small_gain_in_much_noise_is_not_claimed() -> None:
+    assert confirmed(Simulator(gain=1.02, noise=0.01))["candidates"][0]["verdict"] == "no gain shown"
+
+
+def test_a_hybrid_that_hardly_predicts_is_inert_however_good() -> None:
+    assert confirmed(Simulator(gain=1.2, share=0.03))["candidates"][0]["verdict"] == "inert"
+
+
+@pytest.mark.parametrize("status", ["diverged", "failed"])
+def test_a_candidate_that_fails_on_one_seed_claims_nothing(status: str) -> None:
+    bad = fresh_seeds(JOB, 3)[1]
+    simulator = Simulator(gain=1.2, broken=lambda run: status if run.arm == "hybrid" and run.seed == bad else None)
+    entry = confirmed(simulator)["candidates"][0]
+    assert entry["verdict"] == "no gain shown"
+    assert entry["net_speedup"]["mean"] is None
+    assert str(bad) in entry["net_speedup"]["note"]
+    assert [row["status"] for row in entry["runs"]["placebo"]].count("failed") == 1  # and it has no controls there
+
+
+def test_a_control_that_fails_is_left_out_and_named() -> None:
+    bad = fresh_seeds(JOB, 3)[0]
+    simulator = Simulator(broken=lambda run: "failed" if run.arm == "placebo" and run.seed == bad else None)
+    found = confirmed(simulator)["candidates"][0]["comparisons"]
+    assert found["loss_vs_placebo"]["mean"] is None
+    assert str(bad) in found["loss_vs_placebo"]["note"]
+    assert found["loss_vs_equal_steps"]["n"] == 3
+
+
+def of_seeds(losses: dict[str, list[float]], *, time: float = 420.0) -> dict[Any, Any]:
+    return {
+        arm: {
+            seed: result(RunConfig(arm=arm), loss=loss, train_seconds=0.02 * time)  # type: ignore[arg-type]
+            for seed, loss in enumerate(values)
+        }
+        for arm, values in losses.items()
+    }
+
+
+def test_a_seed_off_the_range_is_a_bound_and_opens_the_interval() -> None:
+    frontier, equal = frontier_of(Simulator()), law(420)
+    runs = of_seeds({"hybrid": [law(600), law(610), law(10_000)], "equal_steps": [equal] * 3})
+    better = net_speedup(runs, frontier, "confirm")
+    assert better["high"] is None
+    assert better["seeds"][2] == [pytest.approx(660 / 420), None]
+    assert better["low"] is not None
+    runs = of_seeds({"hybrid": [law(600), law(610), law(20)], "equal_steps": [equal] * 3})
+    worse = net_speedup(runs, frontier, "confirm")
+    assert worse["low"] is None
+    assert worse["seeds"][2] == [None, pytest.approx(240 / 420)]
+    assert "upper bound" in worse["note"]
+    assert verdict(worse, predicted_share=0.3, p_corrected=0.0, alpha=0.05) == "no gain shown"
+
+
+def test_without_a_reference_on_the_range_nothing_is_known() -> None:
+    runs = of_seeds({"hybrid": [law(600)] * 3, "equal_steps": [law(100)] * 3}, time=100.0)
+    found = net_speedup(runs, frontier_of(Simulator()), "confirm")
+    assert (found["mean"], found["n"]) == (None, 0)
+    assert "without a real-steps-only run" in found["note"]
+
+
+def test_several_candidates_are_corrected_for() -> None:
+    found = confirmed(Simulator(gain=1.2, noise=1e-4))["candidates"]
+    smaller, larger = sorted(entry["net_speedup"]["p"] for entry in found)
+    assert sorted(entry["net_speedup"]["p_corrected"] for entry in found) == [2 * smaller, max(larger, 2 * smaller)]
+    net = found[0]["net_speedup"]
+    assert verdict(net, predicted_share=0.3, p_corrected=0.06, alpha=0.05) == "no gain shown"
+
+
+COMPARE = replace(JOB, compare=CompareConfig(looks=(3, 6), arms=("equal_steps",)))
+
+
+def null_verdicts(job: JobConfig, studies: int, **noise: float) -> Counter[str]:
+    verdicts: Counter[str] = Counter()
+    for stream in range(studies):
+        simulator = Simulator(stream=stream, **noise)
+        frontier = frontier_of(simulator, job)
+        verdicts[decide(job, execute=simulator, directory=NOWHERE, frontier=frontier)["verdict"]] += 1
+    return verdicts
+
+
+@pytest.mark.parametrize("noise", [0.003, 0.01])
+def test_false_positives_over_a_thousand_null_comparisons(noise: float) -> None:
+    """The whole chain: noisy frontier, seed effects, noisy clocks, seeds added. Measured: 4.3 % at both."""
+    verdicts = null_verdicts(COMPARE, 1000, noise=noise, seed_noise=0.01, clock_noise=0.01)
+    assert verdicts["real gain"] + verdicts["worse than stopping early"] <= 50
+    assert verdicts["real gain"] <= 25 + 12  # a gain is called in half of these, up to the simulation's own error
+
+
+def test_a_three_percent_gain_is_found_with_the_planned_seeds() -> None:
+    """The whole chain again, at 2.5 % of spread in time, for which `seeds_needed` asks for 9."""
+    job = replace(JOB, compare=CompareConfig(looks=(4, 9), arms=("equal_steps",)))
+    found = 0
+    for stream in range(200):
+        simulator = Simulator(stream=stream, gain=1.03, noise=0.001, seed_noise=0.01, clock_noise=0.003)
+        frontier = frontier_of(simulator, job)
+        found += decide(job, execute=simulator, directory=NOWHERE, frontier=frontier)["verdict"] == "real gain"
+    assert found / 200 >= 0.80
+
+
+def test_seeds_are_added_only_while_undecided() -> None:
+    frontier = frontier_of(Simulator())
+    clear = decide(COMPARE, execute=Simulator(gain=1.3, noise=1e-5), directory=NOWHERE, frontier=frontier)
+    unclear = decide(COMPARE, execute=Simulator(noise=0.003), directory=NOWHERE, frontier=frontier)
+    assert (len(clear["seeds"]), clear["verdict"]) == (3, "real gain")
+    assert (len(unclear["seeds"]), unclear["verdict"]) == (6, "no gain shown")
+    assert clear["level"] == pytest.approx(1 - 0.00557, abs=1e-5)
+
+
+def test_compare_tunes_the_baseline_first_and_gives_every_arm_its_rate(tmp_path: Path) -> None:
+    job = replace(JOB, compare=CompareConfig(looks=(3,)))
+    simulator = Simulator(noise=1e-4, learning_rate=6e-3)
+    found = compare(job, execute=simulator, directory=tmp_path)
+    assert found["tuning"]["learning_rate"] == pytest.approx(6e-3)
+    assert found["tuning"]["at_edge"]
+    rates = {run.arm: run.train.learning_rate / 6e-3 for run in simulator.ran}  # the last of each arm
+    assert rates == pytest.approx({arm: 1.3 if arm == "lr_matched" else 1.0 for arm in rates})
+    assert len(rates) == 9
+    text = (tmp_path / "comparison.txt").read_text()
+    assert found["verdict"] in text.splitlines()[0]
+    assert "widen compare.lr_factors" in text
+    assert max(map(len, text.splitlines())) <= 100
+    assert json.loads((tmp_path / "comparison.json").read_text())["verdict"] == found["verdict"]
+
+
+def test_a_comparison_called_again_repeats_nothing(tmp_path: Path) -> None:
+    job = replace(JOB, compare=CompareConfig(looks=(3,), arms=("placebo",)))
+    first = compare(job, execute=Simulator(noise=0.01, write=True), directory=tmp_path)
+    again = Simulator(noise=0.01, stream=1)
+    assert compare(job, execute=again, directory=tmp_path)["net_speedup"]["mean"] == first["net_speedup"]["mean"]
+    assert again.ran == []
+
+
+def test_without_a_baseline_nothing_is_compared(tmp_path: Path) -> None:
+    with pytest.raises(HybridRayError, match="broken on purpose"):
+        compare(JOB, execute=Simulator(broken=lambda run: "failed"), directory=tmp_path)
+
+
+def test_time_to_target_counts_a_run_that_misses_it(tmp_path: Path) -> None:
+    job = replace(JOB, compare=CompareConfig(looks=(3,), arms=("equal_steps",), tune_baseline=False))
+    found = compare(job, execute=Simulator(gain=0.5), directory=tmp_path)["time_to_target"]
+    assert found["target"] == pytest.approx(law(600) * 1.02)
+    assert found["arms"]["hybrid"]["misses"] == 3
+    assert found["arms"]["hybrid"]["median"] is None
+    assert found["arms"]["baseline"]["median"] < 600
+    assert math.isfinite(found["arms"]["baseline"]["high"])

@@ -1,0 +1,162 @@
+"""Running tasks in this process, going on after an interruption, and the cache of runs that nothing searched changes."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from simulated_runs import Simulator
+
+from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, RunConfig, TrainConfig
+from hybrid_ray.errors import TrialOutOfMemory
+from hybrid_ray.evaluate.arms import baseline
+from hybrid_ray.evaluate.cache import RunCache, baseline_key, cached
+from hybrid_ray.evaluate.execute import Task, execute_here, execute_missing, failed_result, stored_result
+from hybrid_ray.records import RunResult
+from hybrid_ray.train import loop
+
+MACHINE = {"hardware": "cpu", "software": {"torch": "2.13"}}
+PLAIN = baseline(RunConfig())
+
+
+def key(run: RunConfig = PLAIN, *, corpus: str = "abc", machine: dict[str, Any] = MACHINE) -> str:
+    return baseline_key(run, corpus=corpus, machine=machine)
+
+
+def test_a_run_that_cannot_run_is_a_failed_result_and_the_next_one_goes_on(tmp_path: Path) -> None:
+    tiny = RunConfig(
+        train=TrainConfig(steps=10, batch_size=2, sequence_length=8, evaluations=1, calibration_steps=5),
+        data=DataConfig(heldout_tokens=1024, max_bytes=200_000),
+    )
+    wrong = replace(tiny, model=ModelConfig(preset="no such model"))
+    tasks = [Task(run=wrong, directory=tmp_path / "a"), Task(run=baseline(tiny), directory=tmp_path / "b")]
+    failed, finished = execute_here(tasks)
+    assert (failed.status, failed.steps, failed.time) == ("failed", 0, 0.0)
+    assert "no such model" in (failed.error or "")
+    assert (finished.status, finished.real_steps) == ("finished", 10)
+    assert stored_result(tasks[1]) == finished
+    assert stored_result(tasks[0]) is None
+
+
+def test_out_of_memory_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(run: RunConfig, **_: Any) -> RunResult:
+        raise TrialOutOfMemory("CUDA out of memory")
+
+    monkeypatch.setattr(loop, "train", no_room)
+    (found,) = execute_here([Task(run=PLAIN, directory=tmp_path)])
+    assert found.error == "oom: CUDA out of memory"
+
+
+def test_after_a_signal_nothing_more_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+
+    def stopped(run: RunConfig, **_: Any) -> RunResult:
+        started.append(run.seed)
+        return replace(failed_result(run, "asked to stop"), status="stopped")
+
+    monkeypatch.setattr(loop, "train", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        execute_here([Task(run=replace(PLAIN, seed=seed), directory=tmp_path / str(seed)) for seed in range(2)])
+    assert started == [0]
+
+
+def test_a_failed_result_is_stored_like_any_other() -> None:
+    found = failed_result(PLAIN, "oom")
+    assert RunResult.from_dict(json.loads(json.dumps(found.as_dict()))) == found
+
+
+def test_only_missing_runs_are_run_again_and_in_order(tmp_path: Path) -> None:
+    tasks = [Task(run=replace(PLAIN, seed=seed), directory=tmp_path / str(seed)) for seed in range(4)]
+    first = Simulator(noise=0.01, write=True, broken=lambda run: "failed" if run.seed == 3 else None)
+    kept = first(tasks[1:])
+    again = Simulator(noise=0.01, stream=1)
+    results = execute_missing(again, tasks)
+    assert [run.seed for run in again.ran] == [0, 3]  # the missing one, and the one that failed
+    assert [result.seed for result in results] == [0, 1, 2, 3]
+    assert results[1:3] == kept[:2]
+
+
+def test_another_run_in_the_same_directory_is_not_taken_for_it(tmp_path: Path) -> None:
+    Simulator(write=True)([Task(run=PLAIN, directory=tmp_path)])
+    assert stored_result(Task(run=PLAIN, directory=tmp_path)) is not None
+    longer = replace(PLAIN, train=replace(PLAIN.train, steps=601))
+    assert stored_result(Task(run=longer, directory=tmp_path)) is None
+    (tmp_path / "result.json").write_text("{")
+    assert stored_result(Task(run=PLAIN, directory=tmp_path)) is None
+
+
+def altered(value: Any) -> Any:
+    """Another value of the same kind."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    if isinstance(value, tuple):
+        return (*value, 0.5)
+    return "other"
+
+
+@pytest.mark.parametrize("section", ["model", "data", "train", "hybrid"])
+def test_every_field_of_a_run_changes_its_key(section: str) -> None:
+    part = getattr(PLAIN, section)
+    keys = {
+        key(replace(PLAIN, **{section: replace(part, **{f.name: altered(getattr(part, f.name))})}))  # type: ignore[arg-type]
+        for f in fields(part)
+    }
+    assert len(keys | {key()}) == len(fields(part)) + 1
+
+
+def test_data_hardware_and_software_change_the_key_and_nothing_else_does() -> None:
+    keys = {key(), key(corpus="abd"), key(machine={**MACHINE, "hardware": "H200"}), key(replace(PLAIN, seed=1))}
+    assert len(keys) == 4
+    assert key(machine=dict(reversed(MACHINE.items()))) == key()
+    assert key(baseline(replace(PLAIN, hybrid=HybridConfig(gain=9.0)))) == key()
+
+
+def test_a_replay_is_never_cached() -> None:
+    with pytest.raises(ValueError, match="never cached"):
+        key(replace(PLAIN, replay="result.json"))
+
+
+def run_cached(
+    cache: RunCache, simulator: Simulator, directory: Path, seeds: Sequence[int] = (0, 1)
+) -> list[RunResult]:
+    execute = cached(simulator, cache, corpus="abc", machine=MACHINE)
+    return execute([Task(run=replace(PLAIN, seed=seed), directory=directory / str(seed)) for seed in seeds])
+
+
+def test_a_second_study_trains_no_baseline_and_has_a_copy_of_its_own(tmp_path: Path) -> None:
+    cache = RunCache(root=tmp_path / "cache" / "runs")
+    first = run_cached(cache, Simulator(noise=0.01, write=True), tmp_path / "one")
+    other = Simulator(noise=0.01, stream=1, write=True)
+    second = run_cached(cache, other, tmp_path / "two")
+    assert other.ran == []
+    assert second == first
+    stored = json.loads((tmp_path / "two" / "1" / "result.json").read_text())
+    assert RunResult.from_dict(stored) == first[1]
+    assert not [path for path in tmp_path.rglob(".*")]  # no scratch left
+
+
+def test_failed_runs_and_checkpoints_are_not_kept_and_damage_is_a_miss(tmp_path: Path) -> None:
+    cache = RunCache(root=tmp_path / "cache")
+    run_cached(cache, Simulator(write=True, broken=lambda run: "failed" if run.seed else None), tmp_path / "one")
+    (kept,) = cache.root.iterdir()
+    (kept / "result.json").write_text("{")
+    (tmp_path / "two" / "0" / "checkpoint").mkdir(parents=True)
+    simulator = Simulator(write=True)
+    run_cached(cache, simulator, tmp_path / "two")
+    assert len(simulator.ran) == 2
+    assert sorted(path.name for path in kept.iterdir()) == ["result.json", "run.json"]
+    assert cache.fetch(kept.name, tmp_path / "three") is not None
+
+
+def test_the_first_of_two_writers_stays(tmp_path: Path) -> None:
+    cache, task = RunCache(root=tmp_path / "cache"), Task(run=PLAIN, directory=tmp_path / "run")
+    (first,) = Simulator(noise=0.01, write=True)([task])
+    cache.store("key", task.directory)
+    Simulator(noise=0.01, stream=1, write=True)([task])
+    cache.store("key", task.directory)
+    assert cache.fetch("key", tmp_path / "copy") == first
+    assert json.loads((tmp_path / "copy" / "run.json").read_text())["arm"] == asdict(PLAIN)["arm"]
