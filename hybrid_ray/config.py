@@ -24,7 +24,9 @@ __all__ = [
     "JobConfig",
     "ModelConfig",
     "ObjectiveConfig",
+    "OptimizerName",
     "PredictorName",
+    "PruneScore",
     "ResourcesConfig",
     "RunConfig",
     "SearchConfig",
@@ -45,6 +47,8 @@ Arm = Literal[
     "frontier",
 ]
 ControlArm = Literal["equal_steps", "equal_time", "placebo", "random_direction", "reversed", "lr_matched"]
+OptimizerName = Literal["adamw", "adam", "sgd", "adamwspam", "adamwprune"]
+PruneScore = Literal["bitter0", "bitter1", "bitter7"]
 PredictorName = Literal["off", "ema_nesterov", "snoo", "linear_fit", "coast", "nothing", "random", "reversed"]
 
 
@@ -113,7 +117,7 @@ class TrainConfig:
     batch_size: int = 16  # sequences a step, over all workers and micro-batches
     micro_batch_size: int | None = None  # sequences a forward on one worker; None: batch_size / workers
     sequence_length: int = 64
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    optimizer: OptimizerName = "adamw"
     learning_rate: float = 3e-3
     min_lr_ratio: float = 0.1
     lr_warmup_fraction: float = 0.05  # of the run, so that a shorter run keeps the shape of its schedule
@@ -129,13 +133,17 @@ class TrainConfig:
     evaluations: int = 8  # evaluation points, evenly over the run, the last at its end
     calibration_steps: int = 30  # plain steps timed first, then undone
     checkpoint_every: int = 0  # nominal steps between checkpoints; 0: none
+    prune_score: PruneScore = "bitter7"  # adamwprune only, as the next three (optim/prune.py)
+    prune_sparsity: float = 0.5
+    prune_start_fraction: float = 0.1  # of the run: where the sparsity ramp starts
+    prune_end_fraction: float = 0.75  # of the run: where it reaches prune_sparsity
 
     def problems(self) -> Iterator[str]:
         yield from _at_least("steps", self.steps, 10)
         yield from _at_least("batch_size", self.batch_size, 1)
         yield from _at_least("micro_batch_size", self.micro_batch_size, 1)
         yield from _at_least("sequence_length", self.sequence_length, 8)
-        yield from _choice("optimizer", self.optimizer, Literal["adamw", "adam", "sgd"])
+        yield from _choice("optimizer", self.optimizer, OptimizerName)
         yield from _above("learning_rate", self.learning_rate, 0.0)
         yield from _within("min_lr_ratio", self.min_lr_ratio, 0.0, 1.0)
         yield from _within("lr_warmup_fraction", self.lr_warmup_fraction, 0.0, 0.5)
@@ -152,6 +160,10 @@ class TrainConfig:
         yield from _within("evaluations", self.evaluations, 1, max(1, self.steps))
         yield from _at_least("calibration_steps", self.calibration_steps, 5)
         yield from _at_least("checkpoint_every", self.checkpoint_every, 0)
+        yield from _choice("prune_score", self.prune_score, PruneScore)
+        yield from _within("prune_sparsity", self.prune_sparsity, 0.0, 0.99)
+        yield from _within("prune_start_fraction", self.prune_start_fraction, 0.0, 1.0)
+        yield from _within("prune_end_fraction", self.prune_end_fraction, self.prune_start_fraction, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
