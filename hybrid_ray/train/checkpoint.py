@@ -183,8 +183,17 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, state: Mapping[str, Any]) -> None:
-    torch.save(dict(state), path)
+    torch.save(_plain(state), path)
     _sync(path)
+
+
+def _plain(value: Any) -> Any:
+    """Enumerated texts as text, mappings as dictionaries, all the way down: a class would not be loaded again."""
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, str) else value
 
 
 def _weights(folder: Path) -> Path:

@@ -12,7 +12,7 @@ from hybrid_ray.train.accounts import Accounts
 from hybrid_ray.train.bench import Bench, Training
 from hybrid_ray.train.fingerprint import fingerprint
 from hybrid_ray.train.heldout import heldout_loss
-from hybrid_ray.train.monitor import DeviceMemory, Monitor
+from hybrid_ray.train.monitor import Monitor
 from hybrid_ray.train.parallel import from_first_rank, rank, sum_over_ranks, world_size
 from hybrid_ray.train.reporter import Reporter, Reporters, RunWriter
 
@@ -44,7 +44,6 @@ class Course:
         self.bench = bench
         self.training = training
         self.accounts = accounts
-        self.memory = DeviceMemory(bench.device)
         self._directory = directory
         self._heldout: dict[str, Heldout] = {}
         resumed = directory is not None and resume.restore(directory, bench, training, accounts)
@@ -59,7 +58,6 @@ class Course:
 
     def told(self, record: StepRecord) -> None:
         """A step was done: tell whoever listens."""
-        self.memory.note(record.phase)
         self._reporter.step(record)
 
     def evaluation_due(self) -> bool:
@@ -154,7 +152,7 @@ class Course:
             replay=trainer.replay_record(),
             statistics=trainer.statistics(),
             fingerprint=fingerprint(bench.run, bench.corpus, bench.device),
-            machine={**monitor.summary(), **self.memory.summary(), **bench.compiled.evidence()},
+            machine={**monitor.summary(), **bench.compiled.evidence()},
             error=error,
         )
 

@@ -1,7 +1,6 @@
 """What the GPU did during a run, by NVML: memory, utilisation, power, energy. Without a GPU nothing is seen."""
 
 import logging
-import statistics
 import threading
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -9,7 +8,7 @@ from typing import Any, Protocol, Self
 import pynvml
 import torch
 
-__all__ = ["DeviceMemory", "GpuMonitor", "Monitor", "NullMonitor", "gpu_names", "watch"]
+__all__ = ["GpuMonitor", "Monitor", "NullMonitor", "gpu_names", "watch"]
 
 log = logging.getLogger("hybrid_ray")
 
@@ -125,36 +124,3 @@ def gpu_names() -> list[str]:
         return [str(pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(index))) for index in range(count)]
     except pynvml.NVMLError:
         return []
-
-
-class DeviceMemory:
-    """PyTorch's own GPU memory by phase, and whether it grows. On a CPU it notes nothing.
-
-    "Nothing copies the model" is a promise that can be checked: the slope of allocated bytes over steps is 0.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._on = device.type == "cuda"
-        self._peaks: dict[str, int] = {}
-        self._allocated: list[int] = []
-        if self._on:
-            torch.cuda.reset_peak_memory_stats(device)
-
-    def note(self, phase: str) -> None:
-        """After each step: the peak since the last one belongs to this phase."""
-        if not self._on:
-            return
-        peak = torch.cuda.max_memory_allocated(self._device)
-        self._peaks[phase] = max(peak, self._peaks.get(phase, 0))
-        self._allocated.append(torch.cuda.memory_allocated(self._device))
-        torch.cuda.reset_peak_memory_stats(self._device)
-
-    def summary(self) -> dict[str, float]:
-        """Peak allocated bytes by phase, reserved bytes, and the least-squares slope of allocated bytes a step."""
-        if not self._on or len(self._allocated) < 2:
-            return {}
-        slope = statistics.linear_regression(range(len(self._allocated)), self._allocated).slope
-        peaks = {f"peak_allocated_bytes_{phase}": float(peak) for phase, peak in self._peaks.items()}
-        reserved = float(torch.cuda.memory_reserved(self._device))
-        return {**peaks, "reserved_bytes": reserved, "allocated_bytes_per_step": slope}
