@@ -8,7 +8,6 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from hybrid_ray.config import Split
 from hybrid_ray.records import RunResult
@@ -98,12 +97,6 @@ class Frontier:
         if reached is not None:
             return reached / loss, reached / loss
         return (self.losses[0] / loss, math.inf) if time < self.times[0] else (0.0, self.losses[-1] / loss)
-
-    def position(self, loss: float) -> Literal["within", "above", "below"]:
-        """Where a loss lies to the range of losses. Above: worse than the shortest run. NaN counts as above."""
-        if loss < self.losses[-1]:
-            return "below"
-        return "within" if loss <= self.losses[0] else "above"
 
     def shifted(self, log_loss: float) -> "Frontier":
         """The same frontier for a seed whose losses all lie higher by this much (in log loss)."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from scipy import stats
+from scipy import special
 
 from hybrid_ray.evaluate.statistics import MIN_SEEDS
 
@@ -47,7 +47,7 @@ class Looks:
     def _spent(self, fraction: float) -> float:
         if self.spending == "pocock":
             return self.alpha * math.log1p((math.e - 1) * fraction)
-        return 2 * float(stats.norm.sf(stats.norm.isf(self.alpha / 2) / math.sqrt(fraction)))
+        return 2 * float(special.ndtr(special.ndtri(self.alpha / 2) / math.sqrt(fraction)))
 
 
 def power(effect: float, spread: float, seeds: int, *, level: float = 0.05) -> float:
@@ -58,7 +58,7 @@ def power(effect: float, spread: float, seeds: int, *, level: float = 0.05) -> f
     if spread == 0:
         return float(effect != 0)
     shift = abs(math.log1p(effect)) / spread * math.sqrt(seeds)
-    return float(stats.nct.sf(stats.t.isf(level / 2, seeds - 1), seeds - 1, shift))
+    return float(1 - special.nctdtr(seeds - 1, shift, special.stdtrit(seeds - 1, 1 - level / 2)))
 
 
 def seeds_needed(
@@ -76,7 +76,7 @@ def seeds_needed(
     if effect == 0 or effect <= -1:
         raise ValueError(f"effect is {effect} but must be above -1 and not 0: say 0.03 for 3 %")
     if pilot is not None:
-        spread *= math.sqrt((pilot - 1) / float(stats.chi2.ppf(0.2, pilot - 1)))
+        spread *= math.sqrt((pilot - 1) / float(special.chdtri(pilot - 1, 0.8)))
     low, high = MIN_SEEDS - 1, MIN_SEEDS
     while power(effect, spread, high, level=level) < power_wanted:
         low, high = high, 2 * high

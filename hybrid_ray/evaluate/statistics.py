@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from hybrid_ray.records import RunResult
 
@@ -60,9 +60,9 @@ def paired_interval(logs: Sequence[float], *, level: float = 0.95) -> Interval:
         raise ValueError(f"{n} paired seeds but an interval needs at least {MIN_SEEDS}: run more seeds")
     mean, spread = float(np.mean(logs)), float(np.std(logs, ddof=1))
     error = spread / math.sqrt(n)
-    half = float(stats.t.ppf(0.5 + level / 2, n - 1)) * error
+    half = float(special.stdtrit(n - 1, 0.5 + level / 2)) * error
     if error > 0:
-        p = 2 * float(stats.t.sf(abs(mean) / error, n - 1))
+        p = 2 * float(special.stdtr(n - 1, -abs(mean) / error))
     else:
         p = float(mean == 0)
     return Interval(mean=_exp(mean), low=_exp(mean - half), high=_exp(mean + half), n=n, p=p, spread=spread)
