@@ -1,0 +1,98 @@
+"""Two ranks train as one process does: the same decisions on every rank, the same weights, no needless traffic."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from rank_pool import RankError, RankPool
+from rank_scenarios import CONFIG, Job, Story, gradient_size, hang_on_rank_1, traffic, train
+
+SMALL = 40  # numbers that ranks may exchange to decide; the smallest gradient of the model is larger
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[RankPool]:
+    pool = RankPool(2)
+    yield pool
+    pool.close()
+
+
+def together(ranks: RankPool, job: Job) -> Story:
+    """The story of a job on all ranks, which must tell the same one."""
+    first, second = ranks.run(train, job)
+    assert repr(first) == repr(second)  # NaN included
+    return first
+
+
+def flat(story: Story) -> list[float]:
+    return [number for tensor in story.weights for number in tensor]
+
+
+def real_losses(story: Story) -> list[float]:
+    return [loss for loss in story.losses if loss is not None]
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("predictor", ["ema_nesterov", "snoo", "linear_fit", "coast"])
+def test_two_ranks_are_one_process_with_the_same_global_batch(ranks: RankPool, parallel: str, predictor: str) -> None:
+    config = replace(CONFIG, predictor=predictor)
+    alone = train(Job(config=config))
+    story = together(ranks, Job(config=config, parallel=parallel))
+    assert set(alone.phases) == {"warmup", "full", "predict", "correct"}
+    assert story.phases == alone.phases
+    assert story.levels == alone.levels
+    assert story.events == alone.events
+    assert real_losses(story) == pytest.approx(real_losses(alone), rel=1e-4)
+    assert flat(story) == pytest.approx(flat(alone), abs=1e-4)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_confidence_that_decides_is_the_same_on_every_rank(ranks: RankPool, parallel: str) -> None:
+    config = replace(CONFIG, confidence_threshold=0.5)
+    alone = train(Job(config=config, steps=80))
+    story = together(ranks, Job(config=config, steps=80, parallel=parallel))
+    assert 0 < alone.phases.count("predict") < train(Job(steps=80)).phases.count("predict")  # it did decide
+    assert story.confidences == pytest.approx(alone.confidences, abs=1e-3)
+    assert story.phases == alone.phases
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_accumulating_micro_batches_changes_nothing_but_rounding(ranks: RankPool, parallel: str) -> None:
+    alone = train(Job())
+    story = together(ranks, Job(config=replace(CONFIG, accumulate=4), parallel=parallel))
+    assert story.phases == alone.phases
+    assert flat(story) == pytest.approx(flat(alone), abs=1e-4)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_gradients_travel_once_a_real_step_and_never_in_a_predicted_one(ranks: RankPool, parallel: str) -> None:
+    """However many micro-batches a step has. What a rank sends in a predicted step is a few numbers at most."""
+    config = replace(CONFIG, accumulate=4, warmup_steps=2)
+    rows = ranks.run(traffic, Job(config=config, parallel=parallel, steps=14))[0]
+    for step, (phase, collectives) in enumerate(rows, start=1):
+        reduced = [size for size in collectives.get("all_reduce", []) if size > SMALL]
+        others = [size for name, moved in collectives.items() if name != "all_reduce" for size in moved]
+        if phase == "predict":
+            assert reduced == [], step
+            assert all(size <= SMALL for size in others), step
+        else:
+            assert sum(reduced) == gradient_size(parallel), (
+                step,
+                phase,
+            )  # gloo's reduce-scatter (FSDP2) is an all-reduce too
+    assert {phase for phase, _ in rows} == {"warmup", "full", "predict", "correct"}
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("step", [6, 10, 13])  # in Full, in Predict, in Correct
+def test_a_stopped_run_goes_on_bit_for_bit(ranks: RankPool, parallel: str, step: int) -> None:
+    job = Job(parallel=parallel, steps=24)
+    whole = together(ranks, job)
+    resumed = together(ranks, replace(job, restore_at=step))
+    assert resumed == whole
+
+
+def test_a_rank_that_hangs_is_told_in_time(ranks: RankPool) -> None:
+    """The pool itself: silence must not pass for success. Last, since it ends the group."""
+    with pytest.raises(RankError, match=r"rank 1: .*hangs"):
+        ranks.run(hang_on_rank_1, timeout=1.0)
