@@ -120,7 +120,15 @@ def _mark_best(axes: Axes, study: Study) -> None:
             arrowprops={"arrowstyle": "-", "color": BLUE, "lw": 1.4, "ls": ":"}, zorder=4,
         )  # fmt: skip
     words = f"trial {best['number']:.0f}" + (f", net speedup {net:.2f}" if pd.notna(net) else ", off the frontier")
-    axes.annotate(words, (best["time"], best["loss"]), (10, -14), textcoords="offset points", color=INK, size=9)
+    axes.annotate(
+        words,
+        (best["time"], best["loss"]),
+        (12, -16),
+        textcoords="offset points",
+        color=INK,
+        size=9,
+        bbox={"fc": PAPER, "ec": "none", "alpha": 0.8, "pad": 1},
+    )
 
 
 def _mark_confirmed(axes: Axes, runs: pd.DataFrame) -> None:

@@ -25,7 +25,7 @@ from hybrid_ray.results.style import (
 __all__ = ["phase_shares", "signals", "step_time"]
 
 PHASES = {"warmup": GREY, "full": BLUE, "predict": ORANGE, "correct": SKY}
-PARTS = {"data": GREY, "forward": SKY, "backward": BLUE, "optimizer": GREEN, "predict": ORANGE, "overhead": PURPLE}
+PARTS = {"data": GREY, "forward": SKY, "backward": BLUE, "optimizer": GREEN, "overhead": PURPLE}
 MOST = 40  # bars that one picture holds
 
 
@@ -63,9 +63,7 @@ def signals(study: Study) -> Figure:
         return message("No trial that predicts has finished yet.")
     steps = study.steps(int(best["number"]))
     figure, (axes,) = canvas(2.8)
-    axes.plot(
-        steps["step"], steps["confidence"], color=BLUE, lw=1.4, label="confidence (agreement of past predictions)"
-    )
+    axes.plot(steps["step"], steps["confidence"], color=BLUE, lw=1.4, label="confidence")
     threshold = best.get("params_confidence_threshold")
     if pd.notna(threshold):
         axes.axhline(float(threshold), color=INK, lw=1.2, ls="--", label="threshold")

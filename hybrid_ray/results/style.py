@@ -23,7 +23,7 @@ __all__ = [
 BLUE, SKY, GREEN, ORANGE = "#0072b2", "#56b4e9", "#009e73", "#e69f00"
 VERMILLION, PURPLE, GREY = "#d55e00", "#cc79a7", "#8c959f"
 INK, MUTED, GRID, PAPER, WASH = "#1f2329", "#59636f", "#e3e6ea", "#fefefe", "#f3f1ec"
-"""Text, quiet text, grid lines, background, a shaded region: these five follow the page into dark mode."""
+"""Text, quiet text, grid lines, background, a shaded region: these, and blue, follow the page into dark mode."""
 
 STATES = {
     "COMPLETE": ("finished", BLUE, "o"),
@@ -132,6 +132,13 @@ def svg(figure: Figure) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r' id="[A-Za-z0-9]+_\d+"', "", text)  # figure_1, axes_1, ...: the same in every figure of a page
     text = text.replace("'DejaVu Sans'", "system-ui, 'Helvetica Neue', Arial")
-    for name, colour in (("ink", INK), ("muted", MUTED), ("grid", GRID), ("paper", PAPER), ("wash", WASH)):
+    for name, colour in (
+        ("ink", INK),
+        ("muted", MUTED),
+        ("grid", GRID),
+        ("paper", PAPER),
+        ("wash", WASH),
+        ("blue", BLUE),
+    ):
         text = text.replace(colour, f"var(--{name})")
     return text

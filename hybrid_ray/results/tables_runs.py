@@ -7,7 +7,7 @@ from hybrid_ray.records import RunResult
 from hybrid_ray.results.load import Study
 from hybrid_ray.results.tables import NONE, Table, number, percent
 
-__all__ = ["accounting", "environment", "memory", "parts", "phases"]
+__all__ = ["accounting", "environment", "memory", "parts", "phases", "prediction"]
 
 
 def _shown(study: Study) -> dict[str, RunResult]:
@@ -88,19 +88,56 @@ def _account(name: str, results: list[RunResult]) -> tuple[str, ...]:
     )
 
 
-def memory(study: Study) -> Table | None:
-    """What was recorded of memory, power and utilisation; nothing on a machine that records none."""
-    rows = [
-        (name, measure.removesuffix("_bytes").replace("_", " "), _amount(measure, value))
-        for name, result in _shown(study).items()
-        for measure, value in _flat(result.statistics)
-        if any(word in measure for word in ("memory", "gpu_", "bytes")) and isinstance(value, int | float)
+def prediction(study: Study) -> Table | None:
+    """How well the best trial predicted, by what the trainer itself measured."""
+    best = study.best
+    result = None if best is None else study.result(int(best["number"]))
+    if result is None:
+        return None
+    found = result.statistics
+    rows = [(words, number(found[name], digits)) for name, words, digits in _PREDICTION if found.get(name) is not None]
+    rows += [
+        (f"recovery: {name.replace('_', ' ')}", number(count, 0)) for name, count in found.get("events", {}).items()
     ]
-    return Table(title="Memory and device", columns=("run", "measure", "value"), rows=tuple(rows)) if rows else None
+    return (
+        Table(title="How well the best trial predicted", columns=("measure", "value"), rows=tuple(rows))
+        if rows
+        else None
+    )
 
 
-def _amount(measure: str, value: float) -> str:
-    if "bytes" in measure:
+_PREDICTION = (
+    ("decisions", "chances to predict", 0),
+    ("jumps", "predictions made", 0),
+    ("accept_rate", "accept rate", 3),
+    ("false_accept_rate", "false-accept rate: predictions that training then went against", 3),
+    ("misses", "predictions that overshot (the next gradient pointed back)", 0),
+    ("mean_cosine", "agreement: cosine of predicted and actual displacement, mean", 3),
+    ("mean_alpha", "best step length along the prediction, alpha* (1 = as predicted), mean", 3),
+    ("mean_error", "relative error of the prediction, mean (1 = predicting nothing)", 3),
+    ("mean_error_after_jump", "the same right after a prediction", 3),
+    ("displacement_ratio", "displacement over that of its real steps", 3),
+    ("bytes_per_parameter", "predictor's buffers, bytes a parameter on the device", 1),
+    ("host_bytes_per_parameter", "the same in host memory", 1),
+)
+
+
+def memory(study: Study) -> Table | None:
+    """What was recorded of memory, power and compilation; nothing on a machine that records none."""
+    rows = [
+        (name, measure.replace("_bytes", "").replace("_", " "), _amount(measure, value))
+        for name, result in _shown(study).items()
+        for measure, value in _flat({**result.machine, "memory": result.statistics.get("memory", {})})
+        if value is not None
+    ]
+    columns = ("run", "measure", "value")
+    return Table(title="Memory and device", columns=columns, rows=tuple(rows)) if rows else None
+
+
+def _amount(measure: str, value: Any) -> str:
+    if isinstance(value, bool | str | list):
+        return _text(measure, value)
+    if "bytes" in measure or measure.startswith("memory "):
         return f"{value / 2**20:,.1f} MiB"
     return f"{value:,.4g}"
 

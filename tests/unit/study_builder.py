@@ -4,10 +4,11 @@ Losses follow a power law in time, so that a trial's true net speedup is the one
 by the real code.
 """
 
+import json
 import math
 import random
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hybrid_ray.evaluate.summary import comparisons, net_speedup, rows, verdict
 from hybrid_ray.jobfile import dump_job
 from hybrid_ray.objective import degradation, score
 from hybrid_ray.records import Evaluation, Heldout, Replay, RunResult
-from hybrid_ray.results.store import StudyStore, write_atomic, write_json_atomic
+from hybrid_ray.results.store import StudyStore, write_atomic
 
 STEPS = 600
 PLAIN = 0.02  # seconds of a plain step
@@ -173,7 +174,7 @@ def build_study(
         if number == 10:
             row = {"number": 10, "state": "FAIL", "status": "failed", "error": "oom: <b>2.1 GiB</b> | wanted"}
         else:
-            keep(directory / f"trials/{number:04d}", replace(result, status=row["status"]))
+            keep(directory / f"trials/{number:04d}", replace(result, status=row["status"]), steps=True)
         store.add_trial(row)
     if confirm:
         _confirm(directory, store, net)
@@ -191,40 +192,35 @@ def _confirm(directory: Path, store: StudyStore, net: float) -> None:
         for arm, results in candidate.pop("results").items():
             place = "baseline" if arm == "baseline" else str(candidate["trial"])
             for seed, result in results.items():
-                keep(directory / "confirmation" / place / f"{arm}-{seed}", result)
+                run = directory / "confirmation" / place / f"{arm}-{seed}"
+                if not run.exists():  # baselines are shared
+                    keep(run, result)
     store.write_json(
         "confirmation.json", {"candidates": candidates, "split": "confirm", "seeds": list(SEEDS), "alpha": 0.05}
     )
 
 
-def keep(directory: Path, result: RunResult) -> None:
-    """A run directory as a finished run leaves it, with steps that fit its result."""
-    write_json_atomic(directory / "result.json", result.as_dict())
+def keep(directory: Path, result: RunResult, *, steps: bool = False) -> None:
+    """A run directory as a finished run leaves it, if asked with step records that fit its result."""
+    directory.mkdir(parents=True)
+    (directory / "result.json").write_text(json.dumps(result.as_dict()))
+    if steps:
+        (directory / "steps.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in _steps(result)))
+
+
+def _steps(result: RunResult) -> Iterator[dict[str, Any]]:
     share = result.predicted_share
-    lines = []
     for step in range(1, result.steps + 1):
         predicted = step > 60 and math.floor(step * share) > math.floor((step - 1) * share)
-        lines.append(
-            {
-                "step": step,
-                "phase": "warmup" if step <= 60 else "predict" if predicted else "full",
-                "predicted": predicted,
-                "loss": None if predicted else 1.1 + 1.6 * step**-0.3,
-                "confidence": 0.6 - 0.5 * math.exp(-step / 80),
-                "learning_rate": 3e-3,
-                "grad_norm": None if predicted else 0.8,
-                "seconds": PLAIN,
-                "level": "normal",
-                "event": None,
-            }
-        )
-    write_atomic(directory / "steps.jsonl", "".join(f"{_json(line)}\n" for line in lines).encode())
-
-
-def _json(line: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(line)
-
-
-__all__ = ["SEEDS", "STEPS", "asdict", "build_study", "confirmed", "keep", "loss_law", "run_result", "trial_row"]
+        yield {
+            "step": step,
+            "phase": "warmup" if step <= 60 else "predict" if predicted else "full",
+            "predicted": predicted,
+            "loss": None if predicted else loss_law(step),
+            "confidence": 0.6 - 0.5 * math.exp(-step / 80),
+            "learning_rate": 3e-3,
+            "grad_norm": None if predicted else 0.8,
+            "seconds": PLAIN,
+            "level": "normal",
+            "event": None,
+        }

@@ -1,0 +1,77 @@
+"""A small study that was really run, shared by the tests that read studies."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hybrid_ray.config import ConfirmConfig, DataConfig, HybridConfig, JobConfig, ModelConfig, SearchConfig, TrainConfig
+from hybrid_ray.evaluate.arms import frontier_runs
+from hybrid_ray.evaluate.confirm import Candidate, confirm
+from hybrid_ray.evaluate.execute import Task, execute_here
+from hybrid_ray.evaluate.frontier import Frontier
+from hybrid_ray.jobfile import dump_job
+from hybrid_ray.objective import Baseline
+from hybrid_ray.results.store import StudyStore, write_atomic
+from hybrid_ray.tune.measure import MEASURES, Yardstick
+
+KNOBS = ({"prediction_horizon": 2}, {"prediction_horizon": 5}, {"prediction_horizon": 1})
+
+
+@pytest.fixture(scope="session")
+def micro_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished study of a micro model on real text: every run trained by the one loop, kept by the store."""
+    folder = tmp_path_factory.mktemp("micro")
+    directory = folder / "studies" / "micro"
+    job = JobConfig(
+        name="micro",
+        model=ModelConfig(preset="micro"),
+        data=DataConfig(max_bytes=300_000, heldout_tokens=1024, cache_dir=str(folder / "cache")),
+        train=TrainConfig(steps=40, batch_size=4, sequence_length=16, evaluations=4, calibration_steps=5),
+        hybrid=HybridConfig(warmup_steps=10, full_steps=3, correct_steps=1, confidence_threshold=0.0),
+        search=SearchConfig(trials=len(KNOBS)),
+        confirm=ConfirmConfig(best=1, seeds=3),
+    )
+    write_atomic(directory / "job.yaml", dump_job(job).encode())
+    store = StudyStore(directory)
+    store.write_json("environment.json", {"python": "3", "packages": {"torch": "2"}})
+    store.event("created")
+    plain = execute_here(
+        [
+            Task(run=run, directory=directory / ("baseline" if length == 1.0 else f"frontier/{length:.2f}"))
+            for length, run in frontier_runs(job).items()
+        ]
+    )
+    baseline = next(result for result in plain if result.arm == "baseline")
+    yardstick = Yardstick(
+        baseline=Baseline.from_result(baseline),
+        frontier=Frontier.from_results(plain, "search"),
+        objective=job.objective,
+    )
+    settings = [replace(job.hybrid, **knobs) for knobs in KNOBS]
+    for number, hybrid in enumerate(settings):
+        (result,) = execute_here([Task(run=job.run(hybrid=hybrid), directory=store.run_directory(number))])
+        measured = yardstick.final(result)
+        store.add_trial(
+            {
+                "number": number,
+                "state": "COMPLETE",
+                **{f"params_{name}": value for name, value in KNOBS[number].items()},
+                **{name: measured[name] for name in MEASURES},
+                "objective": measured["objective"],
+                "preset": None,
+                "started": 0.0,
+                "ended": 1.0,
+            }
+        )
+    statistics = confirm(
+        job,
+        [Candidate(trial=1, hybrid=settings[1], params=KNOBS[1])],
+        execute=execute_here,
+        directory=directory / "confirmation",
+        frontier=Frontier.from_results(plain, "confirm"),
+    )
+    store.write_json("confirmation.json", statistics)
+    store.event("finished", note=None)
+    store.close()
+    return directory
