@@ -18,7 +18,7 @@ from hybrid_ray.records import Evaluation, Heldout, Replay, RunResult
 
 
 def micro_job(folder: Path, **sections: Any) -> JobConfig:
-    """A job that keeps its studies in ``folder/studies`` and its cache in ``folder/cache``; sections replace whole ones."""
+    """A job that keeps studies and cache in ``folder``; ``sections`` replace whole sections of it."""
     job = JobConfig(
         name="micro",
         studies_dir=str(folder / "studies"),

@@ -95,7 +95,7 @@ def check_resources(job: JobConfig, there: Resources) -> None:
     if needs.gpus and _gpus_fit(job, there) < 1:
         problems.append(
             f"resources: {resources.workers} workers x {resources.gpus_per_worker:g} GPUs need {needs.gpus:g} but "
-            f"there are {there.gpus:g}: lower resources.workers, or set resources.gpus_per_worker to 0 to run on processors"
+            f"there are {there.gpus:g}: lower resources.workers, or set resources.gpus_per_worker to 0 (processors)"
         )
     if problems:
         raise ConfigError(problems)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from hybrid_ray.evaluate.execute import Task, execute_here, failed_result
 from hybrid_ray.records import RunResult
 from hybrid_ray.tune.cluster import CONTROLLER_CPUS
 from hybrid_ray.tune.limits import Budget, StopFlag
+from hybrid_ray.tune.trial import in_one_line
 
 __all__ = ["RayExecute"]
 
@@ -91,8 +91,10 @@ class RayExecute:
 
         resources = self._job.resources
         if resources.workers > 1:
-            run = partial(_run_with_workers, self._job, self._storage)
-            return ray.remote(num_cpus=CONTROLLER_CPUS, max_retries=0)(run)
+            job, storage = self._job, self._storage
+            return ray.remote(num_cpus=CONTROLLER_CPUS, max_retries=0)(
+                lambda task: _run_with_workers(job, storage, task)
+            )
         return ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_retries=0)(_run)
 
 
@@ -116,7 +118,7 @@ def _run_with_workers(job: JobConfig, storage: Path, task: Task) -> RunResult:
     except TrialOutOfMemory as error:
         return failed_result(task.run, f"oom: {error}")
     except Exception as error:  # the boundary of the protocol: one failed run must not take the others with it
-        return failed_result(task.run, f"{type(error).__name__}: {' '.join(str(error).split())}")
+        return failed_result(task.run, in_one_line(error))
 
 
 def _result(task: Task, reference: Any) -> RunResult:
@@ -126,6 +128,5 @@ def _result(task: Task, reference: Any) -> RunResult:
     try:
         result: RunResult = ray.get(reference)
     except RayError as error:
-        said = str(error).strip().splitlines()
-        return failed_result(task.run, f"{type(error).__name__}: {said[0] if said else 'its process died'}")
+        return failed_result(task.run, in_one_line(error))
     return result

@@ -22,7 +22,7 @@ from hybrid_ray.models.shapes import PRESETS, flops_per_token
 from hybrid_ray.records import RunResult
 from hybrid_ray.results.store import read_json
 from hybrid_ray.train.fingerprint import machine
-from hybrid_ray.tune.cluster import Resources, concurrency, local_resources
+from hybrid_ray.tune.cluster import Resources, concurrency, local_resources, ray_session
 from hybrid_ray.tune.fit import MemoryNeed, memory_need
 from hybrid_ray.tune.space import load_space
 
@@ -32,6 +32,7 @@ _OVERHEAD = 2.0  # a step takes this many times its matrix products' time: norms
 _TRIAL_SHARE = (
     0.75  # of nominal steps that cost what a real step costs: predicted ones are nearly free, some trials stop early
 )
+_PROBE_ROWS = {"cpu": 1024, "cuda": 16_384}
 _GIB = 2**30
 
 
@@ -104,8 +105,8 @@ def settle(job: JobConfig) -> JobConfig:
     return job
 
 
-def plan(job: JobConfig, there: Resources | None = None) -> Plan:
-    """Cost and fit of a job on this machine, or on a cluster with the resources ``there``.
+def plan(job: JobConfig) -> Plan:
+    """Cost and fit of a job where it would run: on this machine, or on the cluster it names (which is asked what it has).
 
     Raises:
         ConfigError: the model, space or corpus is not there, the resources can't be had, or it does not fit in memory.
@@ -114,22 +115,30 @@ def plan(job: JobConfig, there: Resources | None = None) -> Plan:
     load_space(job)
     if job.model.preset not in PRESETS:
         raise ConfigError(f"model.preset is {job.model.preset!r} but must be one of {', '.join(PRESETS)}")
-    side_by_side = concurrency(job, there or local_resources())
-    corpus = prepare(job.data)
+    side_by_side = concurrency(job, _resources(job))
+    corpus, device = prepare(job.data), _device(job)
+    memory, there = memory_need(job, corpus.vocab_size), _memory_there(device)
+    runs_a_device = _runs_a_device(job, side_by_side)
+    if job.resources.address == "local":  # memory of another machine is unknown
+        _refuse_what_cannot_fit(job, memory.total * runs_a_device, there)
     seconds, measured = _step_seconds(job, corpus)
-    device = _device(job)
-    found = Plan(
+    return Plan(
         stages=tuple(stages(job)),
         concurrency=side_by_side,
         step_seconds=seconds,
         measured=measured,
-        memory=memory_need(job, corpus.vocab_size),
-        memory_there=_memory_there(device),
-        runs_a_device=_runs_a_device(job, side_by_side),
+        memory=memory,
+        memory_there=there,
+        runs_a_device=runs_a_device,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "processors",
     )
-    _refuse_what_cannot_fit(job, found)
-    return found
+
+
+def _resources(job: JobConfig) -> Resources:
+    if job.resources.address == "local":
+        return local_resources()
+    with ray_session(job) as there:
+        return there
 
 
 def stages(job: JobConfig) -> Iterator[Stage]:
@@ -162,14 +171,14 @@ def _step_seconds(job: JobConfig, corpus: Corpus) -> tuple[float, bool]:
 def _probe(job: JobConfig, vocab_size: int) -> float:
     """FLOPs of a step over the rate of a product as wide as the model and as long as a micro-batch."""
     shape, run, device = PRESETS[job.model.preset], job.run(), _device(job)
-    length = min(16_384, run.micro_batch_size * job.train.sequence_length)
+    length = min(_PROBE_ROWS[device.type], run.micro_batch_size * job.train.sequence_length)
     kind = torch.bfloat16 if job.train.precision == "bf16" and device.type == "cuda" else torch.float32
     left = torch.randn(length, shape.width, device=device, dtype=kind)
     right = torch.randn(shape.width, 4 * shape.width, device=device, dtype=kind)
     threads = torch.get_num_threads()
     torch.set_num_threads(job.train.threads)
     try:
-        seconds = min(_timed_product(left, right) for _ in range(5))
+        seconds = min(_timed_product(left, right) for _ in range(3))
     finally:
         torch.set_num_threads(threads)
     rate = 2 * length * shape.width * 4 * shape.width / seconds
@@ -207,16 +216,12 @@ def _runs_a_device(job: JobConfig, side_by_side: int) -> int:
     return min(side_by_side * job.resources.workers, max(1, int(1 // share)))
 
 
-def _refuse_what_cannot_fit(job: JobConfig, found: Plan) -> None:
-    """Memory of another machine is unknown, so only a local job is refused."""
-    need = found.memory.total * found.runs_a_device
-    if job.resources.address != "local" or need <= found.memory_there:
-        return
-    raise ConfigError(
-        f"{found.runs_a_device} runs of {job.model.preset} side by side need about {_size(need)} but "
-        f"{_size(found.memory_there)} of {found.device} memory are free: lower resources.max_concurrent, "
-        "train.micro_batch_size or model.preset"
-    )
+def _refuse_what_cannot_fit(job: JobConfig, need: int, there: int) -> None:
+    if need > there:
+        raise ConfigError(
+            f"runs of {job.model.preset} side by side need about {_size(need)} of memory but {_size(there)} are free: "
+            "lower resources.max_concurrent, train.micro_batch_size or model.preset"
+        )
 
 
 def _duration(seconds: float) -> str:
@@ -226,4 +231,6 @@ def _duration(seconds: float) -> str:
 
 
 def _size(size: int) -> str:
-    return f"{size / _GIB:.2f} GiB" if size < 10 * _GIB else f"{size / _GIB:.0f} GiB"
+    if size < _GIB:
+        return f"{size / 2**20:.1f} MiB"
+    return f"{size / _GIB:.1f} GiB"

@@ -6,6 +6,7 @@ of memory, since Tune would try again what can only fail again.
 """
 
 import gc
+import re
 import time
 import traceback
 from collections import Counter
@@ -21,7 +22,7 @@ from hybrid_ray.records import Evaluation, RunResult, Status, StepRecord
 from hybrid_ray.tune.measure import Yardstick, failed_measures
 from hybrid_ray.tune.space import settings
 
-__all__ = ["TrialReporter", "TrialSpec", "trial", "trial_with_workers"]
+__all__ = ["TrialReporter", "TrialSpec", "in_one_line", "trial", "trial_with_workers"]
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -133,8 +134,8 @@ def attempt(
 ) -> dict[str, Any]:
     """Execute a run and say how it ended. What it raises is left in ``error.txt`` and raised on.
 
-    Out of memory is an end, not an exception: the memory is freed and the trial fails as "oom", once. So is ``gave_up``,
-    raised by what has tried again already.
+    Out of memory is an end, not an exception: the memory is freed and the trial fails as "oom", once. So is
+    ``gave_up``, raised by what has tried again already.
     """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "error.txt").unlink(missing_ok=True)
@@ -143,7 +144,8 @@ def attempt(
     except TrialOutOfMemory as error:
         said = f"oom: {error}"
     except gave_up as error:
-        said = " ".join(str(error).split())
+        said = in_one_line(error)
+        (directory / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
     except Exception:
         (directory / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
         raise
@@ -152,15 +154,20 @@ def attempt(
             return yardstick.final(result) | phase_counts(result.phase_steps)
         said = result.error or f"the run ended as {result.status!r}"
     _free_memory()
-    (directory / "error.txt").write_text(f"{said}\n", encoding="utf-8")
     return failed_measures(said)
+
+
+def in_one_line(error: Exception) -> str:
+    """An error for a row. Ray's hold whole tracebacks of other processes, in colour."""
+    said = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+    return f"{type(error).__name__}: {said if len(said) <= 600 else said[:300] + ' ... ' + said[-300:]}"
 
 
 def _wait_until_heard(callback: Any) -> None:
     """Wait until Tune has taken what the workers reported.
 
-    Ray hands on a worker's report through the same one-place queue that this process reports into: with one still on its
-    way, a report from here would block it for ever (ray 2.60, _TrainSession._get_result_from_queues).
+    Ray hands on a worker's report through the same one-place queue that this process reports into: with one still on
+    its way, a report from here would block it for ever (ray 2.60, _TrainSession._get_result_from_queues).
     """
     while not callback._training_actor_item_queue.empty():
         time.sleep(0.1)

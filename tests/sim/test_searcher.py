@@ -86,7 +86,9 @@ def searcher_of(study: optuna.Study, job: Any, listener: Any, **options: Any) ->
 
 def test_a_thousand_trials_are_told_as_what_they_were(tmp_path: Any) -> None:
     job = micro_job(tmp_path)
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))  # 4 ms a write less
+    study = optuna.create_study(
+        direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0)
+    )  # 4 ms a write less
     rows, chance = Rows(), random.Random(1)
     searcher = searcher_of(study, job, rows)
     running: list[str] = []

@@ -1,0 +1,132 @@
+"""The study directory and its Optuna journal: names, locks, repairs, and what a killed driver leaves to put right."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from micro_jobs import micro_job
+from optuna.trial import TrialState
+
+from hybrid_ray.config import JobConfig, SearchConfig, TrainConfig
+from hybrid_ray.errors import ConfigError, StudyLocked
+from hybrid_ray.jobfile import read_job
+from hybrid_ray.results.load import load_study
+from hybrid_ray.results.store import StudyStore
+from hybrid_ray.tune.driver import resume_study
+from hybrid_ray.tune.journal import counted_trials, open_study, queue_settings, reconcile
+from hybrid_ray.tune.searcher import INTERRUPTED
+from hybrid_ray.tune.space import load_space
+from hybrid_ray.tune.study import StudyDirectory, differences, identity
+
+
+def create(job: JobConfig) -> StudyDirectory:
+    return StudyDirectory.create(job, space=load_space(job))
+
+
+def test_a_name_in_use_becomes_the_next_free_one(tmp_path: Path) -> None:
+    job = micro_job(tmp_path)
+    with create(job) as first, create(job) as second, create(job) as third:
+        assert [study.path.name for study in (first, second, third)] == ["micro", "micro-2", "micro-3"]
+
+
+def test_a_study_holds_the_job_as_run_and_what_it_ran_in(tmp_path: Path) -> None:
+    job = micro_job(tmp_path)
+    with create(job) as study:
+        pass
+    assert read_job(study.path / "job.yaml") == job
+    environment = load_study(study.path).environment
+    assert environment["packages"]["torch"]
+    assert environment["cpus"] >= 1
+    assert "git" in environment
+
+
+def test_a_second_driver_is_refused_and_a_lock_that_nobody_holds_does_not_count(tmp_path: Path) -> None:
+    study = create(micro_job(tmp_path))
+    with pytest.raises(StudyLocked, match="is being worked on by process"):
+        StudyDirectory.open(study.path)
+    study.close()
+    assert (study.path / "lock").exists()  # the file stays, the lock does not
+    StudyDirectory.open(study.path).close()
+
+
+def test_a_folder_that_is_no_study_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is no study directory"):
+        StudyDirectory.open(tmp_path)
+
+
+def test_a_changed_job_is_refused_with_what_changed(tmp_path: Path) -> None:
+    job = micro_job(tmp_path)
+    with create(job) as study:
+        study.set_job(replace(job, train=replace(job.train, learning_rate=0.5), seed=7))
+    with pytest.raises(ConfigError) as caught:
+        resume_study(study.path)
+    assert caught.value.problems[1:3] == ("seed: 0 -> 7", "train.learning_rate: 0.001 -> 0.5")
+    assert "--fork" in caught.value.problems[-1]
+
+
+def test_only_what_scores_depend_on_is_compared(tmp_path: Path) -> None:
+    job = micro_job(tmp_path)
+    space = load_space(job)
+    more = replace(job, search=replace(job.search, trials=99), name="other", studies_dir="elsewhere")
+    assert differences(identity(job, space), identity(more, space)) == []
+    longer = replace(job, train=TrainConfig(steps=1000))
+    changed = differences(identity(job, space), identity(longer, load_space(longer)))
+    assert any(line.startswith("search.ranges.prediction_horizon.high") for line in changed)
+
+
+def half_done(tmp_path: Path) -> tuple[JobConfig, StudyStore]:
+    """A study as a SIGKILL leaves it: trial 0 told, 1 kept but not told, 2 under way, all presets queued."""
+    job = micro_job(tmp_path, search=SearchConfig(trials=6))
+    study, space, store = open_study(tmp_path, job), load_space(job), StudyStore(tmp_path)
+    queue_settings(study, space.presets)
+    for number in range(3):
+        trial = study.ask()
+        space.ask(trial, job)
+        row = {"number": number, "state": "COMPLETE", "objective": 1.5, "diverged": 0, "error": None}
+        if number < 2:
+            store.add_trial(row)
+        if number < 1:
+            study.tell(trial, 1.5)
+    return job, store
+
+
+def test_after_a_kill_nothing_finished_is_lost_and_nothing_runs_for_ever(tmp_path: Path) -> None:
+    job, store = half_done(tmp_path)
+    study = open_study(tmp_path, job)
+    assert reconcile(study, store, job) == 1
+    states = [trial.state for trial in study.trials]
+    assert states[:4] == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.FAIL, TrialState.WAITING]
+    assert TrialState.RUNNING not in states
+    assert study.trials[1].value == 1.5
+    assert counted_trials(study) == 2
+
+    again = study.trials[-1]
+    assert again.state is TrialState.WAITING
+    assert again.system_attrs["fixed_params"] == study.trials[2].params
+    assert again.user_attrs["preset"] == study.trials[2].user_attrs["preset"]
+    row = store.trials()[-1]
+    assert (row["number"], row["state"]) == (2, "FAIL")
+    assert row["error"].startswith(INTERRUPTED)
+
+
+def test_putting_right_twice_changes_nothing(tmp_path: Path) -> None:
+    job, store = half_done(tmp_path)
+    reconcile(open_study(tmp_path, job), store, job)
+    study = open_study(tmp_path, job)
+    queue_settings(study, load_space(job).presets)
+    before = [(trial.number, trial.state) for trial in study.trials]
+    assert reconcile(study, store, job) == 0
+    assert [(trial.number, trial.state) for trial in study.trials] == before
+
+
+def test_a_torn_last_line_of_the_journal_is_trimmed_with_a_warning(tmp_path: Path) -> None:
+    job, store = half_done(tmp_path)
+    journal = tmp_path / "optuna.journal"
+    with journal.open("ab") as file:
+        file.write(b'{"op_code": 4, "worker_id": "x", "tri')
+    (tmp_path / "optuna.journal.lock").write_text("left by a kill")
+    with pytest.warns(UserWarning, match="torn line"):
+        study = open_study(tmp_path, job)
+    reconcile(study, store, job)
+    study.tell(study.ask(), 1.0)  # an append after the repair
+    assert len(open_study(tmp_path, job).get_trials(states=(TrialState.COMPLETE,))) == 3
