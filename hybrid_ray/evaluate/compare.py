@@ -30,6 +30,7 @@ __all__ = ["compare", "decide"]
 
 _SPLIT: Split = "confirm"
 _POWER = 0.8
+_SEED_BLOCK = 2  # the first is the confirmation's
 
 
 def compare(
@@ -103,7 +104,7 @@ def decide(job: JobConfig, *, execute: Execute, directory: Path, frontier: Front
     noise alone is ever called a gain or a loss is at most 5 % over all looks together.
     """
     looks = Looks(seeds=job.compare.looks, spending=job.compare.spending)
-    seeds = fresh_seeds(job, looks.seeds[-1])
+    seeds = fresh_seeds(job, looks.seeds[-1], block=_SEED_BLOCK)
     arms: list[Arm] = ["equal_steps", *job.compare.arms]
     candidate = Candidate(trial=0, hybrid=job.hybrid)
     runs: ArmRuns = {}

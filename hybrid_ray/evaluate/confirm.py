@@ -20,12 +20,16 @@ __all__ = ["ALPHA", "Candidate", "confirm", "fresh_seeds"]
 ALPHA = 0.05
 
 _SPLIT: Split = "confirm"
-_FIRST_FRESH = 1000
+_APART = 1000
 
 
-def fresh_seeds(job: JobConfig, number: int) -> list[int]:
-    """Seeds that no searched trial used: every trial runs with ``job.seed``, these begin 1000 above it."""
-    return [job.seed + _FIRST_FRESH + index for index in range(number)]
+def fresh_seeds(job: JobConfig, number: int, *, block: int = 1) -> list[int]:
+    """Seeds that no searched trial used: every trial runs with ``job.seed``, these begin 1000 above it for each block.
+
+    What confirms a trial and what later compares it use different blocks: settings that were kept because they did
+    well on some seeds owe part of that to those seeds.
+    """
+    return [job.seed + block * _APART + index for index in range(number)]
 
 
 def confirm(

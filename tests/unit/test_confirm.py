@@ -40,7 +40,7 @@ def confirmed(simulator: Simulator, job: JobConfig = JOB) -> dict[str, Any]:
 
 def test_fresh_seeds_are_none_of_the_searchs() -> None:
     assert JOB.seed not in fresh_seeds(JOB, 50)
-    assert len(set(fresh_seeds(JOB, 50))) == 50
+    assert len({*fresh_seeds(JOB, 50), *fresh_seeds(JOB, 50, block=2)}) == 100
 
 
 def test_each_arm_runs_once_a_seed_and_baselines_are_shared() -> None:
