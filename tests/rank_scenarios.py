@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hybrid_ray.config import HybridConfig
 from hybrid_ray.hybrid import HybridTrainer
+from hybrid_ray.records import Replay
 
 GLOBAL_BATCH, INPUTS, CLASSES = 8, 12, 3
 CONFIG = HybridConfig(
@@ -51,6 +52,8 @@ class Job:
     parallel: str = "none"
     steps: int = 40
     config: HybridConfig = CONFIG
+    learning_rate: float = 1e-2
+    replay: Replay | None = None
     faults: tuple[Fault, ...] = ()
     restore_at: int | None = None  # save, build everything anew, restore, go on
 
@@ -103,9 +106,9 @@ class Training:
             for block in module.blocks:
                 fully_shard(block)
             self.model = fully_shard(module)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-2, betas=(0.9, 0.95))
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=job.learning_rate, betas=(0.9, 0.95))
         schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1.0 - 0.5 * step / job.steps)
-        self.trainer = HybridTrainer(self.model, self.optimizer, job.config, lr_scheduler=schedule)
+        self.trainer = HybridTrainer(self.model, self.optimizer, job.config, lr_scheduler=schedule, replay=job.replay)
         self.micro_batches = 0  # read so far
         self.steps = 0
 

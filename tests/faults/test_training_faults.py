@@ -124,6 +124,28 @@ def test_a_bad_number_that_keeps_coming_is_diverged_with_the_last_good_weights(w
     assert torch.equal(flat(training), good)
 
 
+def test_a_bad_predicted_update_that_keeps_coming_is_diverged() -> None:
+    training = Training(here(Fault(what="update", steps=tuple(range(5, 80)))))
+    with pytest.raises(Diverged, match="update is not finite"):
+        _ = [training.step() for _ in range(80)]
+    assert flat(training).isfinite().all()
+    assert "P" not in training.trainer.replay_record().phases
+
+
+def test_a_learning_rate_far_too_large_is_diverged_though_all_is_finite() -> None:
+    training = Training(replace(here(), learning_rate=10.0))
+    with pytest.raises(Diverged, match="the run began with"):
+        _ = [training.step() for _ in range(300)]
+
+
+def test_a_plain_run_is_told_of_a_blow_up_but_left_alone() -> None:
+    """With ``predictor="off"`` a run is a baseline: it must stay what a plain loop would have made of it."""
+    story = train(replace(here(predictor="off"), learning_rate=10.0, steps=120))
+    assert story.error is None
+    assert "critical" in story.levels
+    assert any(event and event.startswith("advised") for event in story.events)
+
+
 def test_bad_numbers_far_apart_are_lived_with() -> None:
     job = here(Fault(what="loss", steps=(150, 400)), Fault(what="gradient", steps=(650,)))
     story = train(replace(job, steps=700))

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from rank_pool import RankError, RankPool
 from rank_scenarios import CONFIG, Job, Story, gradient_size, hang_on_rank_1, traffic, train
+
+from hybrid_ray.records import Replay
 
 SMALL = 40  # numbers that ranks may exchange to decide; the smallest gradient of the model is larger
 
@@ -54,6 +57,31 @@ def test_confidence_that_decides_is_the_same_on_every_rank(ranks: RankPool, para
     assert 0 < alone.phases.count("predict") < train(Job(steps=80)).phases.count("predict")  # it did decide
     assert story.confidences == pytest.approx(alone.confidences, abs=1e-3)
     assert story.phases == alone.phases
+
+
+RECORDED = Replay(phases="W" * 4 + "F" * 4 + "PPMPPCCC" * 4, norms=((0.02,),) * 4)
+VARIANTS: dict[str, dict[str, Any]] = {
+    "bf16 buffers": {"buffer_dtype": "bfloat16"},
+    "host buffers": {"buffer_device": "host"},
+    "scaled horizon, residual feedback": {"horizon_mode": "scaled", "residual_feedback": 0.5},
+    "sampled coordinates": {"sample_one_in": 64, "confidence_threshold": 0.3},
+    "random direction": {"predictor": "random"},
+    "reversed direction": {"predictor": "reversed"},
+    "placebo": {"predictor": "nothing"},
+    "off": {"predictor": "off"},
+}
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_keeps_the_ranks_together(ranks: RankPool, parallel: str, variant: str) -> None:
+    """DDP's copies of the weights are compared bit for bit: nothing may depend on the rank or on chance of its own."""
+    config = replace(CONFIG, **VARIANTS[variant])
+    replay = RECORDED if config.predictor in ("random", "reversed", "nothing") else None
+    story = together(ranks, Job(config=config, parallel=parallel, replay=replay))
+    assert ("predict" in story.phases) == (config.predictor != "off")
+    if replay is not None:
+        assert "".join(phase[0] for phase in story.phases) == replay.phases.lower().replace("m", "c")
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
