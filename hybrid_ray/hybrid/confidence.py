@@ -29,13 +29,13 @@ class Confidence:
     def __init__(self) -> None:
         self.agreement: float | None = None
         self.ceiling: float | None = None
-        self.length = 1.0
+        self.length: float | None = None
         self.misses = 0.0
         self.stability = 1.0
 
     @property
     def value(self) -> float:
-        if self.agreement is None:
+        if self.agreement is None or self.length is None:
             return 0.0
         return self.agreement * self.length * (1.0 - self.misses / 2.0) * self.stability
 

@@ -26,7 +26,7 @@ class LearningRate:
         self._optimizer = optimizer
         self._scheduler = scheduler
         self.largest: list[float] = []
-        self._note()
+        self.note()
 
     @property
     def now(self) -> list[float]:
@@ -47,9 +47,10 @@ class LearningRate:
             with warnings.catch_warnings():  # a first step may have been refused; the schedule goes on all the same
                 warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
                 self._scheduler.step()
-        self._note()
+        self.note()
 
-    def _note(self) -> None:
+    def note(self) -> None:
+        """Take the rates as they are now into lr_max; there may be new groups."""
         groups = self._optimizer.param_groups
         before = self.largest + [0.0] * (len(groups) - len(self.largest))
         self.largest = [

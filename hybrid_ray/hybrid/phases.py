@@ -66,7 +66,7 @@ class PhaseMachine:
     """Says what step comes next.
 
     Args:
-        config: warmup_steps, full_steps, correct_steps and correction_interval are used.
+        config: the lengths of the phases, and total_steps and off_fraction: where predicting ends.
         letters: a recording to follow; None: decide by ``entry``.
     """
 
@@ -97,6 +97,29 @@ class PhaseMachine:
         if at.phase is Phase.WARMUP:
             return at.index % self._config.full_steps == 0 or self._last_of_stretch(self._config.warmup_steps)
         return self.decides
+
+    @property
+    def half_way(self) -> bool:
+        """Whether half of the window that ``position`` is in will be done after it, if all goes well."""
+        at, config = self.position, self._config
+        steps = config.correct_steps if at.phase is Phase.CORRECT else config.full_steps
+        return steps > 0 and at.index % steps == steps // 2
+
+    @property
+    def over(self) -> bool:
+        """Whether no prediction will be entered any more, after the step at ``position`` either."""
+        if self._letters is not None:
+            return self.steps >= self._letters.rfind("P")
+        total = self._config.total_steps
+        return total is not None and self.steps + 1 >= total * (1.0 - self._config.off_fraction)
+
+    def has_room(self, horizon: int) -> bool:
+        """Whether a prediction that begins after the step at ``position`` can be corrected before the run ends."""
+        config = self._config
+        if config.total_steps is None:
+            return True
+        micro = (horizon - 1) // config.correction_interval if config.correction_interval else 0
+        return self.steps + 1 + horizon + micro + config.correct_steps <= config.total_steps
 
     @property
     def upcoming_horizon(self) -> int | None:

@@ -48,7 +48,7 @@ class Tally:
     def step(self, position: Position) -> Iterator[None]:
         """One nominal step, timed. It counts if it does not raise."""
         self._memory.enter(position.phase)
-        with self._seconds.part(position.phase):
+        with self._seconds.part(position.phase.value):
             yield
         self._letters += position.letter.encode()
 

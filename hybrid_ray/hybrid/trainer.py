@@ -1,14 +1,14 @@
 """The hybrid trainer: one nominal step at a time, real or predicted."""
 
-from dataclasses import asdict, dataclass
-from inspect import Parameter, signature
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
 from hybrid_ray.config import HybridConfig
-from hybrid_ray.errors import CheckpointError, ConfigError, Diverged, UnsupportedOptimizer
+from hybrid_ray.errors import CheckpointError, Diverged
+from hybrid_ray.hybrid.checks import check_arguments
 from hybrid_ray.hybrid.clock import StepClock
 from hybrid_ray.hybrid.cycle import Cycle
 from hybrid_ray.hybrid.divergence import Assessment, DivergenceMonitor, Level, Recovery
@@ -16,6 +16,7 @@ from hybrid_ray.hybrid.gradients import Closure, Gradient, clip_gradients, compu
 from hybrid_ray.hybrid.learning_rate import LearningRate
 from hybrid_ray.hybrid.phases import Phase, PhaseMachine, Position
 from hybrid_ray.hybrid.recovery import Restraint, ends_cycle
+from hybrid_ray.hybrid.step_result import StepResult
 from hybrid_ray.hybrid.tally import Tally
 from hybrid_ray.hybrid.weights import Weights
 from hybrid_ray.records import Replay
@@ -23,29 +24,14 @@ from hybrid_ray.records import Replay
 __all__ = ["HybridTrainer", "StepResult"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StepResult:
-    """What one nominal step was."""
-
-    phase: Phase
-    predicted: bool
-    loss: float | None  # mean over micro-batches and ranks, at the weights before the update; None if predicted
-    confidence: float  # after this step
-    grad_norm: float | None  # over all ranks, before clipping; None if predicted
-    level: Level
-    event: str | None  # a recovery and its reasons, an overshoot, changed parameters
-
-
 class HybridTrainer:
     """Train with some gradient steps replaced by predicted ones (docs/method.md, section 1).
 
     ``step(closure)`` does one nominal step. A real step calls ``closure``, which returns the loss of the next
     micro-batch, ``config.accumulate`` times, with backward after each; then it clips and steps the optimizer. A
-    predicted step never calls it: the weights move in place, and no batch is consumed. The trainer zeroes gradients and
-    steps the schedule.
+    predicted step never calls it: the weights move in place, no batch is consumed. The trainer zeroes gradients.
 
-    With several ranks every number that decides is all-reduced first, so all ranks do the same. `step` and
-    `load_state_dict` must then be called by all of them.
+    With several ranks every number that decides is all-reduced first, so all ranks do the same.
 
     Args:
         model: any module; DDP and FSDP2 models are told not to reduce gradients before the last micro-batch.
@@ -53,7 +39,7 @@ class HybridTrainer:
         config: the settings; ``predictor="off"`` is a plain training loop with a check for finite numbers.
         lr_scheduler: stepped once a nominal step.
         replay: follow a recorded run's phases (and, in controls, its displacement norms) instead of confidence.
-            Recoveries are then only told, not carried out, except that what is not finite is never applied.
+            Recoveries are then advice, not carried out (as with ``predictor="off"``); what is not finite is refused.
 
     Raises:
         ConfigError: for settings or parameters that can't work, all problems at once.
@@ -70,7 +56,7 @@ class HybridTrainer:
         replay: Replay | None = None,
     ) -> None:
         config = HybridConfig() if config is None else config
-        _check(optimizer, config, replay)
+        check_arguments(optimizer, config, replay)
         self.model, self.optimizer, self.config = model, optimizer, config
         self.weights = Weights(optimizer)
         self.clock = StepClock(self.weights.device)
@@ -81,6 +67,7 @@ class HybridTrainer:
         self.cycle_done = True
         self._rate = LearningRate(optimizer, lr_scheduler)
         self._replay = replay
+        self._only_advise = replay is not None or config.predictor == "off"
         self._cycle = self._new_cycle()
         self._after_prediction = False
         self._worst = Level.NORMAL  # since the last look back
@@ -98,8 +85,7 @@ class HybridTrainer:
         self._events, self._forced = [], False
         if self.weights.changed:
             self._start_over()
-        position = self.phases.position
-        gradient, applied = None, True
+        position, gradient, applied = self.phases.position, None, True
         with self.tally.step(position):
             if position.phase is Phase.PREDICT:
                 self._predict(position)
@@ -132,7 +118,8 @@ class HybridTrainer:
         cycle = self._cycle
         if cycle is not None:
             with self.clock.part("overhead"):
-                cycle.open_window(keep=not self._over)
+                cycle.open_window(keep=not self.phases.over)
+        self.optimizer.zero_grad(set_to_none=True)  # whatever the user left there
         try:
             loss = compute_gradients(self.model, closure, accumulate=self.config.accumulate, clock=self.clock)
             with self.clock.part("overhead"):
@@ -146,7 +133,8 @@ class HybridTrainer:
             self.optimizer.zero_grad(set_to_none=True)
         if cycle is not None:
             cycle.steps += applied
-            if position.micro:
+        if cycle is not None and position.micro:
+            with self.clock.part("overhead"):
                 cycle.pause_window()
         return gradient, applied
 
@@ -165,35 +153,44 @@ class HybridTrainer:
         """Before anything is applied: is the run healthy? Returns whether to apply the gradient."""
         after, self._after_prediction = self._after_prediction, False
         assessment = self.monitor.observe_real(gradient.loss, gradient.norm, after_prediction=after)
-        self._level = assessment.level
-        recovery = self._recover(assessment)
+        self._level = Level.NORMAL
+        recovery = self._recover(assessment, finite=gradient.finite)
         return gradient.finite and recovery not in (Recovery.SKIP_BATCH, Recovery.ROLLBACK)
 
-    def _recover(self, assessment: Assessment) -> Recovery:
+    def _recover(self, assessment: Assessment, *, finite: bool = True) -> Recovery:
         """Carry a recovery out. Returns the one that was."""
-        recovery, cycle = assessment.recovery, self._cycle
-        self._worst = max(self._worst, assessment.level, key=lambda level: level.rank)
+        recovery, reasons = assessment.recovery, ", ".join(assessment.reasons)
+        self._level = max(self._level, assessment.level, key=lambda level: level.rank)
+        self._worst = max(self._worst, self._level, key=lambda level: level.rank)
         if recovery is Recovery.CONTINUE:
             return recovery
-        told = f"{recovery}: {', '.join(assessment.reasons)}"
-        self.tally.count_event(recovery)
-        self._events.append(told)
-        if recovery is Recovery.ABORT:
-            raise Diverged(f"step {self.phases.steps + 1}: {', '.join(assessment.reasons)}, after every other recovery")
-        if self._replay is not None:
+        if self._only_advise and finite:
+            self._note(f"advised {recovery}", reasons)
             return Recovery.CONTINUE
+        self._note(str(recovery), reasons)
+        if recovery is Recovery.ABORT:
+            raise Diverged(f"step {self.phases.steps + 1}: {reasons}, after every other recovery")
+        if not self._only_advise:
+            self._restrain(recovery)
+        return recovery
+
+    def _restrain(self, recovery: Recovery) -> None:
+        """Change what comes next, and take back or forget what led here."""
         self.restraint.observe(recovery)
         self._forced = ends_cycle(recovery)
-        if cycle is None:
-            return recovery
+        cycle = self._cycle
+        assert cycle is not None
         if recovery is Recovery.ROLLBACK:
-            cycle.withdraw(keep=not self._over)
+            cycle.withdraw(keep=not self.phases.over)
             self.tally.resize_jump(0.0)
         elif self._forced and self.phases.position.micro:
             self.tally.resize_jump(cycle.predictor.fraction)
         if recovery is Recovery.RESET_PREDICTOR:
-            cycle.forget(keep=not self._over)
-        return recovery
+            cycle.forget(keep=not self.phases.over)
+
+    def _note(self, event: str, reasons: str) -> None:
+        self.tally.count_event(event)
+        self._events.append(f"{event}: {reasons}")
 
     def _move_on(self) -> None:
         """What comes next? At the end of a window: look back, plan, and decide whether to predict."""
@@ -201,10 +198,10 @@ class HybridTrainer:
         if cycle is not None and not self._forced:
             if self.phases.ends_window:
                 self._look_back(cycle)
-                entry = 0 if self._over else self._plan(cycle)
-            elif cycle.open and position.index == self._stretch(position) // 2:
+                entry = 0 if self.phases.over else self._plan(cycle)
+            elif cycle.open and self.phases.half_way:
                 cycle.measures.mark_middle(self.weights.local())
-        self.cycle_done = cycle is None or self._over or position.phase is Phase.WARMUP or self.phases.decides
+        self.cycle_done = cycle is None or self.phases.over or position.phase is Phase.WARMUP or self.phases.decides
         self.phases.advance(entry=entry, fall_back=self._forced)
 
     def _look_back(self, cycle: Cycle) -> None:
@@ -222,56 +219,30 @@ class HybridTrainer:
 
     def _plan(self, cycle: Cycle) -> int:
         """Fix the next displacement. Returns the steps to predict now; 0: not confident, no room, or not finite."""
-        replay = self._replay
+        norms = None if self._replay is None else self._replay.norms[self.tally.jumps]
         recorded = self.phases.upcoming_horizon
-        norms = None
-        if replay is not None:
-            norms = (
-                replay.norms[self.tally.jumps] if self.tally.jumps < len(replay.norms) else [0.0] * self.weights.groups
-            )
         horizon = cycle.plan(self._rate, ratio=self.restraint.ratio, horizon=recorded, norms=norms)
         if not horizon:
-            self._level = Level.WARNING
-            self._recover(self.monitor.observe_nonfinite("update"))
+            self._recover(self.monitor.observe_nonfinite("update"), finite=False)
         if not self.phases.decides:
             return 0
         confident = cycle.confidence.value >= self.restraint.threshold(self.config.confidence_threshold)
-        enter = bool(horizon) and confident and not self._forced and self._has_room(horizon)
+        enter = bool(horizon) and confident and not self._forced and self.phases.has_room(horizon)
         self.tally.decisions += 1
         return horizon if enter else 0
 
-    def _has_room(self, horizon: int) -> bool:
-        """Whether a whole cycle fits into what is left of the run."""
-        config = self.config
-        if config.total_steps is None:
-            return True
-        micro = (horizon - 1) // config.correction_interval if config.correction_interval else 0
-        return self.phases.steps + 1 + horizon + micro + config.correct_steps <= config.total_steps
-
-    @property
-    def _over(self) -> bool:
-        """Whether no prediction will be entered any more."""
-        if self._replay is not None:
-            return "P" not in self._replay.phases[self.phases.steps :]
-        total = self.config.total_steps
-        return total is not None and self.phases.steps + 1 >= total * (1.0 - self.config.off_fraction)
-
-    def _stretch(self, position: Position) -> int:
-        """Real steps of the window that ``position`` is in, if all goes well."""
-        return self.config.correct_steps if position.phase is Phase.CORRECT else self.config.full_steps
-
     def _new_cycle(self) -> Cycle | None:
-        return None if self.config.predictor == "off" else Cycle(self.weights, self.optimizer, self.config)
+        return Cycle(self.weights, self.optimizer, self.config) if self.config.predictor != "off" else None
 
     def _start_over(self) -> None:
         """The optimizer's parameters are not those of the last step: forget what was learnt about them."""
         self.weights = Weights(self.optimizer)
         self._cycle = None  # free its buffers before new ones are made
         self._cycle = self._new_cycle()
+        self._rate.note()
         self.phases.restart()
         self._after_prediction = False
-        self._events.append("parameters changed: predictor starts over")
-        self.tally.count_event("parameters_changed")
+        self._note("parameters changed", "the predictor starts over")
 
     def statistics(self) -> dict[str, Any]:
         """Plain numbers about the run so far: shares, times, jumps, confidence, events, memory. No rank waits."""
@@ -294,14 +265,8 @@ class HybridTrainer:
         """All that the next step depends on except the weights and global random state; tensors are not copied."""
         return {
             "config": asdict(self.config),
-            "optimizer": self.optimizer.state_dict(),
-            "rate": self._rate.state_dict(),
-            "phases": self.phases.state_dict(),
-            "monitor": self.monitor.state_dict(),
-            "restraint": self.restraint.state_dict(),
-            "tally": self.tally.state_dict(),
+            "parts": {name: part.state_dict() for name, part in self._parts().items()},
             "clock": self.clock.seconds(),
-            "cycle": None if self._cycle is None else self._cycle.state_dict(),
             "flags": [self._after_prediction, self.cycle_done],
             "levels": [str(self._worst), str(self._level)],
         }
@@ -316,29 +281,20 @@ class HybridTrainer:
         other = {name for name in mine | state["config"] if mine.get(name) != state["config"].get(name)}
         if other:
             raise CheckpointError(f"the checkpoint was made with other settings: {', '.join(sorted(other))}")
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.weights = Weights(self.optimizer)
-        self._rate.load_state_dict(state["rate"])
-        self.phases.load_state_dict(state["phases"])
-        self.monitor.load_state_dict(state["monitor"])
-        self.restraint.load_state_dict(state["restraint"])
-        self.tally.load_state_dict(state["tally"])
+        for name, part in self._parts().items():
+            part.load_state_dict(state["parts"][name])
         self.clock.load(state["clock"])
-        if self._cycle is not None:
-            self._cycle.load_state_dict(state["cycle"])
         self._after_prediction, self.cycle_done = state["flags"]
         self._worst, self._level = map(Level, state["levels"])
 
-
-def _check(optimizer: torch.optim.Optimizer, config: HybridConfig, replay: Replay | None) -> None:
-    problems = list(config.problems())
-    if config.predictor in ("random", "reversed") and replay is None:
-        problems.append(f"predictor is {config.predictor!r}, a control: give it the replay of a hybrid run")
-    if problems:
-        raise ConfigError(problems)
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise UnsupportedOptimizer(f"{type(optimizer).__name__} is not a torch.optim.Optimizer")
-    needed = signature(type(optimizer).step).parameters.get("closure")
-    if needed is not None and needed.default is Parameter.empty:
-        name = type(optimizer).__name__
-        raise UnsupportedOptimizer(f"{name} needs a closure of its own: use a first-order optimizer such as AdamW")
+    def _parts(self) -> dict[str, Any]:
+        """All that has a state of its own."""
+        parts = {
+            "optimizer": self.optimizer,
+            "rate": self._rate,
+            "phases": self.phases,
+            "monitor": self.monitor,
+            "restraint": self.restraint,
+            "tally": self.tally,
+        }
+        return parts if self._cycle is None else parts | {"cycle": self._cycle}

@@ -92,8 +92,11 @@ class Weights:
 def local_part(tensor: torch.Tensor) -> torch.Tensor:
     """What this rank holds of a tensor: itself, or its shard of a DTensor. Shares memory with it."""
     to_local = getattr(tensor, "to_local", None)
+    if to_local is None:
+        return tensor.detach()
     with torch.no_grad():
-        return tensor.detach() if to_local is None else to_local()
+        local: torch.Tensor = to_local()
+    return local
 
 
 def shard_number(parameter: torch.Tensor) -> int:

@@ -1,0 +1,21 @@
+"""What one nominal step was."""
+
+from dataclasses import dataclass
+
+from hybrid_ray.hybrid.divergence import Level
+from hybrid_ray.hybrid.phases import Phase
+
+__all__ = ["StepResult"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepResult:
+    """What `HybridTrainer.step` returns."""
+
+    phase: Phase
+    predicted: bool
+    loss: float | None  # mean over micro-batches and ranks, at the weights before the update; None if predicted
+    confidence: float  # after this step
+    grad_norm: float | None  # over all ranks, before clipping; None if predicted
+    level: Level  # of the last real step
+    event: str | None  # a recovery and its reasons, an overshoot, changed parameters
