@@ -4,9 +4,11 @@ Colours are Okabe and Ito's ("Color Universal Design", 2008), and whatever a col
 Figures are made without pyplot: no global state, nothing to close, any backend.
 """
 
+import contextlib
+import functools
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec
 
 import matplotlib as mpl
@@ -78,14 +80,23 @@ _Arguments = ParamSpec("_Arguments")
 def styled(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, Figure]:
     """Draw in the report's style whatever the caller's own settings are, and leave those as they were."""
 
+    @functools.wraps(draw)
     def drawn(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Figure:
-        with mpl.rc_context():
-            mpl.rcdefaults()
-            mpl.rcParams.update(_STYLE)
-            return draw(*args, **kwargs)
+        with _style():
+            figure = draw(*args, **kwargs)
+            figure.draw_without_rendering()  # ticks are made when a figure is first drawn, in the style of that moment
+            figure.set_layout_engine("none")  # laid out now; each later drawing would do it again
+            return figure
 
-    drawn.__name__, drawn.__doc__ = draw.__name__, draw.__doc__
     return drawn
+
+
+@contextlib.contextmanager
+def _style() -> Iterator[None]:
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE)
+        yield
 
 
 def canvas(height: float, columns: int = 1, *, sharey: bool = False) -> tuple[Figure, list[Axes]]:
@@ -114,7 +125,8 @@ def legend(figure: Figure, axes: Axes, columns: int = 4) -> None:
 def png(figure: Figure) -> bytes:
     """For report.md and for slides: 2 pixels a point, on paper."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=144, metadata={"Software": None})
+    with _style():
+        figure.savefig(buffer, format="png", dpi=144, metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -124,7 +136,7 @@ def svg(figure: Figure) -> str:
     The same figure gives the same bytes, so a report written anew differs only where the study does.
     """
     buffer = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hybrid_ray"}):
+    with _style():
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]

@@ -152,7 +152,7 @@ def build_study(
     directory: Path, *, trials: int = 16, net: float = 0.93, finished: bool = True, confirm: bool = True
 ) -> Path:
     """A whole study directory: frontier, trials in every state, a confirmation."""
-    job = JobConfig(name=directory.name, search=SearchConfig(trials=trials), confirm=ConfirmConfig())
+    job = JobConfig(name=directory.name, search=SearchConfig(trials=max(1, trials)), confirm=ConfirmConfig())
     write_atomic(directory / "job.yaml", dump_job(job).encode())
     store = StudyStore(directory)
     store.write_json(

@@ -1,0 +1,261 @@
+"""What a report says: the headline in every case, both files whole and safe, pictures that draw whatever there is."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+import pytest
+from study_builder import STEPS, build_study, confirmed, run_result, trial_row
+
+from hybrid_ray.config import JobConfig
+from hybrid_ray.errors import StoreError
+from hybrid_ray.results.headline import Headline, conclude
+from hybrid_ray.results.load import TRIAL_COLUMNS, load_study
+from hybrid_ray.results.plots import PLOTS
+from hybrid_ray.results.report import markdown_cell, write_report
+from hybrid_ray.results.style import INK, png, svg
+from hybrid_ray.results.tables import ceilings_of, trials_table
+
+
+def table(*changes: dict[str, Any]) -> pd.DataFrame:
+    """Finished trials that predict a third of their steps, each with changes of its own."""
+    result = run_result(predicted=200, net=0.93)
+    rows = [trial_row(number, result, JobConfig()) | change for number, change in enumerate(changes)]
+    return pd.DataFrame(rows, columns=list(TRIAL_COLUMNS))
+
+
+def find(trials: pd.DataFrame, *candidates: dict[str, Any]) -> Headline:
+    usable = trials[(trials["state"] == "COMPLETE") & (trials["diverged"] != 1)].sort_values("score", ascending=False)
+    predicts = usable[usable["inert"] != 1]
+    winner, best = (None if rows.empty else rows.iloc[0] for rows in (usable, predicts))
+    return conclude(trials, winner, best, {"candidates": candidates} if candidates else None)
+
+
+def numbers(text: str) -> list[float]:
+    return [float(found) for found in re.findall(r"\d+\.\d+", text)]
+
+
+def test_a_gain_is_claimed_where_the_interval_says_so() -> None:
+    candidate = confirmed(0, net=1.12)
+    found = find(table({}, {}), candidate)
+    assert found.kind == "gain"
+    assert found.text.startswith("A real gain: on fresh seeds, trial 0 reaches its loss 1.1")
+    assert f"{candidate['net_speedup']['low']:.2f}–{candidate['net_speedup']['high']:.2f}, 3 seeds" in found.text
+    assert "placebo" not in found.text
+
+
+def test_a_gain_that_the_placebo_has_too_is_not_left_to_stand_alone() -> None:
+    candidate = confirmed(0, net=1.12)
+    candidate["comparisons"]["loss_vs_placebo"] |= {"low": 0.99, "high": 1.01}
+    assert (
+        "a placebo that skips the same steps and does nothing is not shown to do worse"
+        in find(table({}), candidate).text
+    )
+
+
+def test_worse_than_stopping_early_leads_with_that() -> None:
+    found = find(table({"score": 1.31}, {"score": 1.2}), confirmed(0, net=0.93))
+    assert found.kind == "worse"
+    assert found.text.startswith(
+        "Nothing beat stopping early: the best of 2 trials scored 1.31, but plain training that"
+    )
+    mean, low, high = numbers(found.text)[-3:]
+    assert low < mean < high < 1
+
+
+def test_an_interval_with_one_in_it_claims_nothing() -> None:
+    found = find(table({}), confirmed(0, net=1.0, noise=0.002))
+    assert found.kind == "no gain"
+    assert "within the noise" in found.text
+    low, high = numbers(found.text)[-2:]
+    assert low < 1 < high
+
+
+def test_too_few_seeds_claim_nothing_however_good_they_look() -> None:
+    found = find(table({}), confirmed(0, net=1.5, seeds=(1000, 1001)))
+    assert found.kind == "too few seeds"
+    assert found.text.startswith("Nothing can be claimed")
+    assert "2 fresh seeds and an interval needs 3" in found.text
+
+
+def test_a_winner_that_does_not_predict_means_that_predicting_did_not_pay() -> None:
+    found = find(table({"score": 1.1}, {"score": 1.4, "inert": 1, "predicted_share": 0.02}), confirmed(0, net=0.93))
+    assert found.kind == "inert"
+    assert found.text.startswith("Predicting did not pay: the highest score of 2 trials, 1.40")
+    assert "only 2 % of its steps" in found.text
+    assert "scored 1.10" in found.text
+    alone = find(table({"score": 1.4, "inert": 1, "predicted_share": 0.0}))
+    assert alone.kind == "inert"
+    assert "no trial that predicts more" in alone.text
+
+
+def test_a_candidate_that_hardly_predicts_on_fresh_seeds_is_inert_too() -> None:
+    assert find(table({}), confirmed(0, net=1.0, predicted=12)).kind == "inert"
+
+
+def test_nothing_confirmed_claims_nothing() -> None:
+    found = find(table({"net_speedup": 1.4}))
+    assert found.kind == "not confirmed"
+    assert "net speedup 1.40 on one seed" in found.text
+    assert "nothing is claimed" in found.text
+    assert "no net speedup" in find(table({"net_speedup": None})).text
+
+
+def test_no_finished_trial_is_told_by_what_became_of_them() -> None:
+    rows = [{"state": "PRUNED", "diverged": 1}, {"state": "PRUNED"}, {"state": "FAIL"}, {"state": "FAIL"}]
+    interrupted = {"state": "FAIL", "error": "interrupted: asked to stop; its settings are queued again"}
+    found = find(table(*rows, interrupted))
+    assert found.kind == "nothing finished"
+    assert "of 4 trials, 1 diverged, 1 stopped early, 2 failed" in found.text
+    assert find(table()).text.startswith("No trial has ended yet")
+
+
+def test_of_two_confirmed_the_certain_gain_is_told() -> None:
+    found = find(table({}, {}), confirmed(0, net=0.95), confirmed(1, net=1.12))
+    assert found.kind == "gain"
+    assert "trial 1 reaches" in found.text
+
+
+def test_an_end_of_an_interval_that_is_not_known_is_open() -> None:
+    candidate = confirmed(0, net=0.93)
+    candidate["net_speedup"] |= {"low": None}
+    text = find(table({}), candidate).text
+    assert "or less, 95 % interval up to" in text
+
+
+def test_ceilings_are_those_of_the_method_page() -> None:
+    assert [round(ceiling, 2) for ceiling in ceilings_of(0.4, 2 / 3)] == [1.67, 1.36]
+    assert ceilings_of(0.4, None)[1] is None
+
+
+class _Page(HTMLParser):
+    """Text of a page in order, and whatever it would load or run."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.words, self.loads, self.scripts, self.open = [], [], 0, []
+        self.feed(source)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.scripts += tag == "script" or any(name.startswith("on") for name, _ in attributes)
+        self.loads += [value for name, value in attributes if name in ("src", "href") and value[:1] != "#"]
+        if tag not in ("meta", "br", "path", "use", "rect"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if self.open and tag == self.open[-1]:
+            self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+
+def test_the_report_of_a_real_study_leads_with_what_was_found(micro_study: Path) -> None:
+    found = write_report(micro_study)
+    page = _Page((micro_study / "report.html").read_text())
+    assert page.text.index(found.text) < page.text.index("Trials over the frontier") < page.text.index("Confirmation")
+    assert page.loads == []
+    assert page.scripts == 0
+    assert re.search(r"net speedup.{0,60}score", page.text)
+    for heading in ("Speedups and their ceilings", "Seconds by part of a step", "Accounting", "What the words mean"):
+        assert heading in page.text
+    markdown = (micro_study / "report.md").read_text()
+    assert markdown.startswith("# ")
+    pictures = re.findall(r"\(plots/(\w+)\.png\)", markdown)
+    assert pictures[0] == "frontier"
+    for name in pictures:
+        assert (micro_study / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    for text in (page.text, markdown):
+        assert not re.search(r"\b(nan|None|inf)\b", text)
+
+
+def test_score_and_net_speedup_stand_side_by_side(tmp_path: Path) -> None:
+    directory = build_study(tmp_path / "study")
+    found = trials_table(load_study(directory))
+    place = found.columns.index("score")
+    assert found.columns[place + 1] == "net speedup"
+    assert found.columns[place + 2 : place + 5] == ("speedup", "1/(1−f)", "1/(1−f·b)")
+
+
+def test_whatever_an_error_message_holds_is_shown_and_not_obeyed(tmp_path: Path) -> None:
+    directory = build_study(tmp_path / "study", trials=3)
+    path, evil = directory / "trials.jsonl", "<script>alert(1)</script> | ![x](http://x.test/y) `a`\n# b"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[2] |= {"state": "FAIL", "error": evil}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_report(directory)
+    page = _Page((directory / "report.html").read_text())
+    assert page.scripts == 0
+    assert page.loads == []
+    assert "<script>alert(1)</script>" in page.text
+    (line,) = [line for line in (directory / "report.md").read_text().splitlines() if "alert" in line]
+    assert r"\<script\>" in line
+    assert r"\!" not in line
+    assert "![x](" not in line
+    assert markdown_cell("a | b\nc") == r"a \| b c"
+
+
+def test_an_unfinished_study_says_so_and_claims_nothing(tmp_path: Path) -> None:
+    directory = build_study(tmp_path / "study", trials=5, finished=False, confirm=False)
+    found = write_report(directory)
+    assert found.text.startswith("Unfinished (5 of 5 trials so far). Not confirmed")
+    text = _Page((directory / "report.html").read_text()).text
+    assert "This study is not finished" in text
+    assert "hybrid-ray resume" in text
+    assert "nothing here is a claim" in text
+
+
+def test_a_study_that_has_just_begun_has_a_report(tmp_path: Path) -> None:
+    directory = build_study(tmp_path / "study", trials=0, finished=False, confirm=False)
+    assert "No trial has ended yet" in write_report(directory).text
+    for path in directory.glob("*/**/result.json"):
+        path.unlink()
+    write_report(directory)
+    assert "No frontier run and no trial has ended yet." in (directory / "report.html").read_text()
+
+
+def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    directory = build_study(tmp_path / "study", trials=2, confirm=False)
+    (directory / "report.html").write_text("the old one")
+    (directory / "trials.jsonl").write_text('{"number": 0\n{"number": 1}\n')
+    with pytest.raises(StoreError, match=r"trials\.jsonl:1 is damaged"):
+        write_report(directory)
+    assert (directory / "report.html").read_text() == "the old one"
+
+
+@pytest.mark.parametrize("plot", PLOTS, ids=lambda plot: plot.name)
+def test_every_picture_draws_by_itself(tmp_path: Path, plot: Any) -> None:
+    study = load_study(build_study(tmp_path / "study", trials=3))
+    with mpl.rc_context({"axes.facecolor": "red", "font.size": 30}):
+        before = dict(mpl.rcParams)
+        figure = plot.draw(study)
+        assert dict(mpl.rcParams) == before, "a reader's own settings are left alone"
+        assert figure.axes[0].get_facecolor()[:3] != (1, 0, 0)
+        drawn = svg(figure)
+        assert len(png(figure)) > 5000
+    assert drawn == svg(plot.draw(study)), "a report written anew differs only where the study does"
+    assert INK not in drawn, "ink follows the page's light or dark mode"
+    assert f"var(--{'ink'})" in drawn
+    identities = re.findall(r' id="([^"]+)"', drawn)
+    assert len(identities) == len(set(identities))
+
+
+def test_the_frontier_picture_marks_best_and_confirmed(tmp_path: Path) -> None:
+    study = load_study(build_study(tmp_path / "study"))
+    axes = PLOTS[0].draw(study).axes[0]
+    lines = {line.get_label(): line for line in axes.lines}
+    best = study.best
+    assert lines["best"].get_xydata().tolist() == [[best["time"], best["loss"]]]
+    line = study.frontier[study.frontier["on_frontier"]]
+    assert lines["frontier: real steps only"].get_xydata().tolist() == line[["time", "loss"]].to_numpy().tolist()
+    assert any(container.get_label().startswith("confirmed") for container in axes.containers)
+    low, high = axes.get_ylim()
+    assert low < line["loss"].min()
+    assert high < 9.0, "a diverged trial does not squeeze all the others into a line"
+    assert axes.get_xlim()[1] > STEPS
