@@ -10,7 +10,7 @@ from torch import nn
 from hybrid_ray.config import Split
 from hybrid_ray.data import Corpus, heldout_batches
 from hybrid_ray.records import Heldout
-from hybrid_ray.train.parallel import rank, sum_over_ranks, world_size
+from hybrid_ray.train.parallel import rank, reshard, sum_over_ranks, world_size
 
 __all__ = ["heldout_loss"]
 
@@ -54,6 +54,7 @@ def heldout_loss(
             losses.append(module(x_BT.to(device), y_BT.to(device)).double() if mine else 0.0)
             weights.append(y_BT.numel())
     module.train(was_training)
+    reshard(module)
     # One transfer for all batches: a .item() each would wait for the device each time.
     values = torch.stack([torch.as_tensor(loss, dtype=torch.float64, device=device) for loss in losses]).tolist()
     if share:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -22,6 +22,7 @@ __all__ = [
     "load_weights",
     "process_group",
     "rank",
+    "reshard",
     "sum_over_ranks",
     "world_size",
     "wrap",
@@ -72,6 +73,17 @@ def wrap(module: nn.Module, config: TrainConfig, device: torch.device) -> nn.Mod
             fully_shard(block)
     fully_shard(module)
     return module
+
+
+def reshard(module: nn.Module) -> None:
+    """Give up whole weights that a forward without a backward has left behind.
+
+    FSDP2 keeps the root's weights whole after a forward, for the backward to come. If none comes, the next forward
+    would use them again, though the shards may have moved on by then.
+    """
+    for child in module.modules():
+        if isinstance(child, FSDPModule):
+            child.reshard()
 
 
 def full_weights(module: nn.Module) -> dict[str, Tensor]:
