@@ -51,8 +51,8 @@ class LossSignal:
     - z above ``sigma``: Caution; 5 of the last 6 steps: Warning, a blow-up.
     - After a prediction: the first step above 3.2 ``sigma`` and above 3 times the largest spike this run shows by
       itself, or the first three steps all above ``sigma``: Warning, the jump overshot.
-    - The median of the last 9 losses above the best level by a quarter of all that was learned since the start (and by
-      four standard deviations): Warning. Above the start itself, by as much: Critical.
+    - The median of the last 9 losses above the best level by a quarter of all that was learned since the start, and by
+      four standard deviations: Warning. As far above the start itself (a quarter of it): Critical.
     """
 
     def __init__(self, sigma: float) -> None:
@@ -62,15 +62,17 @@ class LossSignal:
         self.recent: deque[float] = deque(maxlen=9)
         self.spike = 4.0  # the largest z without a prediction, fading over about 1000 steps
         self.overshot = 0  # steps since the last prediction, while all of them were above sigma
-        self.start = 0.0  # mean of the first five losses
+        self.start = 0.0  # largest of the first five losses, those of a run that blows up at once left out
         self.best = math.inf
 
     def observe(self, loss: float, *, after_prediction: bool) -> tuple[float, list[Finding]]:
         """The z-score of a finite ``loss`` and what is wrong with it."""
         trend = self.trend
         z = trend.observe(loss)
-        if trend.count <= 5:
-            self.start += (loss - self.start) / trend.count
+        if trend.count == 1:
+            self.start = loss
+        elif trend.count <= 5 and loss < 4.0 * abs(self.start):
+            self.start = max(self.start, loss)
         self.high.append(z > self.sigma)
         self.recent.append(loss)
         self.overshot = self.overshot + 1 if z > self.sigma and (after_prediction or self.overshot) else 0
@@ -97,8 +99,9 @@ class LossSignal:
             return
         now, noise = sorted(self.recent)[4], 4.0 * self.trend.sigma
         span = max(self.start - self.best, 0.25 * abs(self.start))
-        if now > max(self.start, self.best) + 0.25 * max(span, abs(self.start)) + noise:
-            reason = f"loss {now:.4g} is above the {self.start:.4g} the run began with"
+        scale = max(span, abs(self.start))  # a run that blew up from its first steps has no noise level to trust
+        if now > self.start + 0.25 * scale + min(noise, scale):
+            reason = f"loss {now:.4g} is far above the {self.start:.4g} the run began with"
             yield Finding(level=Level.CRITICAL, cause="loss", reason=reason)
         elif now > self.best + 0.25 * span + noise:
             reason = f"loss {now:.4g} has given back a quarter of what was learned (best {self.best:.4g})"

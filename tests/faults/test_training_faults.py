@@ -134,7 +134,7 @@ def test_a_bad_predicted_update_that_keeps_coming_is_diverged() -> None:
 
 def test_a_learning_rate_far_too_large_is_diverged_though_all_is_finite() -> None:
     training = Training(replace(here(), learning_rate=10.0))
-    with pytest.raises(Diverged, match="the run began with"):
+    with pytest.raises(Diverged, match="far above the .* the run began with"):
         _ = [training.step() for _ in range(300)]
 
 

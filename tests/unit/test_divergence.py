@@ -53,6 +53,13 @@ def no_noise() -> list[Row]:
     return rows(falling, falling)
 
 
+def nothing_to_learn() -> list[Row]:
+    """Random tokens: the loss soon creeps a little above what the untrained model had, and stays."""
+    rng = np.random.default_rng(0)
+    loss = 5.55 + 0.05 * (1.0 - np.exp(-np.arange(STEPS) / 300)) + 0.02 * rng.standard_normal(STEPS)
+    return rows(loss, np.exp(0.1 * rng.standard_normal(STEPS)))
+
+
 HEALTHY = {
     "GPT, AdamW": lambda: recorded("gpt_adamw"),
     "MLP, SGD": lambda: recorded("mlp_sgd"),
@@ -62,6 +69,7 @@ HEALTHY = {
     "skewed": lambda: skewed(1),
     "batches in a fixed order": four_batches_in_a_fixed_order,
     "no noise": no_noise,
+    "nothing to learn": nothing_to_learn,
 }
 
 
@@ -148,6 +156,13 @@ def test_a_blow_up_that_goes_on_is_aborted(trained) -> None:
     series = altered(future, loss=[min(0.5 * 1.1**k, 50.0) for k in range(200)])
     recoveries = [a.recovery for a in run(monitor, series)]
     assert recoveries.index(Recovery.FORCE_FULL) < recoveries.index(Recovery.ABORT) < 100
+
+
+def test_a_run_that_blows_up_from_its_first_step_is_critical_within_30() -> None:
+    """Its noise level is nothing but the blow-up: only the first loss can tell."""
+    rng = np.random.default_rng(0)
+    loss = np.concatenate([[5.5, 6.0], rng.lognormal(4.0, 1.0, 60)])
+    assert steps_until(Level.CRITICAL, DivergenceMonitor(), rows(loss, np.ones(62))) <= 30
 
 
 def test_a_run_that_slowly_unlearns_is_a_warning_before_half_is_lost(trained) -> None:
