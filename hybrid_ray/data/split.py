@@ -40,6 +40,9 @@ def hold_out(
     its hash decides, and the slices are as short as fills the split. More files are taken where the first are too
     short, though never one that a tokenizer may learn from (``never_held_out``).
 
+    What that gives is measured by ``benchmarks/heldout_error.py``. On the standard library, 65,536 tokens of 115 files:
+    the standard error by file of a loss alone is about 1.5 % of it, of the difference of two runs about 0.2 %.
+
     Raises:
         ConfigError: too little text for the splits and as much again for training.
     """

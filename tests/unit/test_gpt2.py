@@ -89,7 +89,7 @@ def theirs(vocab_size: int = VOCAB) -> torch.nn.Module:
     torch.manual_seed(3)
     model: torch.nn.Module = transformers.GPT2LMHeadModel(config).eval()
     for parameter in model.parameters():  # far from their init, where biases are 0 and norms 1
-        torch.nn.init.normal_(parameter, std=0.2)
+        torch.nn.init.normal_(parameter, std=0.5)
     return model
 
 
@@ -184,6 +184,13 @@ def test_bf16_autocast_keeps_the_loss_in_fp32_and_close() -> None:
         loss = model(tokens, targets)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(model(tokens, targets).item(), rel=2e-3)
+
+
+def test_bf16_weights_give_an_fp32_loss() -> None:
+    tokens, targets = batch()
+    loss = micro().bfloat16()(tokens, targets)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(micro()(tokens, targets).item(), rel=2e-3)
 
 
 def test_dropout_acts_in_training_only() -> None:
