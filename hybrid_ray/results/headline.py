@@ -12,11 +12,14 @@ import pandas as pd
 
 from hybrid_ray.results.load import Study
 
-__all__ = ["Headline", "headline", "interval_text"]
+__all__ = ["SLACK", "Headline", "conclude", "counted", "headline", "interval_text"]
 
-Kind = Literal["gain", "no gain", "worse", "too few seeds", "inert", "not confirmed", "nothing finished"]
+Kind = Literal[
+    "gain", "no gain", "worse", "too few seeds", "inert", "not confirmed", "nothing finished", "timing disturbed"
+]
 
 MIN_SEEDS = 3  # an interval needs as many (METHOD.md section 4)
+SLACK = 1.05  # how far above its ceiling a speedup may lie before its timing is called disturbed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,6 +116,9 @@ def _confirmed(candidate: Mapping[str, Any], scored: str) -> Headline:
     if candidate["verdict"] == "inert":
         text = f"Predicting did not pay: {scored}, but on fresh seeds trial {trial} hardly predicts ({measured})."
         return Headline(kind="inert", text=text)
+    if candidate["verdict"] == "real gain" and (disturbed := _disturbed(candidate)) is not None:
+        text = f"Nothing can be claimed: {scored}, and trial {trial} looks like a gain ({measured}), but {disturbed}."
+        return Headline(kind="timing disturbed", text=text)
     if candidate["verdict"] == "real gain":
         text = (
             f"A real gain: on fresh seeds, trial {trial} reaches its loss {net['mean']:.2f} times as fast as plain "
@@ -130,7 +136,18 @@ def _confirmed(candidate: Mapping[str, Any], scored: str) -> Headline:
 
 
 def _because(net: Mapping[str, Any]) -> str:
-    return f" ({net['note']})" if net.get("note") else ""
+    return f": {net['note']}" if net.get("note") else ""
+
+
+def _disturbed(candidate: Mapping[str, Any]) -> str | None:
+    """A run can't be faster than its steps were fewer: where it is, other work disturbed what it is compared with."""
+    fewer, faster = (candidate["comparisons"][name]["mean"] for name in ("step_speedup", "speedup"))
+    if fewer is None or faster is None or faster <= SLACK * fewer:
+        return None
+    return (
+        f"its speedup of {faster:.2f} is above the {fewer:.2f} that its predicted steps allow at most, so "
+        "the timing was disturbed"
+    )
 
 
 def _placebo(candidate: Mapping[str, Any]) -> str:

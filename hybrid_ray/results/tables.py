@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from hybrid_ray.results.headline import interval_text
+from hybrid_ray.results.headline import SLACK, interval_text
 from hybrid_ray.results.load import Study
 
 __all__ = ["Table", "best_settings", "ceilings_of", "confirmation_tables", "number", "speedups", "trials_table"]
@@ -38,7 +38,7 @@ def number(value: Any, digits: int = 2, unit: str = "") -> str:
 
 
 def percent(value: Any, digits: int = 1) -> str:
-    return NONE if value is None or pd.isna(value) else f"{100 * value:.{digits}f}\u00a0%"
+    return NONE if value is None or pd.isna(value) else f"{round(100 * value, digits) + 0.0:.{digits}f}\u00a0%"
 
 
 def ceilings_of(share: float, backward: float | None) -> tuple[float, float | None]:
@@ -61,6 +61,21 @@ def backward_share(study: Study) -> float | None:
         if whole > 0:
             return (parts.get("backward", 0.0) + parts.get("optimizer", 0.0)) / whole
     return None
+
+
+def beyond_ceiling(study: Study) -> str | None:
+    """A warning where the best trial is faster than its share of predicted steps allows: its time can't be right."""
+    best = study.best
+    if best is None:
+        return None
+    ceiling, _ = ceilings_of(best["predicted_share"], None)
+    if not best["speedup"] > SLACK * ceiling:
+        return None
+    return (
+        f"The speedup of trial {best['number']:.0f}, {best['speedup']:.2f}, is above the {ceiling:.2f} that its "
+        "share of predicted steps allows at most. So other work disturbed the timing on this machine, and nothing that rests on "
+        "time can be trusted here: run the study again on a quiet machine, with longer runs or more calibration steps."
+    )
 
 
 def confirmation_tables(study: Study) -> list[Table]:
@@ -93,7 +108,7 @@ def _confirmation(candidate: Mapping[str, Any], seeds: Sequence[int]) -> Table:
         f"Verdict: {candidate['verdict']}. Net speedup {interval_text(net)} ({net['n']} seeds)."
     )
     if net.get("note"):
-        note += f" Of these: {net['note']}."
+        note += f" Note: {net['note']}."
     settings = ", ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in candidate["params"].items())
     return Table(
         title=f"Candidate trial {candidate['trial']}: {settings}",
@@ -216,7 +231,11 @@ def _bounded(value: Any, digits: int) -> str:
 
 def _short(found: Mapping[str, Any] | None, digits: int = 3) -> str:
     """``0.93 (0.90–0.96)``."""
-    return NONE if found is None else re.sub(r", 95 % interval (.*)", r" (\1)", interval_text(found, digits))
+    return (
+        NONE
+        if found is None or found["mean"] is None
+        else re.sub(r", 95 % interval (.*)", r" (\1)", interval_text(found, digits))
+    )
 
 
 def _plain(value: Any) -> str:

@@ -57,7 +57,7 @@ def accounting(study: Study) -> Table | None:
     results = [result for trial in ended if (result := study.result(trial)) is not None]
     rows = [_account(name, [result]) for name, result in _shown(study).items()]
     if results:
-        rows.append(_account(f"all {len(results)} trials", results))
+        rows.append(_account(f"{len(results)} of {len(study.trials)} trials, summed", results))
     return Table(
         title="Accounting",
         columns=(
@@ -128,7 +128,7 @@ def memory(study: Study) -> Table | None:
         (name, measure.replace("_bytes", "").replace("_", " "), _amount(measure, value))
         for name, result in _shown(study).items()
         for measure, value in _flat({**result.machine, "memory": result.statistics.get("memory", {})})
-        if value is not None
+        if value  # what was not compiled or not seen is a 0
     ]
     columns = ("run", "measure", "value")
     return Table(title="Memory and device", columns=columns, rows=tuple(rows)) if rows else None

@@ -18,7 +18,7 @@ from hybrid_ray.results.load import TRIAL_COLUMNS, load_study
 from hybrid_ray.results.plots import PLOTS
 from hybrid_ray.results.report import markdown_cell, write_report
 from hybrid_ray.results.style import INK, png, svg
-from hybrid_ray.results.tables import ceilings_of, trials_table
+from hybrid_ray.results.tables import beyond_ceiling, ceilings_of, trials_table
 
 
 def table(*changes: dict[str, Any]) -> pd.DataFrame:
@@ -55,6 +55,14 @@ def test_a_gain_that_the_placebo_has_too_is_not_left_to_stand_alone() -> None:
         "a placebo that skips the same steps and does nothing is not shown to do worse"
         in find(table({}), candidate).text
     )
+
+
+def test_a_gain_that_its_steps_do_not_allow_is_not_claimed() -> None:
+    candidate = confirmed(0, net=1.12)
+    candidate["comparisons"]["speedup"] |= {"mean": 1.9}
+    found = find(table({}), candidate)
+    assert found.kind == "timing disturbed"
+    assert "its speedup of 1.90 is above the 1.50 that its predicted steps allow" in found.text
 
 
 def test_worse_than_stopping_early_leads_with_that() -> None:
@@ -130,6 +138,16 @@ def test_an_end_of_an_interval_that_is_not_known_is_open() -> None:
 def test_ceilings_are_those_of_the_method_page() -> None:
     assert [round(ceiling, 2) for ceiling in ceilings_of(0.4, 2 / 3)] == [1.67, 1.36]
     assert ceilings_of(0.4, None)[1] is None
+
+
+@pytest.mark.parametrize("speedup, warned", [(1.5, False), (1.56, False), (1.9, True)])
+def test_a_trial_faster_than_is_possible_is_not_believed(tmp_path: Path, speedup: float, warned: bool) -> None:
+    directory = build_study(tmp_path / "study", trials=1, confirm=False)
+    rows = json.loads((directory / "trials.jsonl").read_text()) | {"predicted_share": 1 / 3, "speedup": speedup}
+    (directory / "trials.jsonl").write_text(json.dumps(rows) + "\n")
+    warning = beyond_ceiling(load_study(directory))
+    assert (warning is not None) == warned
+    assert not warned or f"{speedup:.2f}, is above the 1.50" in str(warning)
 
 
 class _Page(HTMLParser):
