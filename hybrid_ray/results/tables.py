@@ -72,9 +72,9 @@ def beyond_ceiling(study: Study) -> str | None:
     if not best["speedup"] > SLACK * ceiling:
         return None
     return (
-        f"The speedup of trial {best['number']:.0f}, {best['speedup']:.2f}, is above the {ceiling:.2f} that its "
-        "share of predicted steps allows at most. So other work disturbed the timing on this machine, and nothing that rests on "
-        "time can be trusted here: run the study again on a quiet machine, with longer runs or more calibration steps."
+        f"The speedup of trial {best['number']:.0f}, {best['speedup']:.2f}, is above the {ceiling:.2f} that its share "
+        "of predicted steps allows. So other work disturbed the timing on this machine, and nothing that rests on time "
+        "can be trusted here: run the study again on a quiet machine, with longer runs or more calibration steps."
     )
 
 
