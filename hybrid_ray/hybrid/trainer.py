@@ -180,7 +180,7 @@ class HybridTrainer:
         self._forced = ends_cycle(recovery)
         cycle = self._cycle
         assert cycle is not None
-        if recovery is Recovery.ROLLBACK:
+        if recovery is Recovery.ROLLBACK and cycle.predictor.applied:  # 0: another is planned already, in its place
             cycle.withdraw(keep=not self.phases.over)
             self.tally.resize_jump(0.0)
         elif self._forced and self.phases.position.micro:

@@ -33,7 +33,7 @@ def here(*faults: Fault, **settings: object) -> Job:
 
 
 def flat(training: Training) -> torch.Tensor:
-    return torch.tensor([number for tensor in training.weights() for number in tensor])
+    return torch.tensor(training.weights())
 
 
 def optimizer_state(training: Training) -> list[torch.Tensor]:
@@ -85,6 +85,20 @@ def test_a_bad_gradient_right_after_a_prediction_takes_the_prediction_back() -> 
     assert (flat(training) - before).norm() < 1e-5 * moved + 1e-6
 
 
+def test_a_prediction_whose_place_is_taken_by_the_next_plan_stays_and_is_recorded() -> None:
+    """Full after an unconvincing Correct: the next displacement is planned, so the last can't be taken back."""
+    job = here(confidence_threshold=0.5, correct_steps=1, full_steps=2)
+    phases = " ".join(phase[0] for phase in train(job).phases)
+    step = phases.index("p c f") // 2 + 3
+    training = Training(replace(job, faults=(Fault(what="loss", steps=(step,), rank=0),)))
+    for _ in range(step - 1):
+        training.step()
+    weights = flat(training)
+    assert "rollback" in (training.step().event or "")
+    assert torch.equal(flat(training), weights)
+    assert all(norm > 0.0 for norms in training.trainer.replay_record().norms for norm in norms)
+
+
 @pytest.mark.parametrize("accumulate", [2, 4])
 def test_one_bad_micro_batch_spoils_the_whole_step_and_nothing_else(accumulate: int) -> None:
     training = Training(here(accumulate=accumulate))
@@ -134,7 +148,7 @@ def test_a_bad_predicted_update_that_keeps_coming_is_diverged() -> None:
 
 def test_a_learning_rate_far_too_large_is_diverged_though_all_is_finite() -> None:
     training = Training(replace(here(), learning_rate=10.0))
-    with pytest.raises(Diverged, match="far above the .* the run began with"):
+    with pytest.raises(Diverged, match=r"far above the .* the run began with"):
         _ = [training.step() for _ in range(300)]
 
 
@@ -162,15 +176,18 @@ def together(ranks: RankPool, job: Job) -> Story:
 
 
 def finite(story: Story) -> bool:
-    return all(math.isfinite(number) for tensor in story.weights for number in tensor)
+    return all(map(math.isfinite, story.weights))
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 @pytest.mark.parametrize("step", [6, 14])  # in Full, and the first real step after a prediction
 def test_nan_on_one_rank_is_refused_by_all(ranks: RankPool, parallel: str, what: str, step: int) -> None:
-    story = together(ranks, Job(parallel=parallel, faults=(Fault(what=what, steps=(step,)),)))
+    fault = Fault(what=what, steps=(step,))
+    alone, story = train(here(fault)), together(ranks, Job(parallel=parallel, faults=(fault,)))
     assert story.error is None
+    assert (story.phases, story.events) == (alone.phases, alone.events)
+    assert story.weights == pytest.approx(alone.weights, abs=1e-4)
     assert story.levels[step - 1] in ("warning", "critical")
     assert story.events[step - 1]
     assert story.phases[step] == "full"
