@@ -68,7 +68,7 @@ class Story:
     confidences: list[float] = field(default_factory=list)
     levels: list[str] = field(default_factory=list)
     events: list[str | None] = field(default_factory=list)
-    weights: list[list[float]] = field(default_factory=list)  # whole tensors at the end
+    weights: list[float] = field(default_factory=list)  # of the whole model, at the end
     error: str | None = None
 
     def at(self, step: int) -> tuple[str, str, str | None]:
@@ -137,9 +137,9 @@ class Training:
     def _due(self) -> list[Fault]:
         return [f for f in self.job.faults if f.rank == self.rank and self.steps + 1 in f.steps]
 
-    def weights(self) -> list[list[float]]:
+    def weights(self) -> list[float]:
         whole = [p.full_tensor() if hasattr(p, "full_tensor") else p for p in self.model.parameters()]
-        return [tensor.detach().flatten().tolist() for tensor in whole]
+        return [number for tensor in whole for number in tensor.detach().flatten().tolist()]
 
     def restored(self) -> "Training":
         """The same training after a stop: a new object from weights, the trainer's state and the data position."""
