@@ -1,0 +1,222 @@
+"""What predicting costs: time a byte, time a step, memory.
+
+    python benchmarks/predictor_cost.py [copy] [step] [off] [on] [memory] [bytes]
+
+Without arguments all six, about five minutes on two cores. Every comparison alternates its two sides in short blocks
+in one process and gives the median ratio of neighbouring blocks and its quartiles. One-thread blocks are told in CPU
+time, so that neighbours who take the core do not count.
+"""
+
+import argparse
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import psutil
+import torch
+
+from hybrid_ray.config import HybridConfig, ModelConfig, TrainConfig
+from hybrid_ray.hybrid import HybridTrainer
+from hybrid_ray.hybrid.predictors import build_predictor
+from hybrid_ray.hybrid.weights import Weights
+from hybrid_ray.models import GPT2, GPT2Shape, build_model, count_parameters
+from hybrid_ray.optim import build_optimizer, build_schedule
+
+NANO = TrainConfig()  # batch 16 x 64, AdamW: about 25 ms a real step
+CYCLE = HybridConfig(confidence_threshold=0.0, warmup_steps=0, full_steps=10, prediction_horizon=5, correct_steps=5)
+
+
+class Tokens:
+    """Random tokens, made before any clock runs. Their loss says nothing; their cost is that of text."""
+
+    def __init__(self, model: GPT2, config: TrainConfig) -> None:
+        shape = (config.batch_size, config.sequence_length)
+        self.model = model
+        self.x, self.y = (torch.randint(model.vocab_size, shape) for _ in range(2))
+
+    def loss(self) -> torch.Tensor:
+        return self.model(self.x, self.y)
+
+
+class Plain:
+    """The loop that a user would write."""
+
+    def __init__(self, model: GPT2, config: TrainConfig) -> None:
+        self.tokens, self.model = Tokens(model, config), model
+        self.optimizer = build_optimizer(model, config)
+        self.schedule = build_schedule(self.optimizer, config)
+
+    def step(self) -> None:
+        loss = self.tokens.loss()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.item()
+
+
+class Hybrid:
+    """The same under the trainer."""
+
+    def __init__(self, model: GPT2, config: TrainConfig, hybrid: HybridConfig) -> None:
+        self.tokens = Tokens(model, config)
+        optimizer = build_optimizer(model, config)
+        schedule = build_schedule(optimizer, config)
+        self.trainer = HybridTrainer(model, optimizer, replace(hybrid, clip_norm=1.0), lr_scheduler=schedule)
+
+    def step(self) -> bool:
+        return self.trainer.step(self.tokens.loss).predicted
+
+
+def nano() -> GPT2:
+    torch.manual_seed(0)
+    return build_model(ModelConfig(), vocab_size=257, sequence_length=NANO.sequence_length)
+
+
+def repeat(step: Callable[[], object], times: int) -> None:
+    for _ in range(times):
+        step()
+
+
+def alternate(
+    first: Callable[[], object], second: Callable[[], object], *, blocks: int, clock: Callable[[], float]
+) -> tuple[list[float], list[float]]:
+    """Seconds of ``first`` and ``second``, in turn, in alternating order; the first pair warms up and is dropped."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for block in range(blocks + 1):
+        for side in (0, 1) if block % 2 else (1, 0):
+            started = clock()
+            (first, second)[side]()
+            times[side].append(clock() - started)
+    return times[0][1:], times[1][1:]
+
+
+def told(ratios: list[float]) -> str:
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return f"{middle:.3f}  (quartiles {low:.3f} to {high:.3f}, {len(ratios)} pairs)"
+
+
+def copy() -> None:
+    """A predicted step moves 12 bytes a parameter (reads w and D, writes w), a copy 8."""
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(preset="124M"), vocab_size=50_257, sequence_length=1024)
+    size = count_parameters(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    predictor = build_predictor(Weights(optimizer), optimizer, CYCLE)
+    assert predictor is not None
+    assert predictor.direction is not None
+    for tensor in predictor.direction.tensors:
+        tensor.normal_(0.0, 1e-6)
+    source = [parameter.detach() for parameter in model.parameters()]
+    target = [torch.empty_like(tensor) for tensor in source]
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        steps, copies = alternate(
+            predictor.step, lambda: torch._foreach_copy_(target, source), blocks=40, clock=time.perf_counter
+        )
+        ratios = [(step / 12) / (copied / 8) for step, copied in zip(steps, copies, strict=True)]
+        best = (min(steps) / 12) / (min(copies) / 8)
+        print(
+            f"copy    {size:,} parameters, {threads} thread(s): predicted step {1e3 * min(steps):.0f} ms, copy "
+            f"{1e3 * min(copies):.0f} ms; time a byte over the copy's: {told(ratios)}, best of each {best:.3f}"
+        )
+    torch.set_num_threads(1)
+
+
+def step() -> None:
+    """A predicted step beside a real one, on nano, all that the trainer does included."""
+    hybrid = Hybrid(nano(), NANO, CYCLE)
+    times: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(400):
+        started = time.process_time()
+        predicted = hybrid.step()
+        times[predicted].append(time.process_time() - started)
+    real, predicted_ms = (1e3 * statistics.median(times[kind]) for kind in (False, True))
+    print(f"step    nano: real {real:.2f} ms, predicted {predicted_ms:.3f} ms: 1/{real / predicted_ms:.0f}")
+
+
+def off() -> None:
+    """The trainer with prediction off beside the plain loop, on nano."""
+    plain, trainer = Plain(nano(), NANO), Hybrid(nano(), NANO, replace(CYCLE, predictor="off"))
+
+    ours, theirs = alternate(
+        partial(repeat, trainer.step, 10), partial(repeat, plain.step, 10), blocks=60, clock=time.process_time
+    )
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    print(f"off     nano, prediction off over a plain loop, {1e2 * min(theirs):.1f} ms a step: {told(ratios)}")
+
+
+def on() -> None:
+    """Real steps with everything on (windows, measures, plans) beside prediction off, where a step takes 0.3 s or more.
+
+    No prediction is entered, so both sides take the same real steps; windows are judged and plans made all the same.
+    """
+
+    config = replace(NANO, sequence_length=96)
+    shape = GPT2Shape(layers=4, heads=4, width=256, context=128)
+
+    def side(predictor: str) -> Hybrid:
+        torch.manual_seed(0)
+        return Hybrid(
+            GPT2(shape, 257, ModelConfig()), config, replace(CYCLE, predictor=predictor, confidence_threshold=1.0)
+        )
+
+    whole, bare = side("ema_nesterov"), side("off")
+
+    steps = CYCLE.full_steps
+    ours, theirs = alternate(
+        partial(repeat, whole.step, steps), partial(repeat, bare.step, steps), blocks=6, clock=time.process_time
+    )
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    size = count_parameters(whole.tokens.model)
+    print(f"on      {size:,} parameters, {min(theirs) / 10:.2f} s a real step, everything on over off: {told(ratios)}")
+    parts = whole.trainer.statistics()["part_seconds"]
+    total = sum(whole.trainer.statistics()["phase_seconds"].values())
+    print(f"        of which the trainer's own work (part 'overhead'): {100 * parts['overhead'] / total:.2f} %")
+
+
+def memory() -> None:
+    """Resident memory over 1,000 hybrid steps of nano."""
+    hybrid, process = Hybrid(nano(), NANO, CYCLE), psutil.Process()
+    seen = []
+    for number in range(1, 1101):
+        hybrid.step()
+        if number % 50 == 0 and number >= 100:
+            gc.collect()
+            seen.append(process.memory_info().rss / 2**20)
+    middle = (len(seen) - 1) / 2
+    slope = (
+        sum((i - middle) * mib for i, mib in enumerate(seen)) / sum((i - middle) ** 2 for i in range(len(seen))) / 50
+    )
+    print(
+        f"memory  1,000 hybrid steps of nano after the first 100: {seen[0]:.1f} MiB at first, {seen[-1]:.1f} at the "
+        f"end, most {max(seen):.1f}; slope {1024 * slope:.2f} KiB a step"
+    )
+
+
+def extra_bytes() -> None:
+    """Extra bytes a parameter of each predictor, as its buffers are allocated."""
+    for name in ("ema_nesterov", "snoo", "linear_fit", "coast", "random", "reversed", "nothing"):
+        row = []
+        for dtype, device in (("float32", "model"), ("bfloat16", "model"), ("float32", "host"), ("bfloat16", "host")):
+            model = nano()
+            optimizer = build_optimizer(model, NANO)
+            config = replace(CYCLE, predictor=name, buffer_dtype=dtype, buffer_device=device)
+            predictor = build_predictor(Weights(optimizer), optimizer, config)
+            assert predictor is not None
+            row.append(f"{dtype}/{device} {predictor.bytes_per_parameter:.2f}+{predictor.host_bytes_per_parameter:.2f}")
+        print(f"bytes   {name:<13} device+host a parameter: {', '.join(row)}")
+
+
+PARTS = {"copy": copy, "step": step, "off": off, "on": on, "memory": memory, "bytes": extra_bytes}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="which measurements; default: all")
+    torch.set_num_threads(1)
+    for part in parser.parse_args().parts or PARTS:
+        PARTS[part]()
