@@ -5,7 +5,7 @@ waiting or running, since the study's own rows hold finished trials alone.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +96,7 @@ class Study:
         # The lines first: they go away only after the table is whole, so where both are, a kill came in between.
         if (directory / "steps.jsonl").exists():
             rows = {row["step"]: row for row in read_jsonl(directory / "steps.jsonl")}
-            return pd.DataFrame([rows[step] for step in sorted(rows)], columns=list(StepRecord.__slots__))
+            return pd.DataFrame([rows[step] for step in sorted(rows)], columns=_names(StepRecord))
         if (directory / "steps.parquet").exists():
             return pd.read_parquet(directory / "steps.parquet")
         raise StoreError(f"{directory} has no steps: it is no run of this study, or has not begun")
@@ -109,11 +109,7 @@ class Study:
         """Held-out loss over a run: step, loss, real_steps, train_seconds, time. Empty while there is no result."""
         result = self.result(run)
         points = result.curve if result else ()
-        table = pd.DataFrame(
-            [{name: getattr(point, name) for name in Evaluation.__slots__} for point in points],
-            columns=list(Evaluation.__slots__),
-        )
-        return table.assign(time=table["train_seconds"] / (result.calibration if result else 1.0))
+        return pd.DataFrame([asdict(point) for point in points], columns=_names(Evaluation))
 
 
 def load_study(study: Path | str | None = None, *, studies_dir: Path | str = "studies") -> Study:
@@ -147,6 +143,10 @@ def load_study(study: Path | str | None = None, *, studies_dir: Path | str = "st
         confirmation=pd.DataFrame(confirmation, columns=["candidate", *_RUN_COLUMNS]),
         statistics=read_json(statistics) if statistics.exists() else None,
     )
+
+
+def _names(record: type[StepRecord | Evaluation]) -> list[str]:
+    return [field.name for field in fields(record)]
 
 
 def _find(study: Path | str | None, studies: Path) -> Path:

@@ -59,6 +59,7 @@ def run_result(
                 loss=loss * (1 + 0.8 * (8 / point - 1) ** 0.5 * 0.5),
                 real_steps=real * point // 8,
                 train_seconds=seconds * point / 8,
+                time=seconds * point / 8 / PLAIN,
             )
             for point in range(1, 9)
         ),
