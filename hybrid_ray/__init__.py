@@ -1,1 +1,29 @@
-"""hybrid_ray: how much training can be skipped, measured against controls that cost the same."""
+"""hybrid_ray: how much training can be skipped, measured against controls that cost the same.
+
+>>> from hybrid_ray import HybridConfig, HybridTrainer, load_study
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hybrid_ray.config import HybridConfig
+    from hybrid_ray.hybrid.trainer import HybridTrainer, StepResult
+    from hybrid_ray.results.load import Study, load_study
+
+__all__ = ["HybridConfig", "HybridTrainer", "StepResult", "Study", "load_study"]
+
+_WHERE = {
+    "HybridConfig": "hybrid_ray.config",
+    "HybridTrainer": "hybrid_ray.hybrid.trainer",
+    "StepResult": "hybrid_ray.hybrid.trainer",
+    "Study": "hybrid_ray.results.load",
+    "load_study": "hybrid_ray.results.load",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are loaded when first used: the command line answers without waiting for torch and pandas."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'hybrid_ray' has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)

@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 the run failed; 2 a wrong job or argument (all problems li
 
 import argparse
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -75,7 +76,36 @@ def _train(options: argparse.Namespace) -> int:
     from hybrid_ray.jobfile import read_job
     from hybrid_ray.tune.single import train_once
 
-    return train_once(read_job(options.job, options.set), arm=options.arm, directory=Path(options.out))
+    directory = Path(options.out)
+    result = train_once(read_job(options.job, options.set), arm=options.arm, directory=directory)
+    if result.status == "stopped":
+        print(f"Stopped as asked. The same command goes on from the last checkpoint, if there is one: {directory}")
+        return STOPPED
+    if result.status != "finished":
+        print(f"error: the run is {result.status}: {result.error}", file=sys.stderr)
+        return FAILED
+    loss, share = result.heldout["search"].loss, result.predicted_share
+    print(
+        f"held-out loss {loss:.4f} nats a token (perplexity {math.exp(loss):.2f}), {share:.0%} of the steps predicted"
+    )
+    print(f"{result.train_seconds:.1f} s of training, {result.time:.0f} plain steps of time; all of it: {directory}")
+    return OK
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from hybrid_ray.jobfile import read_job
+    from hybrid_ray.tune.limits import Stopped
+    from hybrid_ray.tune.single import compare_arms
+
+    job = read_job(options.job, options.set)
+    directory = Path(options.out or Path("comparisons") / job.name)
+    try:
+        compare_arms(job, directory=directory)
+    except Stopped:
+        print(f"Stopped as asked. The same command goes on with what is in {directory}")
+        return STOPPED
+    print((directory / "comparison.txt").read_text(encoding="utf-8"), end="")
+    return OK
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -134,6 +164,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--out", default="runs/train", metavar="DIR", help="where the run directory goes (default: %(default)s)"
     )
+    compare = job_command("compare", _compare, "the hybrid beside every control, over seeds, with statistics")
+    compare.add_argument("--out", metavar="DIR", help="where the runs go (default: comparisons/NAME)")
     submit = job_command("submit", _submit, "send a job to a Ray cluster and follow its log")
     submit.add_argument(
         "--address", required=True, metavar="URL", help="of the cluster's dashboard, e.g. http://127.0.0.1:8265"

@@ -53,11 +53,10 @@ def read_job(path: Path | str, overrides: Sequence[str] = ()) -> JobConfig:
 def job_from_dict(data: Mapping[str, Any], problems: Sequence[str] = ()) -> JobConfig:
     """A checked job from plain values. ``problems`` found before are listed with the new ones."""
     found = list(problems)
-    job = _build(JobConfig, data, "", found)
-    if isinstance(job, JobConfig):
-        written = data.get("hybrid")
-        found.extend(_overruled(written if isinstance(written, Mapping) else {}))
-        found.extend(job_problems(job))
+    job: JobConfig = _build(JobConfig, data, "", found)
+    written = data.get("hybrid")
+    found.extend(_overruled(written if isinstance(written, Mapping) else {}))
+    found.extend(job_problems(job))
     if found:
         raise ConfigError(found)
     return job
@@ -143,7 +142,7 @@ def _build(kind: type, data: Any, place: str, problems: list[str]) -> Any:
         if key not in hints:
             problems.append(_unknown(key, where, list(hints)))
         elif dataclasses.is_dataclass(hints[key]):
-            values[key] = _build(hints[key], value, where, problems)  # type: ignore[arg-type]
+            values[key] = _build(hints[key], value, where, problems)
         else:
             try:
                 values[key] = _convert(hints[key], value)

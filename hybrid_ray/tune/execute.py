@@ -6,15 +6,17 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from hybrid_ray.config import JobConfig
+from hybrid_ray.config import JobConfig, RunConfig
 from hybrid_ray.errors import TrialOutOfMemory
 from hybrid_ray.evaluate.execute import Task, execute_here, failed_result
 from hybrid_ray.records import RunResult
+from hybrid_ray.train.bench import choose_device
+from hybrid_ray.train.fingerprint import machine
 from hybrid_ray.tune.cluster import CONTROLLER_CPUS
 from hybrid_ray.tune.limits import Budget, StopFlag
 from hybrid_ray.tune.trial import in_one_line
 
-__all__ = ["RayExecute"]
+__all__ = ["RayExecute", "machine_of_runs"]
 
 _POLL_SECONDS = 0.2
 
@@ -96,6 +98,20 @@ class RayExecute:
                 lambda task: _run_with_workers(job, storage, task)
             )
         return ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_retries=0)(_run)
+
+
+def machine_of_runs(job: JobConfig, run: RunConfig) -> dict[str, Any]:
+    """Hardware and software of where runs train, which on a cluster is not where the driver is. Needs a joined Ray."""
+    import ray
+
+    needs = job.resources
+    where = ray.remote(num_cpus=needs.cpus_per_worker, num_gpus=needs.gpus_per_worker)(_machine_here)
+    found: dict[str, Any] = ray.get(where.remote(run))
+    return found
+
+
+def _machine_here(run: RunConfig) -> dict[str, Any]:
+    return machine(run, choose_device(run))
 
 
 def _run(task: Task) -> RunResult:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hybrid_ray.config import RunConfig
 from hybrid_ray.data import prepare
 from hybrid_ray.errors import HybridRayError
 from hybrid_ray.evaluate.arms import frontier_runs
@@ -16,11 +15,9 @@ from hybrid_ray.evaluate.frontier import Frontier
 from hybrid_ray.objective import Baseline
 from hybrid_ray.records import RunResult
 from hybrid_ray.results.report import write_report
-from hybrid_ray.train.bench import choose_device
-from hybrid_ray.train.fingerprint import machine
-from hybrid_ray.tune.cluster import concurrency, ray_session, run_needs
+from hybrid_ray.tune.cluster import concurrency, ray_session
 from hybrid_ray.tune.display import Display, show
-from hybrid_ray.tune.execute import RayExecute
+from hybrid_ray.tune.execute import RayExecute, machine_of_runs
 from hybrid_ray.tune.journal import counted_trials, open_study, queue_settings, reconcile
 from hybrid_ray.tune.limits import Budget, StopFlag, Stopped
 from hybrid_ray.tune.measure import Yardstick, claimable
@@ -105,7 +102,7 @@ class Stages:
         tasks = [Task(run=run, directory=self._study.path / _place(length)) for length, run in runs.items()]
         corpus = prepare(self._job.data)
         execute_cached = cached(
-            execute, run_cache(self._job), corpus=corpus.fingerprint, machine=self._machine(tasks[0].run)
+            execute, run_cache(self._job), corpus=corpus.fingerprint, machine=machine_of_runs(self._job, tasks[0].run)
         )
         results = execute_cached(tasks)
         failed = [
@@ -190,16 +187,6 @@ class Stages:
             for params in [params_of(row)]
         ]
 
-    def _machine(self, run: RunConfig) -> Mapping[str, Any]:
-        """Hardware and software of where runs train, which on a cluster is not where the driver is."""
-        import ray
-
-        needs = run_needs(self._job)
-        workers = self._job.resources.workers
-        where = ray.remote(num_cpus=needs.cpus / workers, num_gpus=needs.gpus / workers)(_machine_here)
-        found: dict[str, Any] = ray.get(where.remote(run))
-        return found
-
     def _report(self, note: str | None) -> Outcome:
         """The report, and what the terminal is told."""
         study = self._study
@@ -248,7 +235,3 @@ def params_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _place(length: float) -> Path:
     return Path("baseline") if length == 1.0 else Path("frontier") / f"{length:.2f}"
-
-
-def _machine_here(run: RunConfig) -> dict[str, Any]:
-    return machine(run, choose_device(run))

@@ -1,0 +1,127 @@
+"""What needs no search: one training run, and a comparison of arms. The command line's ``train`` and ``compare``."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from hybrid_ray.config import JobConfig, RunConfig
+from hybrid_ray.data import prepare
+from hybrid_ray.errors import ConfigError
+from hybrid_ray.evaluate.arms import baseline
+from hybrid_ray.evaluate.cache import cached
+from hybrid_ray.evaluate.compare import compare
+from hybrid_ray.jobfile import dump_job
+from hybrid_ray.records import Evaluation, RunResult, Status, StepRecord
+from hybrid_ray.results.store import write_atomic
+from hybrid_ray.train.worker import fit_with_workers
+from hybrid_ray.tune.cluster import concurrency, ray_session
+from hybrid_ray.tune.execute import RayExecute, machine_of_runs
+from hybrid_ray.tune.limits import Budget, StopFlag
+from hybrid_ray.tune.planner import plan, run_cache, settle
+
+__all__ = ["compare_arms", "train_once"]
+
+
+class _Progress:
+    """A line an evaluation. Picklable, so that workers can have it too; only rank 0 is heard."""
+
+    def __init__(self, steps: int, *, quiet: bool = False) -> None:
+        self._steps, self._quiet = steps, quiet
+
+    def step(self, record: StepRecord) -> None:
+        return None
+
+    def evaluation(self, evaluation: Evaluation, calibration: float) -> Status | None:
+        if not self._quiet:
+            done = f"step {evaluation.step}/{self._steps}, {evaluation.real_steps} of them real"
+            print(f"  {done}: loss {evaluation.loss:.4f}, {evaluation.train_seconds:.1f} s", file=sys.stderr)
+        return None
+
+
+def train_once(job: JobConfig, *, arm: Literal["baseline", "hybrid"], directory: Path) -> RunResult:
+    """One run of a job, in this process or over its workers. A directory that holds a stopped run is gone on with.
+
+    Raises:
+        ConfigError: the job can't be run here, or the directory holds a finished run or another one.
+    """
+    job = settle(job)
+    plan(job)
+    run = job.run() if arm == "hybrid" else baseline(job.run())
+    _check_directory(directory, run)
+    if run.workers == 1:
+        from hybrid_ray.train.loop import train
+
+        return train(run, reporter=_Progress(run.train.steps), directory=directory)
+    with ray_session(job):
+        return fit_with_workers(
+            run,
+            directory=directory,
+            storage=directory / ".ray",
+            name="train",
+            resources=job.resources,
+            max_failures=job.search.max_failures,
+        )
+
+
+def _check_directory(directory: Path, run: RunConfig) -> None:
+    """A finished run is never written over, and a stopped one only gone on with by the same run."""
+    result, made_by = directory / "result.json", directory / "run.json"
+    if result.is_file() and json.loads(result.read_text())["status"] != "stopped":
+        raise ConfigError(f"{directory} holds a run that has ended: choose another folder with --out")
+    if made_by.is_file() and json.loads(made_by.read_text()) != json.loads(json.dumps(asdict(run))):
+        raise ConfigError(f"{directory} holds a run with other settings: choose another folder with --out")
+
+
+def compare_arms(job: JobConfig, *, directory: Path) -> dict[str, Any]:
+    """The arms of ``job.compare`` over seeds, side by side, with statistics. Called again, it repeats nothing finished.
+
+    Returns what ``comparison.json`` in the directory holds; ``comparison.txt`` is the table.
+
+    Raises:
+        ConfigError: the job can't be run here, or the directory holds another job's comparison.
+        Stopped: a signal came.
+    """
+    job = settle(job)
+    plan(job)
+    directory = directory.absolute()
+    _claim(directory, job)
+    with _executor(job, directory) as execute:
+        machine = machine_of_runs(job, job.run())
+        plain = cached(execute, run_cache(job), corpus=prepare(job.data).fingerprint, machine=machine)
+        return compare(job, execute=execute, directory=directory, execute_plain=plain)
+
+
+@contextmanager
+def _executor(job: JobConfig, directory: Path) -> Iterator[RayExecute]:
+    flag = StopFlag()
+    with flag, ray_session(job) as there:
+        flag.listen()  # Ray put a handler of its own in place
+        yield RayExecute(
+            job,
+            concurrency=concurrency(job, there),
+            flag=flag,
+            budget=Budget(job),
+            storage=directory / ".ray",
+            done=lambda result: print(f"  {_line(result)}", file=sys.stderr, flush=True),
+        )
+
+
+def _line(result: RunResult) -> str:
+    name = f"{result.arm} (seed {result.seed}, {result.steps} steps)"
+    if result.status != "finished":
+        return f"{name}: {result.status}, {result.error}"
+    return f"{name}: loss {result.heldout['confirm'].loss:.4f} in {result.time:.0f} plain steps of time"
+
+
+def _claim(directory: Path, job: JobConfig) -> None:
+    """The directory is this job's, or is made so."""
+    written = directory / "job.yaml"
+    text = dump_job(replace(job, name=directory.name))
+    if written.is_file() and written.read_text(encoding="utf-8") != text:
+        raise ConfigError(f"{directory} holds the comparison of another job: choose another folder with --out")
+    directory.mkdir(parents=True, exist_ok=True)
+    write_atomic(written, text.encode())
