@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from hybrid_ray.config import HybridConfig, JobConfig
+from hybrid_ray.config import JobConfig
 from hybrid_ray.errors import ConfigError
 
 __all__ = ["dump_job", "job_from_dict", "job_problems", "read_job"]
@@ -197,13 +197,3 @@ def _listed(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _listed(item) for key, item in value.items()}
     return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def hybrid_from_dict(data: Mapping[str, Any]) -> HybridConfig:
-    """Method settings from plain values, all problems in one `ConfigError`."""
-    problems: list[str] = []
-    settings: HybridConfig = _build(HybridConfig, data, "hybrid", problems)
-    problems.extend(f"hybrid.{text}" for text in settings.problems())
-    if problems:
-        raise ConfigError(problems)
-    return settings
