@@ -10,7 +10,6 @@ step. Columns: loss, gradient norm before clipping, 1 where the weights had just
 """
 
 import math
-import sys
 import sysconfig
 from pathlib import Path
 
@@ -102,7 +101,7 @@ def jump_along_mean(params: list[Tensor], mean: list[Tensor], anchor: list[Tenso
 def main() -> None:
     torch.set_num_threads(1)
     series = {}
-    for name in sys.argv[1:] or ("gpt_adamw", "mlp_sgd", "gpt_jumps"):
+    for name in ("gpt_adamw", "mlp_sgd", "gpt_jumps"):
         torch.manual_seed(0)
         anywhere = torch.arange(len(library_bytes()) - CONTEXT - 1)
         if name == "mlp_sgd":

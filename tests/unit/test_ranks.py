@@ -35,8 +35,8 @@ def real_losses(story: Story) -> list[float]:
 @pytest.mark.parametrize("predictor", ["ema_nesterov", "snoo", "linear_fit", "coast"])
 def test_two_ranks_are_one_process_with_the_same_global_batch(ranks: RankPool, parallel: str, predictor: str) -> None:
     config = replace(CONFIG, predictor=predictor)
-    alone = train(Job(config=config))
-    story = together(ranks, Job(config=config, parallel=parallel))
+    alone = train(Job(config=config, steps=32))
+    story = together(ranks, Job(config=config, parallel=parallel, steps=32))
     assert set(alone.phases) == {"warmup", "full", "predict", "correct"}
     assert story.phases == alone.phases
     assert story.levels == alone.levels
@@ -55,7 +55,7 @@ def test_confidence_that_decides_is_the_same_on_every_rank(ranks: RankPool, para
     assert story.phases == alone.phases
 
 
-RECORDED = Replay(phases="W" * 4 + "F" * 4 + "PPMPPCCC" * 4, norms=((0.02,),) * 4)
+RECORDED = Replay(phases="W" * 4 + "F" * 4 + "PPMPPCCC" * 2, norms=((0.02,),) * 2)
 VARIANTS: dict[str, dict[str, Any]] = {
     "bf16 buffers": {"buffer_dtype": "bfloat16"},
     "host buffers": {"buffer_device": "host"},
@@ -74,7 +74,7 @@ def test_every_variant_keeps_the_ranks_together(ranks: RankPool, parallel: str, 
     """DDP's copies of the weights are compared bit for bit: nothing may depend on the rank or on chance of its own."""
     config = replace(CONFIG, **VARIANTS[variant])
     replay = RECORDED if config.predictor in ("random", "reversed", "nothing") else None
-    story = together(ranks, Job(config=config, parallel=parallel, replay=replay))
+    story = together(ranks, Job(config=config, parallel=parallel, replay=replay, steps=24))
     assert ("predict" in story.phases) == (config.predictor != "off")
     if replay is not None:
         assert "".join(phase[0] for phase in story.phases) == replay.phases.lower().replace("m", "c")
@@ -82,8 +82,8 @@ def test_every_variant_keeps_the_ranks_together(ranks: RankPool, parallel: str, 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
 def test_accumulating_micro_batches_changes_nothing_but_rounding(ranks: RankPool, parallel: str) -> None:
-    alone = train(Job())
-    story = together(ranks, Job(config=replace(CONFIG, accumulate=4), parallel=parallel))
+    alone = train(Job(steps=20))
+    story = together(ranks, Job(config=replace(CONFIG, accumulate=4), parallel=parallel, steps=20))
     assert story.phases == alone.phases
     assert story.weights == pytest.approx(alone.weights, abs=1e-4)
 
