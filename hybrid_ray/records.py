@@ -33,6 +33,7 @@ class Evaluation:
     loss: float  # on the search split, nats a token
     real_steps: int
     train_seconds: float  # synchronised; evaluation, checkpoints, compilation and calibration left out
+    time: float  # the same in plain steps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

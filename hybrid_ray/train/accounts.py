@@ -20,7 +20,7 @@ __all__ = ["Accounts"]
 
 
 class Accounts:
-    """Counts of one run. ``step_cost``: seconds of a plain step, measured in this process (`calibrate`)."""
+    """Counts of one run. ``step_cost``: seconds of a plain step in this process when last looked at (`Pace`)."""
 
     def __init__(self) -> None:
         self.step_cost = 1.0
@@ -32,16 +32,25 @@ class Accounts:
         self.other_seconds: defaultdict[str, float] = defaultdict(float)
         self.tokens: Counter[str] = Counter(read=0, gradient=0, forward_only=0)
         self.curve: list[Evaluation] = []
-        self._plain_steps = 0.0
+        self._plain_steps = 0.0  # time up to the last look
+        self._since = 0.0  # seconds of training since then
 
     @property
     def calibration(self) -> float:
         """Seconds of a plain step over the whole run, so that seconds / calibration is its time in plain steps.
 
-        In one process that is the ``step_cost`` measured there. A run resumed elsewhere has several; each second counts
-        by the cost of where it was spent.
+        Each second counts by what a plain step cost where and when it was spent.
         """
-        return self.train_seconds / self._plain_steps if self._plain_steps else self.step_cost
+        return self.train_seconds / self._time if self._time else self.step_cost
+
+    @property
+    def _time(self) -> float:
+        return self._plain_steps + self._since / self.step_cost
+
+    def pace(self, step_cost: float) -> None:
+        """A new look at what a plain step costs: the seconds since the last one count by the mean of the two."""
+        self._plain_steps += 2.0 * self._since / (self.step_cost + step_cost)
+        self._since, self.step_cost = 0.0, step_cost
 
     def count(self, result: StepResult, seconds: float) -> None:
         """One nominal step is done."""
@@ -49,7 +58,7 @@ class Accounts:
         self.step += 1
         self.real_steps += not result.predicted
         self.train_seconds += seconds
-        self._plain_steps += seconds / self.step_cost
+        self._since += seconds
         self.phase_steps[phase] += 1
         self.phase_seconds[phase] += seconds
 
@@ -73,7 +82,7 @@ class Accounts:
             "step": self.step,
             "real_steps": self.real_steps,
             "train_seconds": self.train_seconds,
-            "plain_steps": self._plain_steps,
+            "plain_steps": self._time,
             "phase_steps": dict(self.phase_steps),
             "phase_seconds": dict(self.phase_seconds),
             "other_seconds": dict(self.other_seconds),

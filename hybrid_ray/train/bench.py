@@ -84,8 +84,7 @@ class Bench:
 
     def compile(self) -> None:
         """Compile the forward and backward, as far as it goes (`compile_forward` warns where it does not)."""
-        sampler = self._sampler()
-        x_BT, y_BT = self._to_device(sampler.next())
+        x_BT, y_BT = self.to_device(self.sampler().next())
 
         def warm_up(forward: Callable[..., Tensor]) -> None:
             with self.precision():
@@ -115,7 +114,7 @@ class Bench:
         )
         # Dropout differs between ranks; initial weights and data order must not.
         torch.manual_seed(run.seed * 1_000_003 + 1 + rank())
-        return Training(run=run, trainer=trainer, optimizer=optimizer, sampler=self._sampler())
+        return Training(run=run, trainer=trainer, optimizer=optimizer, sampler=self.sampler())
 
     @property
     def sharded(self) -> bool:
@@ -128,7 +127,7 @@ class Bench:
 
         def closure() -> Tensor:
             with clock.part("data"):
-                x_BT, y_BT = self._to_device(training.sampler.next())
+                x_BT, y_BT = self.to_device(training.sampler.next())
             read(x_BT.numel() * world_size())
             with clock.part("forward"), self.precision():
                 return self.compiled.forward(x_BT, y_BT)
@@ -147,8 +146,8 @@ class Bench:
             self.run.model, vocab_size=self.corpus.vocab_size, sequence_length=self.run.train.sequence_length
         )
 
-    def _sampler(self) -> BatchSampler:
-        """One global micro-batch at a time, this rank's share of it."""
+    def sampler(self) -> BatchSampler:
+        """Training data from its start: one global micro-batch at a time, this rank's share of it."""
         return BatchSampler(
             self.corpus,
             batch_size=self.run.micro_batch_size * world_size(),
@@ -158,7 +157,8 @@ class Bench:
             world=world_size(),
         )
 
-    def _to_device(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def to_device(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Tokens and targets where the model is."""
         if self.device.type == "cpu":
             return batch
         # From pinned memory the copy does not hold up the queue of kernels.

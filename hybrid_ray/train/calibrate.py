@@ -1,22 +1,31 @@
-"""How long a plain step takes here and now: the unit that a run's time is told in."""
+"""What a plain step costs here and now: the unit that a run's time is told in, followed through the run."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
+import torch
+
 from hybrid_ray.config import RunConfig
+from hybrid_ray.hybrid.clock import StepClock
+from hybrid_ray.hybrid.gradients import compute_gradients
 from hybrid_ray.train.bench import Bench, synchronize
 from hybrid_ray.train.parallel import from_first_rank
 
-__all__ = ["calibrate", "middle_mean"]
+__all__ = ["Pace", "middle_mean"]
 
 DROPPED = 5  # first steps: allocations, first use of kernels, cold caches
+PROBES = 8  # gradients timed at each look
 STANDSTILL = 1e-12  # a learning rate at which nothing can diverge; the arithmetic is the same
 
 
-def calibrate(bench: Bench) -> float:
-    """Seconds of a plain step of the bench's run, in this process and under its present conditions (collective).
+class Pace:
+    """Seconds of a plain step of the bench's run, in this process, under the conditions of the moment.
 
-    Times some steps of the very trainer a baseline uses, with prediction off. The run must start afresh afterwards.
+    Before the run `calibrate` times plain steps, and between them *probes*: the gradient of one fixed batch, computed
+    and thrown away. A plain step costs a fixed multiple of a probe. So later a few probes tell what a plain step costs
+    then (`look`), without a trace in the run. That matters: a neighbour that comes or goes changes the speed of a
+    machine by more than the effects that are measured here.
 
     The unit is the mean of the middle half. Training seconds are a sum, disturbances included, so the plain mean
     would be the unbiased unit. But over some 30 steps one preempted step moves it by percents, and that error would sit
@@ -24,17 +33,45 @@ def calibrate(bench: Bench) -> float:
     add on the average, in every run alike, so this cancels where two runs are compared (speedup, frontier); what is
     left is far less noise. Against the median it averages half of the sample instead of one value.
     """
-    run = _plain(bench.run)
-    training = bench.fresh(run)
-    closure = bench.next_loss(training, lambda tokens: None)
-    seconds = []
-    for _ in range(DROPPED + run.train.calibration_steps):
-        synchronize(bench.device)
-        started = time.perf_counter()
-        training.trainer.step(closure)
-        synchronize(bench.device)
-        seconds.append(time.perf_counter() - started)
-    return from_first_rank([middle_mean(seconds[DROPPED:])])[0]
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._batch = bench.to_device(bench.sampler().next())
+        self._steps_per_probe = 1.0
+
+    def calibrate(self) -> float:
+        """Seconds of a plain step at the start (collective). The run must start afresh afterwards.
+
+        The steps are those of a baseline: the same trainer with prediction off.
+        """
+        bench, run = self._bench, _plain(self._bench.run)
+        training = bench.fresh(run)
+        closure = bench.next_loss(training, lambda tokens: None)
+        steps, probes = [], []
+        for _ in range(DROPPED + run.train.calibration_steps):
+            steps.append(_seconds(bench.device, lambda: training.trainer.step(closure)))
+            probes.append(_seconds(bench.device, self._probe))
+        step, probe = from_first_rank([middle_mean(steps[DROPPED:]), middle_mean(probes[DROPPED:])])
+        self._steps_per_probe = step / probe
+        return step
+
+    def look(self) -> float:
+        """Seconds of a plain step now, from a few probes (collective). The run's state stays as it is."""
+        devices = [self._bench.device] if self._bench.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):  # dropout draws
+            seconds = [_seconds(self._bench.device, self._probe) for _ in range(PROBES)]
+        return from_first_rank([middle_mean(seconds) * self._steps_per_probe])[0]
+
+    def _probe(self) -> None:
+        bench = self._bench
+        x_BT, y_BT = self._batch
+
+        def loss() -> torch.Tensor:
+            with bench.precision():
+                return bench.compiled.forward(x_BT, y_BT)
+
+        compute_gradients(bench.model, loss, accumulate=bench.run.accumulate, clock=StepClock(bench.device))
+        bench.model.zero_grad(set_to_none=True)
 
 
 def middle_mean(values: list[float]) -> float:
@@ -42,6 +79,14 @@ def middle_mean(values: list[float]) -> float:
     cut = len(values) // 4
     middle = sorted(values)[cut : len(values) - cut]
     return sum(middle) / len(middle)
+
+
+def _seconds(device: torch.device, work: Callable[[], object]) -> float:
+    synchronize(device)
+    started = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - started
 
 
 def _plain(run: RunConfig) -> RunConfig:

@@ -10,6 +10,7 @@ from hybrid_ray.records import Evaluation, Heldout, RunResult, Status, StepRecor
 from hybrid_ray.train import resume
 from hybrid_ray.train.accounts import Accounts
 from hybrid_ray.train.bench import Bench, Training
+from hybrid_ray.train.calibrate import Pace
 from hybrid_ray.train.fingerprint import fingerprint
 from hybrid_ray.train.heldout import heldout_loss
 from hybrid_ray.train.monitor import Monitor
@@ -39,11 +40,18 @@ class Course:
     """
 
     def __init__(
-        self, bench: Bench, training: Training, accounts: Accounts, reporter: Reporter, directory: Path | None
+        self,
+        bench: Bench,
+        training: Training,
+        accounts: Accounts,
+        pace: Pace,
+        reporter: Reporter,
+        directory: Path | None,
     ) -> None:
         self.bench = bench
         self.training = training
         self.accounts = accounts
+        self._pace = pace
         self._directory = directory
         self._heldout: dict[str, Heldout] = {}
         resumed = directory is not None and resume.restore(directory, bench, training, accounts)
@@ -79,11 +87,19 @@ class Course:
             Diverged: the loss is not finite.
         """
         accounts = self.accounts
+        with accounts.other("calibration"):
+            accounts.pace(self._pace.look())
         loss = self._evaluate("search")
         if not math.isfinite(loss):
             raise Diverged(f"the held-out loss is {loss} at nominal step {accounts.step}")
         seconds, calibration = from_first_rank([accounts.train_seconds, accounts.calibration])
-        evaluation = Evaluation(step=accounts.step, loss=loss, real_steps=accounts.real_steps, train_seconds=seconds)
+        evaluation = Evaluation(
+            step=accounts.step,
+            loss=loss,
+            real_steps=accounts.real_steps,
+            train_seconds=seconds,
+            time=seconds / calibration,
+        )
         accounts.curve.append(evaluation)
         log.info("step %d: held-out loss %.4f after %.1f s of training", evaluation.step, loss, seconds)
         if self.bench.run.train.checkpoint_every:

@@ -12,7 +12,7 @@ from hybrid_ray.errors import ConfigError, Diverged, TrialOutOfMemory
 from hybrid_ray.records import Replay, RunResult, Status, StepRecord
 from hybrid_ray.train.accounts import Accounts
 from hybrid_ray.train.bench import Bench, choose_device, synchronize
-from hybrid_ray.train.calibrate import calibrate
+from hybrid_ray.train.calibrate import Pace
 from hybrid_ray.train.course import Course
 from hybrid_ray.train.interruption import StopRequest
 from hybrid_ray.train.monitor import watch
@@ -64,11 +64,12 @@ def _train(run: RunConfig, reporter: Reporter, directory: Path | None) -> RunRes
 
         # Time some plain steps here and now: the unit that this run's time is told in.
         with accounts.other("calibration"):
-            accounts.step_cost = calibrate(bench)
+            pace = Pace(bench)
+            accounts.step_cost = pace.calibrate()
 
         # Start afresh from the seed, or go on from where a checkpoint left off.
         with accounts.other("setup"):
-            course = Course(bench, bench.fresh(run, replay=replay), accounts, reporter, directory)
+            course = Course(bench, bench.fresh(run, replay=replay), accounts, pace, reporter, directory)
 
         with watch(device) as monitor:
             try:

@@ -44,7 +44,7 @@ class EvaluationReporter:
                 "step": evaluation.step,
                 "loss": evaluation.loss,
                 "real_steps": evaluation.real_steps,
-                "time": evaluation.train_seconds / calibration,
+                "time": evaluation.time,
             }
         )
         return None

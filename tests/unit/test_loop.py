@@ -13,9 +13,13 @@ from micro_runs import CYCLES, DATA, Listener, micro_run
 from hybrid_ray.config import HybridConfig
 from hybrid_ray.data import BatchSampler, heldout_batches, prepare
 from hybrid_ray.errors import ConfigError, TrialOutOfMemory
+from hybrid_ray.hybrid.divergence import Level
+from hybrid_ray.hybrid.phases import Phase
+from hybrid_ray.hybrid.trainer import StepResult
 from hybrid_ray.models import build_model
 from hybrid_ray.optim import build_optimizer, build_schedule
 from hybrid_ray.records import RunResult, StepRecord
+from hybrid_ray.train.accounts import Accounts
 from hybrid_ray.train.calibrate import middle_mean
 from hybrid_ray.train.course import evaluation_points
 from hybrid_ray.train.fingerprint import machine
@@ -60,6 +64,31 @@ def test_calibration_leaves_no_trace() -> None:
     train(micro_run(hybrid=CYCLES, dropout=0.1, calibration_steps=9), reporter=long)
     assert losses(short) == losses(long)
     assert [record.loss for record in short.steps] == [record.loss for record in long.steps]
+
+
+def test_looking_leaves_no_trace() -> None:
+    """Evaluations and the probes beside them neither train nor draw random numbers."""
+    often, once = Listener(), Listener()
+    train(micro_run(dropout=0.1, evaluations=8), reporter=often)
+    train(micro_run(dropout=0.1, evaluations=1), reporter=once)
+    assert losses(often)[-1] == losses(once)[-1]
+
+
+def test_seconds_count_by_what_a_plain_step_cost_when_they_were_spent() -> None:
+    accounts, second = (
+        Accounts(),
+        StepResult(
+            phase=Phase.FULL, predicted=False, loss=1.0, confidence=0.0, grad_norm=1.0, level=Level.NORMAL, event=None
+        ),
+    )
+    accounts.step_cost = 0.1
+    accounts.count(second, 3.0)
+    assert accounts.calibration == pytest.approx(0.1)
+    accounts.pace(0.2)  # a neighbour came: the three seconds were 20 plain steps, not 30
+    assert accounts.train_seconds / accounts.calibration == pytest.approx(20.0)
+    accounts.count(second, 4.0)
+    accounts.pace(0.2)
+    assert accounts.train_seconds / accounts.calibration == pytest.approx(40.0)
 
 
 def test_seeds_change_weights_and_data() -> None:
