@@ -1,4 +1,4 @@
-"""Jobs so small that a whole study of them takes seconds: a micro model on random tokens."""
+"""Jobs so small that a whole study of them takes seconds: a micro model on a little text."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,9 +23,9 @@ def micro_job(folder: Path, **sections: Any) -> JobConfig:
         name="micro",
         studies_dir=str(folder / "studies"),
         model=ModelConfig(preset="micro"),
-        data=DataConfig(corpus="random", max_bytes=200_000, heldout_tokens=2048, cache_dir=str(folder / "cache")),
+        data=DataConfig(max_bytes=200_000, heldout_tokens=2048, cache_dir=str(folder / "cache")),
         train=TrainConfig(
-            steps=60, batch_size=4, sequence_length=16, evaluations=4, calibration_steps=5, learning_rate=1e-3
+            steps=60, batch_size=4, sequence_length=16, evaluations=4, calibration_steps=5, learning_rate=1e-2
         ),
         hybrid=HybridConfig(warmup_steps=10, full_steps=3, correct_steps=1, time_constant=10.0),
         search=SearchConfig(trials=4, startup_trials=4, grace_steps=20),
@@ -38,7 +38,7 @@ def micro_job(folder: Path, **sections: Any) -> JobConfig:
 def plain_result(**changes: Any) -> RunResult:
     """A finished run of 100 real steps whose loss falls from 5 to 2, at 10 ms a plain step."""
     curve = tuple(
-        Evaluation(step=step, loss=6.0 - 0.04 * step, real_steps=step, train_seconds=0.01 * step)
+        Evaluation(step=step, loss=6.0 - 0.04 * step, real_steps=step, train_seconds=0.01 * step, time=float(step))
         for step in (25, 50, 75, 100)
     )
     result = RunResult(

@@ -30,18 +30,22 @@ __all__ = [
 
 CONTROLLER_CPUS = 0.01  # of the task that holds a TorchTrainer; 0 is refused by Tune, 1 can deadlock
 
-_SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",
+WORKER_SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # one report is drained an interval: at the default each blocks for 2 s
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
+    "OMP_NUM_THREADS": "1",  # before torch is imported; a run sets its own threads
+}
+"""Read by Ray in the processes that run trials. A local Ray inherits them; a cluster's has to be sent them."""
+
+_SETTINGS = {
+    **WORKER_SETTINGS,
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a box at any verbosity
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the driver has its own
     "TUNE_MAX_PENDING_TRIALS_PG": "1",
-    "OMP_NUM_THREADS": "1",
 }
 _LONGEST_TEMP_DIR = 40  # characters: a socket's path may have 107, and Ray adds up to 67
 
@@ -110,37 +114,45 @@ def _gpus_fit(job: JobConfig, there: Resources) -> int:
 
 @contextlib.contextmanager
 def ray_session(job: JobConfig) -> Iterator[Resources]:
-    """Join or start Ray for the length of the block; yields what it has. A Ray that is already joined is used and
-    left alone.
+    """Join or start Ray for the length of the block; yields what it has. A Ray already joined is used and left alone.
 
     Raises:
         ConfigError: no cluster answers at ``resources.address``, or the temporary folder's path is too long.
     """
-    _prepare_environment(local=job.resources.address == "local")
+    local = job.resources.address == "local"
+    _prepare_environment(local=local)
     import ray
 
     if ray.is_initialized():
         yield _cluster_resources(job)
         return
-    if job.resources.address != "local":
-        try:
-            ray.init(address=job.resources.address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ConfigError(
-                f"resources.address is {job.resources.address!r} but no Ray cluster answers there ({error}): "
-                "start one, or use local"
-            ) from error
+    with warnings.catch_warnings(), _short_folder() if local else contextlib.nullcontext() as folder:
+        warnings.simplefilter("ignore", FutureWarning)
+        if folder is None:
+            _join(job.resources.address)
+        else:
+            _start_local(job, folder)
         try:
             yield _cluster_resources(job)
         finally:
             ray.shutdown()
-        return
-    with _short_folder() as folder, _without_future_warnings():
-        _start_local(job, folder)
-        try:
-            yield _cluster_resources(job)
-        finally:
-            ray.shutdown()
+
+
+def _join(address: str) -> None:
+    import ray
+
+    submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # then the job's own runtime environment has the settings
+    try:
+        ray.init(
+            address=address,
+            runtime_env=None if submitted else {"env_vars": WORKER_SETTINGS},
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"resources.address is {address!r} but no Ray cluster answers there ({error}): start one, or use local"
+        ) from error
 
 
 def _start_local(job: JobConfig, folder: Path) -> None:
@@ -190,10 +202,3 @@ def _short_folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _without_future_warnings() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield

@@ -106,7 +106,7 @@ def settle(job: JobConfig) -> JobConfig:
 
 
 def plan(job: JobConfig) -> Plan:
-    """Cost and fit of a job where it would run: on this machine, or on the cluster it names (which is asked what it has).
+    """Cost and fit of a job where it would run: this machine, or the cluster it names (which is asked what it has).
 
     Raises:
         ConfigError: the model, space or corpus is not there, the resources can't be had, or it does not fit in memory.

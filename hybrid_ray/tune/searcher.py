@@ -79,12 +79,10 @@ class OptunaSearcher(Searcher):
         self._listener, self._may_start, self._reason = listener, may_start, reason
         self._stop_after_failures = stop_after_failures
         self._failures_in_a_row = 0
+        self.gave_up = (
+            False  # so many trials failed in a row that no more are asked; one that finishes later is too late
+        )
         self._running: dict[str, _Running] = {}
-
-    @property
-    def gave_up(self) -> bool:
-        """Whether so many trials failed in a row that no more are asked."""
-        return self._failures_in_a_row >= self._stop_after_failures
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         """Metric and mode are our own; whatever Tune was given changes nothing."""
@@ -122,6 +120,7 @@ class OptunaSearcher(Searcher):
             said = (result or {}).get("error") or self._reason(number)
             self._end(trial_id, TrialState.FAIL, {**(result or {}), "status": "failed", "error": said})
             self._failures_in_a_row += 1
+            self.gave_up |= self._failures_in_a_row >= self._stop_after_failures
             return
         self._failures_in_a_row = 0
         self.on_trial_result(trial_id, result)

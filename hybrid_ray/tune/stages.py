@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -124,7 +125,7 @@ class Stages:
         study = self._study
         optuna_study = open_study(study.path, self._job)
         interrupted = reconcile(optuna_study, study.store, self._job)
-        queue_settings(optuna_study, self._queued)
+        queue_settings(optuna_study, dict(islice(self._queued.items(), self._job.search.trials)))
         missing = self._job.search.trials - counted_trials(optuna_study)
         study.store.event("stage", stage="search", missing=missing, interrupted=interrupted)
         if missing <= 0:

@@ -81,9 +81,11 @@ def trial(config: dict[str, Any], *, spec: TrialSpec) -> None:
 
     from hybrid_ray.train.loop import train
 
-    run, directory = spec.run(config["params"]), spec.directory(config["number"])
-    reporter = TrialReporter(tune.report, yardstick=spec.yardstick, steps=run.train.steps)
-    outcome = attempt(lambda: train(run, reporter=reporter, directory=directory), spec.yardstick, directory)
+    directory = spec.directory(config["number"])
+    reporter = TrialReporter(tune.report, yardstick=spec.yardstick, steps=spec.job.train.steps)
+    outcome = attempt(
+        lambda: train(spec.run(config["params"]), reporter=reporter, directory=directory), spec.yardstick, directory
+    )
     tune.report({**outcome, "done": True})
 
 
@@ -99,18 +101,18 @@ def trial_with_workers(config: dict[str, Any], *, spec: TrialSpec) -> None:
 
     from hybrid_ray.train.worker import fit_with_workers
 
-    run, directory = spec.run(config["params"]), spec.directory(config["number"])
+    directory = spec.directory(config["number"])
     callback = TuneReportCallback()  # type: ignore[no-untyped-call]
     outcome = attempt(
         lambda: fit_with_workers(
-            run,
+            spec.run(config["params"]),
             directory=directory,
             storage=spec.storage,
             name=f"train-{tune.get_context().get_trial_id()}",
             resources=spec.job.resources,
             max_failures=spec.job.search.max_failures,
             callbacks=[callback],
-            reporter_factory=partial(TrialReporter, yardstick=spec.yardstick, steps=run.train.steps),
+            reporter_factory=partial(TrialReporter, yardstick=spec.yardstick, steps=spec.job.train.steps),
         ),
         spec.yardstick,
         directory,

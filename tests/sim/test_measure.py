@@ -35,7 +35,7 @@ def hybrid(loss: float, seconds: float, **changes: Any) -> Any:
 
 
 def test_at_an_evaluation_a_trial_meets_the_baseline_at_the_same_step() -> None:
-    found = yardstick().at(Evaluation(step=50, loss=4.4, real_steps=30, train_seconds=0.4), 0.01)
+    found = yardstick().at(Evaluation(step=50, loss=4.4, real_steps=30, train_seconds=0.4, time=40.0), 0.01)
     assert found["baseline_loss"] == pytest.approx(4.0)
     assert found["degradation"] == pytest.approx(0.1)
     assert found["speedup"] == pytest.approx(50 / 40)
@@ -45,8 +45,8 @@ def test_at_an_evaluation_a_trial_meets_the_baseline_at_the_same_step() -> None:
 
 
 def test_a_slower_machine_makes_no_trial_worse() -> None:
-    evaluation = Evaluation(step=50, loss=4.0, real_steps=30, train_seconds=0.4)
-    slower = Evaluation(step=50, loss=4.0, real_steps=30, train_seconds=0.8)
+    evaluation = Evaluation(step=50, loss=4.0, real_steps=30, train_seconds=0.4, time=40.0)
+    slower = Evaluation(step=50, loss=4.0, real_steps=30, train_seconds=0.8, time=80.0)
     assert yardstick().at(evaluation, 0.01)["score"] == pytest.approx(yardstick().at(slower, 0.02)["score"])
 
 
@@ -90,7 +90,7 @@ def reporter(sent: list[dict[str, Any]]) -> TrialReporter:
 
 
 def evaluation(step: int, loss: float) -> Evaluation:
-    return Evaluation(step=step, loss=loss, real_steps=step, train_seconds=0.01 * step)
+    return Evaluation(step=step, loss=loss, real_steps=step, train_seconds=0.01 * step, time=float(step))
 
 
 def test_too_bad_twice_in_a_row_is_divergence_and_once_is_not() -> None:
