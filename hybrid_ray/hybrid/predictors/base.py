@@ -62,7 +62,7 @@ class Predictor(ABC):
     def squares(self) -> torch.Tensor:
         """|D|^2 of each parameter group: this rank's part of the sum over ranks."""
         if self.direction is None:
-            return torch.zeros(self.weights.groups)
+            return torch.zeros(self.weights.groups, device=self.weights.device)
         return torch.stack(self.weights.by_group(self.direction.squares()))
 
     def step(self) -> None:
