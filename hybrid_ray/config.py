@@ -131,7 +131,7 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 1  # CPU threads of one worker
     evaluations: int = 8  # evaluation points, evenly over the run, the last at its end
-    calibration_steps: int = 30  # plain steps timed first, then undone
+    calibration_steps: int = 20  # plain steps timed first, then undone
     checkpoint_every: int = 0  # nominal steps between checkpoints; 0: none
     prune_score: PruneScore = "bitter7"  # adamwprune only, as the next three (optim/prune.py)
     prune_sparsity: float = 0.5

@@ -83,7 +83,7 @@ class Baseline:
         return cls(
             steps=tuple(point.step for point in curve),
             losses=tuple(point.loss for point in curve),
-            times=tuple(point.train_seconds / result.calibration for point in curve),
+            times=tuple(point.time for point in curve),
             fingerprint=result.fingerprint,
         )
 

@@ -108,11 +108,10 @@ def time_to_target(result: RunResult, target: float) -> float:
     before = None
     for point in result.curve:
         if point.loss <= target:
-            seconds = point.train_seconds
-            if before is not None and before.loss > point.loss:
-                share = math.log(before.loss / target) / math.log(before.loss / point.loss)
-                seconds = before.train_seconds + share * (point.train_seconds - before.train_seconds)
-            return seconds / result.calibration
+            if before is None or before.loss <= point.loss:
+                return point.time
+            share = math.log(before.loss / target) / math.log(before.loss / point.loss)
+            return before.time + share * (point.time - before.time)
         before = point
     return math.inf
 
