@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from micro_jobs import micro_job
 
+import hybrid_ray.tune.driver  # noqa: F401  its imports take seconds: before a clock runs
 from hybrid_ray.cli import main
 from hybrid_ray.config import ConfirmConfig, JobConfig, ObjectiveConfig, SearchConfig, TrainConfig
 from hybrid_ray.jobfile import dump_job
 from hybrid_ray.results.load import load_study
 from hybrid_ray.results.store import read_jsonl
-from hybrid_ray.tune import driver as _  # noqa: F401  imported before the clock runs
 
 pytestmark = [pytest.mark.ray_local, pytest.mark.slow]
 

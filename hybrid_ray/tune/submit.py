@@ -1,0 +1,165 @@
+"""`submit`: a job sent to a Ray cluster through Ray's job submission, its log followed, its exit code ours.
+
+Ray's job interface runs whatever it is handed (CVE-2023-48022), so nothing is sent over plain HTTP to another machine
+without a token, and a token is never printed.
+"""
+
+import asyncio
+import ipaddress
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import hybrid_ray
+import tune_spaces
+from hybrid_ray.config import JobConfig
+from hybrid_ray.errors import ConfigError, HybridRayError
+from hybrid_ray.jobfile import dump_job, read_job
+from hybrid_ray.tune.cluster import WORKER_SETTINGS
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+__all__ = ["submit"]
+
+_POLL_SECONDS = 1.0
+_AGENT_SECONDS = 60.0
+_ASKED_TO_STOP = 143
+
+
+def submit(path: Path, *, address: str, overrides: Sequence[str] = (), token: str | None = None) -> int:
+    """Run a job file on a cluster and wait for its end. The code of this machine goes along, so both run the same.
+
+    Args:
+        address: of the cluster's dashboard, such as ``http://127.0.0.1:8265``.
+        overrides: ``path.to.key=value``, as for a local run.
+        token: sent as a bearer token.
+
+    Returns:
+        The job's own exit code; 143 where it was stopped.
+
+    Raises:
+        ConfigError: the job or the address can't be used; nothing was sent.
+        HybridRayError: no cluster answers there, or it refuses.
+    """
+    job = read_job(path, overrides)
+    problems = [*_address_problems(address, token), *_job_problems(job)]
+    if problems:
+        raise ConfigError(problems)
+    client = _client(address, token)
+    with tempfile.TemporaryDirectory(prefix="hr-job-") as folder:
+        (Path(folder) / "job.yaml").write_text(dump_job(_on_the_cluster(job)), encoding="utf-8")
+        name = _send(client, folder)
+    print(f"submitted as {name}", file=sys.stderr)
+    try:
+        _follow(client, name)
+    except KeyboardInterrupt:
+        print(f"\n{name} goes on; end it with: ray job stop --address {address} {name}", file=sys.stderr)
+        return _ASKED_TO_STOP
+    return _exit_code(client, name)
+
+
+def _address_problems(address: str, token: str | None) -> list[str]:
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return [f"--address is {address!r} but must be the dashboard's, such as http://127.0.0.1:8265"]
+    if parts.username or parts.password:
+        return ["--address holds a user name or password: pass a token in RAY_AUTH_TOKEN instead"]
+    if parts.scheme == "http" and not _is_loopback(parts.hostname) and not token:
+        return [
+            f"--address {address} is another machine over plain http and there is no token: "
+            "anybody on the way could run code there; use https, set RAY_AUTH_TOKEN, or forward its port "
+            "to 127.0.0.1 (ssh -L)"
+        ]
+    return []
+
+
+def _job_problems(job: JobConfig) -> list[str]:
+    if Path(job.studies_dir).is_absolute():
+        return []
+    return [
+        f"studies_dir is {job.studies_dir!r} but must be an absolute path on storage that every node shares "
+        "when a job is submitted: a submitted job's own folder is removed with it"
+    ]
+
+
+def _on_the_cluster(job: JobConfig) -> JobConfig:
+    """The driver runs on the cluster itself, and joins it."""
+    return replace(job, resources=replace(job.resources, address="auto"))
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _folder(module: Any) -> str:
+    return str(Path(module.__file__).parent)
+
+
+def _client(address: str, token: str | None) -> "JobSubmissionClient":
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # of this process; the header below is what counts there
+    from ray.job_submission import JobSubmissionClient
+
+    for part in ("ray.dashboard", "ray._private.runtime_env.packaging"):  # each file that is sent, each socket closed
+        logging.getLogger(part).setLevel(logging.WARNING)
+    try:
+        return JobSubmissionClient(address, headers={"Authorization": f"Bearer {token}"} if token else None)
+    except (ConnectionError, RuntimeError) as error:
+        raise HybridRayError(f"no Ray cluster answers at {address}: {error}") from error
+
+
+def _send(client: "JobSubmissionClient", folder: str) -> str:
+    """Submit the folder's job; returns its name. A cluster that has just started takes no jobs for some seconds."""
+    environment = {
+        "working_dir": folder,
+        "py_modules": [_folder(hybrid_ray), _folder(tune_spaces)],
+        "env_vars": dict(WORKER_SETTINGS),
+    }
+    until = time.monotonic() + _AGENT_SECONDS
+    while True:
+        try:
+            return client.submit_job(entrypoint="python -m hybrid_ray.cli run job.yaml", runtime_env=environment)
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > until:
+                raise HybridRayError(f"the cluster refused the job: {error}") from error
+            time.sleep(_POLL_SECONDS)
+
+
+def _follow(client: "JobSubmissionClient", name: str) -> None:
+    """Print the job's log until it ends. A log that breaks off is no end: then its status is asked."""
+
+    async def lines() -> None:
+        async for text in client.tail_job_logs(name):
+            print(text, end="", flush=True)
+
+    try:
+        asyncio.run(lines())
+    except RuntimeError as error:
+        print(f"the log broke off ({error}); waiting for the job", file=sys.stderr)
+    while not client.get_job_status(name).is_terminal():
+        time.sleep(_POLL_SECONDS)
+
+
+def _exit_code(client: "JobSubmissionClient", name: str) -> int:
+    from ray.job_submission import JobStatus
+
+    info = client.get_job_info(name)
+    if info.status == JobStatus.SUCCEEDED:
+        return 0
+    if info.status == JobStatus.STOPPED:
+        return _ASKED_TO_STOP
+    message = str(info.message).partition(", last available logs")[0]  # the log has been printed
+    print(f"{name}: {message}", file=sys.stderr)
+    return info.driver_exit_code or 1
