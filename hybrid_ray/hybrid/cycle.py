@@ -126,12 +126,6 @@ class Cycle:
         if was_open:
             self.open_window(keep=keep)
 
-    def observe_jump(self, along: Sequence[float]) -> bool:
-        """The first gradient after predicted steps is there. Returns whether it points back (g.d > 0)."""
-        overshot = self.corrector.observe_gradient(along)
-        self.confidence.observe_jump(overshot=overshot)
-        return overshot
-
     def observe_window(self, measured: Measured | None, worst: Level) -> None:
         self.confidence.observe_window(measured, worst)
 

@@ -22,7 +22,7 @@ class Gradient:
 
     loss: float  # mean over micro-batches and ranks
     norm: float  # of the whole model, before clipping
-    along: tuple[float, ...] | None  # <gradient, predicted step> by group, right after a prediction
+    along: float | None  # <gradient, predicted step>, right after a prediction
     norm_tensor: torch.Tensor  # the norm on the device, for clipping without a round trip
 
     @property
@@ -71,12 +71,12 @@ def measure_gradients(weights: Weights, loss: torch.Tensor, along: torch.Tensor 
     else:
         shares = stacked.new_tensor([share for _, share in pairs])
         head = [loss.to(stacked) / ranks, (stacked.square() * shares).sum()]
-    numbers = torch.stack(head) if along is None else torch.cat([torch.stack(head), along.to(stacked)])
-    loss_sum, size, *products = sum_over_ranks(numbers)
+    numbers = torch.stack(head if along is None else [*head, along.to(stacked)])
+    loss_sum, size, *product = sum_over_ranks(numbers)
     if ranks > 1:
         norm = numbers[1].sqrt()
         size = math.sqrt(size) if size >= 0.0 else size
-    return Gradient(loss=loss_sum, norm=size, along=tuple(products) if products else None, norm_tensor=norm)
+    return Gradient(loss=loss_sum, norm=size, along=product[0] if product else None, norm_tensor=norm)
 
 
 def clip_gradients(weights: Weights, gradient: Gradient, largest: float | None) -> None:

@@ -55,8 +55,10 @@ class WindowMeasures:
         self.forecast = None if direction is None else self._sample.read(direction) / horizon
 
     def along_forecast(self, gradients: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
-        """<gradient, d_pred> by group, this rank's part. Above 0: the loss rises that way, the prediction overshot."""
-        return None if self.forecast is None else self._sample.products(self._sample.read(gradients), self.forecast)
+        """<gradient, d_pred>, this rank's part. Above 0: the loss rises that way, the prediction overshot."""
+        if self.forecast is None:
+            return None
+        return self._sample.products(self._sample.read(gradients), self.forecast).sum()
 
     def add_real(self, weights: Sequence[torch.Tensor]) -> torch.Tensor:
         """End a window without judging it. Returns its displacement."""

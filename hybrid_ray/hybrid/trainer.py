@@ -144,9 +144,11 @@ class HybridTrainer:
         if cycle is not None and self._after_prediction:
             along = cycle.measures.along_forecast(self.weights.gradients())
         gradient = measure_gradients(self.weights, loss, along)
-        if cycle is not None and gradient.along is not None and gradient.finite and cycle.observe_jump(gradient.along):
-            self.tally.misses += 1
-            self._events.append("overshoot")
+        if cycle is not None and gradient.along is not None and gradient.finite:
+            if overshot := gradient.along > 0.0:
+                self.tally.misses += 1
+                self._events.append("overshoot")
+            cycle.confidence.observe_jump(overshot=overshot)
         return gradient
 
     def _judge(self, gradient: Gradient) -> bool:
@@ -289,12 +291,6 @@ class HybridTrainer:
 
     def _parts(self) -> dict[str, Any]:
         """All that has a state of its own."""
-        parts = {
-            "optimizer": self.optimizer,
-            "rate": self._rate,
-            "phases": self.phases,
-            "monitor": self.monitor,
-            "restraint": self.restraint,
-            "tally": self.tally,
-        }
+        parts = {"optimizer": self.optimizer, "rate": self._rate, "phases": self.phases, "tally": self.tally}
+        parts |= {"monitor": self.monitor, "restraint": self.restraint}
         return parts if self._cycle is None else parts | {"cycle": self._cycle}

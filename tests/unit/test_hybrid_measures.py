@@ -140,17 +140,6 @@ def test_confidence_falls_with_noise_overshoot_length_and_trouble() -> None:
     assert Confidence().value == 0.0
 
 
-def test_the_corrector_halves_where_the_gradient_points_back_and_recovers() -> None:
-    corrector = Corrector(2, rho=0.0)
-    assert corrector.observe_gradient([3.0, -1.0])
-    assert corrector.factors == [0.5, 1.0]
-    assert not corrector.observe_gradient([-3.0, 1.0])
-    assert corrector.factors == [1.0, 0.5]
-    for _ in range(9):
-        corrector.observe_gradient([1.0, -1.0])
-    assert corrector.factors == [0.125, 1.0]
-
-
 def test_residual_feedback_finds_the_length_that_real_steps_have() -> None:
     corrector = Corrector(1, rho=0.3)
     for _ in range(40):

@@ -132,6 +132,19 @@ def test_predictions_shrink_with_the_learning_rate() -> None:
     assert norms[True] == pytest.approx(0.1 * norms[False], rel=1e-4)
 
 
+def test_a_gradient_that_points_back_after_a_jump_is_told_as_overshoot_and_lowers_confidence() -> None:
+    found = {}
+    for gain in (0.5, 60.0):  # down a slope that levels out at 0: the long jump lands beyond
+        weight = torch.nn.Parameter(torch.full((100,), 10.0))
+        trainer = HybridTrainer(
+            torch.nn.ParameterList([weight]), torch.optim.SGD([weight], lr=0.01), quick(gain=gain, divergence_sigma=1e9)
+        )
+        results = [trainer.step(lambda weight=weight: 0.5 * weight.square().sum()) for _ in range(21)]
+        found[gain] = results[-1].event, trainer.statistics()["misses"], results[-1].confidence / results[-2].confidence
+    assert found[0.5] == (None, 0, 1.0)
+    assert found[60.0] == ("overshoot", 1, pytest.approx(0.75))
+
+
 # --- recoveries
 
 
