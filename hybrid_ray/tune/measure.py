@@ -56,6 +56,7 @@ class Yardstick:
             loss=evaluation.loss,
             step=evaluation.step,
             real_steps=evaluation.real_steps,
+            time=evaluation.time,
             train_seconds=evaluation.train_seconds,
             calibration=calibration,
             net=None,
@@ -78,6 +79,7 @@ class Yardstick:
             real_steps=result.real_steps,
             train_seconds=result.train_seconds,
             calibration=result.calibration,
+            time=result.time,
             net=self.frontier.net_speedup_bounds(loss, result.time) if finished else None,
             status=result.status,
         ) | {"error": result.error}
@@ -90,12 +92,12 @@ class Yardstick:
         real_steps: int,
         train_seconds: float,
         calibration: float,
+        time: float,
         net: tuple[float, float] | None,
         status: Status,
     ) -> dict[str, Any]:
         """All of `MEASURES`, and what Tune's side reads: ``step``, ``finished``, ``objective``."""
-        time, baseline_time = train_seconds / calibration, self.baseline.time_at(step)
-        baseline_loss = self.baseline.loss_at(step)
+        baseline_time, baseline_loss = self.baseline.time_at(step), self.baseline.loss_at(step)
         faster, worse = speedup(baseline_time, time), degradation(loss, baseline_loss)
         scored = score(faster, worse, self.objective)
         predicted = step - real_steps

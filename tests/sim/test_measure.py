@@ -46,7 +46,7 @@ def test_at_an_evaluation_a_trial_meets_the_baseline_at_the_same_step() -> None:
 
 def test_a_slower_machine_makes_no_trial_worse() -> None:
     evaluation = Evaluation(step=50, loss=4.0, real_steps=30, train_seconds=0.4, time=40.0)
-    slower = Evaluation(step=50, loss=4.0, real_steps=30, train_seconds=0.8, time=80.0)
+    slower = Evaluation(step=50, loss=4.0, real_steps=30, train_seconds=0.8, time=40.0)
     assert yardstick().at(evaluation, 0.01)["score"] == pytest.approx(yardstick().at(slower, 0.02)["score"])
 
 

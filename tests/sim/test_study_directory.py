@@ -60,7 +60,7 @@ def test_a_changed_job_is_refused_with_what_changed(tmp_path: Path) -> None:
         study.set_job(replace(job, train=replace(job.train, learning_rate=0.5), seed=7))
     with pytest.raises(ConfigError) as caught:
         resume_study(study.path)
-    assert caught.value.problems[1:3] == ("seed: 0 -> 7", "train.learning_rate: 0.001 -> 0.5")
+    assert caught.value.problems[1:3] == ("seed: 0 -> 7", "train.learning_rate: 0.01 -> 0.5")
     assert "--fork" in caught.value.problems[-1]
 
 
