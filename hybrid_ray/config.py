@@ -190,7 +190,7 @@ class HybridConfig:
     off_fraction: float = 0.25  # no predictions in this last part of the run (needs total_steps)
     total_steps: int | None = None  # nominal steps of the whole run
     horizon_mode: Literal["fixed", "scaled"] = "fixed"
-    residual_feedback: float = 0.0  # rho of METHOD.md section 3; 0: off
+    residual_feedback: float = 0.3  # how fast the length of predictions follows what real steps then do; 0: off
     divergence_sigma: float = 2.5  # loss z-score that is Caution
     sample_one_in: int = 64  # coordinates that measures and residuals look at
     buffer_dtype: Literal["float32", "bfloat16"] = "float32"

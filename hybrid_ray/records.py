@@ -59,7 +59,11 @@ class Replay:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunResult:
-    """All that is kept of one run beside its steps. ``calibration``: seconds of a plain step in this process."""
+    """All that is kept of one run beside its steps.
+
+    ``calibration`` is seconds of a plain step: data, forward, backward and optimizer of the run's own real steps.
+    ``plain_step`` is the same measured apart, with prediction off, before the run and at its evaluations.
+    """
 
     arm: str
     seed: int
@@ -69,6 +73,7 @@ class RunResult:
     predicted_steps: int
     train_seconds: float
     calibration: float
+    plain_step: float
     heldout: Mapping[str, Heldout]  # by split; search and confirm at the end of a finished run
     curve: tuple[Evaluation, ...]
     phase_steps: Mapping[str, int]
@@ -88,6 +93,11 @@ class RunResult:
     def time(self) -> float:
         """Training time in plain steps: seconds divided by this run's own calibration."""
         return self.train_seconds / self.calibration
+
+    @property
+    def real_step_cost(self) -> float:
+        """Of a real step of this run, in plain steps measured apart: 1 but for noise, unless the method slows it."""
+        return self.calibration / self.plain_step
 
     @property
     def predicted_share(self) -> float:

@@ -38,11 +38,12 @@ def aggressive(job: JobConfig) -> dict[str, Any]:
 
 
 def short_cycles(job: JobConfig) -> dict[str, Any]:
-    """Horizon 3 whatever the length, no micro-corrections, always predict: a jump every few real steps.
+    """Three predicted steps for every five real ones, no micro-corrections, always predict: many small jumps.
 
-    Not scaled: what counts is the distance to the next real step, not the share of the run.
+    Not scaled to the run: what counts is how far a jump goes beside the real steps before it.
     """
-    return {"confidence_threshold": 0.0, "prediction_horizon": 3, "correction_interval": 0}
+    horizon = min(largest_horizon(job), max(1, round(0.6 * job.hybrid.full_steps)))
+    return {"confidence_threshold": 0.0, "prediction_horizon": horizon, "correction_interval": 0}
 
 
 def _knobs(job: JobConfig, *, confidence: float, horizon: float, interval: float) -> dict[str, Any]:

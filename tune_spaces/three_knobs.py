@@ -20,12 +20,12 @@ __all__ = ["presets", "space"]
 def space(trial: "optuna.Trial", job: JobConfig) -> dict[str, Any]:
     """Settings of one trial. The ranges grow with the run, so that every preset lies inside them.
 
-    The threshold starts at 0 (predict whenever a cycle allows it) and ends at 0.9, above which nothing is predicted.
-    The horizon is searched in logarithms: 2 against 4 steps matters as much as 20 against 40. Interval 0 is "no
+    The threshold starts at 0 (predict in every cycle) and ends at 0.6, above which short runs never predict. The
+    horizon is searched in logarithms: 2 against 4 steps matters as much as 20 against 40. Interval 0 is "no
     micro-corrections".
     """
     return {
-        "confidence_threshold": trial.suggest_float("confidence_threshold", 0.0, 0.9),
+        "confidence_threshold": trial.suggest_float("confidence_threshold", 0.0, 0.6),
         "prediction_horizon": trial.suggest_int("prediction_horizon", 1, largest_horizon(job), log=True),
         "correction_interval": trial.suggest_int("correction_interval", 0, largest_interval(job)),
     }

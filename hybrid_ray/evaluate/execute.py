@@ -64,6 +64,7 @@ def failed_result(run: RunConfig, error: str) -> RunResult:
         predicted_steps=0,
         train_seconds=0.0,
         calibration=1.0,
+        plain_step=1.0,
         heldout={},
         curve=(),
         phase_steps={},

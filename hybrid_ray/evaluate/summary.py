@@ -50,9 +50,10 @@ def comparisons(runs: ArmRuns, split: Split, *, level: float = 0.95) -> dict[str
     """The hybrid against each other arm, paired by seed: mean ratio, interval, p.
 
     ``loss_vs_<arm>`` below 1 is good for the hybrid. ``speedup`` (calibrated time), ``step_speedup`` and
-    ``flop_speedup`` are the baseline's cost over the hybrid's. A pair whose control failed is left out and named in
-    ``note``. A seed on which the hybrid itself failed is never left out, that would flatter it: then there is no
-    interval at all.
+    ``flop_speedup`` are the baseline's cost over the hybrid's. ``real_step_cost`` above 1 says that the method slows
+    its real steps too, which calibrated time alone would not show: raw seconds then count. A pair whose control
+    failed is left out and named in ``note``. A seed on which the hybrid itself failed is never left out, that would
+    flatter it: then there is no interval at all.
     """
     hybrid = runs["hybrid"]
     found = {
@@ -64,6 +65,7 @@ def comparisons(runs: ArmRuns, split: Split, *, level: float = 0.95) -> dict[str
     found["speedup"] = _compare(hybrid, baselines, lambda result: 1 / result.time, "times", level)
     found["step_speedup"] = _compare(hybrid, baselines, lambda result: 1 / result.real_steps, "times", level)
     found["flop_speedup"] = _compare(hybrid, baselines, lambda result: 1 / _flops(result), "times", level)
+    found["real_step_cost"] = _compare(hybrid, baselines, lambda result: result.real_step_cost, "cost ratio", level)
     return found
 
 

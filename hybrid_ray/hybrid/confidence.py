@@ -15,9 +15,9 @@ _STABILITY = {Level.NORMAL: 1.0, Level.CAUTION: 0.8, Level.WARNING: 0.5, Level.C
 class Confidence:
     """confidence = agreement x length x (1 - misses / 2) x stability, each in [0, 1], averaged over cycles.
 
-    - agreement = clamp(max(0, cos)^2 / max(ceiling, 0.05), 0, 1): cos compares what one predicted step would do with
-      what a real one then did. A noisy window can't agree with anything; the ceiling is the most it could
-      (docs/method.md, section 3).
+    - agreement = clamp(max(0, cos) / sqrt(max(ceiling, 0.05)), 0, 1): cos compares what one predicted step would do
+      with what a real one then did. A noisy window can't agree with anything; its reliability, the ceiling, says how
+      much it could, and the quotient is the correlation corrected for it (Spearman 1904; docs/method.md, section 3).
     - length = clamp(2 alpha*, 0, 1): below 1 once the predicted step is more than twice as long as it should be.
     - misses: the share of predictions after which the gradient pointed back (g.d > 0).
     - stability: 1, 0.8, 0.5, 0 for the worst divergence level of the cycle.
@@ -47,7 +47,7 @@ class Confidence:
         if measured.ceiling is not None:
             self.ceiling = _average(self.ceiling, max(0.0, measured.ceiling))
         most = max(self.ceiling or 0.0, _LEAST_CEILING)
-        self.agreement = _average(self.agreement, min(1.0, max(0.0, measured.cosine) ** 2 / most))
+        self.agreement = _average(self.agreement, min(1.0, max(0.0, measured.cosine) / most**0.5))
         self.length = _average(self.length, min(1.0, max(0.0, 2.0 * measured.alpha)))
 
     def observe_jump(self, *, overshot: bool) -> None:

@@ -140,7 +140,10 @@ def _because(net: Mapping[str, Any]) -> str:
 
 
 def _disturbed(candidate: Mapping[str, Any]) -> str | None:
-    """A run can't be faster than its steps were fewer: where it is, other work disturbed what it is compared with."""
+    """Why a gain may be the clock's alone: dearer real steps, or a run that is faster than its steps were fewer."""
+    cost = candidate["comparisons"].get("real_step_cost", {})
+    if (cost.get("low") or 0.0) > 1 and candidate["net_speedup"]["low"] <= cost["mean"]:
+        return f"its real steps cost {cost['mean']:.2f} times a plain step's, which time told in real steps leaves out"
     fewer, faster = (candidate["comparisons"][name]["mean"] for name in ("step_speedup", "speedup"))
     if fewer is None or faster is None or faster <= SLACK * fewer:
         return None

@@ -19,6 +19,9 @@ from hybrid_ray.records import Evaluation
 __all__ = ["Accounts"]
 
 
+_PLAIN_PARTS = ("data", "forward", "backward", "optimizer")
+
+
 class Accounts:
     """Counts of one run. ``step_cost``: seconds of a plain step in this process when last looked at (`Pace`)."""
 
@@ -35,16 +38,28 @@ class Accounts:
         self._plain_steps = 0.0  # time up to the last look
         self._since = 0.0  # seconds of training since then
 
-    @property
-    def calibration(self) -> float:
-        """Seconds of a plain step over the whole run, so that seconds / calibration is its time in plain steps.
+    def calibration(self, part_seconds: Mapping[str, float]) -> float:
+        """Seconds of a plain step while this run trained: the unit that its time is told in.
 
-        Each second counts by what a plain step cost where and when it was spent.
+        A real step *is* a plain step, with what the method does beside it kept apart in parts of their own. So the
+        run's own real steps are the plain steps timed under exactly its conditions, each beside the steps that it is
+        compared with; whatever slows the machine slows both. Beside busy neighbours this spreads far less than any
+        calibration at other moments (``benchmarks/calibration.py``). That real steps cost no more than plain ones is
+        checked by `plain_step`, which is measured apart.
+        """
+        return sum(part_seconds.get(part, 0.0) for part in _PLAIN_PARTS) / max(1, self.real_steps)
+
+    @property
+    def plain_step(self) -> float:
+        """Seconds of a plain step by the clock of `Pace`: before the run and at each evaluation.
+
+        Each second of training counts by what a plain step cost around it.
         """
         return self.train_seconds / self._time if self._time else self.step_cost
 
     @property
     def _time(self) -> float:
+        """Training time in plain steps as `Pace` has them."""
         return self._plain_steps + self._since / self.step_cost
 
     def pace(self, step_cost: float) -> None:

@@ -92,7 +92,7 @@ class Course:
         loss = self._evaluate("search")
         if not math.isfinite(loss):
             raise Diverged(f"the held-out loss is {loss} at nominal step {accounts.step}")
-        seconds, calibration = from_first_rank([accounts.train_seconds, accounts.calibration])
+        seconds, calibration = from_first_rank([accounts.train_seconds, self._calibration()])
         evaluation = Evaluation(
             step=accounts.step,
             loss=loss,
@@ -146,9 +146,13 @@ class Course:
             )
         return self._heldout[split].loss
 
+    def _calibration(self) -> float:
+        return self.accounts.calibration(self.training.trainer.clock.seconds())
+
     def _result(self, status: Status, error: str | None, monitor: Monitor) -> RunResult:
         bench, accounts, trainer = self.bench, self.accounts, self.training.trainer
-        seconds, calibration = from_first_rank([accounts.train_seconds, accounts.calibration])
+        costs = [accounts.train_seconds, self._calibration(), accounts.plain_step]
+        seconds, calibration, plain_step = from_first_rank(costs)
         return RunResult(
             arm=bench.run.arm,
             seed=bench.run.seed,
@@ -158,6 +162,7 @@ class Course:
             predicted_steps=accounts.step - accounts.real_steps,
             train_seconds=seconds,
             calibration=calibration,
+            plain_step=plain_step,
             heldout=self._heldout if status == "finished" else {},
             curve=tuple(accounts.curve),
             phase_steps=dict(accounts.phase_steps),

@@ -34,6 +34,7 @@ def result(run: RunConfig, **values: Any) -> RunResult:
         "predicted_steps": 0,
         "train_seconds": seconds,
         "calibration": 0.02,
+        "plain_step": 0.02,
         "heldout": {split: Heldout(loss=loss, standard_error=0.001, tokens=65536) for split in ("search", "confirm")},
         "curve": tuple(
             Evaluation(
@@ -41,7 +42,7 @@ def result(run: RunConfig, **values: Any) -> RunResult:
                 loss=loss * (4 / part) ** 0.1,
                 real_steps=steps * part // 4,
                 train_seconds=seconds * part / 4,
-                time=seconds * part / 4 / 0.02,
+                time=seconds * part / 4 / float(values.get("calibration", 0.02)),
             )
             for part in range(1, 5)
         ),

@@ -49,6 +49,7 @@ def run_result(
         predicted_steps=predicted,
         train_seconds=seconds,
         calibration=PLAIN,
+        plain_step=PLAIN,
         heldout={
             "search": Heldout(loss=loss, standard_error=0.004, tokens=65536),
             "confirm": Heldout(loss=loss * 1.01, standard_error=0.004, tokens=65536),

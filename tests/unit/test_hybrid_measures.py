@@ -132,7 +132,7 @@ def test_confidence_falls_with_noise_overshoot_length_and_trouble() -> None:
         return confidence.value
 
     best = after()
-    assert best == pytest.approx(0.36 / 0.5)
+    assert best == pytest.approx(0.6 / 0.5**0.5)
     assert after(cosine=0.3) < best
     assert after(alpha=0.2) == pytest.approx(0.4 * best)
     assert after(overshot=True) == pytest.approx(0.75 * best)

@@ -83,12 +83,12 @@ def test_seconds_count_by_what_a_plain_step_cost_when_they_were_spent() -> None:
     )
     accounts.step_cost = 0.1
     accounts.count(second, 3.0)
-    assert accounts.calibration == pytest.approx(0.1)
+    assert accounts.plain_step == pytest.approx(0.1)
     accounts.pace(0.2)  # a neighbour came: the three seconds were 20 plain steps, not 30
-    assert accounts.train_seconds / accounts.calibration == pytest.approx(20.0)
+    assert accounts.train_seconds / accounts.plain_step == pytest.approx(20.0)
     accounts.count(second, 4.0)
     accounts.pace(0.2)
-    assert accounts.train_seconds / accounts.calibration == pytest.approx(40.0)
+    assert accounts.train_seconds / accounts.plain_step == pytest.approx(40.0)
 
 
 def test_seeds_change_weights_and_data() -> None:
@@ -121,6 +121,8 @@ def test_accounts_of_a_hybrid_run() -> None:
     assert sum(result.phase_seconds.values()) == pytest.approx(result.train_seconds)
     assert sum(record.seconds for record in listener.steps) == pytest.approx(result.train_seconds)
     assert sum(result.part_seconds.values()) <= result.train_seconds
+    plain = sum(result.part_seconds[part] for part in ("data", "forward", "backward", "optimizer"))
+    assert result.time == pytest.approx(result.real_steps * result.train_seconds / plain)
     assert result.time == pytest.approx(result.train_seconds / result.calibration)
     assert len(result.replay.phases) == 60
     assert {"setup", "calibration", "evaluation"} <= set(result.other_seconds)

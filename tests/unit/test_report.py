@@ -65,6 +65,14 @@ def test_a_gain_that_its_steps_do_not_allow_is_not_claimed() -> None:
     assert "its speedup of 1.90 is above the 1.50 that its predicted steps allow" in found.text
 
 
+def test_a_gain_that_dearer_real_steps_eat_is_not_claimed() -> None:
+    candidate = confirmed(0, net=1.12)
+    candidate["comparisons"]["real_step_cost"] = {"mean": 1.3, "low": 1.2, "high": 1.4, "n": 3}
+    assert find(table({}), candidate).kind == "timing disturbed"
+    candidate["comparisons"]["real_step_cost"] = {"mean": 1.3, "low": 0.9, "high": 1.9, "n": 3}
+    assert find(table({}), candidate).kind == "gain"
+
+
 def test_worse_than_stopping_early_leads_with_that() -> None:
     found = find(table({"score": 1.31}, {"score": 1.2}), confirmed(0, net=0.93))
     assert found.kind == "worse"
