@@ -1,27 +1,40 @@
 """Placement groups that a stopped TorchTrainer leaves behind: found and removed, or the next trial waits for ever.
 
-Tune kills the process that holds a stopped trial's trainer (ray#54305, #58515, #65447); nobody then frees what its
-workers had reserved. A worker reports the id of its group with every evaluation, and that group is removed when its
-trial ends. A trial that is stopped before its first report is found by the sweep.
+Tune kills the process that holds a stopped trial's trainer (ray#54305, #58515, #65447). What its workers had reserved
+is then freed by a cleaner of Train's own, which asks Ray's State API and knows only groups whose workers had started.
+Here is what catches the rest. It must not be too quick: while the trainer's controller is still dying, it answers the
+loss of its group by making a new one.
 """
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.tune import Callback
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
+from hybrid_ray.tune.cluster import CONTROLLER_CPUS
+
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
 __all__ = ["GroupReaper", "sweep_groups"]
 
+_GRACE_SECONDS = 3.0  # from a trial's end until its controller is dead; a new trial takes longer to make its group
+_LONGEST_SWEEP_SECONDS = 15.0
+
 
 class GroupReaper(Callback):
-    """Removes a trial's group when the trial ends, however it ends."""
+    """Removes what a trial has left some seconds after it ended, however it ended.
+
+    A worker reports the id of its group with every evaluation. A trial that ended before its first report left a
+    group that nobody named: so is any, as long as every trial that runs has named its own.
+    """
 
     def __init__(self) -> None:
-        self._groups: dict[str, str] = {}
+        self._groups: dict[str, str] = {}  # by running trial
+        self._left: set[str] = set()
+        self._due = 0.0
 
     def on_trial_result(
         self, iteration: int, trials: "list[Trial]", trial: "Trial", result: dict[str, Any], **_: Any
@@ -30,30 +43,51 @@ class GroupReaper(Callback):
             self._groups[trial.trial_id] = group
 
     def on_trial_complete(self, iteration: int, trials: "list[Trial]", trial: "Trial", **_: Any) -> None:
-        self._remove(trial)
+        self._ended(trial, trials)
 
     def on_trial_error(self, iteration: int, trials: "list[Trial]", trial: "Trial", **_: Any) -> None:
-        self._remove(trial)
+        self._ended(trial, trials)
 
-    def _remove(self, trial: "Trial") -> None:
-        if group := self._groups.pop(trial.trial_id, None):
-            _remove_group(group)
+    def on_step_end(self, iteration: int, trials: "list[Trial]", **_: Any) -> None:
+        if self._left and time.monotonic() >= self._due:
+            for group in self._left & _worker_groups():
+                _remove(group)
+            self._left.clear()
+
+    def _ended(self, trial: "Trial", trials: "list[Trial]") -> None:
+        own = self._groups.pop(trial.trial_id, None)
+        running = [other.trial_id for other in trials if other.status == "RUNNING" and other is not trial]
+        if own:
+            self._left.add(own)
+        elif all(other in self._groups for other in running):
+            self._left |= _worker_groups() - set(self._groups.values())
+        self._due = time.monotonic() + _GRACE_SECONDS
 
 
-def sweep_groups() -> int:
-    """Remove every group of this driver that is left after a search. Returns how many. Groups of others are not
-    touched.
+def sweep_groups() -> None:
+    """Remove every worker group of this driver when none of its trainers should be alive, until none comes back."""
+    until, calm = time.monotonic() + _LONGEST_SWEEP_SECONDS, 0
+    while calm < 3 and time.monotonic() < until:
+        left = _worker_groups()
+        for group in left:
+            _remove(group)
+        calm = 0 if left else calm + 1
+        time.sleep(0.5)
 
-    A group's id ends in the id of the Ray job that made it.
+
+def _worker_groups() -> set[str]:
+    """Groups of this driver that hold workers. A group's id ends in the id of the Ray job that made it; Tune's own
+    groups, which hold a trial's process, ask for next to nothing.
     """
     job = ray.get_runtime_context().get_job_id()
-    left = [
-        group for group, row in placement_group_table().items() if row["state"] != "REMOVED" and group.endswith(job)
-    ]
-    for group in left:
-        _remove_group(group)
-    return len(left)
+    return {
+        group
+        for group, row in placement_group_table().items()
+        if row["state"] != "REMOVED"
+        and group.endswith(job)
+        and sum(bundle.get("CPU", 0) for bundle in row["bundles"].values()) > CONTROLLER_CPUS
+    }
 
 
-def _remove_group(group: str) -> None:
+def _remove(group: str) -> None:
     remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group))))

@@ -2,14 +2,17 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from micro_jobs import micro_job
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.util.placement_group import placement_group_table
 
-from hybrid_ray.config import ConfirmConfig, ResourcesConfig, SearchConfig
+from hybrid_ray.config import ConfirmConfig, ObjectiveConfig, ResourcesConfig, SearchConfig
 from hybrid_ray.results.load import load_study
-from hybrid_ray.tune import stages
+from hybrid_ray.tune import search, stages
 from hybrid_ray.tune.driver import run_study
 
 pytestmark = [
@@ -22,25 +25,34 @@ pytestmark = [
 ]
 
 
-def test_trials_of_two_workers_and_no_group_left_behind(
+class StopsTheFirst(FIFOScheduler):
+    """Stops trial 0 at its first report, as ASHA would a bad one."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        return TrialScheduler.STOP if trial.config["number"] == 0 else TrialScheduler.CONTINUE
+
+
+def test_a_stopped_trial_of_two_workers_leaves_room_for_the_next(
     tmp_path: Path, shared_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two frontier runs instead of six: a run of two workers takes 10 s to start."""
+    """There is room for one trial at a time. Two frontier runs instead of six: each takes 10 s to start."""
     all_runs = stages.frontier_runs
     monkeypatch.setattr(
         stages, "frontier_runs", lambda job: {key: run for key, run in all_runs(job).items() if key in (0.4, 1.0)}
     )
+    monkeypatch.setattr(search, "build_scheduler", lambda job, space: StopsTheFirst())
     job = replace(
         micro_job(shared_folder),
         studies_dir=str(tmp_path),
         resources=ResourcesConfig(workers=2),
-        # The second trial is stopped half-way if it is behind the first: that leaks its group unless somebody looks.
-        search=SearchConfig(trials=2, grace_steps=15, reduction_factor=2),
+        search=SearchConfig(trials=2),
+        objective=ObjectiveConfig(max_degradation=100.0),
         confirm=ConfirmConfig(best=0),
     )
     study = load_study(run_study(job).directory)
-    assert set(study.trials["state"]) <= {"COMPLETE", "PRUNED"}
-    assert (study.trials["state"] == "COMPLETE").any()
+    assert list(study.trials["state"]) == ["PRUNED", "COMPLETE"]
+    assert study.trials["steps"][0] < 60
+    assert study.trials["steps"][1] == 60
     assert study.trials["score"].notna().all()
     assert study.baseline["status"].tolist() == ["finished"]
-    assert [row["name"] for row in placement_group_table().values() if row["state"] != "REMOVED"] == []
+    assert [row for row in placement_group_table().values() if row["state"] != "REMOVED"] == []
