@@ -115,7 +115,8 @@ def decide(job: JobConfig, *, execute: Execute, directory: Path, frontier: Front
             runs.setdefault(arm, {}).update(results)
         net = net_speedup(runs, frontier, _SPLIT, level=1 - level)
         share = fmean(result.predicted_share for result in runs["hybrid"].values())
-        found = verdict(net, predicted_share=share, p_corrected=net["p"], alpha=level)
+        compared = comparisons(runs, _SPLIT, level=1 - level)
+        found, refusal = verdict(net, compared, predicted_share=share, p_corrected=net["p"], alpha=level)
         if found != "no gain shown":
             break
     return {
@@ -125,9 +126,10 @@ def decide(job: JobConfig, *, execute: Execute, directory: Path, frontier: Front
         "looks": {**asdict(looks), "levels": looks.levels},
         "frontier": asdict(frontier),
         "arms": {arm: rows(results, _SPLIT) for arm, results in runs.items()},
-        "comparisons": comparisons(runs, _SPLIT, level=1 - level),
+        "comparisons": compared,
         "net_speedup": net,
         "verdict": found,
+        "refusal": refusal,
         "time_to_target": _time_to_target(job, runs),
         "planning": _planning(job, looks, net),
     }

@@ -71,11 +71,14 @@ def confirm(
 
 def _entry(candidate: Candidate, runs: ArmRuns, net: dict[str, Any], p_corrected: float) -> dict[str, Any]:
     share = fmean(result.predicted_share for result in runs["hybrid"].values())
+    compared = comparisons(runs, _SPLIT, level=1 - ALPHA)
+    found, refusal = verdict(net, compared, predicted_share=share, p_corrected=p_corrected, alpha=ALPHA)
     return {
         "trial": candidate.trial,
         "params": dict(candidate.params),
         "runs": {arm: rows(results, _SPLIT) for arm, results in runs.items()},
-        "comparisons": comparisons(runs, _SPLIT, level=1 - ALPHA),
+        "comparisons": compared,
         "net_speedup": {**net, "p_corrected": p_corrected},
-        "verdict": verdict(net, predicted_share=share, p_corrected=p_corrected, alpha=ALPHA),
+        "verdict": found,
+        "refusal": refusal,
     }

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from hybrid_ray.config import Split
 from hybrid_ray.records import RunResult
 
-__all__ = ["Frontier"]
+__all__ = ["FEWEST", "Frontier"]
+
+FEWEST = 5
+"""Runs in a frontier (docs/method.md, section 4)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +41,9 @@ class Frontier:
     def from_results(cls, results: Iterable[RunResult], split: Split) -> "Frontier":
         """From real-steps-only runs; those that did not finish are left out.
 
-        Raises ValueError with fewer than two usable runs: there would be nothing to interpolate.
+        Raises ValueError with fewer than five usable runs. Losses fall ever more slowly, so the chord between distant
+        runs lies above the curve, and a coarse frontier would flatter whatever is measured against it: by 3 to 4 %
+        between 0.4 and 1.1 of a run's length.
         """
         points = [
             (result.time, result.heldout[split].loss)
@@ -46,9 +51,9 @@ class Frontier:
             if result.status == "finished" and split in result.heldout
         ]
         usable = [(time, loss) for time, loss in points if 0 < time < math.inf and 0 < loss < math.inf]
-        if len(usable) < 2:
+        if len(usable) < FEWEST:
             raise ValueError(
-                f"the frontier has {len(usable)} finished runs with a loss on the {split} split but needs at least 2: "
+                f"the frontier has {len(usable)} finished runs with a loss on the {split} split but needs {FEWEST}: "
                 "look at the errors of its runs, and run them again"
             )
         return cls.from_points(usable)

@@ -176,20 +176,46 @@ def _censored(
     return found
 
 
-def verdict(net: Mapping[str, Any], *, predicted_share: float, p_corrected: float, alpha: float) -> Verdict:
-    """What may be said of a candidate.
+def verdict(
+    net: Mapping[str, Any],
+    compared: Mapping[str, Mapping[str, Any]],
+    *,
+    predicted_share: float,
+    p_corrected: float,
+    alpha: float,
+) -> tuple[Verdict, str | None]:
+    """What may be said of a candidate, and where a gain is refused, why.
 
     Args:
         net: as `net_speedup` gives it. Its interval and its advantage's must both lie on one side of 1.
+        compared: as `comparisons` gives them: what can void a gain (`_refusal`).
         predicted_share: mean share of predicted steps.
         p_corrected: the p of ``net``, corrected for the number of candidates (`holm`); asked of a gain only.
         alpha: two-sided level that the intervals belong to.
     """
     both = (net, net["advantage"])
     if predicted_share < INERT_SHARE:
-        return "inert"
+        return "inert", None
     if all(found["low"] is not None and found["low"] > 1 for found in both) and p_corrected <= alpha:
-        return "real gain"
+        refusal = _refusal(float(net["low"]), compared)
+        return ("real gain", None) if refusal is None else ("no gain shown", refusal)
     if all(found["high"] is not None and found["high"] < 1 for found in both):
-        return "worse than stopping early"
-    return "no gain shown"
+        return "worse than stopping early", None
+    return "no gain shown", None
+
+
+def _refusal(low: float, compared: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Why a net gain of at least ``low`` is not one of predicting.
+
+    Time is told in the run's own real steps. If these are dearer than plain ones the gain must be larger than that: by
+    the mean as measured, however noisy, and by the whole interval once it shows that they are. And a placebo, where
+    one ran, must do worse: what skipping the same steps and doing nothing gains as well does not come from predicting.
+    """
+    cost, placebo = compared["real_step_cost"], compared.get("loss_vs_placebo")
+    if cost["mean"] is not None:
+        dearer = cost["high"] if cost["low"] > 1 else cost["mean"]
+        if low <= dearer:
+            return f"its real steps cost {cost['mean']:.2f} times a plain step's, and the gain is not surely more"
+    if placebo is not None and (placebo["high"] is None or placebo["high"] >= 1):
+        return "a placebo that skips the same steps and does nothing is not shown to do worse"
+    return None

@@ -13,7 +13,7 @@ def comparison_text(result: Mapping[str, Any]) -> str:
 
 
 def _headline(result: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{result['name']}: {result['verdict']}"
+    yield f"{result['name']}: {result['verdict']}" + (f" ({result['refusal']})" if result["refusal"] else "")
     seeds, level = len(result["seeds"]), result["level"]
     yield f"net speedup {_interval(result['net_speedup'])} over {seeds} seeds ({level:.1%} interval)"
 

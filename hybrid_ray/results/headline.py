@@ -12,14 +12,11 @@ import pandas as pd
 
 from hybrid_ray.results.load import Study
 
-__all__ = ["SLACK", "Headline", "conclude", "counted", "headline", "interval_text"]
+__all__ = ["Headline", "conclude", "counted", "headline", "interval_text"]
 
-Kind = Literal[
-    "gain", "no gain", "worse", "too few seeds", "inert", "not confirmed", "nothing finished", "timing disturbed"
-]
+Kind = Literal["gain", "no gain", "worse", "too few seeds", "inert", "not confirmed", "nothing finished", "refused"]
 
 MIN_SEEDS = 3  # an interval needs as many (METHOD.md section 4)
-SLACK = 1.05  # how far above its ceiling a speedup may lie before its timing is called disturbed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,13 +113,10 @@ def _confirmed(candidate: Mapping[str, Any], scored: str) -> Headline:
     if candidate["verdict"] == "inert":
         text = f"Predicting did not pay: {scored}, but on fresh seeds trial {trial} hardly predicts ({measured})."
         return Headline(kind="inert", text=text)
-    if candidate["verdict"] == "real gain" and (disturbed := _disturbed(candidate)) is not None:
-        text = f"Nothing can be claimed: {scored}, and trial {trial} looks like a gain ({measured}), but {disturbed}."
-        return Headline(kind="timing disturbed", text=text)
     if candidate["verdict"] == "real gain":
         text = (
             f"A real gain: on fresh seeds, trial {trial} reaches its loss {net['mean']:.2f} times as fast as plain "
-            f"training that just stops earlier ({measured}); {scored}{_placebo(candidate)}."
+            f"training that just stops earlier ({measured}); {scored}."
         )
         return Headline(kind="gain", text=text)
     if candidate["verdict"] == "worse than stopping early":
@@ -131,34 +125,18 @@ def _confirmed(candidate: Mapping[str, Any], scored: str) -> Headline:
             f"in {net['mean']:.2f} of its time ({measured})."
         )
         return Headline(kind="worse", text=text)
+    if candidate["refusal"]:
+        text = (
+            f"Nothing can be claimed: {scored}, and trial {trial} looks like a gain ({measured}), but "
+            f"{candidate['refusal']}."
+        )
+        return Headline(kind="refused", text=text)
     text = f"Nothing was shown to beat stopping early: {scored}, but its gain over it is within the noise ({measured})."
     return Headline(kind="no gain", text=text)
 
 
 def _because(net: Mapping[str, Any]) -> str:
     return f": {net['note']}" if net.get("note") else ""
-
-
-def _disturbed(candidate: Mapping[str, Any]) -> str | None:
-    """Why a gain may be the clock's alone: dearer real steps, or a run that is faster than its steps were fewer."""
-    cost = candidate["comparisons"].get("real_step_cost", {})
-    if (cost.get("low") or 0.0) > 1 and candidate["net_speedup"]["low"] <= cost["mean"]:
-        return f"its real steps cost {cost['mean']:.2f} times a plain step's, which time told in real steps leaves out"
-    fewer, faster = (candidate["comparisons"][name]["mean"] for name in ("step_speedup", "speedup"))
-    if fewer is None or faster is None or faster <= SLACK * fewer:
-        return None
-    return (
-        f"its speedup of {faster:.2f} is above the {fewer:.2f} that its predicted steps allow at most, so "
-        "the timing was disturbed"
-    )
-
-
-def _placebo(candidate: Mapping[str, Any]) -> str:
-    """A gain that the placebo has as well does not come from predicting."""
-    against = candidate["comparisons"].get("loss_vs_placebo")
-    if against is None or (against["high"] is not None and against["high"] < 1):
-        return ""
-    return "; but a placebo that skips the same steps and does nothing is not shown to do worse"
 
 
 def _net_text(net: float) -> str:

@@ -93,7 +93,6 @@ def _content(study: Study, found: Headline) -> dict[str, Any]:
         "confirmation": tables.confirmation_tables(study),
         "speedups": tables.speedups(study),
         "settings": tables.best_settings(study),
-        "warning": tables.beyond_ceiling(study),
         "prediction": tables_runs.prediction(study),
         "trials": tables.trials_table(study),
         "costs": [

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from hybrid_ray.results.headline import SLACK, interval_text
+from hybrid_ray.results.headline import interval_text
 from hybrid_ray.results.load import Study
 
 __all__ = ["Table", "best_settings", "ceilings_of", "confirmation_tables", "number", "speedups", "trials_table"]
@@ -63,21 +63,6 @@ def backward_share(study: Study) -> float | None:
     return None
 
 
-def beyond_ceiling(study: Study) -> str | None:
-    """A warning where the best trial is faster than its share of predicted steps allows: its time can't be right."""
-    best = study.best
-    if best is None:
-        return None
-    ceiling, _ = ceilings_of(best["predicted_share"], None)
-    if not best["speedup"] > SLACK * ceiling:
-        return None
-    return (
-        f"The speedup of trial {best['number']:.0f}, {best['speedup']:.2f}, is above the {ceiling:.2f} that its share "
-        "of predicted steps allows. So other work disturbed the timing on this machine, and nothing that rests on time "
-        "can be trusted here: run the study again on a quiet machine, with longer runs or more calibration steps."
-    )
-
-
 def confirmation_tables(study: Study) -> list[Table]:
     """One table a confirmed candidate: every arm, every seed, and the hybrid against each arm."""
     if study.statistics is None:
@@ -103,9 +88,10 @@ def _confirmation(candidate: Mapping[str, Any], seeds: Sequence[int]) -> Table:
             )
         )
     net = candidate["net_speedup"]
+    because = f", since {candidate['refusal']}" if candidate["refusal"] else ""
     note = (
         "Losses on the confirm split; ratios are paired by seed, with 95 % intervals. "
-        f"Verdict: {candidate['verdict']}. Net speedup {interval_text(net)} ({net['n']} seeds)."
+        f"Verdict: {candidate['verdict']}{because}. Net speedup {interval_text(net)} ({net['n']} seeds)."
     )
     if net.get("note"):
         note += f" Note: {net['note']}."

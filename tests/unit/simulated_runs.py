@@ -62,7 +62,8 @@ class Simulator:
     """Runs tasks by the law. ``gain``: the hybrid is as good as that many times its real steps; 1 is the null.
 
     ``noise`` is the standard deviation of a run's log loss, ``seed_noise`` of what all runs of a seed share,
-    ``clock_noise`` of log time. ``learning_rate`` is the best one; away from it losses rise. ``ran`` lists every run.
+    ``clock_noise`` of log time; ``real_step_cost`` is how many times dearer than plain steps the hybrid's real ones
+    are. ``learning_rate`` is the best one; away from it losses rise. ``ran`` lists every run.
     """
 
     gain: float = 1.0
@@ -71,6 +72,7 @@ class Simulator:
     clock_noise: float = 0.0
     learning_rate: float = 3e-3
     share: float = SHARE
+    real_step_cost: float = 1.0
     stream: int = 0
     write: bool = False
     broken: Callable[[RunConfig], str | None] = lambda run: None
@@ -100,6 +102,7 @@ class Simulator:
             real_steps=real,
             predicted_steps=predicted,
             train_seconds=0.02 * real * math.exp(self.rng.normal(0, self.clock_noise)),
+            plain_step=0.02 / (self.real_step_cost if run.arm == "hybrid" else 1.0),
             tokens={"read": real, "gradient": real, "forward_only": 0},
             status=status,
             error=None if status == "finished" else "broken on purpose",

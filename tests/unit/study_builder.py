@@ -7,7 +7,7 @@ by the real code.
 import json
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -117,9 +117,18 @@ def trial_row(
 
 
 def confirmed(
-    trial: int, *, net: float, noise: float = 0.0004, seeds: Sequence[int] = SEEDS, predicted: int = 200
+    trial: int,
+    *,
+    net: float,
+    noise: float = 0.0004,
+    seeds: Sequence[int] = SEEDS,
+    predicted: int = 200,
+    changes: Mapping[str, Any] | None = None,
 ) -> dict:
-    """What `confirm` leaves of one candidate whose true net speedup is ``net``, by the real statistics."""
+    """What `confirm` leaves of one candidate whose true net speedup is ``net``, by the real statistics.
+
+    ``changes`` are comparisons put in place of those that these runs have.
+    """
     draw = random.Random(trial)
     shared = {seed: draw.gauss(0, 0.01) for seed in seeds}
 
@@ -139,13 +148,16 @@ def confirmed(
     )
     found = net_speedup(arms, line, "confirm")
     found["p_corrected"] = found["p"]
+    compared = comparisons(arms, "confirm") | (changes or {})
+    said, refusal = verdict(found, compared, predicted_share=predicted / STEPS, p_corrected=found["p"], alpha=0.05)
     return {
         "trial": trial,
         "params": {"confidence_threshold": 0.3, "prediction_horizon": 5, "correction_interval": 0},
         "runs": {arm: rows(results, "confirm") for arm, results in arms.items()},
-        "comparisons": comparisons(arms, "confirm"),
+        "comparisons": compared,
         "net_speedup": found,
-        "verdict": verdict(found, predicted_share=predicted / STEPS, p_corrected=found["p"], alpha=0.05),
+        "verdict": said,
+        "refusal": refusal,
         "results": arms,
     }
 

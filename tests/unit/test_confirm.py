@@ -78,6 +78,16 @@ def test_a_known_gain_is_measured_and_called() -> None:
     assert entry["comparisons"]["loss_vs_baseline"]["low"] > 1  # faster, and still worse than the whole run
 
 
+def test_a_gain_of_the_clock_alone_is_refused_by_every_way_to_a_verdict() -> None:
+    dearer = Simulator(gain=1.1, noise=1e-4, real_step_cost=1.2)
+    entry = confirmed(dearer)["candidates"][0]
+    assert entry["net_speedup"]["low"] > 1
+    assert entry["verdict"] == "no gain shown"
+    assert "its real steps cost 1.20 times" in entry["refusal"]
+    found = decide(COMPARE, execute=dearer, directory=NOWHERE, frontier=frontier_of(dearer))
+    assert (found["verdict"], found["refusal"][:20]) == ("no gain shown", entry["refusal"][:20])
+
+
 def test_a_known_loss_is_called() -> None:
     entry = confirmed(Simulator(gain=0.8, noise=1e-4))["candidates"][0]
     assert entry["verdict"] == "worse than stopping early"
@@ -133,7 +143,8 @@ def test_a_seed_off_the_range_is_a_bound_and_opens_the_interval() -> None:
     assert worse["low"] is None
     assert worse["seeds"][2] == [None, pytest.approx(240 / 420)]
     assert "upper bound" in worse["note"]
-    assert verdict(worse, predicted_share=0.3, p_corrected=0.0, alpha=0.05) == "no gain shown"
+    compared = {"real_step_cost": {"mean": 1.0, "low": 0.99, "high": 1.01}}
+    assert verdict(worse, compared, predicted_share=0.3, p_corrected=0.0, alpha=0.05) == ("no gain shown", None)
 
 
 def test_without_a_reference_on_the_range_nothing_is_known() -> None:
@@ -147,8 +158,9 @@ def test_several_candidates_are_corrected_for() -> None:
     found = confirmed(Simulator(gain=1.2, noise=1e-4))["candidates"]
     smaller, larger = sorted(entry["net_speedup"]["p"] for entry in found)
     assert sorted(entry["net_speedup"]["p_corrected"] for entry in found) == [2 * smaller, max(larger, 2 * smaller)]
-    net = found[0]["net_speedup"]
-    assert verdict(net, predicted_share=0.3, p_corrected=0.06, alpha=0.05) == "no gain shown"
+    net, compared = found[0]["net_speedup"], found[0]["comparisons"]
+    assert verdict(net, compared, predicted_share=0.3, p_corrected=0.06, alpha=0.05) == ("no gain shown", None)
+    assert verdict(net, compared, predicted_share=0.3, p_corrected=0.04, alpha=0.05) == ("real gain", None)
 
 
 COMPARE = replace(JOB, compare=CompareConfig(looks=(3, 6), arms=("equal_steps",)))

@@ -108,7 +108,7 @@ def test_a_seed_moves_the_whole_frontier() -> None:
     assert shifted.times == CLEAN.times
 
 
-def test_runs_that_did_not_finish_are_left_out_and_one_is_not_enough() -> None:
-    fine, failed = result(RunConfig()), result(RunConfig(), status="failed", error="oom")
-    with pytest.raises(ValueError, match="1 finished runs"):
-        Frontier.from_results([fine, failed], "search")
+def test_runs_that_did_not_finish_are_left_out_and_four_are_not_enough() -> None:
+    fine = [result(frontier_run(RunConfig(), length)) for length in LENGTHS[:4]]
+    with pytest.raises(ValueError, match="4 finished runs"):
+        Frontier.from_results([*fine, result(RunConfig(), status="failed", error="oom")], "search")
