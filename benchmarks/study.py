@@ -77,8 +77,8 @@ def cores(folder: Path) -> tuple[float, float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=["first_step", "cores", []], default=["first_step", "cores"])
-    parts = parser.parse_args().parts
+    parser.add_argument("parts", nargs="*", metavar="PART", help="first_step, cores; all without any")
+    parts = parser.parse_args().parts or ["first_step", "cores"]
     with tempfile.TemporaryDirectory() as folder:
         if "first_step" in parts:
             print("asked to first step             median s   (range)        of it calibration")

@@ -7,6 +7,7 @@ configuration alone.
 Each class checks its own values in ``problems()`` and returns sentences; nothing here raises while a job is being read.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -58,7 +59,7 @@ def _choice(name: str, value: object, kind: Any) -> Iterator[str]:
 
 
 def _at_least(name: str, value: float | None, low: float) -> Iterator[str]:
-    if value is not None and not value >= low:
+    if value is not None and not low <= value < math.inf:
         yield f"{name} is {value} but must be at least {low}"
 
 
@@ -68,8 +69,8 @@ def _within(name: str, value: float, low: float, high: float) -> Iterator[str]:
 
 
 def _above(name: str, value: float, low: float) -> Iterator[str]:
-    if not value > low:
-        yield f"{name} is {value} but must be above {low}"
+    if not low < value < math.inf:
+        yield f"{name} is {value} but must be above {low}, and finite"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

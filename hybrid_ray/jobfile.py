@@ -78,19 +78,34 @@ def job_problems(job: JobConfig) -> Iterator[str]:
             yield from (f"{field.name}.{text}" for text in section.problems())  # type: ignore[union-attr]
     if not re.fullmatch(r"[A-Za-z0-9._-]+", job.name) or job.name.startswith("."):
         yield f"name is {job.name!r} but must match [A-Za-z0-9._-]+ and not begin with a dot: it names a folder"
+    if job.seed < 0:
+        yield f"seed is {job.seed} but must be at least 0"
     yield from _batch_problems(job)
+    yield from _predictor_problems(job)
     hybrid = job.hybrid
     if hybrid.warmup_steps + hybrid.full_steps >= job.train.steps:
         yield (
             f"hybrid.warmup_steps + hybrid.full_steps is {hybrid.warmup_steps + hybrid.full_steps} but train.steps is "
             f"{job.train.steps}: nothing would ever be predicted; lower the first or raise train.steps"
         )
-    if hybrid.predictor == "off":
-        yield "hybrid.predictor is 'off' but a job searches a predictor: name one (the baseline is run beside it)"
+
+
+def _predictor_problems(job: JobConfig) -> Iterator[str]:
+    predictor, train = job.hybrid.predictor, job.train
+    if predictor in ("off", "random", "reversed"):
+        why = "predicts nothing" if predictor == "off" else "is a control that replays another run"
+        yield f"hybrid.predictor is {predictor!r}, which {why}: a job needs ema_nesterov, snoo, linear_fit or coast"
+    if predictor == "coast" and (train.optimizer == "sgd" or train.betas[0] == 0):
+        yield "hybrid.predictor is 'coast' but the optimizer keeps no momentum to coast on: use adamw, betas above 0"
 
 
 def _batch_problems(job: JobConfig) -> Iterator[str]:
     train, workers = job.train, job.resources.workers
+    if job.data.heldout_tokens < 8 * train.sequence_length:
+        yield (
+            f"data.heldout_tokens is {job.data.heldout_tokens} but must be at least 8 x train.sequence_length "
+            f"({8 * train.sequence_length}): a held-out loss is a mean over sequences"
+        )
     micro = train.micro_batch_size
     if train.batch_size % workers:
         yield (

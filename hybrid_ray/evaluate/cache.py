@@ -12,13 +12,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from hybrid_ray.config import RunConfig
 from hybrid_ray.evaluate.execute import Execute, Task, execute_missing
 from hybrid_ray.records import RunResult
+from hybrid_ray.version import __version__
 
 __all__ = ["RunCache", "baseline_key", "cached"]
 
@@ -29,7 +29,7 @@ _CODE = ("config.py", "models", "data", "optim", "hybrid", "train")
 def _code() -> str:
     """Version and a hash of the sources a plain run passes through: a version stays while one works on the code."""
     package = Path(__file__).parents[1]
-    digest = hashlib.sha256(metadata.version("hybrid-ray").encode())
+    digest = hashlib.sha256(__version__.encode())
     for name in _CODE:
         path = package / name
         for source in [path] if path.is_file() else sorted(path.rglob("*.py")):

@@ -2,7 +2,6 @@
 
 import platform
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 
 from hybrid_ray.config import RunConfig
 from hybrid_ray.data import Corpus
+from hybrid_ray.version import __version__
 
 __all__ = ["fingerprint", "machine"]
 
@@ -37,7 +37,7 @@ def machine(run: RunConfig, device: torch.device) -> dict[str, Any]:
     software = {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "hybrid_ray": metadata.version("hybrid-ray"),
+        "hybrid_ray": __version__,
     }
     return {"hardware": hardware, "software": software}
 

@@ -35,7 +35,9 @@ _ASKED_TO_STOP = 143
 
 
 def submit(path: Path, *, address: str, overrides: Sequence[str] = (), token: str | None = None) -> int:
-    """Run a job file on a cluster and wait for its end. The code of this machine goes along, so both run the same.
+    """Run a job file on a cluster and wait for its end. This package's code goes along, so both run the same.
+
+    What it imports (the dependencies of pyproject.toml) must be installed on the cluster.
 
     Args:
         address: of the cluster's dashboard, such as ``http://127.0.0.1:8265``.

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "hybrid_ray"
-FOUNDATION = {"errors", "config", "records"}
+FOUNDATION = {"errors", "config", "records", "version"}
 PIECES = FOUNDATION | {"objective", "models", "data", "optim"}
 RESULTS = {"results"}
 ALLOWED = {
     "errors": set(),
+    "version": set(),
     "config": {"errors"},
     "records": {"errors", "config"},
     "jobfile": FOUNDATION,

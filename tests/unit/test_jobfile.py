@@ -1,5 +1,6 @@
 """Job files: what ships parses, what is wrong is listed whole, what is dumped reads back equal."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,12 @@ def test_all_problems_are_listed_at_once() -> None:
         ({"train": {"batch_size": 6, "micro_batch_size": 4}}, "must divide"),
         ({"train": {"batch_size": 5}, "resources": {"workers": 2}}, "multiple of resources.workers"),
         ({"hybrid": {"total_steps": 7}}, "write train.steps instead"),
-        ({"hybrid": {"predictor": False}}, "a job searches a predictor"),
+        ({"hybrid": {"predictor": False}}, "'off', which predicts nothing"),
+        ({"hybrid": {"predictor": "random"}}, "replays another run"),
+        ({"hybrid": {"predictor": "coast"}, "train": {"optimizer": "sgd"}}, "no momentum to coast on"),
+        ({"train": {"sequence_length": 2048}, "data": {"heldout_tokens": 4096}}, "at least 8 x train.sequence_length"),
+        ({"seed": -1}, "seed is -1 but must be at least 0"),
+        ({"train": {"learning_rate": math.inf}}, "learning_rate is inf"),
         ({"search": {"sampler": "grid"}}, "search.sampler is 'grid' but must be one of tpe, random"),
         ({"confirm": {"seeds": 2}}, "seeds is 2 but must be at least 3"),
         ({"data": {"vocab_size": 512}}, "bytes tokenizer has a fixed one"),
