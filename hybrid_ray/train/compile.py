@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
-from torch._dynamo.utils import counters
 
 __all__ = ["Compiled", "compile_forward"]
 
@@ -59,13 +57,15 @@ def compile_forward(
     """
     # Other models compiled earlier in this process count towards dynamo's recompile limit, past which it goes back to
     # eager without a word.
+    import torch._dynamo  # only here: it takes more than a second, and most runs do not compile
+
     torch._dynamo.reset()
     before = _counts()
     compiled = torch.compile(model, backend=backend)
     try:
         first = _seconds(warm_up, compiled)
         later = _seconds(warm_up, compiled)
-    except (TorchDynamoException, RuntimeError) as error:
+    except RuntimeError as error:  # dynamo's own exceptions are of this kind
         if isinstance(error, torch.cuda.OutOfMemoryError):
             raise
         return _fallen_back(model, f"torch.compile failed: {str(error).splitlines()[0]}")
@@ -84,6 +84,8 @@ def _fallen_back(model: nn.Module, reason: str) -> Compiled:
 
 def _counts() -> tuple[int, int]:
     """Graphs compiled and graph breaks met so far in this process."""
+    from torch._dynamo.utils import counters
+
     return counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
 
 
