@@ -12,6 +12,8 @@ from typing import Literal
 
 import psutil
 
+from hybrid_ray.processors import cpu_count
+
 __all__ = ["Finding", "examine"]
 
 _PACKAGES = ("torch", "ray", "optuna", "pandas", "pyarrow", "numpy", "nvidia-ml-py", "safetensors", "tokenizers")
@@ -52,8 +54,8 @@ def _software() -> Iterator[Finding]:
 
 
 def _processors() -> Finding:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Finding(state="ok", what="processors", text=f"{usable} usable: as many one-thread trials run side by side")
+    text = f"{cpu_count()} usable: at most as many one-thread trials run side by side"
+    return Finding(state="ok", what="processors", text=text)
 
 
 def _memory() -> Finding:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from hybrid_ray.config import JobConfig
 from hybrid_ray.errors import ConfigError
-from hybrid_ray.tune.environment import cpu_count
+from hybrid_ray.processors import cpu_count
 
 __all__ = [
     "CONTROLLER_CPUS",

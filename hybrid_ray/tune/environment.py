@@ -1,7 +1,6 @@
 """What a study ran in, for its ``environment.json``: packages, hardware, git state, the command."""
 
 import importlib.metadata
-import os
 import platform
 import subprocess
 import sys
@@ -12,8 +11,9 @@ import psutil
 import torch
 
 import hybrid_ray
+from hybrid_ray.processors import cpu_count
 
-__all__ = ["cpu_count", "environment"]
+__all__ = ["environment"]
 
 _PACKAGES = ("hybrid-ray", "torch", "ray", "optuna", "numpy", "pandas", "scipy", "tokenizers", "safetensors")
 
@@ -31,11 +31,6 @@ def environment() -> dict[str, Any]:
         "git": _git(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
-
-
-def cpu_count() -> int:
-    """Processors this process may use, which in a container are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _version(name: str) -> str | None:

@@ -13,6 +13,7 @@ RESULTS = {"results"}
 ALLOWED = {
     "errors": set(),
     "version": set(),
+    "processors": set(),
     "config": {"errors"},
     "records": {"errors", "config"},
     "jobfile": FOUNDATION,
@@ -25,8 +26,8 @@ ALLOWED = {
     "hybrid": PIECES,
     "train": PIECES | RESULTS | {"hybrid", "memory"},
     "evaluate": PIECES | RESULTS | {"hybrid", "memory", "train"},
-    "tune": PIECES | RESULTS | {"hybrid", "memory", "train", "evaluate", "jobfile"},
-    "doctor": {"train"},
+    "tune": PIECES | RESULTS | {"hybrid", "memory", "train", "evaluate", "jobfile", "processors"},
+    "doctor": {"train", "processors"},
     "cli": PIECES | RESULTS | {"tune", "evaluate", "jobfile", "doctor", "data"},
 }
 RAY_AT = {"train/worker.py", "tune"}
