@@ -8,7 +8,8 @@
 
 A checkpoint is made in a temporary directory on the same file system, every file fsynced, the manifest last, then
 renamed into place and the parent fsynced. The one before it is kept, so that a damaged newest one costs some steps and
-not the run. Nothing is unpickled that ``torch.load(weights_only=True)`` would refuse.
+not the run. A whole one is never removed before a newer one is whole, nor is it written again. Nothing is unpickled
+that ``torch.load(weights_only=True)`` would refuse.
 """
 
 import hashlib
@@ -73,15 +74,20 @@ def save(
 ) -> None:
     """Write a checkpoint of nominal step ``step`` into the run directory (collective: every rank calls it).
 
+    If there is a whole one of that step already it stays as it is: the run is at the same point.
+
     Raises:
         CheckpointError: it could not be written on some rank (disk full); earlier ones are as they were.
     """
     root = directory / FOLDER
     final, scratch = root / f"step-{step:08d}", root / f".step-{step:08d}"
-    if rank() == 0:
+    whole = rank() == 0 and _is_whole(final, run)
+    if rank() == 0 and not whole:
         shutil.rmtree(scratch, ignore_errors=True)
-        shutil.rmtree(final, ignore_errors=True)  # there only if it was damaged, or the run went back behind it
-    any_rank(False)  # the others write once the old scratch is gone
+    if any_rank(whole):  # if not, the others write once the old scratch is gone
+        if rank() == 0:
+            _prune(root, final, keep)
+        return
     error: Exception | None = None
     try:
         scratch.mkdir(parents=True, exist_ok=True)
@@ -103,7 +109,7 @@ def save(
         reason = str(error) if error else "another rank could not write"
         raise CheckpointError(f"{final} could not be written: {reason}; earlier checkpoints are intact") from error
     if rank() == 0:
-        _prune(root, keep)
+        _prune(root, final, keep)
 
 
 def load(directory: Path, run: RunConfig) -> Checkpoint | None:
@@ -143,15 +149,28 @@ def _publish(scratch: Path, final: Path, step: int, run: RunConfig) -> None:
     manifest.write_text(json.dumps({"step": step, "run": _hash(run), "files": files}, indent=2))
     _sync(manifest)
     _sync(scratch)
+    if final.exists():  # damaged: moved aside, and removed with the other leftovers
+        aside = final.with_name(f".{final.name}.damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        os.rename(final, aside)
     os.rename(scratch, final)
     _sync(final.parent)
 
 
-def _prune(root: Path, keep: int) -> None:
-    for path in _candidates(root)[keep:]:
+def _prune(root: Path, newest: Path, keep: int) -> None:
+    """Keep ``keep`` checkpoints from ``newest`` on, which is whole, backwards.
+
+    Later ones are damaged: the run went back behind them. They must not push whole ones out; the run replaces them.
+    """
+    for path in [path for path in _candidates(root) if path.name <= newest.name][keep:]:
         shutil.rmtree(path, ignore_errors=True)
     for path in root.glob(".step-*"):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_whole(path: Path, run: RunConfig) -> bool:
+    """Whether a checkpoint of this run is there and as its manifest says."""
+    return _damage(path) is None and json.loads((path / "manifest.json").read_text())["run"] == _hash(run)
 
 
 def _damage(path: Path) -> str | None:

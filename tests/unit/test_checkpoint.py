@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -203,18 +205,61 @@ def test_a_pickle_is_refused_and_not_executed(interrupted: Path, monkeypatch: py
     assert not (interrupted / "taken-over").exists()
 
 
-def test_a_full_disk_leaves_the_earlier_checkpoints(interrupted: Path, whole) -> None:
-    before = saved(interrupted)
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """A write past 20 kB fails."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # a write past this fails, as on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
-        with pytest.raises(CheckpointError, match="earlier checkpoints are intact"):
-            train(RUN, directory=interrupted)
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoints(interrupted: Path, whole) -> None:
+    before = saved(interrupted)
+    with full_disk(), pytest.raises(CheckpointError, match="earlier checkpoints are intact"):
+        train(RUN, directory=interrupted)
     assert saved(interrupted) == before
     assert checkpoint.load(interrupted, RUN) is not None
     assert_same_end(train(RUN, directory=interrupted), interrupted, whole)
+
+
+def save_again(directory: Path, step: int) -> None:
+    checkpoint.save(directory, step, RUN, weights={"w": torch.zeros(100_000)}, shared={}, own={})
+
+
+def test_a_whole_checkpoint_of_the_same_step_is_never_given_up_for_a_second_one(interrupted: Path) -> None:
+    """As when a signal asks to stop in a step that has just been saved."""
+    with full_disk():
+        save_again(interrupted, 28)
+    found = checkpoint.load(interrupted, RUN)
+    assert found is not None
+    assert found.step == 28
+    assert "w" not in found.weights()
+    assert [path.name for path in saved(interrupted)] == ["step-00000025", "step-00000028"]
+
+
+def test_a_damaged_checkpoint_of_the_same_step_goes_once_its_replacement_is_whole(interrupted: Path) -> None:
+    newest = saved(interrupted)[-1]
+    cut(newest)
+    with full_disk(), pytest.raises(CheckpointError, match="earlier checkpoints are intact"):
+        save_again(interrupted, 28)
+    assert saved(interrupted)[-1] == newest
+    save_again(interrupted, 28)
+    found = checkpoint.load(interrupted, RUN)
+    assert found is not None
+    assert (found.path, list(found.weights())) == (newest, ["w"])
+    assert [path.name for path in saved(interrupted)] == ["step-00000025", "step-00000028"]
+
+
+def test_damaged_checkpoints_ahead_of_a_run_do_not_push_out_whole_ones(interrupted: Path) -> None:
+    for step in (33, 34):
+        cut(Path(shutil.copytree(saved(interrupted)[1], interrupted / "checkpoint" / f"step-{step:08d}")))
+    train(RUN, directory=interrupted, reporter=Fault(31, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    found = checkpoint.load(interrupted, RUN)
+    assert found is not None
+    assert found.step == 31
 
 
 def test_a_directory_without_checkpoints_starts_afresh(tmp_path: Path) -> None:
