@@ -23,6 +23,7 @@ A run may instead follow the letters of a recorded one (`hybrid_ray.records.Repl
 M micro-correction, C correct. Steps past the end of the recording are FULL.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -58,6 +59,11 @@ class Position:
     micro: bool = False  # a single real step inside a prediction
 
     @property
+    def inside(self) -> bool:
+        """Whether a prediction is under way: a predicted step or a micro-correction."""
+        return self.phase is Phase.PREDICT or self.micro
+
+    @property
     def letter(self) -> str:
         return "M" if self.micro else _LETTERS[self.phase]
 
@@ -82,7 +88,7 @@ class PhaseMachine:
     def decides(self) -> bool:
         """Whether a prediction may be entered after the step at ``position``."""
         at = self.position
-        if at.phase is Phase.PREDICT or at.micro:
+        if at.inside:
             return False
         if self._letters is not None and self._letter(self.steps + 1) == "P":
             return True
@@ -110,16 +116,19 @@ class PhaseMachine:
         """Whether no prediction will be entered any more, after the step at ``position`` either."""
         if self._letters is not None:
             return self.steps >= self._letters.rfind("P")
-        total = self._config.total_steps
-        return total is not None and self.steps + 1 >= total * (1.0 - self._config.off_fraction)
+        return self.steps + 1 >= self._end
 
     def has_room(self, horizon: int) -> bool:
-        """Whether a prediction that begins after the step at ``position`` can be corrected before the run ends."""
+        """Whether a prediction that begins after the step at ``position`` is corrected before predicting ends."""
         config = self._config
-        if config.total_steps is None:
-            return True
         micro = (horizon - 1) // config.correction_interval if config.correction_interval else 0
-        return self.steps + 1 + horizon + micro + config.correct_steps <= config.total_steps
+        return self.steps + 1 + horizon + micro + config.correct_steps <= self._end
+
+    @property
+    def _end(self) -> float:
+        """The nominal step after which there are real steps alone: where the last ``off_fraction`` of the run begins."""
+        total = self._config.total_steps
+        return math.inf if total is None else total * (1.0 - self._config.off_fraction)
 
     @property
     def upcoming_horizon(self) -> int | None:
@@ -156,7 +165,7 @@ class PhaseMachine:
                 return Position(phase=Phase.CORRECT if config.correct_steps else Phase.FULL, index=1)
             if config.correction_interval and at.predicted % config.correction_interval == 0:
                 return Position(phase=Phase.CORRECT, index=1, predicted=at.predicted, horizon=at.horizon, micro=True)
-        if at.phase is Phase.PREDICT or at.micro:
+        if at.inside:
             done = at.predicted + 1
             return Position(phase=Phase.PREDICT, index=done, predicted=done, horizon=at.horizon)
         if entry:
@@ -187,8 +196,7 @@ class PhaseMachine:
     def _recorded(self) -> Position:
         at, letter = self.position, self._letter(self.steps + 1)
         phase = _PHASES[letter]
-        inside = at.phase is Phase.PREDICT or at.micro
-        if letter == "P" and not inside:
+        if letter == "P" and not at.inside:
             return Position(phase=phase, index=1, predicted=1, horizon=self._recorded_horizon(self.steps + 1))
         if letter == "P":
             return Position(phase=phase, index=at.predicted + 1, predicted=at.predicted + 1, horizon=at.horizon)

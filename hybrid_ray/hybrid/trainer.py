@@ -203,7 +203,8 @@ class HybridTrainer:
                 entry = 0 if self.phases.over else self._plan(cycle)
             elif cycle.open and self.phases.half_way:
                 cycle.measures.mark_middle(self.weights.local())
-        self.cycle_done = cycle is None or self.phases.over or position.phase is Phase.WARMUP or self.phases.decides
+        waits = position.phase is Phase.WARMUP or self.phases.over or self.phases.decides
+        self.cycle_done = cycle is None or (waits and not position.inside)
         self.phases.advance(entry=entry, fall_back=self._forced)
 
     def _look_back(self, cycle: Cycle) -> None:

@@ -118,6 +118,24 @@ def test_predicting_ends_for_the_last_part_and_a_cycle_that_cannot_end_is_not_be
     assert machine.has_room(5)  # 10 done, 5 predicted, 5 corrected
     assert not machine.has_room(6)
 
+    machine = PhaseMachine(quick(total_steps=84, off_fraction=0.25))  # predicting ends with step 63
+    for _ in range(52):
+        machine.advance()
+    assert machine.has_room(5)  # 53 done, 5 predicted, 5 corrected
+    assert not machine.has_room(6)
+
+
+@given(config=CONFIGS, data=st.data())
+def test_no_cycle_reaches_into_the_last_part(config: HybridConfig, data: st.DataObject) -> None:
+    machine, seen = PhaseMachine(config), ""
+    steps = config.total_steps or 80
+    for horizon in data.draw(st.lists(st.integers(1, 8), min_size=steps, max_size=steps)):
+        seen += machine.position.letter
+        machine.advance(entry=horizon if not machine.over and machine.has_room(horizon) else 0)
+    if config.total_steps and "P" in seen:
+        end = steps * (1.0 - config.off_fraction)
+        assert len(seen.rstrip("F")) <= end  # Correct too
+
 
 @pytest.mark.parametrize("phases, match", [("WFX", "X"), ("PF", "start"), ("WFM", "'M' right after 'F'")])
 def test_a_recording_that_no_run_makes_is_refused(phases: str, match: str) -> None:

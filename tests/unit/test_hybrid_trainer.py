@@ -118,6 +118,23 @@ def test_cycle_done_is_never_right_after_a_prediction() -> None:
     assert [step for step, flag in enumerate(done, start=1) if flag] == [1, 2, 3, 4, 5, 15, 25, 35]
 
 
+@pytest.mark.parametrize("replayed", [False, True])
+def test_the_last_part_is_not_predicted_and_no_cycle_ends_in_the_middle_of_a_prediction(replayed: bool) -> None:
+    config = quick(total_steps=84, prediction_horizon=20, correction_interval=9)  # the last quarter: from step 64 on
+    record = Replay(phases="W" * 5 + "F" * 10 + "PPPMPPP", norms=((0.1,),)) if replayed else None
+    trainer, batches = toy_run(config, replay=record)
+    done = []
+    for _ in range(84):
+        trainer.step(batches)
+        done.append(trainer.cycle_done)
+    phases = trainer.replay_record().phases
+    assert "P" in phases
+    assert "M" in phases
+    assert max(phases.rfind("P"), phases.rfind("C")) < 63
+    assert not any(flag for letter, flag in zip(phases, done, strict=True) if letter in "PM")
+    assert all(done[63:])
+
+
 def test_predictions_shrink_with_the_learning_rate() -> None:
     norms = {}
     for couple in (True, False):
