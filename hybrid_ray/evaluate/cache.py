@@ -1,7 +1,9 @@
 """Runs that depend on nothing searched (baseline, frontier) are kept under a hash of everything that defines them.
 
 A key holds every field of the run, the corpus, the class of hardware and software, and this package's own code. Leaving
-a field out would save a run now and then, and one day compare a trial with a baseline that is not its own.
+a field out would save a run now and then, and one day compare a trial with a baseline that is not its own. For the same
+reason a run directory says under which key its run was executed: what another machine or older code left there is
+neither taken for this run nor kept under its key.
 """
 
 import hashlib
@@ -11,30 +13,19 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hybrid_ray.config import RunConfig
-from hybrid_ray.evaluate.execute import Execute, Task, execute_missing
+from hybrid_ray.evaluate.execute import Execute, Task, stored_result
+from hybrid_ray.evaluate.sources import RUN_PARTS, source_hashes
 from hybrid_ray.records import RunResult
 from hybrid_ray.version import __version__
 
 __all__ = ["RunCache", "baseline_key", "cached"]
 
-_CODE = ("config.py", "models", "data", "optim", "hybrid", "train")
-
-
-@cache
-def _code() -> str:
-    """Version and a hash of the sources a plain run passes through: a version stays while one works on the code."""
-    package = Path(__file__).parents[1]
-    digest = hashlib.sha256(__version__.encode())
-    for name in _CODE:
-        path = package / name
-        for source in [path] if path.is_file() else sorted(path.rglob("*.py")):
-            digest.update(source.relative_to(package).as_posix().encode() + source.read_bytes())
-    return digest.hexdigest()
+_MARK = "cache_key"
+"""File of a run directory: the key that its run was, or is, executed under."""
 
 
 def baseline_key(run: RunConfig, *, corpus: str, machine: Mapping[str, Any]) -> str:
@@ -47,7 +38,12 @@ def baseline_key(run: RunConfig, *, corpus: str, machine: Mapping[str, Any]) -> 
     """
     if run.replay is not None:
         raise ValueError(f"a run that replays {run.replay} depends on more than its configuration and is never cached")
-    parts = {"run": asdict(run), "corpus": corpus, "machine": dict(machine), "code": _code()}
+    parts = {
+        "run": asdict(run),
+        "corpus": corpus,
+        "machine": dict(machine),
+        "code": [__version__, source_hashes(*RUN_PARTS)],
+    }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -76,19 +72,45 @@ class RunCache:
 
 
 def cached(execute: Execute, cache: RunCache, *, corpus: str, machine: Mapping[str, Any]) -> Execute:
-    """An ``Execute`` that runs only what the cache does not hold, and keeps what finishes."""
+    """An ``Execute`` that runs only what neither its directory nor the cache holds, and keeps what finishes.
+
+    What the directory holds comes first: a study's trials were measured against that very run.
+    """
 
     def execute_cached(tasks: Sequence[Task]) -> list[RunResult]:
         keys = [baseline_key(task.run, corpus=corpus, machine=machine) for task in tasks]
-        for key, task in zip(keys, tasks, strict=True):
-            cache.fetch(key, task.directory)
-        results = execute_missing(execute, tasks)
+        known = [_own(key, task) or cache.fetch(key, task.directory) for key, task in zip(keys, tasks, strict=True)]
+        missing = [index for index, result in enumerate(known) if result is None]
+        for index in missing:
+            _claim(keys[index], tasks[index].directory)
+        fresh = iter(execute([tasks[index] for index in missing]))
+        results = [result or next(fresh) for result in known]
         for key, task, result in zip(keys, tasks, results, strict=True):
             if result.status == "finished":
                 cache.store(key, task.directory)
         return results
 
     return execute_cached
+
+
+def _own(key: str, task: Task) -> RunResult | None:
+    """What the task's directory holds, if it was executed under this key."""
+    return stored_result(task) if _mark(task.directory) == key else None
+
+
+def _claim(key: str, directory: Path) -> None:
+    """Make the directory one of this key: empty, unless an interrupted run of the same key can be gone on with."""
+    if _mark(directory) != key and directory.exists():
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / _MARK).write_text(key)
+
+
+def _mark(directory: Path) -> str | None:
+    try:
+        return (directory / _MARK).read_text()
+    except OSError:
+        return None
 
 
 def _read(directory: Path) -> RunResult | None:

@@ -1,6 +1,7 @@
 """Running tasks in this process, going on after an interruption, and the cache of runs that no search changes."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -119,8 +120,10 @@ def test_a_replay_is_never_cached() -> None:
         key(replace(PLAIN, replay="result.json"))
 
 
-def run_cached(cache: RunCache, simulator: Simulator, directory: Path) -> list[RunResult]:
-    execute = cached(simulator, cache, corpus="abc", machine=MACHINE)
+def run_cached(
+    cache: RunCache, simulator: Simulator, directory: Path, *, machine: dict[str, Any] = MACHINE
+) -> list[RunResult]:
+    execute = cached(simulator, cache, corpus="abc", machine=machine)
     return execute([Task(run=replace(PLAIN, seed=seed), directory=directory / str(seed)) for seed in (0, 1)])
 
 
@@ -145,8 +148,50 @@ def test_failed_runs_and_checkpoints_are_not_kept_and_damage_is_a_miss(tmp_path:
     simulator = Simulator(write=True)
     run_cached(cache, simulator, tmp_path / "two")
     assert len(simulator.ran) == 2
-    assert sorted(path.name for path in kept.iterdir()) == ["result.json", "run.json"]
+    assert sorted(path.name for path in kept.iterdir()) == ["cache_key", "result.json", "run.json"]
     assert cache.fetch(kept.name, tmp_path / "three") is not None
+
+
+OTHER = {**MACHINE, "hardware": "H200"}
+
+
+def test_what_was_run_on_another_machine_is_neither_taken_nor_kept_for_this_one(tmp_path: Path) -> None:
+    cache, study = RunCache(root=tmp_path / "cache"), tmp_path / "study"
+    run_cached(cache, Simulator(noise=0.01, write=True), study)
+    (study / "0" / "checkpoint").mkdir()  # as an interrupted run leaves it: not to be gone on with either
+    there = Simulator(noise=0.01, stream=1, write=True)
+    second = run_cached(cache, there, study, machine=OTHER)
+    assert len(there.ran) == 2
+    assert not (study / "0" / "checkpoint").exists()
+    nobody = Simulator()
+    assert run_cached(cache, nobody, tmp_path / "third", machine=OTHER) == second
+    assert nobody.ran == []
+
+
+def test_a_directory_without_a_key_is_run_again(tmp_path: Path) -> None:
+    cache, study = RunCache(root=tmp_path / "cache"), tmp_path / "study"
+    Simulator(write=True)([Task(run=replace(PLAIN, seed=seed), directory=study / str(seed)) for seed in (0, 1)])
+    again = Simulator(write=True)
+    run_cached(cache, again, study)
+    assert len(again.ran) == 2
+
+
+def test_an_interrupted_session_repeats_nothing_and_its_own_runs_come_before_the_cache(tmp_path: Path) -> None:
+    cache, study = RunCache(root=tmp_path / "cache"), tmp_path / "study"
+
+    def killed(tasks: Sequence[Task]) -> list[RunResult]:
+        Simulator(noise=0.01, stream=1, write=True)(tasks[:1])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cached(killed, cache, corpus="abc", machine=MACHINE)(
+            [Task(run=replace(PLAIN, seed=seed), directory=study / str(seed)) for seed in (0, 1)]
+        )
+    run_cached(cache, Simulator(noise=0.01, stream=2, write=True), tmp_path / "other study")
+    nobody = Simulator()
+    resumed = run_cached(cache, nobody, study)
+    assert nobody.ran == []
+    assert resumed[0] == Simulator(noise=0.01, stream=1).one(Task(run=PLAIN, directory=study))
 
 
 def test_the_first_of_two_writers_stays(tmp_path: Path) -> None:
