@@ -1,6 +1,8 @@
-"""Settings every test shares: one thread, a quiet Ray that talks to nobody, a corpus cache of its own."""
+"""Settings every test shares: one thread, a quiet Ray that talks to nobody, a corpus cache of the session's own."""
 
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -8,3 +10,10 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+# Processes that tests start inherit it. Nothing is read from or written to the user's own cache.
+_CACHE = os.environ["HYBRID_RAY_CACHE"] = tempfile.mkdtemp(prefix="hybrid-ray-tests-")
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_CACHE, ignore_errors=True)
