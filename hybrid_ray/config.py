@@ -129,7 +129,7 @@ class TrainConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
     parallel: Literal["ddp", "fsdp"] = "ddp"  # how several workers train one model; fsdp shards it (FSDP2)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto in a job: cuda where workers get GPUs, else cpu
     threads: int = 1  # CPU threads of one worker
     evaluations: int = 8  # evaluation points, evenly over the run, the last at its end
     calibration_steps: int = 20  # plain steps timed first, then undone
@@ -332,7 +332,7 @@ class ResourcesConfig:
 
     workers: int = 1
     cpus_per_worker: int = 1
-    gpus_per_worker: float = 0.0
+    gpus_per_worker: float | None = None  # None: 1 with device cuda, or auto and a GPU here for each worker; else 0
     max_concurrent: int | None = None  # None: as many as the cluster holds
     address: str = "local"  # "local", or the address of a running cluster ("auto" where the driver runs inside it)
 
@@ -341,6 +341,11 @@ class ResourcesConfig:
         yield from _at_least("cpus_per_worker", self.cpus_per_worker, 1)
         yield from _at_least("gpus_per_worker", self.gpus_per_worker, 0.0)
         yield from _at_least("max_concurrent", self.max_concurrent, 1)
+
+    @property
+    def gpus(self) -> float:
+        """Of one worker; 0 while nothing is decided (``tune/planner.py``'s `settle` decides)."""
+        return self.gpus_per_worker or 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -89,8 +89,8 @@ def fit_with_workers(
     directory = directory.resolve()
     marker = directory / _OUT_OF_MEMORY
     marker.unlink(missing_ok=True)
-    use_gpu = resources.gpus_per_worker > 0
-    share = {"CPU": resources.cpus_per_worker, **({"GPU": resources.gpus_per_worker} if use_gpu else {})}
+    use_gpu = resources.gpus > 0
+    share = {"CPU": resources.cpus_per_worker, **({"GPU": resources.gpus} if use_gpu else {})}
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"run": run, "directory": str(directory), "reporter_factory": reporter_factory},

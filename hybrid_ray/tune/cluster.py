@@ -68,9 +68,7 @@ def local_resources() -> Resources:
 def run_needs(job: JobConfig) -> Resources:
     """Of one run with all its workers."""
     resources = job.resources
-    return Resources(
-        cpus=resources.workers * resources.cpus_per_worker, gpus=resources.workers * resources.gpus_per_worker
-    )
+    return Resources(cpus=resources.workers * resources.cpus_per_worker, gpus=resources.workers * resources.gpus)
 
 
 def concurrency(job: JobConfig, there: Resources) -> int:
@@ -98,8 +96,9 @@ def check_resources(job: JobConfig, there: Resources) -> None:
         )
     if needs.gpus and _gpus_fit(job, there) < 1:
         problems.append(
-            f"resources: {resources.workers} workers x {resources.gpus_per_worker:g} GPUs need {needs.gpus:g} but "
-            f"there are {there.gpus:g}: lower resources.workers, or set resources.gpus_per_worker to 0 (processors)"
+            f"resources: {resources.workers} workers x {resources.gpus:g} GPUs need {needs.gpus:g} but there are "
+            f"{there.gpus:g}: lower resources.workers or resources.gpus_per_worker, or train on processors "
+            "(train.device: cpu, resources.gpus_per_worker: 0)"
         )
     if problems:
         raise ConfigError(problems)
@@ -107,7 +106,7 @@ def check_resources(job: JobConfig, there: Resources) -> None:
 
 def _gpus_fit(job: JobConfig, there: Resources) -> int:
     """Runs that the GPUs hold. A share of a GPU does not reach over two of them."""
-    share, workers = job.resources.gpus_per_worker, job.resources.workers
+    share, workers = job.resources.gpus, job.resources.workers
     slots = int(there.gpus) * int(1 // share) if share < 1 else int(there.gpus // share)
     return slots // workers
 

@@ -97,7 +97,7 @@ class RayExecute:
             return ray.remote(num_cpus=CONTROLLER_CPUS, max_retries=0)(
                 lambda task: _run_with_workers(job, storage, task)
             )
-        return ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_retries=0)(_run)
+        return ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus, max_retries=0)(_run)
 
 
 def machine_of_runs(job: JobConfig, run: RunConfig) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def machine_of_runs(job: JobConfig, run: RunConfig) -> dict[str, Any]:
     import ray
 
     needs = job.resources
-    where = ray.remote(num_cpus=needs.cpus_per_worker, num_gpus=needs.gpus_per_worker)(_machine_here)
+    where = ray.remote(num_cpus=needs.cpus_per_worker, num_gpus=needs.gpus)(_machine_here)
     found: dict[str, Any] = ray.get(where.remote(run))
     return found
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import psutil
 import torch
 
-from hybrid_ray.config import JobConfig
+from hybrid_ray.config import JobConfig, ResourcesConfig
 from hybrid_ray.data.cache import cache_root
 from hybrid_ray.data.corpus import Corpus, prepare
 from hybrid_ray.errors import ConfigError, StoreError
@@ -96,13 +96,38 @@ class Plan:
 
 
 def settle(job: JobConfig) -> JobConfig:
-    """The job with what the machine decides filled in: a GPU of this machine is used where the job leaves the
-    device open.
+    """The job with what the machine decides filled in: a worker's GPUs, and the device, which follows from them.
+
+    Open GPUs are 1 where the device is cuda, or open too on a machine with GPUs for all workers of a run; else 0. A
+    cluster is not asked: a job for one says what it wants, else it gets processors. An open device is then what there
+    are GPUs for. Runs carry that, so that one job's runs have one key in the cache, whichever command trains them. A
+    settled job stays as it is, on any machine.
+
+    Raises:
+        ConfigError: the device and the number of GPUs contradict each other.
     """
-    open_device = job.train.device == "auto" and job.resources.gpus_per_worker == 0
-    if job.resources.address == "local" and open_device and torch.cuda.is_available():
-        return replace(job, resources=replace(job.resources, gpus_per_worker=1.0))
-    return job
+    train, gpus = job.train, job.resources.gpus_per_worker
+    if gpus is None:
+        gpus = float(train.device == "cuda" or (train.device == "auto" and _gpus_for_all_workers(job.resources)))
+    device = train.device
+    if device == "auto":
+        device = "cuda" if gpus else "cpu"
+    if device == "cuda" and not gpus:
+        raise ConfigError(
+            "train.device is 'cuda' but resources.gpus_per_worker is 0, so any number of runs would share one GPU: "
+            "leave gpus_per_worker out (1), give a share (0.25: four runs on a GPU), or set train.device to cpu"
+        )
+    if device == "cpu" and gpus:
+        raise ConfigError(
+            f"train.device is 'cpu' but resources.gpus_per_worker is {gpus:g}, which runs would hold and not use: "
+            "set gpus_per_worker to 0, or train.device to cuda"
+        )
+    return replace(job, train=replace(train, device=device), resources=replace(job.resources, gpus_per_worker=gpus))
+
+
+def _gpus_for_all_workers(resources: ResourcesConfig) -> bool:
+    here = resources.address == "local" and torch.cuda.is_available()
+    return here and torch.cuda.device_count() >= resources.workers
 
 
 def plan(job: JobConfig) -> Plan:
@@ -197,9 +222,7 @@ def _timed_product(left: torch.Tensor, right: torch.Tensor) -> float:
 
 
 def _device(job: JobConfig) -> torch.device:
-    wanted = job.train.device
-    on_gpu = wanted == "cuda" or (wanted == "auto" and job.resources.gpus_per_worker > 0)
-    return torch.device("cuda" if on_gpu and torch.cuda.is_available() else "cpu")
+    return torch.device("cuda" if job.train.device == "cuda" and torch.cuda.is_available() else "cpu")
 
 
 def _memory_there(device: torch.device) -> int:
@@ -210,7 +233,7 @@ def _memory_there(device: torch.device) -> int:
 
 def _runs_a_device(job: JobConfig, side_by_side: int) -> int:
     """Workers that share one memory: all of a machine's on processors, those with a share of the same GPU else."""
-    share = job.resources.gpus_per_worker
+    share = job.resources.gpus
     if not share:
         return side_by_side * job.resources.workers
     return min(side_by_side * job.resources.workers, max(1, int(1 // share)))

@@ -119,7 +119,7 @@ def _resources(job: JobConfig) -> dict[str, float]:
     resources = job.resources
     if resources.workers > 1:
         return {"cpu": CONTROLLER_CPUS}
-    return {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker}
+    return {"cpu": resources.cpus_per_worker, "gpu": resources.gpus}
 
 
 def _advice(study: StudyDirectory, job: JobConfig) -> str:

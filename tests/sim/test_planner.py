@@ -18,7 +18,7 @@ from hybrid_ray.train.fingerprint import machine
 from hybrid_ray.tune.cluster import Resources, concurrency
 from hybrid_ray.tune.fit import memory_need
 from hybrid_ray.tune.limits import Budget
-from hybrid_ray.tune.planner import plan, run_cache
+from hybrid_ray.tune.planner import plan, run_cache, settle
 
 
 def test_a_plan_counts_every_run(tmp_path: Path) -> None:
@@ -32,13 +32,13 @@ def test_a_plan_counts_every_run(tmp_path: Path) -> None:
 
 
 def test_a_cached_baseline_makes_the_estimate_a_measurement(tmp_path: Path) -> None:
-    job = micro_job(tmp_path)
+    job = settle(micro_job(tmp_path))
     run = baseline(job.run())
     result = execute_here([Task(run=run, directory=tmp_path / "baseline")])[0]
     corpus = prepare(job.data)
     key = baseline_key(run, corpus=corpus.fingerprint, machine=machine(run, choose_device(run)))
     run_cache(job).store(key, tmp_path / "baseline")
-    found = plan(job)
+    found = plan(micro_job(tmp_path))  # the job as it is written: what the machine decides is decided alike
     assert found.measured
     assert found.step_seconds == result.calibration
     assert "measured" in found.text
@@ -54,7 +54,7 @@ def test_a_cached_baseline_makes_the_estimate_a_measurement(tmp_path: Path) -> N
 def test_what_can_not_be_had_is_refused_in_under_a_second(
     tmp_path: Path, resources: ResourcesConfig, said: str
 ) -> None:
-    job = micro_job(tmp_path, resources=resources, train=TrainConfig(batch_size=4, device="cpu"))
+    job = micro_job(tmp_path, resources=resources, train=TrainConfig(batch_size=4))
     start = time.perf_counter()
     with pytest.raises(ConfigError, match=said):
         plan(job)
