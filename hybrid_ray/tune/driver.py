@@ -15,7 +15,7 @@ from hybrid_ray.errors import ConfigError
 from hybrid_ray.tune.planner import plan, settle
 from hybrid_ray.tune.space import SearchSpace, load_space
 from hybrid_ray.tune.stages import Outcome, Stages, params_of
-from hybrid_ray.tune.study import StudyDirectory, differences, identity
+from hybrid_ray.tune.study import StudyDirectory, identity
 
 __all__ = ["Outcome", "extend_study", "resume_study", "run_study"]
 
@@ -40,27 +40,21 @@ def resume_study(directory: Path, *, fork: bool = False) -> Outcome:
     """Go on with a study that was stopped or killed. Finished trials are kept, and the asked total is reached.
 
     Args:
-        fork: where the job has changed, go on in a new study that first tries again what was best in the old one.
+        fork: where the job, the machine or the code has changed, go on in a new study that first tries again what was
+            best in the old one.
 
     Raises:
-        ConfigError: no study is there, or space, model, data or anything else that scores depend on has changed.
+        ConfigError: no study is there, or space, model, corpus, machine, code or anything else that scores depend on
+            has changed.
         StudyLocked: another driver is at work on it.
     """
     with StudyDirectory.open(directory) as study:
-        space = load_space(study.job)
-        changed = differences(study.stored_identity, identity(study.job, space))
-        if not changed:
-            return Stages(study, space, plan(study.job)).run()
-        if not fork:
-            raise ConfigError(
-                [
-                    f"{directory} can't be gone on with: its trials were made with other settings",
-                    *changed,
-                    "change them back, or go on in a new study: hybrid-ray resume --fork",
-                ]
-            )
-        job, queued = study.job, _best_params(study, space)
-        planned = plan(job)
+        job, space = study.job, load_space(study.job)
+        now = identity(job, space)
+        if not fork or now == study.stored_identity:
+            study.check_identity(now)
+            return Stages(study, space, plan(job)).run()
+        queued, planned = _best_params(study, space), plan(job)
     with StudyDirectory.create(job, space=space, source=directory) as forked:
         return Stages(forked, space, planned, queued=queued).run()
 
@@ -69,7 +63,7 @@ def extend_study(directory: Path, *, trials: int) -> Outcome:
     """Go on with a study until it has ``trials`` trials, those already done counted in.
 
     Raises:
-        ConfigError: as `resume_study`, or the study has that many trials already.
+        ConfigError: as `resume_study`, or the study has that many trials already. The study is as it was.
     """
     with StudyDirectory.open(directory) as study:
         if trials <= study.job.search.trials:
@@ -77,8 +71,12 @@ def extend_study(directory: Path, *, trials: int) -> Outcome:
                 f"--trials is {trials} but {directory} asks for {study.job.search.trials} already: "
                 "give the number of trials in all"
             )
-        study.set_job(replace(study.job, search=replace(study.job.search, trials=trials)))
-    return resume_study(directory)
+        job = replace(study.job, search=replace(study.job.search, trials=trials))
+        space = load_space(job)
+        study.check_identity(identity(job, space))
+        planned = plan(job)
+        study.set_job(job)
+        return Stages(study, space, planned).run()
 
 
 def _best_params(study: StudyDirectory, space: SearchSpace) -> dict[str, dict[str, Any]]:

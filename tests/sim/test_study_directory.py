@@ -14,6 +14,7 @@ from hybrid_ray.results.load import load_study
 from hybrid_ray.results.store import StudyStore
 from hybrid_ray.tune.driver import resume_study
 from hybrid_ray.tune.journal import counted_trials, open_study, queue_settings, reconcile
+from hybrid_ray.tune.planner import settle
 from hybrid_ray.tune.searcher import INTERRUPTED
 from hybrid_ray.tune.space import load_space
 from hybrid_ray.tune.study import StudyDirectory, differences, identity
@@ -55,8 +56,8 @@ def test_a_folder_that_is_no_study_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_changed_job_is_refused_with_what_changed(tmp_path: Path) -> None:
-    job = micro_job(tmp_path)
-    with create(job) as study:
+    job = micro_job(tmp_path)  # leaves the device open: what the machine decides is no change
+    with create(settle(job)) as study:
         study.set_job(replace(job, train=replace(job.train, learning_rate=0.5), seed=7))
     with pytest.raises(ConfigError) as caught:
         resume_study(study.path)
