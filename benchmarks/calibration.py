@@ -1,0 +1,73 @@
+"""How far the times of identical runs spread beside busy neighbours, by the unit they are told in.
+
+    python benchmarks/calibration.py [--runs 8] [--steps 200]
+
+Every run is the same plain training of nano, so its true time is the same number of plain steps. Two neighbours compute
+in bursts of random length meanwhile. Told are the variation of seconds, of seconds over plain steps that were timed
+apart (before the run and at each evaluation), and of seconds over the run's own real steps, which is the unit in use.
+About two minutes.
+"""
+
+import argparse
+import contextlib
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from hybrid_ray.config import DataConfig, HybridConfig, RunConfig, TrainConfig
+from hybrid_ray.train.loop import train
+
+NEIGHBOUR = """
+import random, sys, time, torch
+torch.set_num_threads(1)
+draw, square = random.Random(int(sys.argv[1])), torch.randn(256, 256)
+while True:
+    until = time.monotonic() + draw.uniform(0.5, 6)
+    while time.monotonic() < until:
+        square @ square
+    time.sleep(draw.uniform(0.5, 6))
+"""
+
+
+@contextlib.contextmanager
+def neighbours(number: int) -> Iterator[None]:
+    processes = [subprocess.Popen([sys.executable, "-c", NEIGHBOUR, str(seed)]) for seed in range(number)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def variation(values: list[float]) -> float:
+    return statistics.stdev(values) / statistics.mean(values)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=200)
+    options = parser.parse_args()
+    run = RunConfig(
+        arm="baseline",
+        data=DataConfig(heldout_tokens=4096),
+        train=TrainConfig(steps=options.steps, device="cpu"),
+        hybrid=HybridConfig(predictor="off"),
+    )
+    with neighbours(2):
+        results = [train(run) for _ in range(options.runs)]
+    units = {
+        "seconds": [result.train_seconds for result in results],
+        "plain steps timed apart": [result.train_seconds / result.plain_step for result in results],
+        "the run's own real steps": [result.time for result in results],
+    }
+    print(f"{options.runs} identical runs of {options.steps} steps     mean   variation   smallest to largest")
+    for unit, values in units.items():
+        spread = f"{min(values):.1f} to {max(values):.1f}"
+        print(f"{unit:32} {statistics.mean(values):10.1f}   {variation(values):8.2%}   {spread}")
+
+
+if __name__ == "__main__":
+    main()
