@@ -4,15 +4,23 @@ starts.
 An estimate, on the high side. Measured peaks belong to a run's result.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
-from hybrid_ray.config import HybridConfig, JobConfig
+from hybrid_ray.config import HybridConfig, JobConfig, OptimizerName
 from hybrid_ray.models.shapes import PRESETS, GPT2Shape, parameter_count
 
-__all__ = ["MemoryNeed", "memory_need"]
+__all__ = ["MemoryNeed", "memory_need", "predictor_bytes"]
 
 _FLOAT = 4
 _PROCESS = 600 * 2**20  # a Python process with PyTorch and Ray loaded; on a GPU its context and kernels
+_OPTIMIZER: dict[OptimizerName, int] = {  # bytes a parameter
+    "sgd": 4,  # momentum
+    "adam": 8,  # two moments
+    "adamw": 8,
+    "adamwspam": 8 + 4,  # and limits of one parameter at a time, counted as if of all
+    "adamwprune": 8 + 1 + 8,  # and a mask; at the moment of pruning all scores, twice
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,20 +47,35 @@ class MemoryNeed:
 
 
 def memory_need(job: JobConfig, vocab_size: int) -> MemoryNeed:
-    """Of one worker of one hybrid run, with every rank holding the whole model (DDP)."""
+    """Of one worker of one hybrid run. Several workers hold the model each (DDP) or a part of it each (FSDP)."""
     shape = PRESETS[job.model.preset]
-    parameters = parameter_count(shape, vocab_size)
     run = job.run()
     tokens = run.micro_batch_size * job.train.sequence_length
-    moments = {"adamw": 2, "adam": 2, "sgd": 1}[job.train.optimizer]
+    held, gathered, copied = _held(shape, job, vocab_size)
     return MemoryNeed(
-        weights=_FLOAT * parameters,
-        gradients=_FLOAT * parameters,
-        optimizer=_FLOAT * moments * parameters,
-        predictor=0 if job.hybrid.buffer_device == "host" else predictor_bytes(job.hybrid) * parameters,
+        weights=_FLOAT * (held + gathered),
+        gradients=_FLOAT * (held + copied),
+        optimizer=_OPTIMIZER[job.train.optimizer] * held,
+        predictor=0 if job.hybrid.buffer_device == "host" else predictor_bytes(job.hybrid) * held,
         activations=_activations(shape, job, tokens),
         logits=_logits(job, tokens, vocab_size),
     )
+
+
+def _held(shape: GPT2Shape, job: JobConfig, vocab_size: int) -> tuple[int, int, int]:
+    """Parameters that one worker keeps, those whole for a while beside them, and gradients beside those it keeps.
+
+    DDP copies gradients to buckets. FSDP has whole what lies outside the blocks, the block at work and the next one.
+    """
+    workers, parameters = job.resources.workers, parameter_count(shape, vocab_size)
+    if workers == 1:
+        return parameters, 0, 0
+    if job.train.parallel == "ddp":
+        return parameters, 0, parameters
+    outside = parameter_count(replace(shape, layers=0), vocab_size)
+    block = (parameters - outside) // shape.layers
+    whole = outside + min(2, shape.layers) * block
+    return math.ceil(parameters / workers), whole, whole
 
 
 def predictor_bytes(hybrid: HybridConfig) -> int:
@@ -65,7 +88,7 @@ def predictor_bytes(hybrid: HybridConfig) -> int:
         "reversed": 2,
         "ema_nesterov": 2,
         "snoo": 3,
-        "linear_fit": 1 + hybrid.fit_windows,
+        "linear_fit": hybrid.fit_windows,
     }[hybrid.predictor]
     return buffers * (2 if hybrid.buffer_dtype == "bfloat16" else _FLOAT)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from micro_jobs import micro_job
 
-from hybrid_ray.config import BudgetConfig, HybridConfig, JobConfig, ModelConfig, ResourcesConfig, TrainConfig
+from hybrid_ray.config import BudgetConfig, JobConfig, ModelConfig, ResourcesConfig, TrainConfig
 from hybrid_ray.data import prepare
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.evaluate.arms import baseline
@@ -16,7 +16,6 @@ from hybrid_ray.evaluate.execute import Task, execute_here
 from hybrid_ray.train.bench import choose_device
 from hybrid_ray.train.fingerprint import machine
 from hybrid_ray.tune.cluster import Resources, concurrency
-from hybrid_ray.tune.fit import memory_need
 from hybrid_ray.tune.limits import Budget
 from hybrid_ray.tune.planner import plan, run_cache, settle
 
@@ -70,22 +69,6 @@ def test_what_does_not_fit_in_memory_is_refused(tmp_path: Path) -> None:
     train = TrainConfig(batch_size=65_536, sequence_length=1024, device="cpu")
     with pytest.raises(ConfigError, match=r"lower resources\.max_concurrent"):
         plan(micro_job(tmp_path, train=train, model=ModelConfig(preset="1.5B")))
-
-
-def test_memory_of_124m_is_16_bytes_a_parameter_and_8_for_the_predictor() -> None:
-    need = memory_need(JobConfig(model=ModelConfig(preset="124M")), vocab_size=50_257)
-    assert need.weights == 4 * 124_439_808
-    assert need.weights + need.gradients + need.optimizer == 16 * 124_439_808
-    assert need.predictor == 8 * 124_439_808
-
-
-def test_buffers_on_the_host_or_in_half_precision_cost_less() -> None:
-    def predictor(hybrid: HybridConfig) -> int:
-        return memory_need(JobConfig(hybrid=hybrid), vocab_size=257).predictor
-
-    whole = predictor(HybridConfig())
-    assert predictor(HybridConfig(buffer_dtype="bfloat16")) == whole // 2
-    assert predictor(HybridConfig(buffer_device="host")) == 0
 
 
 def test_runs_side_by_side_are_as_many_as_fit_whole() -> None:
