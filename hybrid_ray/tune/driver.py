@@ -40,8 +40,8 @@ def resume_study(directory: Path, *, fork: bool = False) -> Outcome:
     """Go on with a study that was stopped or killed. Finished trials are kept, and the asked total is reached.
 
     Args:
-        fork: where the job, the machine or the code has changed, go on in a new study that first tries again what was
-            best in the old one.
+        fork: go on in a new study that first tries again what was best in the old one, so that the job, the machine or
+            the code may have changed.
 
     Raises:
         ConfigError: no study is there, or space, model, corpus, machine, code or anything else that scores depend on
@@ -49,10 +49,10 @@ def resume_study(directory: Path, *, fork: bool = False) -> Outcome:
         StudyLocked: another driver is at work on it.
     """
     with StudyDirectory.open(directory) as study:
-        job, space = study.job, load_space(study.job)
-        now = identity(job, space)
-        if not fork or now == study.stored_identity:
-            study.check_identity(now)
+        job = study.job = settle(study.job)  # its file may have been edited back to what the machine decides
+        space = load_space(job)
+        if not fork:
+            study.check_identity(identity(job, space))
             return Stages(study, space, plan(job)).run()
         queued, planned = _best_params(study, space), plan(job)
     with StudyDirectory.create(job, space=space, source=directory) as forked:
@@ -71,7 +71,7 @@ def extend_study(directory: Path, *, trials: int) -> Outcome:
                 f"--trials is {trials} but {directory} asks for {study.job.search.trials} already: "
                 "give the number of trials in all"
             )
-        job = replace(study.job, search=replace(study.job.search, trials=trials))
+        job = settle(replace(study.job, search=replace(study.job.search, trials=trials)))
         space = load_space(job)
         study.check_identity(identity(job, space))
         planned = plan(job)

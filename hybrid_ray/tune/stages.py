@@ -101,10 +101,9 @@ class Stages:
         display.stage("frontier", len(runs))
         self._study.store.event("stage", stage="frontier")
         tasks = [Task(run=run, directory=self._study.path / _place(length)) for length, run in runs.items()]
-        corpus = prepare(self._job.data)
-        execute_cached = cached(
-            execute, run_cache(self._job), corpus=corpus.fingerprint, machine=machine_of_runs(self._job, tasks[0].run)
-        )
+        corpus, machine = prepare(self._job.data), machine_of_runs(self._job, tasks[0].run)
+        self._study.check_machine(machine)
+        execute_cached = cached(execute, run_cache(self._job), corpus=corpus.fingerprint, machine=machine)
         results = execute_cached(tasks)
         failed = [
             f"{task.directory.name}: {result.error or result.status}"

@@ -17,10 +17,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
+import torch
+
 from hybrid_ray.config import JobConfig
+from hybrid_ray.data import prepare
 from hybrid_ray.errors import ConfigError, StoreError, StudyLocked
+from hybrid_ray.evaluate.sources import RUN_PARTS, SCORE_PARTS, source_hashes
 from hybrid_ray.jobfile import dump_job, read_job
 from hybrid_ray.results.store import StudyStore, read_json, write_atomic
+from hybrid_ray.train.bench import choose_device
+from hybrid_ray.train.fingerprint import machine
 from hybrid_ray.tune.environment import environment
 from hybrid_ray.tune.space import SearchSpace
 
@@ -38,11 +44,12 @@ class StudyDirectory:
     @classmethod
     def create(cls, job: JobConfig, *, space: SearchSpace, source: Path | None = None) -> "StudyDirectory":
         """A new directory under ``job.studies_dir`` with the job, the environment and the study's identity in it."""
+        made_from = identity(job, space)
         path = _free_directory(Path(job.studies_dir).absolute(), job.name)
         lock = _lock(path)
         write_atomic(path / "job.yaml", dump_job(job).encode())
         study = cls(path, job, lock)
-        study.store.write_json("environment.json", {**environment(), "identity": identity(job, space)})
+        study.store.write_json("environment.json", {**environment(), "identity": made_from})
         study.store.event("created", source=None if source is None else str(source), pid=os.getpid())
         return study
 
@@ -104,11 +111,41 @@ class StudyDirectory:
         self.job = job
         write_atomic(self.path / "job.yaml", dump_job(job).encode())
 
+    def check_identity(self, now: Mapping[str, Any]) -> None:
+        """Raises `ConfigError` with every difference where what defined the study is not what is there now."""
+        self._refuse(differences(self.stored_identity, now))
+
+    def check_machine(self, found: Mapping[str, Any]) -> None:
+        """The same of the machine that runs train on. On a cluster only Ray knows it: the first session writes it down.
+
+        Raises:
+            ConfigError: it is another one now.
+        """
+        kept = read_json(self.path / "environment.json")
+        if "runs_on" not in kept:
+            self.store.write_json("environment.json", {**kept, "runs_on": found})
+            return
+        self._refuse(differences(kept["runs_on"], found, "machine."))
+
+    def _refuse(self, changed: list[str]) -> None:
+        if not changed:
+            return
+        problems = [f"{self.path} can't be gone on with: its trials were made with other settings", *changed]
+        if any(line.startswith("code") for line in changed):
+            problems.append(
+                "code is hybrid_ray's own sources, of which even a comment counts: to go on in this study, check out "
+                "those it was made with (its git commit is in environment.json)"
+            )
+        raise ConfigError([*problems, "change them back, or go on in a new study: hybrid-ray resume --fork"])
+
 
 def identity(job: JobConfig, space: SearchSpace) -> dict[str, Any]:
     """All that a trial's score depends on, as plain values. Trials of one study must agree in every one of them.
 
     The number of trials, budgets, concurrency and the confirmation are left out: they may change on the way.
+
+    Raises:
+        ConfigError: the corpus or the device is not there.
     """
     sections = ("model", "data", "train", "hybrid", "objective", "frontier")
     parts: dict[str, Any] = {name: asdict(getattr(job, name)) for name in sections}
@@ -116,8 +153,20 @@ def identity(job: JobConfig, space: SearchSpace) -> dict[str, Any]:
     parts["search"] = {"space": job.search.space, "ranges": space.ranges}
     parts["seed"] = job.seed
     parts["workers"] = job.resources.workers
+    parts["corpus"] = prepare(job.data).fingerprint
+    parts["machine"] = _machine(job)
+    parts["code"] = source_hashes(*RUN_PARTS, *SCORE_PARTS)
     plain: dict[str, Any] = json.loads(json.dumps(parts))
     return plain
+
+
+def _machine(job: JobConfig) -> dict[str, Any]:
+    """Device and software of the runs. A cluster's devices are not the driver's: see `check_machine`."""
+    run = job.run()
+    if job.resources.address != "local":
+        return dict(machine(run, torch.device("cpu"))["software"])
+    found = machine(run, choose_device(run))
+    return {"device": found["hardware"]["device"], **found["software"]}
 
 
 def differences(stored: Mapping[str, Any], now: Mapping[str, Any], place: str = "") -> list[str]:

@@ -2,17 +2,18 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from micro_jobs import micro_job
 from optuna.trial import TrialState
 
-from hybrid_ray.config import JobConfig, SearchConfig, TrainConfig
+from hybrid_ray.config import JobConfig, ResourcesConfig, SearchConfig, TrainConfig
 from hybrid_ray.errors import ConfigError, StudyLocked
 from hybrid_ray.jobfile import read_job
 from hybrid_ray.results.load import load_study
-from hybrid_ray.results.store import StudyStore
-from hybrid_ray.tune.driver import resume_study
+from hybrid_ray.results.store import StudyStore, read_json
+from hybrid_ray.tune.driver import extend_study, resume_study
 from hybrid_ray.tune.journal import counted_trials, open_study, queue_settings, reconcile
 from hybrid_ray.tune.planner import settle
 from hybrid_ray.tune.searcher import INTERRUPTED
@@ -73,6 +74,66 @@ def test_only_what_scores_depend_on_is_compared(tmp_path: Path) -> None:
     longer = replace(job, train=TrainConfig(steps=1000))
     changed = differences(identity(job, space), identity(longer, load_space(longer)))
     assert any(line.startswith("search.ranges.prediction_horizon.high") for line in changed)
+
+
+def made_elsewhere(job: JobConfig, **parts: Any) -> Path:
+    """A study whose stored identity has these parts, as if it had been made with other code or on another machine."""
+    with create(settle(job)) as study:
+        environment = read_json(study.path / "environment.json")
+        environment["identity"] |= parts
+        study.store.write_json("environment.json", environment)
+    return study.path
+
+
+def test_a_study_of_other_code_is_refused_by_name_and_told_how_to_go_on(tmp_path: Path) -> None:
+    job = micro_job(tmp_path)
+    hashes = identity(settle(job), load_space(job))["code"]
+    with pytest.raises(ConfigError) as caught:
+        resume_study(made_elsewhere(job, code={**hashes, "hybrid": "0123456789abcdef"}))
+    _, changed, why, mend = caught.value.problems
+    assert changed == f"code.hybrid: '0123456789abcdef' -> '{hashes['hybrid']}'"
+    assert "even a comment counts" in why
+    assert "resume --fork" in mend
+
+
+def test_a_study_of_another_machine_is_refused(tmp_path: Path) -> None:
+    job = micro_job(tmp_path)
+    there = identity(settle(job), load_space(job))["machine"]
+    with pytest.raises(ConfigError, match=r"machine\.device: 'H200' -> "):
+        resume_study(made_elsewhere(job, machine={**there, "device": "H200"}))
+
+
+def test_a_study_of_another_corpus_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    for file in range(20):
+        lines = (f"Line {line} of text {file}, which nobody reads.\n" for line in range(500))
+        (tmp_path / "texts" / f"{file}.txt").write_text("".join(lines))
+    job = settle(micro_job(tmp_path))
+    with create(replace(job, data=replace(job.data, corpus=str(tmp_path / "texts"), heldout_tokens=1024))) as study:
+        pass
+    (tmp_path / "texts" / "7.txt").write_text("Somebody has written this one anew.\n" * 500)
+    with pytest.raises(ConfigError) as caught:
+        resume_study(study.path)
+    assert [line.split(":")[0] for line in caught.value.problems[1:-1]] == ["corpus"]
+
+
+def test_what_a_cluster_trains_on_is_written_down_once_and_then_compared(tmp_path: Path) -> None:
+    with create(micro_job(tmp_path, resources=ResourcesConfig(address="auto"))) as study:
+        assert "device" not in study.stored_identity["machine"]
+        study.check_machine({"hardware": {"device": "H200"}})
+        study.check_machine({"hardware": {"device": "H200"}})
+        with pytest.raises(ConfigError, match=r"machine\.hardware\.device: 'H200' -> 'A100'"):
+            study.check_machine({"hardware": {"device": "A100"}})
+
+
+def test_a_refused_extension_leaves_the_study_as_it_was(tmp_path: Path) -> None:
+    job = settle(micro_job(tmp_path))
+    study = made_elsewhere(job, seed=7)
+    with pytest.raises(ConfigError, match="seed: 7 -> 0"):
+        extend_study(study, trials=9)
+    with pytest.raises(ConfigError, match="asks for 4 already"):
+        extend_study(study, trials=4)
+    assert read_job(study / "job.yaml") == job
 
 
 def half_done(tmp_path: Path) -> tuple[JobConfig, StudyStore]:
