@@ -73,16 +73,19 @@ class Yardstick:
             raise ValueError("no score: " + "; ".join(differences))
         finished = result.status == "finished"
         loss = result.heldout["search"].loss if finished else result.curve[-1].loss if result.curve else math.nan
-        return self._measures(
+        measures = self._measures(
             loss=loss,
             step=result.steps,
             real_steps=result.real_steps,
             train_seconds=result.train_seconds,
             calibration=result.calibration,
             time=result.time,
-            net=self.frontier.net_speedup_bounds(loss, result.time) if finished else None,
+            net=self.frontier.net_speedup(loss, result.time) if finished else None,
             status=result.status,
-        ) | {"error": result.error}
+        )
+        if finished and self.objective.mode == "net":
+            measures["objective"] = self._worth(loss, result.time)
+        return measures | {"error": result.error}
 
     def _measures(
         self,
@@ -93,7 +96,7 @@ class Yardstick:
         train_seconds: float,
         calibration: float,
         time: float,
-        net: tuple[float, float] | None,
+        net: float | None,
         status: Status,
     ) -> dict[str, Any]:
         """All of `MEASURES`, and what Tune's side reads: ``step``, ``finished``, ``objective``."""
@@ -105,7 +108,7 @@ class Yardstick:
             "score": scored,
             "speedup": faster,
             "degradation": worse,
-            "net_speedup": net[0] if net and net[0] == net[1] else None,
+            "net_speedup": net,
             "loss": loss,
             "baseline_loss": baseline_loss,
             "time": time,
@@ -122,8 +125,20 @@ class Yardstick:
             "error": None,
             "step": step,
             "finished": int(status == "finished"),
-            "objective": _certain(net) if net and self.objective.mode == "net" else scored,
+            "objective": scored,
         }
+
+    def _worth(self, loss: float, time: float) -> float:
+        """What a search for net speedup maximises: the net speedup, and something finite off the frontier too.
+
+        Better than the longest run: the least it can be. Worse than the shortest, where nothing above 0 is certain:
+        below 0, the further the worse the loss, so below all that reached the frontier.
+        """
+        worst = self.frontier.losses[0]
+        if not loss <= worst:
+            return -degradation(loss, worst)
+        least, _ = self.frontier.net_speedup_bounds(loss, time)
+        return min(LARGEST, least)
 
 
 def failed_measures(error: str) -> dict[str, Any]:
@@ -134,10 +149,3 @@ def failed_measures(error: str) -> dict[str, Any]:
 def claimable(row: Mapping[str, Any]) -> bool:
     """Whether a trial's row may be called best: it finished, did not diverge, and did predict."""
     return row["state"] == "COMPLETE" and not row["diverged"] and not row["inert"]
-
-
-def _certain(net: tuple[float, float]) -> float:
-    """The net speedup, or off the frontier the finite one of its bounds: the most that is certain to search by."""
-    low, high = net
-    value = low if math.isinf(high) else high
-    return max(0.0, min(LARGEST, value))

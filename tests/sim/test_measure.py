@@ -58,11 +58,21 @@ def test_a_finished_trial_that_only_stopped_earlier_has_a_net_speedup_of_one() -
 
 
 def test_off_the_frontier_there_is_no_net_speedup_but_the_search_has_a_finite_bound() -> None:
-    better, worse = (yardstick(mode="net").final(hybrid(loss, 0.8)) for loss in (1.9, 3.5))
+    better = yardstick(mode="net").final(hybrid(1.9, 0.8))
     assert better["net_speedup"] is None
     assert better["objective"] == pytest.approx(100 / 80)
-    assert worse["net_speedup"] is None
-    assert worse["objective"] == pytest.approx(50 / 80)
+
+
+def test_worse_than_the_whole_frontier_is_below_all_that_is_on_it_however_fast() -> None:
+    losses = (1.9, 2.0, 2.999, 3.0, 3.001, 3.5, 8.0, math.inf, math.nan)
+    slow_and_good, fast_and_bad = 10.0, 0.001
+    found = [
+        yardstick(mode="net").final(hybrid(loss, slow_and_good if loss <= 3.0 else fast_and_bad))["objective"]
+        for loss in losses
+    ]
+    assert all(math.isfinite(objective) for objective in found)
+    assert min(found[:4]) > 0 > found[4] > found[5] > found[6] > found[7] == found[8]
+    assert found[5] == pytest.approx(-0.5 / 3)
 
 
 def test_a_diverged_trial_reports_finite_numbers_only_where_a_scheduler_looks() -> None:
