@@ -29,8 +29,14 @@ def baseline(run: RunConfig) -> RunConfig:
 
 
 def frontier_run(run: RunConfig, length: float) -> RunConfig:
-    """Real steps only, ``length`` times as many as nominal. Length 1 is the baseline itself."""
-    return baseline(run) if length == 1.0 else _real(run, "frontier", round(run.train.steps * length))
+    """Real steps only, ``length`` times as many as nominal. Length 1 is the baseline itself, with its whole curve.
+
+    Of the others only the end is a point of the frontier, so they are evaluated there alone.
+    """
+    if length == 1.0:
+        return baseline(run)
+    shorter = _real(run, "frontier", round(run.train.steps * length))
+    return replace(shorter, train=replace(shorter.train, evaluations=1))
 
 
 def frontier_runs(job: JobConfig, *, seed: int | None = None) -> dict[float, RunConfig]:

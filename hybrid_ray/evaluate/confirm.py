@@ -4,6 +4,7 @@ The best of many noisy trials is biased: it was picked for its luck. Fresh seeds
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -54,6 +55,7 @@ def confirm(
         correction (``p_corrected``). ``equal_steps`` is always run: the net speedup of a seed needs it.
     """
     seeds = fresh_seeds(job, job.confirm.seeds)
+    job = replace(job, train=replace(job.train, evaluations=1))  # what is claimed rests on the ends alone
     arms: list[Arm] = ["equal_steps", *job.confirm.arms]
     runs = run_arms(job, candidates, seeds=seeds, arms=arms, execute=execute, directory=directory)
     nets = [net_speedup(arm_runs, frontier, _SPLIT, level=1 - ALPHA) for arm_runs in runs]
