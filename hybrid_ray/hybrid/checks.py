@@ -1,16 +1,17 @@
 """What can't work, said before the first step."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from inspect import Parameter, signature
+from typing import Any
 
 import torch
 
 from hybrid_ray.config import HybridConfig
-from hybrid_ray.errors import ConfigError, UnsupportedOptimizer
+from hybrid_ray.errors import CheckpointError, ConfigError, UnsupportedOptimizer
 from hybrid_ray.records import Replay
 
-__all__ = ["check_arguments"]
+__all__ = ["check_arguments", "check_same_settings"]
 
 
 def check_arguments(optimizer: torch.optim.Optimizer, config: HybridConfig, replay: Replay | None) -> None:
@@ -29,6 +30,13 @@ def check_arguments(optimizer: torch.optim.Optimizer, config: HybridConfig, repl
     problems = [*config.problems(), *_replay_problems(optimizer, config, replay)]
     if problems:
         raise ConfigError(problems)
+
+
+def check_same_settings(mine: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Raise CheckpointError, with the names of all that differ, if a state was made by other settings."""
+    other = sorted(name for name in {*mine, *saved} if mine.get(name) != saved.get(name))
+    if other:
+        raise CheckpointError(f"the checkpoint was made with other settings: {', '.join(other)}")
 
 
 def _replay_problems(optimizer: torch.optim.Optimizer, config: HybridConfig, replay: Replay | None) -> Iterator[str]:

@@ -9,7 +9,6 @@ import torch
 from hybrid_ray.config import HybridConfig
 from hybrid_ray.hybrid.confidence import Confidence
 from hybrid_ray.hybrid.corrector import Corrector
-from hybrid_ray.hybrid.divergence import Level
 from hybrid_ray.hybrid.horizon import choose_horizon
 from hybrid_ray.hybrid.learning_rate import LearningRate
 from hybrid_ray.hybrid.measures import Measured, WindowMeasures
@@ -125,9 +124,6 @@ class Cycle:
         self.measures.foresee(None, 1)
         if was_open:
             self.open_window(keep=keep)
-
-    def observe_window(self, measured: Measured | None, worst: Level) -> None:
-        self.confidence.observe_window(measured, worst)
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -2,7 +2,8 @@
 
 `DivergenceMonitor` gathers what ``signals.py`` finds in the loss, the gradient norm, the prediction error and in
 numbers that are not finite, and chooses one of eight recoveries. It only advises: ``trainer.py`` carries the action
-out. Given the same numbers (all-reduced ones) every rank gets the same advice.
+out, as far as the run's arm does (``recovery.py``). Given the same numbers (all-reduced ones) every rank gets the same
+advice.
 
 A jump of the loss means different things. On the first real step after a prediction, and on the four after it, the
 weights had just been moved without a gradient: they *overshot*, and the mend is to move back and predict less. With no
@@ -134,7 +135,7 @@ class DivergenceMonitor:
         return self._assess(findings, after_prediction) if findings else _HEALTHY
 
     def observe_prediction(self, error: float) -> Assessment:
-        """The relative error of a finished cycle's prediction: |actual - alpha predicted| / |actual| displacement."""
+        """The relative error of a finished cycle's prediction: |actual - predicted| / |actual| displacement."""
         if not math.isfinite(error):
             return self.observe_nonfinite("update")
         findings = list(self.prediction.observe(error))

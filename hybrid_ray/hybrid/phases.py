@@ -126,7 +126,7 @@ class PhaseMachine:
 
     @property
     def _end(self) -> float:
-        """The nominal step after which there are real steps alone: where the last ``off_fraction`` of the run begins."""
+        """The nominal step after which all are real: where the last ``off_fraction`` of the run begins."""
         total = self._config.total_steps
         return math.inf if total is None else total * (1.0 - self._config.off_fraction)
 

@@ -1,10 +1,10 @@
-"""What recoveries impose on the cycles to come. It wears off: every healthy cycle gives half of it back."""
+"""Which recoveries are carried out, and what they impose on the cycles to come."""
 
 from typing import Any
 
 from hybrid_ray.hybrid.divergence import Recovery
 
-__all__ = ["Restraint", "ends_cycle"]
+__all__ = ["Restraint", "carried_out", "ends_cycle"]
 
 _RAISE = 0.1
 _LEAST_RATIO = 1.0 / 16.0
@@ -15,8 +15,27 @@ def ends_cycle(recovery: Recovery) -> bool:
     return recovery not in (Recovery.CONTINUE, Recovery.REDUCE_PREDICT_RATIO)
 
 
+def carried_out(advised: Recovery, *, applied: bool, finite: bool, free: bool) -> Recovery:
+    """What is done of what the monitor advises.
+
+    Leaving a bad batch out has nothing to do with predicting. So it is done in every arm, and arms differ in their
+    predictions alone. The other recoveries change what is predicted: they are for runs that decide that themselves.
+
+    Args:
+        advised: by the monitor.
+        applied: whether the last prediction can still be taken back. If the next is planned already, in its place, a
+            rollback is no more than a batch left out.
+        finite: whether all numbers are. What is not can only be refused, in any arm, and in the end ends the run.
+        free: whether the run decides for itself: it predicts, and follows no recording.
+    """
+    if advised is Recovery.ROLLBACK and not applied:
+        return Recovery.SKIP_BATCH
+    plain = advised is Recovery.SKIP_BATCH or (advised is Recovery.ABORT and not finite)
+    return advised if free or plain else Recovery.CONTINUE
+
+
 class Restraint:
-    """A shorter horizon and a higher threshold than configured."""
+    """A shorter horizon and a higher threshold than configured. It wears off: a healthy cycle gives half of it back."""
 
     def __init__(self) -> None:
         self.ratio = 1.0  # of the configured horizon

@@ -9,6 +9,7 @@ import torch
 
 from hybrid_ray.hybrid.clock import StepClock
 from hybrid_ray.hybrid.measures import Measured
+from hybrid_ray.hybrid.memory import PhaseMemory
 from hybrid_ray.hybrid.phases import Phase, Position
 
 __all__ = ["Tally"]
@@ -18,7 +19,7 @@ class Tally:
     """Counts. Nothing here decides anything.
 
     Args:
-        device: on a GPU, memory by phase is followed too; the allocator's peak is reset at every change of phase.
+        device: on a GPU, memory by phase is followed too (`PhaseMemory`).
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -32,8 +33,9 @@ class Tally:
         self._measured = 0
         self._false_accepts = 0
         self._jumped = 0  # jumps measured
+        self._withdrawn = 0  # jumps taken back: accepted, and wrong
         self._seconds = StepClock(device)
-        self._memory = _PhaseMemory(device)
+        self._memory = PhaseMemory(device)
 
     @property
     def letters(self) -> str:
@@ -47,7 +49,7 @@ class Tally:
     @contextmanager
     def step(self, position: Position) -> Iterator[None]:
         """One nominal step, timed. It counts if it does not raise."""
-        self._memory.enter(position.phase)
+        self._memory.enter(position.phase, len(self._letters))
         with self._seconds.part(position.phase.value):
             yield
         self._letters += position.letter.encode()
@@ -58,9 +60,14 @@ class Tally:
         self.norms.append(self._planned)
 
     def resize_jump(self, fraction: float) -> None:
-        """The last jump was cut short to a fraction of what was planned, or taken back (0)."""
+        """The last jump was cut short to a fraction of what was planned."""
         if self.norms:
             self.norms[-1] = tuple(norm * fraction for norm in self._planned)
+
+    def withdraw_jump(self) -> None:
+        """The last jump was taken back, before the window after it could be measured."""
+        self.resize_jump(0.0)
+        self._withdrawn += 1
 
     def count_event(self, name: str) -> None:
         self._events[str(name)] += 1
@@ -81,6 +88,7 @@ class Tally:
         phases = {phase: sum(letters.count(letter) for letter in _LETTERS[phase]) for phase in Phase}
         steps = len(letters)
         predicted = phases[Phase.PREDICT]
+        judged = self._jumped + self._withdrawn
         measured = {
             f"mean_{name}": self._sums[name] / self._measured if self._measured else None
             for name in ("cosine", "alpha", "error")
@@ -96,12 +104,13 @@ class Tally:
             "decisions": self.decisions,
             "jumps": self.jumps,
             "accept_rate": self.jumps / self.decisions if self.decisions else None,
-            "false_accept_rate": self._false_accepts / self._jumped if self._jumped else None,
+            "false_accept_rate": (self._false_accepts + self._withdrawn) / judged if judged else None,
             "misses": self.misses,
             "mean_error_after_jump": self._sums["error_after_jump"] / self._jumped if self._jumped else None,
             **measured,
             "events": dict(self._events),
-            "memory": self._memory.statistics(),
+            "memory": self._memory.peaks(),
+            "memory_bytes_a_step": self._memory.slope,
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -109,49 +118,23 @@ class Tally:
             "letters": self.letters,
             "norms": [list(norms) for norms in self.norms],
             "planned": list(self._planned),
-            "counts": [self.decisions, self.misses, self._measured, self._false_accepts, self._jumped],
+            "counts": {name: getattr(self, name) for name in _COUNTS},
             "events": dict(self._events),
             "sums": dict(self._sums),
             "seconds": self._seconds.seconds(),
+            "memory": self._memory.peaks(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._letters = bytearray(state["letters"].encode())
         self.norms = [tuple(norms) for norms in state["norms"]]
         self._planned = tuple(state["planned"])
-        self.decisions, self.misses, self._measured, self._false_accepts, self._jumped = state["counts"]
+        for name in _COUNTS:
+            setattr(self, name, state["counts"][name])
         self._events, self._sums = Counter(state["events"]), defaultdict(float, state["sums"])
         self._seconds.load(state["seconds"])
+        self._memory.load(state["memory"])
 
 
+_COUNTS = ("decisions", "misses", "_measured", "_false_accepts", "_jumped", "_withdrawn")
 _LETTERS = {Phase.WARMUP: "W", Phase.FULL: "F", Phase.PREDICT: "P", Phase.CORRECT: "CM"}
-
-
-class _PhaseMemory:
-    """Peak bytes allocated and reserved on the GPU, by phase. On a CPU it does nothing."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._on = device.type == "cuda"
-        self._phase: Phase | None = None
-        self._peaks: dict[str, dict[str, int]] = {}
-
-    def enter(self, phase: Phase) -> None:
-        """A step of ``phase`` begins."""
-        if not self._on or phase is self._phase:
-            return
-        self._note()
-        torch.cuda.reset_peak_memory_stats(self._device)
-        self._phase = phase
-
-    def statistics(self) -> dict[str, dict[str, int]]:
-        if self._on:
-            self._note()
-        return {phase: dict(peaks) for phase, peaks in self._peaks.items()}
-
-    def _note(self) -> None:
-        if self._phase is None:
-            return
-        peaks = self._peaks.setdefault(str(self._phase), {"allocated": 0, "reserved": 0})
-        peaks["allocated"] = max(peaks["allocated"], torch.cuda.max_memory_allocated(self._device))
-        peaks["reserved"] = max(peaks["reserved"], torch.cuda.max_memory_reserved(self._device))

@@ -7,15 +7,15 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler
 
 from hybrid_ray.config import HybridConfig
-from hybrid_ray.errors import CheckpointError, Diverged
-from hybrid_ray.hybrid.checks import check_arguments
+from hybrid_ray.errors import Diverged
+from hybrid_ray.hybrid.checks import check_arguments, check_same_settings
 from hybrid_ray.hybrid.clock import StepClock
 from hybrid_ray.hybrid.cycle import Cycle
 from hybrid_ray.hybrid.divergence import Assessment, DivergenceMonitor, Level, Recovery
 from hybrid_ray.hybrid.gradients import Closure, Gradient, clip_gradients, compute_gradients, measure_gradients
 from hybrid_ray.hybrid.learning_rate import LearningRate
 from hybrid_ray.hybrid.phases import Phase, PhaseMachine, Position
-from hybrid_ray.hybrid.recovery import Restraint, ends_cycle
+from hybrid_ray.hybrid.recovery import Restraint, carried_out, ends_cycle
 from hybrid_ray.hybrid.step_result import StepResult
 from hybrid_ray.hybrid.tally import Tally
 from hybrid_ray.hybrid.weights import Weights
@@ -36,10 +36,11 @@ class HybridTrainer:
     Args:
         model: any module; DDP and FSDP2 models are told not to reduce gradients before the last micro-batch.
         optimizer: any ``torch.optim`` optimizer that can step without a closure. Its groups say what is predicted.
-        config: the settings; ``predictor="off"`` is a plain training loop with a check for finite numbers.
+        config: the settings; ``predictor="off"`` is a plain training loop that leaves bad batches out.
         lr_scheduler: stepped once a nominal step.
         replay: follow a recorded run's phases (and, in controls, its displacement norms) instead of confidence.
-            Recoveries are then advice, not carried out (as with ``predictor="off"``); what is not finite is refused.
+            Recoveries are then advice, as with ``predictor="off"``. What is left out is left out in every arm: a batch
+            that is not finite or whose loss or gradient spikes.
 
     Raises:
         ConfigError: for settings or parameters that can't work, all problems at once.
@@ -160,19 +161,18 @@ class HybridTrainer:
         return gradient.finite and recovery not in (Recovery.SKIP_BATCH, Recovery.ROLLBACK)
 
     def _recover(self, assessment: Assessment, *, finite: bool = True) -> Recovery:
-        """Carry a recovery out. Returns the one that was."""
-        recovery, reasons = assessment.recovery, ", ".join(assessment.reasons)
-        self._level = max(self._level, assessment.level, key=lambda level: level.rank)
-        self._worst = max(self._worst, self._level, key=lambda level: level.rank)
-        if recovery is Recovery.CONTINUE:
-            return recovery
-        if self._only_advise and finite:
-            self._note(f"advised {recovery}", reasons)
-            return Recovery.CONTINUE
-        self._note(str(recovery), reasons)
+        """Carry a recovery out, as far as this arm does. Returns the one that was."""
+        self._found(assessment.level)
+        advised, reasons = assessment.recovery, ", ".join(assessment.reasons)
+        applied = self._cycle is not None and self._cycle.predictor.applied > 0
+        recovery = carried_out(advised, applied=applied, finite=finite, free=not self._only_advise)
+        if recovery is not Recovery.CONTINUE:
+            self._note(str(recovery), reasons)
+        elif advised is not Recovery.CONTINUE:
+            self._note(f"advised {advised}", reasons)
         if recovery is Recovery.ABORT:
             raise Diverged(f"step {self.phases.steps + 1}: {reasons}, after every other recovery")
-        if not self._only_advise:
+        if not self._only_advise and recovery is not Recovery.CONTINUE:
             self._restrain(recovery)
         return recovery
 
@@ -182,13 +182,17 @@ class HybridTrainer:
         self._forced = ends_cycle(recovery)
         cycle = self._cycle
         assert cycle is not None
-        if recovery is Recovery.ROLLBACK and cycle.predictor.applied:  # 0: another is planned already, in its place
+        if recovery is Recovery.ROLLBACK:
             cycle.withdraw(keep=not self.phases.over)
-            self.tally.resize_jump(0.0)
+            self.tally.withdraw_jump()
         elif self._forced and self.phases.position.micro:
             self.tally.resize_jump(cycle.predictor.fraction)
         if recovery is Recovery.RESET_PREDICTOR:
             cycle.forget(keep=not self.phases.over)
+
+    def _found(self, level: Level) -> None:
+        self._level = max(self._level, level, key=lambda level: level.rank)
+        self._worst = max(self._worst, self._level, key=lambda level: level.rank)
 
     def _note(self, event: str, reasons: str) -> None:
         self.tally.count_event(event)
@@ -208,16 +212,19 @@ class HybridTrainer:
         self.phases.advance(entry=entry, fall_back=self._forced)
 
     def _look_back(self, cycle: Cycle) -> None:
-        """Compare what the window did with what had been foreseen; confidence follows."""
-        measured = cycle.look_back()
-        jumped = cycle.predictor.applied > 0
+        """Compare what the window did with what had been foreseen; confidence follows. A recovery may forget it all."""
+        measured, assessment = cycle.look_back(), None
         if measured is not None:
+            jumped = cycle.predictor.applied > 0
             self.tally.add_measured(measured, jumped=jumped)
             if jumped:
-                self._recover(self.monitor.observe_prediction(measured.error))
-        cycle.observe_window(measured, self._worst)
+                assessment = self.monitor.observe_prediction(measured.error)
+                self._found(assessment.level)
+        cycle.confidence.observe_window(measured, self._worst)
         if self._worst is Level.NORMAL:
             self.restraint.relax()
+        if assessment is not None:
+            self._recover(assessment)
         self._worst = Level.NORMAL
 
     def _plan(self, cycle: Cycle) -> int:
@@ -249,9 +256,8 @@ class HybridTrainer:
 
     def statistics(self) -> dict[str, Any]:
         """Plain numbers about the run so far: shares, times, jumps, confidence, events, memory. No rank waits."""
-        cycle = self._cycle
         numbers = self.tally.statistics() | {"part_seconds": self.clock.seconds()}
-        if cycle is not None:
+        if (cycle := self._cycle) is not None:
             numbers |= {
                 "displacement_ratio": cycle.measures.displacement_ratio,
                 "confidence": cycle.confidence.value,
@@ -280,10 +286,7 @@ class HybridTrainer:
         Raises:
             CheckpointError: if the state was made by other settings.
         """
-        mine = asdict(self.config)
-        other = {name for name in mine | state["config"] if mine.get(name) != state["config"].get(name)}
-        if other:
-            raise CheckpointError(f"the checkpoint was made with other settings: {', '.join(sorted(other))}")
+        check_same_settings(asdict(self.config), state["config"])
         for name, part in self._parts().items():
             part.load_state_dict(state["parts"][name])
         self.clock.load(state["clock"])

@@ -43,7 +43,7 @@ CHANGES = st.fixed_dictionaries(
         "full_steps": st.integers(1, 4),
         "buffer_dtype": st.just("bfloat16"),
         "buffer_device": st.just("host"),
-        "residual_feedback": st.just(0.3),
+        "residual_feedback": st.sampled_from([0.0, 0.5]),
         "horizon_mode": st.just("scaled"),
         "confidence_threshold": st.just(0.2),
         "total_steps": st.just(STEPS),
@@ -77,6 +77,20 @@ def test_a_run_stopped_in_any_phase_goes_on_bit_for_bit(changes: dict[str, Any],
     clocks = {"part_seconds", "phase_seconds"}
     for name, value in whole.statistics().items():
         assert name in clocks or resumed.statistics()[name] == value, name
+
+
+def test_what_was_seen_of_memory_and_of_jumps_taken_back_is_kept() -> None:
+    trainer, _ = start(quick(), None)
+    trainer.tally.begin_jump([1.0, 1.0])
+    trainer.tally.withdraw_jump()
+    state = trainer.state_dict()
+    peaks = {"full": {"allocated": 7, "reserved": 9}}  # as on a GPU
+    state["parts"]["tally"]["memory"] = peaks
+    resumed, _ = start(quick(), None)
+    resumed.load_state_dict(through_a_file(state))
+    assert resumed.statistics()["memory"] == peaks
+    assert resumed.state_dict()["parts"]["tally"]["memory"] == peaks
+    assert resumed.statistics()["false_accept_rate"] == 1.0
 
 
 def test_other_settings_are_refused_by_name() -> None:

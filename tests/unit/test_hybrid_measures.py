@@ -1,6 +1,7 @@
 """What is measured on a sample is what the whole would show; confidence, corrector and horizon do what they say."""
 
 import math
+import statistics
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from hybrid_ray.hybrid.corrector import Corrector
 from hybrid_ray.hybrid.divergence import Level
 from hybrid_ray.hybrid.horizon import choose_horizon
 from hybrid_ray.hybrid.measures import Measured, WindowMeasures
+from hybrid_ray.hybrid.memory import Slope
 from hybrid_ray.hybrid.sample import CoordinateSample
 from hybrid_ray.hybrid.weights import Weights
 
@@ -171,6 +173,15 @@ def test_bf16_keeps_infinity_and_nan_visible() -> None:
     buffers = Buffers(weights_of((2, 2)), dtype="bfloat16")
     buffers.assign_([torch.tensor([[math.inf, 1.0], [math.nan, -math.inf]])], [1.0])
     assert torch.isfinite(buffers.tensors[0]).tolist() == [[False, True], [False, False]]
+
+
+def test_the_slope_of_memory_is_that_of_a_least_squares_line() -> None:
+    slope = Slope()
+    assert slope.value is None
+    steps, found = [5, 15, 20, 25], [80_000_000_000, 80_000_000_100, 80_000_000_020, 80_000_000_500]
+    for step, allocated in zip(steps, found, strict=True):
+        slope.add(step, allocated)
+    assert slope.value == pytest.approx(statistics.linear_regression(steps, found).slope)
 
 
 def test_the_clock_adds_up_by_part_also_when_something_is_raised() -> None:

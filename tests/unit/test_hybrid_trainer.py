@@ -172,6 +172,9 @@ class Oracle:
         self.inner, self.trainer, self.at, self.recovery = trainer.monitor, trainer, at, recovery
 
     def observe_real(self, loss: float, norm: float, *, after_prediction: bool) -> Assessment:
+        return self.assess()
+
+    def assess(self) -> Assessment:
         if self.trainer.phases.steps + 1 == self.at:
             return Assessment(level=Level.CRITICAL, reasons=("because",), recovery=self.recovery)
         return Assessment(level=Level.NORMAL, reasons=(), recovery=Recovery.CONTINUE)
@@ -241,6 +244,66 @@ def test_reset_predictor_forgets_the_average_but_goes_on_learning() -> None:
     for _ in range(15):
         result = trainer.step(batches)
     assert result.confidence > 0.0
+
+
+def test_a_predictor_that_was_reset_for_its_error_starts_with_no_confidence_of_the_one_before() -> None:
+    trainer, batches = toy_run(quick(confidence_threshold=0.01))
+    oracle = Oracle(trainer, 25, Recovery.RESET_PREDICTOR)  # the end of the first cycle: its prediction is judged
+    oracle.observe_real = trainer.monitor.observe_real
+    oracle.observe_prediction = lambda error: oracle.assess()
+    trainer.monitor = oracle
+    results = [trainer.step(batches) for _ in range(35)]
+    assert results[23].confidence > 0.01
+    assert results[24].event == "reset_predictor: because"
+    assert results[24].confidence == 0.0
+    assert trainer.replay_record().phases.endswith("PPPPPCCCCC" + "F" * 10)
+    assert not trainer.step(batches).predicted  # nothing of the new one has been compared yet
+
+
+def test_a_rolled_back_prediction_was_accepted_falsely() -> None:
+    assert recover(Recovery.ROLLBACK)[0].statistics()["false_accept_rate"] == 1.0
+    trainer, batches, *_ = recover(Recovery.CONTINUE)
+    [trainer.step(batches) for _ in range(3)]
+    assert trainer.statistics()["false_accept_rate"] == 0.0
+
+
+ARMS = {
+    "baseline": (quick(predictor="off"), None),
+    "placebo": (quick(predictor="nothing"), Replay(phases="W" * 5 + "F" * 10 + "PPPPPCCCCC", norms=((0.1,),))),
+}
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("recovery", [recovery for recovery in Recovery if recovery is not Recovery.CONTINUE])
+def test_an_arm_that_decides_nothing_leaves_bad_batches_out_and_is_only_advised_of_the_rest(
+    arm: str, recovery: Recovery
+) -> None:
+    config, replay = ARMS[arm]
+    trainer, batches = toy_run(config, replay=replay)
+    trainer.monitor = Oracle(trainer, 12, recovery)  # in Full: nothing has been predicted
+    for _ in range(11):
+        trainer.step(batches)
+    before = flat(trainer.model)
+    result = trainer.step(batches)
+    skipped = recovery in (Recovery.SKIP_BATCH, Recovery.ROLLBACK)
+    assert result.event == ("skip_batch: because" if skipped else f"advised {recovery}: because")
+    assert torch.equal(flat(trainer.model), before) == skipped
+    if replay is not None:
+        [trainer.step(batches) for _ in range(13)]
+        assert trainer.replay_record().phases == replay.phases
+
+
+def test_a_spike_is_left_out_alike_in_every_arm() -> None:
+    """A hybrid run that never dares to predict is the baseline, to the bit, bad batches included."""
+    found = []
+    for config in (quick(predictor="off"), quick(confidence_threshold=1.0)):
+        trainer, batches = toy_run(config)
+        for step in range(1, 61):
+            result = trainer.step(lambda size=1e4 if step == 40 else 1.0, batches=batches: size * batches())
+            assert (result.event or "").startswith("skip_batch: ") == (step == 40)
+        found.append(flat(trainer.model))
+        assert trainer.statistics()["predicted_steps"] == 0
+    assert torch.equal(*found)
 
 
 def test_rollback_in_a_micro_correction_takes_back_the_part_that_was_applied() -> None:
@@ -410,14 +473,13 @@ def test_tied_parameters_are_moved_once() -> None:
 
 
 def test_several_groups_each_have_their_own_rate_and_norm() -> None:
-    model = toy_model()
-    groups = [{"params": model[0].parameters(), "lr": 1e-2}, {"params": model[2].parameters(), "lr": 1e-4}]
-    trainer, batches = HybridTrainer(model, torch.optim.SGD(groups), quick()), Batches(model)
-    for _ in range(16):
-        trainer.step(batches)
-    first, second = trainer.replay_record().norms[0]
-    assert first > 0.0
-    assert second > 0.0
+    first, second = (torch.nn.Parameter(torch.zeros(100)) for _ in range(2))
+    optimizer = torch.optim.SGD([{"params": [first], "lr": 1e-2}, {"params": [second], "lr": 1e-4}])
+    halved = torch.optim.lr_scheduler.LambdaLR(optimizer, [lambda step: 1.0, lambda step: 0.5 if step >= 15 else 1.0])
+    trainer = HybridTrainer(torch.nn.ParameterList([first, second]), optimizer, quick(), lr_scheduler=halved)
+    for _ in range(16):  # the same gradient in both: ten real steps each move by the rate x 10
+        trainer.step(lambda: first.sum() + second.sum())
+    assert trainer.replay_record().norms[0] == pytest.approx((5 * 1e-2 * 10, 5 * 0.5 * 1e-4 * 10), rel=1e-4)
 
 
 @pytest.mark.parametrize("step", [3, 12, 17, 22])  # in each phase
