@@ -333,7 +333,7 @@ class ResourcesConfig:
     workers: int = 1
     cpus_per_worker: int = 1
     gpus_per_worker: float | None = None  # None: 1 with device cuda, or auto and a GPU here for each worker; else 0
-    max_concurrent: int | None = None  # None: as many as the cluster holds
+    max_concurrent: int | None = None  # None: as many as fit; in a search a quarter of the trials at most (and 2)
     address: str = "local"  # "local", or the address of a running cluster ("auto" where the driver runs inside it)
 
     def problems(self) -> Iterator[str]:

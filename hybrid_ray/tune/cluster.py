@@ -26,6 +26,7 @@ __all__ = [
     "local_resources",
     "ray_session",
     "run_needs",
+    "temporary_root",
 ]
 
 CONTROLLER_CPUS = 0.01  # of the task that holds a TorchTrainer; 0 is refused by Tune, 1 can deadlock
@@ -47,7 +48,8 @@ _SETTINGS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the driver has its own
     "TUNE_MAX_PENDING_TRIALS_PG": "1",
 }
-_LONGEST_TEMP_DIR = 40  # characters: a socket's path may have 107, and Ray adds up to 67
+_LONGEST_TEMP_DIR = 36  # characters: a socket's path may have 103 (macOS), and Ray adds up to 67
+_TEMP_NAME = "hr-"  # and 8 characters
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,7 +118,7 @@ def ray_session(job: JobConfig) -> Iterator[Resources]:
     """Join or start Ray for the length of the block; yields what it has. A Ray already joined is used and left alone.
 
     Raises:
-        ConfigError: no cluster answers at ``resources.address``, or the temporary folder's path is too long.
+        ConfigError: no cluster answers at ``resources.address``, or there is no place for a local Ray's files.
     """
     local = job.resources.address == "local"
     _prepare_environment(local=local)
@@ -189,15 +191,26 @@ def _prepare_environment(*, local: bool) -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 
+def temporary_root() -> Path:
+    """Where a local Ray keeps its files: the default place, or /tmp where that has too long a path, as on macOS.
+
+    Raises:
+        ConfigError: neither will do.
+    """
+    usual = Path(tempfile.gettempdir())
+    for root in (usual, Path("/tmp")):
+        if len(str(root / f"{_TEMP_NAME}12345678")) <= _LONGEST_TEMP_DIR and os.access(root, os.W_OK | os.X_OK):
+            return root
+    raise ConfigError(
+        f"TMPDIR is {usual}, too long a path for Ray's sockets, and /tmp cannot be written: set TMPDIR to a folder of "
+        f"at most {_LONGEST_TEMP_DIR - len(_TEMP_NAME) - 9} characters"
+    )
+
+
 @contextlib.contextmanager
 def _short_folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="hr-"))
+    folder = Path(tempfile.mkdtemp(prefix=_TEMP_NAME, dir=temporary_root()))
     try:
-        if len(str(folder)) > _LONGEST_TEMP_DIR:
-            raise ConfigError(
-                f"the temporary folder {folder.parent} has too long a path for Ray's sockets: "
-                "set TMPDIR to a shorter one"
-            )
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_ray.config import JobConfig, RunConfig
-from hybrid_ray.errors import TrialOutOfMemory
+from hybrid_ray.errors import HybridRayError, TrialOutOfMemory
 from hybrid_ray.evaluate.execute import Task, execute_here, failed_result
 from hybrid_ray.records import RunResult
 from hybrid_ray.train.bench import choose_device
@@ -19,6 +19,7 @@ from hybrid_ray.tune.trial import in_one_line
 __all__ = ["RayExecute", "machine_of_runs"]
 
 _POLL_SECONDS = 0.2
+_LONGEST_WAIT = 600.0  # seconds for a first free worker
 
 
 class RayExecute:
@@ -100,13 +101,33 @@ class RayExecute:
         return ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus, max_retries=0)(_run)
 
 
-def machine_of_runs(job: JobConfig, run: RunConfig) -> dict[str, Any]:
-    """Hardware and software of where runs train, which on a cluster is not where the driver is. Needs a joined Ray."""
+def machine_of_runs(job: JobConfig, run: RunConfig, *, flag: StopFlag, limit: float = _LONGEST_WAIT) -> dict[str, Any]:
+    """Hardware and software of where runs train, which on a cluster is not where the driver is. Needs a joined Ray.
+
+    Args:
+        limit: seconds to wait for room for one worker: others may be using the cluster.
+
+    Raises:
+        Stopped: a signal came.
+        HybridRayError: there was no room.
+    """
     import ray
 
     needs = job.resources
-    where = ray.remote(num_cpus=needs.cpus_per_worker, num_gpus=needs.gpus)(_machine_here)
-    found: dict[str, Any] = ray.get(where.remote(run))
+    where = ray.remote(num_cpus=needs.cpus_per_worker, num_gpus=needs.gpus)(_machine_here).remote(run)
+    deadline = time.monotonic() + limit
+    try:
+        while not ray.wait([where], timeout=_POLL_SECONDS)[0]:
+            flag.raise_if_set()
+            if time.monotonic() > deadline:
+                raise HybridRayError(
+                    f"no worker ({needs.cpus_per_worker} processors, {needs.gpus:g} GPUs) could start within {limit:g} "
+                    "seconds: the cluster is busy; go on when it has room, nothing finished is lost"
+                )
+    except BaseException:
+        ray.cancel(where, force=True)
+        raise
+    found: dict[str, Any] = ray.get(where)
     return found
 
 

@@ -1,5 +1,5 @@
-"""How much memory one run needs, from its configuration alone, so that what cannot fit is refused before anything
-starts.
+"""How much memory one run needs, from its configuration alone, and how many runs that lets go side by side, so that
+what cannot fit is refused before anything starts.
 
 An estimate, on the high side. Measured peaks belong to a run's result.
 """
@@ -7,13 +7,18 @@ An estimate, on the high side. Measured peaks belong to a run's result.
 import math
 from dataclasses import dataclass, replace
 
+import psutil
+import torch
+
 from hybrid_ray.config import HybridConfig, JobConfig, OptimizerName
+from hybrid_ray.errors import ConfigError
 from hybrid_ray.models.shapes import PRESETS, GPT2Shape, parameter_count
 
-__all__ = ["MemoryNeed", "memory_need", "predictor_bytes"]
+__all__ = ["Fit", "MemoryNeed", "fit", "memory_need", "predictor_bytes", "size_text"]
 
 _FLOAT = 4
 _PROCESS = 600 * 2**20  # a Python process with PyTorch and Ray loaded; on a GPU its context and kernels
+_RAY = 2**30  # Ray's own processes, in host memory
 _OPTIMIZER: dict[OptimizerName, int] = {  # bytes a parameter
     "sgd": 4,  # momentum
     "adam": 8,  # two moments
@@ -44,6 +49,64 @@ class MemoryNeed:
         """Bytes by part, in the order in which they are shown."""
         names = ("weights", "gradients", "optimizer", "predictor", "activations", "logits", "process")
         return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fit:
+    """How many runs go side by side, and the memory of the device they share."""
+
+    runs: int
+    need: MemoryNeed
+    there: int  # bytes that are free
+    sharing: int  # workers that share them
+
+    @property
+    def needed(self) -> int:
+        """Bytes of all that share the device."""
+        return self.sharing * self.need.total
+
+
+def fit(job: JobConfig, need: MemoryNeed, device: torch.device, *, most: int) -> Fit:
+    """The runs that memory lets go side by side, ``most`` at most. The memory of a cluster's machines is not known.
+
+    A ``max_concurrent`` that the job names is kept or refused, never lowered in silence.
+
+    Raises:
+        ConfigError: not even one run fits, or not as many as the job names.
+    """
+    there, local = _memory_there(device), job.resources.address == "local"
+    runs = most
+    if local and job.resources.max_concurrent is None:
+        room = there if device.type == "cuda" else there - _RAY
+        runs = next((runs for runs in range(most, 1, -1) if _sharing(job, runs) * need.total <= room), 1)
+    found = Fit(runs=runs, need=need, there=there, sharing=_sharing(job, runs))
+    if local and found.needed > there:
+        raise ConfigError(_too_much(job, found))
+    return found
+
+
+def _memory_there(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def _sharing(job: JobConfig, runs: int) -> int:
+    """Workers that share one memory: all of a machine's on processors, those with a share of the same GPU else."""
+    workers, share = runs * job.resources.workers, job.resources.gpus
+    return min(workers, max(1, int(1 // share))) if share else workers
+
+
+def _too_much(job: JobConfig, found: Fit) -> str:
+    of_memory = f"about {size_text(found.needed)} of memory but {size_text(found.there)} are free: lower"
+    if found.runs > 1:
+        return f"{found.runs} runs of {job.model.preset} side by side need {of_memory} resources.max_concurrent"
+    return f"one run of {job.model.preset} needs {of_memory} train.micro_batch_size, resources.workers or model.preset"
+
+
+def size_text(size: int) -> str:
+    """Bytes for people."""
+    return f"{size / 2**20:.1f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"
 
 
 def memory_need(job: JobConfig, vocab_size: int) -> MemoryNeed:

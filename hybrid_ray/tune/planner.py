@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import psutil
 import torch
 
 from hybrid_ray.config import JobConfig, ResourcesConfig
@@ -22,18 +21,17 @@ from hybrid_ray.models.shapes import PRESETS, flops_per_token
 from hybrid_ray.records import RunResult
 from hybrid_ray.results.store import read_json
 from hybrid_ray.train.fingerprint import machine
-from hybrid_ray.tune.cluster import Resources, concurrency, local_resources, ray_session
-from hybrid_ray.tune.fit import MemoryNeed, memory_need
+from hybrid_ray.tune.cluster import Resources, concurrency, local_resources, ray_session, temporary_root
+from hybrid_ray.tune.fit import Fit, fit, memory_need, size_text
 from hybrid_ray.tune.space import load_space
 
-__all__ = ["Plan", "Stage", "plan", "run_cache", "settle"]
+__all__ = ["Plan", "Stage", "fit_runs", "plan", "run_cache", "settle"]
 
 _OVERHEAD = 2.0  # a step takes this many times its matrix products' time: norms, softmax, optimizer, Python
 _TRIAL_SHARE = (
     0.75  # of nominal steps that cost what a real step costs: predicted ones are nearly free, some trials stop early
 )
 _PROBE_ROWS = {"cpu": 1024, "cuda": 16_384}
-_GIB = 2**30
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,13 +50,15 @@ class Plan:
     """
 
     stages: tuple[Stage, ...]
-    concurrency: int
+    fit: Fit
     step_seconds: float
     measured: bool
-    memory: MemoryNeed  # of one run on one device
-    memory_there: int
-    runs_a_device: int  # how many share that memory
     device: str
+
+    @property
+    def concurrency(self) -> int:
+        """Runs side by side."""
+        return self.fit.runs
 
     @property
     def steps(self) -> int:
@@ -89,10 +89,11 @@ class Plan:
         how = "measured: a cached baseline" if self.measured else "estimated: FLOPs and a matrix-product probe"
         yield f"{1000 * self.step_seconds:.3g} ms a real step ({how})"
         yield f"{self.concurrency} runs side by side on {self.device}"
-        parts = ", ".join(f"{name} {_size(size)}" for name, size in self.memory.parts.items())
-        yield f"memory of one run {_size(self.memory.total)} ({parts})"
-        need = _size(self.memory.total * self.runs_a_device)
-        yield f"{self.runs_a_device} side by side need {need} of {_size(self.memory_there)} that are free"
+        need = self.fit.need
+        parts = ", ".join(f"{name} {size_text(size)}" for name, size in need.parts.items())
+        yield f"memory of one worker {size_text(need.total)} ({parts})"
+        there, needed = size_text(self.fit.there), size_text(self.fit.needed)
+        yield f"{self.fit.sharing} side by side need {needed} of {there} that are free"
 
 
 def settle(job: JobConfig) -> JobConfig:
@@ -138,29 +139,43 @@ def plan(job: JobConfig) -> Plan:
     """
     job = settle(job)
     load_space(job)
-    if job.model.preset not in PRESETS:
-        raise ConfigError(f"model.preset is {job.model.preset!r} but must be one of {', '.join(PRESETS)}")
-    side_by_side = concurrency(job, _resources(job))
-    corpus, device = prepare(job.data), _device(job)
-    memory, there = memory_need(job, corpus.vocab_size), _memory_there(device)
-    runs_a_device = _runs_a_device(job, side_by_side)
-    if job.resources.address == "local":  # memory of another machine is unknown
-        _refuse_what_cannot_fit(job, memory.total * runs_a_device, there)
-    seconds, measured = _step_seconds(job, corpus)
+    found = fit_runs(job, most=job.resources.max_concurrent or _most_trials(job))
+    seconds, measured = _step_seconds(job, prepare(job.data))
+    device = _device(job)
     return Plan(
         stages=tuple(stages(job)),
-        concurrency=side_by_side,
+        fit=found,
         step_seconds=seconds,
         measured=measured,
-        memory=memory,
-        memory_there=there,
-        runs_a_device=runs_a_device,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "processors",
     )
 
 
+def fit_runs(job: JobConfig, *, most: int | None = None) -> Fit:
+    """How many runs of a settled job go side by side where it would run: as many as its processors, GPUs, memory and
+    ``max_concurrent`` allow, and no more than ``most``.
+
+    Raises:
+        ConfigError: the model or corpus is not there, the resources can't be had, or it does not fit in memory.
+    """
+    if job.model.preset not in PRESETS:
+        raise ConfigError(f"model.preset is {job.model.preset!r} but must be one of {', '.join(PRESETS)}")
+    possible = concurrency(job, _resources(job))
+    need = memory_need(job, prepare(job.data).vocab_size)
+    return fit(job, need, _device(job), most=min(possible, most or possible))
+
+
+def _most_trials(job: JobConfig) -> int:
+    """Side by side at most a quarter of the trials: a sampler learns from trials that have ended.
+
+    With all of them asked at once, a search would be its presets and random draws, whatever sampler it names.
+    """
+    return max(2, job.search.trials // 4)
+
+
 def _resources(job: JobConfig) -> Resources:
     if job.resources.address == "local":
+        temporary_root()  # what Ray will need, asked before anything is written
         return local_resources()
     with ray_session(job) as there:
         return there
@@ -225,35 +240,7 @@ def _device(job: JobConfig) -> torch.device:
     return torch.device("cuda" if job.train.device == "cuda" and torch.cuda.is_available() else "cpu")
 
 
-def _memory_there(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
-
-
-def _runs_a_device(job: JobConfig, side_by_side: int) -> int:
-    """Workers that share one memory: all of a machine's on processors, those with a share of the same GPU else."""
-    share = job.resources.gpus
-    if not share:
-        return side_by_side * job.resources.workers
-    return min(side_by_side * job.resources.workers, max(1, int(1 // share)))
-
-
-def _refuse_what_cannot_fit(job: JobConfig, need: int, there: int) -> None:
-    if need > there:
-        raise ConfigError(
-            f"runs of {job.model.preset} side by side need about {_size(need)} of memory but {_size(there)} are free: "
-            "lower resources.max_concurrent, train.micro_batch_size or model.preset"
-        )
-
-
 def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def _size(size: int) -> str:
-    if size < _GIB:
-        return f"{size / 2**20:.1f} MiB"
-    return f"{size / _GIB:.1f} GiB"

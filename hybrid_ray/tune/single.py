@@ -21,7 +21,7 @@ from hybrid_ray.train.worker import fit_with_workers
 from hybrid_ray.tune.cluster import concurrency, ray_session
 from hybrid_ray.tune.execute import RayExecute, machine_of_runs
 from hybrid_ray.tune.limits import Budget, StopFlag
-from hybrid_ray.tune.planner import plan, run_cache, settle
+from hybrid_ray.tune.planner import fit_runs, run_cache, settle
 
 __all__ = ["compare_arms", "train_once"]
 
@@ -49,7 +49,7 @@ def train_once(job: JobConfig, *, arm: Literal["baseline", "hybrid"], directory:
         ConfigError: the job can't be run here, or the directory holds a finished run or another one.
     """
     job = settle(job)
-    plan(job)
+    fit_runs(job, most=1)
     run = job.run() if arm == "hybrid" else baseline(job.run())
     _check_directory(directory, run)
     if run.workers == 1:
@@ -86,23 +86,23 @@ def compare_arms(job: JobConfig, *, directory: Path) -> dict[str, Any]:
         Stopped: a signal came.
     """
     job = settle(job)
-    plan(job)
+    most = fit_runs(job).runs
     directory = directory.absolute()
     _claim(directory, job)
-    with _executor(job, directory) as execute:
-        machine = machine_of_runs(job, job.run())
+    flag = StopFlag()
+    with _executor(job, directory, most, flag) as execute:
+        machine = machine_of_runs(job, job.run(), flag=flag)
         plain = cached(execute, run_cache(job), corpus=prepare(job.data).fingerprint, machine=machine)
         return compare(job, execute=execute, directory=directory, execute_plain=plain)
 
 
 @contextmanager
-def _executor(job: JobConfig, directory: Path) -> Iterator[RayExecute]:
-    flag = StopFlag()
+def _executor(job: JobConfig, directory: Path, most: int, flag: StopFlag) -> Iterator[RayExecute]:
     with flag, ray_session(job) as there:
         flag.listen()  # Ray put a handler of its own in place
         yield RayExecute(
             job,
-            concurrency=concurrency(job, there),
+            concurrency=min(most, concurrency(job, there)),
             flag=flag,
             budget=Budget(job),
             storage=directory / ".ray",

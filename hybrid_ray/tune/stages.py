@@ -32,7 +32,9 @@ __all__ = ["Outcome", "Stages", "params_of"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """How a study ended. ``text`` is what the terminal is told last: the headline, and where everything is."""
+    """How a session on a study ended. ``text`` is what the terminal is told last: the headline, and where everything
+    is. "finished" is one that did all it was allowed to: where a budget ended it, ``text`` says what is left to do.
+    """
 
     status: Literal["finished", "stopped", "failed"]
     text: str
@@ -60,6 +62,7 @@ class Stages:
         self._study, self._job, self._space, self._plan = study, study.job, space, plan
         self._queued = {**(queued or {}), **space.presets}
         self._flag, self._budget = StopFlag(), Budget(study.job)
+        self._gave_up: str | None = None  # why, once too many trials failed in a row
 
     def run(self) -> Outcome:
         """All stages that are not done yet. What is finished is kept, whatever ends it."""
@@ -74,13 +77,13 @@ class Stages:
                     study.store.event("stopped", reason=stopped.reason, resumable=True)
                     return self._stopped()
                 note = stopped.reason
-        return self._report(note)
+        return self._report(self._gave_up or note)
 
     def _train(self, display: Display) -> str | None:
         """Everything that trains. Returns why less was done than the job asks for, if so."""
         with ray_session(self._job) as there:
             self._flag.listen()  # Ray put a handler of its own in place
-            side_by_side = concurrency(self._job, there)
+            side_by_side = min(self._plan.concurrency, concurrency(self._job, there))
             execute = RayExecute(
                 self._job,
                 concurrency=side_by_side,
@@ -91,7 +94,6 @@ class Stages:
             )
             results = self._frontier(execute, display)
             note = self._search(results, side_by_side, display)
-            self._budget.raise_if_used_up()
             self._confirm(results, execute, display)
         return note
 
@@ -101,7 +103,7 @@ class Stages:
         display.stage("frontier", len(runs))
         self._study.store.event("stage", stage="frontier")
         tasks = [Task(run=run, directory=self._study.path / _place(length)) for length, run in runs.items()]
-        corpus, machine = prepare(self._job.data), machine_of_runs(self._job, tasks[0].run)
+        corpus, machine = prepare(self._job.data), machine_of_runs(self._job, tasks[0].run, flag=self._flag)
         self._study.check_machine(machine)
         execute_cached = cached(execute, run_cache(self._job), corpus=corpus.fingerprint, machine=machine)
         results = execute_cached(tasks)
@@ -125,12 +127,12 @@ class Stages:
         optuna_study = open_study(study.path, self._job)
         interrupted = reconcile(optuna_study, study.store, self._job)
         queue_settings(optuna_study, dict(islice(self._queued.items(), self._job.search.trials)))
-        missing = self._job.search.trials - counted_trials(optuna_study)
+        missing = self._job.search.trials - counted_trials(study.store.trials())
         study.store.event("stage", stage="search", missing=missing, interrupted=interrupted)
         if missing <= 0:
             return None
         display.stage("search", missing)
-        note = run_search(
+        self._gave_up = run_search(
             study,
             optuna_study,
             self._space,
@@ -146,9 +148,8 @@ class Stages:
             flag=self._flag,
             budget=self._budget,
         )
-        if note:
-            study.store.event("search_ended", reason=note)
-        return note
+        left = self._job.search.trials - counted_trials(study.store.trials())
+        return self._budget.used_up if left > 0 else None
 
     def _yardstick(self, results: Sequence[RunResult]) -> Yardstick:
         baseline = next(result for result in results if result.arm == "baseline")
@@ -163,6 +164,7 @@ class Stages:
         best = self._candidates()
         if not best:
             return
+        self._budget.raise_if_used_up()
         runs = self._job.confirm.seeds * (1 + len(best) * (1 + len({"equal_steps", *self._job.confirm.arms})))
         display.stage("confirmation", runs)
         self._study.store.event("stage", stage="confirmation", trials=[candidate.trial for candidate in best])
@@ -190,14 +192,13 @@ class Stages:
     def _report(self, note: str | None) -> Outcome:
         """The report, and what the terminal is told."""
         study = self._study
-        gave_up = note is not None and "failed in a row" in note
-        study.store.event("failed" if gave_up else "finished", note=note)
+        study.store.event("failed" if self._gave_up else "cut_short" if note else "finished", note=note)
         text = write_report(study.path).text
-        said = [text, f"Note: {note}." if note else "", f"Report: {study.path / 'report.html'}"]
+        said = [text, f"Report: {study.path / 'report.html'}"]
+        if note:
+            said[1:1] = [f"Note: {note}.", f"Go on with: hybrid-ray resume {study.path}"]
         return Outcome(
-            status="failed" if gave_up else "finished",
-            text="\n\n".join(filter(None, said)),
-            directory=study.path,
+            status="failed" if self._gave_up else "finished", text="\n\n".join(said), directory=study.path
         )
 
     def _stopped(self) -> Outcome:
@@ -226,6 +227,10 @@ class _Listener:
         self._study.store.add_trial(row)
         self._budget.spend(row["ended"] - row["started"])
         self._display.ended(row)
+
+    def gave_up(self, numbers: Sequence[int]) -> None:
+        """Kept at once: whoever resumes tries these again (journal.py)."""
+        self._study.store.event("gave_up", trials=numbers)
 
 
 def params_of(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,23 +1,30 @@
 """What a job will cost and whether it fits, decided before anything starts."""
 
+import os
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from micro_jobs import micro_job
 
-from hybrid_ray.config import BudgetConfig, JobConfig, ModelConfig, ResourcesConfig, TrainConfig
+from hybrid_ray.config import BudgetConfig, JobConfig, ModelConfig, ResourcesConfig, SearchConfig, TrainConfig
 from hybrid_ray.data import prepare
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.evaluate.arms import baseline
 from hybrid_ray.evaluate.cache import baseline_key
 from hybrid_ray.evaluate.execute import Task, execute_here
+from hybrid_ray.results.store import read_json
 from hybrid_ray.train.bench import choose_device
 from hybrid_ray.train.fingerprint import machine
-from hybrid_ray.tune.cluster import Resources, concurrency
+from hybrid_ray.tune import planner
+from hybrid_ray.tune.cluster import Resources, concurrency, temporary_root
+from hybrid_ray.tune.driver import run_study
 from hybrid_ray.tune.limits import Budget
-from hybrid_ray.tune.planner import plan, run_cache, settle
+from hybrid_ray.tune.planner import fit_runs, plan, run_cache, settle
+from hybrid_ray.tune.single import train_once
 
 
 def test_a_plan_counts_every_run(tmp_path: Path) -> None:
@@ -79,6 +86,69 @@ def test_runs_side_by_side_are_as_many_as_fit_whole() -> None:
     assert fit(8, 0, max_concurrent=1) == 1
     assert fit(64, 8, workers=2, gpus_per_worker=1.0) == 4
     assert fit(64, 2, gpus_per_worker=0.4) == 4  # two on each GPU; a share does not reach over two of them
+
+
+class Machine:
+    """What this machine has, as the planner sees it. Gigabytes of free memory."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, cpus: int, free: float) -> None:
+        monkeypatch.setattr(planner, "local_resources", lambda: Resources(cpus=cpus, gpus=0))
+        memory = psutil.virtual_memory()._replace(available=int(free * 2**30))
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+
+
+@pytest.mark.parametrize(
+    "cpus, free, trials, side_by_side",
+    [
+        (16, 64, 16, 4),  # a quarter of the trials, so that the later ones can learn from the earlier
+        (16, 64, 4, 2),
+        (16, 64, 200, 16),
+        (16, 8, 200, 11),  # 7 GiB beside Ray's own
+        (16, 1, 200, 1),
+        (2, 8, 16, 2),
+    ],
+)
+def test_a_search_takes_what_memory_holds_and_leaves_trials_to_learn_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpus: int, free: float, trials: int, side_by_side: int
+) -> None:
+    Machine(monkeypatch, cpus=cpus, free=free)
+    job = micro_job(tmp_path, resources=ResourcesConfig(), search=SearchConfig(trials=trials))
+    assert plan(job).concurrency == side_by_side
+
+
+def test_a_number_of_runs_that_a_job_names_is_kept_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Machine(monkeypatch, cpus=16, free=8)
+    assert plan(micro_job(tmp_path, resources=ResourcesConfig(max_concurrent=10))).concurrency == 10
+    with pytest.raises(ConfigError, match=r"16 runs .* lower resources\.max_concurrent"):
+        plan(micro_job(tmp_path, resources=ResourcesConfig(max_concurrent=16)))
+    Machine(monkeypatch, cpus=16, free=0.3)
+    with pytest.raises(ConfigError, match=r"one run .* lower train\.micro_batch_size"):
+        plan(micro_job(tmp_path, resources=ResourcesConfig()))
+
+
+def test_a_comparison_learns_nothing_and_takes_all_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Machine(monkeypatch, cpus=10, free=64)
+    assert fit_runs(settle(micro_job(tmp_path, resources=ResourcesConfig()))).runs == 10
+
+
+def test_one_run_needs_room_for_one_and_carries_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Machine(monkeypatch, cpus=16, free=1)
+    job = micro_job(tmp_path, resources=ResourcesConfig(max_concurrent=16))
+    assert train_once(job, arm="baseline", directory=tmp_path / "run").status == "finished"
+    assert read_json(tmp_path / "run" / "run.json")["train"]["device"] == settle(job).train.device
+
+
+def test_a_long_temporary_path_is_not_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tmp_path / ("long" * 10)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    assert temporary_root() == Path("/tmp")
+    may = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != Path("/tmp") and may(path, mode))
+    job = micro_job(tmp_path)
+    with pytest.raises(ConfigError, match=r"set TMPDIR to a folder of at most 24 characters"):
+        run_study(job)
+    assert not Path(job.studies_dir).exists()
 
 
 def test_budgets_are_told_in_words_when_they_are_used_up(tmp_path: Path) -> None:
