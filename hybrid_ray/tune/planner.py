@@ -23,7 +23,8 @@ from hybrid_ray.results.store import read_json
 from hybrid_ray.train.fingerprint import machine
 from hybrid_ray.tune.cluster import Resources, concurrency, local_resources, ray_session, temporary_root
 from hybrid_ray.tune.fit import Fit, fit, memory_need, size_text
-from hybrid_ray.tune.space import load_space
+from hybrid_ray.tune.scheduler import grace_steps, rungs
+from hybrid_ray.tune.space import SearchSpace, load_space
 
 __all__ = ["Plan", "Stage", "fit_runs", "plan", "run_cache", "settle"]
 
@@ -54,6 +55,7 @@ class Plan:
     step_seconds: float
     measured: bool
     device: str
+    stops: str  # when trials may be stopped, in words
 
     @property
     def concurrency(self) -> int:
@@ -89,6 +91,7 @@ class Plan:
         how = "measured: a cached baseline" if self.measured else "estimated: FLOPs and a matrix-product probe"
         yield f"{1000 * self.step_seconds:.3g} ms a real step ({how})"
         yield f"{self.concurrency} runs side by side on {self.device}"
+        yield self.stops
         need = self.fit.need
         parts = ", ".join(f"{name} {size_text(size)}" for name, size in need.parts.items())
         yield f"memory of one worker {size_text(need.total)} ({parts})"
@@ -138,7 +141,7 @@ def plan(job: JobConfig) -> Plan:
         ConfigError: the model, space or corpus is not there, the resources can't be had, or it does not fit in memory.
     """
     job = settle(job)
-    load_space(job)
+    space = load_space(job)
     found = fit_runs(job, most=job.resources.max_concurrent or _most_trials(job))
     seconds, measured = _step_seconds(job, prepare(job.data))
     device = _device(job)
@@ -148,7 +151,18 @@ def plan(job: JobConfig) -> Plan:
         step_seconds=seconds,
         measured=measured,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "processors",
+        stops=_stops(job, space),
     )
+
+
+def _stops(job: JobConfig, space: SearchSpace) -> str:
+    scheduler, grace = job.search.scheduler, grace_steps(job, space)
+    if scheduler == "none":
+        return "no trial is stopped early"
+    if grace >= job.train.steps:
+        return f"no trial is stopped early: {scheduler} waits {grace} steps (search.grace_steps)"
+    at = f", compared at {', '.join(map(str, rungs(job, space)))}" if scheduler == "asha" else ""
+    return f"trials may be stopped after {grace} of {job.train.steps} steps ({scheduler}{at})"
 
 
 def fit_runs(job: JobConfig, *, most: int | None = None) -> Fit:

@@ -14,18 +14,29 @@ from hybrid_ray.tune.space import SearchSpace
 if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
 
-__all__ = ["build_scheduler", "grace_steps"]
+__all__ = ["build_scheduler", "grace_steps", "rungs"]
 
 
 def grace_steps(job: JobConfig, space: SearchSpace) -> int:
-    """Nominal steps before any trial may be stopped: warmup, full and 3 of the longest cycles the space allows.
+    """Nominal steps before any trial may be stopped: warmup, full and 3 of the longest cycles among the presets.
 
-    Before that a trial has hardly predicted, and stopping it would judge its warmup. ``search.grace_steps`` overrules
-    it.
+    Before that a trial has hardly predicted, and stopping it would judge its warmup. A typical trial has done more than
+    3 cycles by then: horizons are searched in logarithms, and most are far below the presets' longest. One at the far
+    corner of the space (the longest horizon, a real step after each predicted one) has done at least 1. Three cycles of
+    that corner would be most of a run, and nothing would ever be stopped. ``search.grace_steps`` overrules it.
     """
     hybrid = job.hybrid
-    own = job.search.grace_steps or hybrid.warmup_steps + hybrid.full_steps + 3 * space.longest_cycle(hybrid)
+    own = job.search.grace_steps or hybrid.warmup_steps + hybrid.full_steps + 3 * space.preset_cycle(hybrid)
     return min(own, job.train.steps)
+
+
+def rungs(job: JobConfig, space: SearchSpace) -> list[int]:
+    """Nominal steps at which ASHA compares a trial with those before it; empty if the run ends before the first."""
+    found, step = [], grace_steps(job, space)
+    while step < job.train.steps:
+        found.append(step)
+        step *= job.search.reduction_factor
+    return found
 
 
 def build_scheduler(job: JobConfig, space: SearchSpace) -> "TrialScheduler":

@@ -32,6 +32,11 @@ class SearchSpace:
         """Whether these settings are complete and inside the space."""
         return not _preset_problems("", params, self.ranges)
 
+    def preset_cycle(self, hybrid: HybridConfig) -> int:
+        """Nominal steps of the longest cycle among the presets; of the whole space if it has none."""
+        cycles = [replace(hybrid, **values).cycle_steps for values in self.presets.values()]
+        return max(cycles, default=self.longest_cycle(hybrid))
+
     def longest_cycle(self, hybrid: HybridConfig) -> int:
         """Nominal steps of the longest cycle any trial of this space can have."""
         names = ("full_steps", "prediction_horizon", "correct_steps")

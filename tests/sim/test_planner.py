@@ -5,6 +5,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -35,6 +36,19 @@ def test_a_plan_counts_every_run(tmp_path: Path) -> None:
     assert found.total_seconds > 0
     assert not found.measured
     assert "estimated" in found.text
+    assert "trials may be stopped after 20 of 60 steps (asha, compared at 20)" in found.text
+
+
+@pytest.mark.parametrize(
+    "search, said",
+    [
+        ({"scheduler": "none"}, "no trial is stopped early"),
+        ({"grace_steps": 60}, "no trial is stopped early: asha waits 60 steps"),
+        ({"scheduler": "median", "grace_steps": 30}, "stopped after 30 of 60 steps (median)"),
+    ],
+)
+def test_a_plan_says_when_trials_may_be_stopped(tmp_path: Path, search: dict[str, Any], said: str) -> None:
+    assert said in plan(micro_job(tmp_path, search=SearchConfig(**search))).text
 
 
 def test_a_cached_baseline_makes_the_estimate_a_measurement(tmp_path: Path) -> None:

@@ -6,15 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from micro_jobs import micro_job
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from hybrid_ray.config import HybridConfig, JobConfig, SearchConfig, TrainConfig
 from hybrid_ray.errors import ConfigError
-from hybrid_ray.tune.scheduler import build_scheduler, grace_steps
+from hybrid_ray.jobfile import read_job
+from hybrid_ray.tune.scheduler import build_scheduler, grace_steps, rungs
 from hybrid_ray.tune.space import load_space, settings
 from tune_spaces import presets
+
+JOBS = Path(__file__).parents[2] / "jobs"
 
 
 def job_of(steps: int) -> JobConfig:
@@ -90,12 +94,39 @@ def test_a_space_may_search_any_setting_of_the_method(monkeypatch: pytest.Monkey
     assert settings(job, {"full_steps": 3, "predictor": "snoo"}).predictor == "snoo"
 
 
-def test_grace_is_warmup_full_and_three_of_the_longest_cycles() -> None:
+def test_grace_is_warmup_full_and_three_of_the_longest_cycles_among_the_presets() -> None:
     job = JobConfig(train=TrainConfig(steps=2000), hybrid=HybridConfig(warmup_steps=50, full_steps=5, correct_steps=1))
     space = load_space(job)
+    assert space.preset_cycle(job.hybrid) == 5 + 200 + 0 + 1  # quick
+    assert grace_steps(job, space) == 50 + 5 + 3 * 206
     longest = 5 + 200 + 199 + 1  # a real step after each predicted one but the last
     assert space.longest_cycle(job.hybrid) == longest
-    assert grace_steps(job, space) == 50 + 5 + 3 * longest
+    assert replace(space, presets={}).preset_cycle(job.hybrid) == longest
+    mine = replace(job, search=SearchConfig(grace_steps=7))
+    assert grace_steps(mine, space) == 7
+
+
+@pytest.mark.parametrize("path", sorted(JOBS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_job_stops_bad_trials_in_the_first_half_but_no_typical_one_before_three_cycles(
+    path: Path,
+) -> None:
+    job = read_job(path)
+    space = load_space(job)
+    grace, first = grace_steps(job, space), job.hybrid.warmup_steps + job.hybrid.full_steps
+    assert grace < job.train.steps / 2
+    ask = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask
+    cycles = [settings(job, space.ask(ask(), job)).cycle_steps for _ in range(200)]
+    assert sorted(cycles)[180] * 3 <= grace - first  # nine trials in ten
+    assert max(cycles) <= grace - first
+
+
+def test_the_rungs_that_a_plan_names_are_the_schedulers() -> None:
+    job = replace(job_of(600), search=SearchConfig(grace_steps=50))
+    space = load_space(job)
+    scheduler = build_scheduler(job, space)
+    assert isinstance(scheduler, AsyncHyperBandScheduler)
+    milestones = [milestone for bracket in scheduler._brackets for milestone, _ in bracket._rungs]
+    assert sorted(milestones) == rungs(job, space) == [50, 150, 450]
 
 
 def test_a_run_ends_by_itself_and_never_at_the_schedulers_limit() -> None:
