@@ -257,7 +257,7 @@ class SearchConfig:
     sampler: Literal["tpe", "random"] = "tpe"
     startup_trials: int = 8  # random trials before tpe models anything, the presets counted in
     scheduler: Literal["asha", "median", "none"] = "asha"
-    grace_steps: int | None = None  # None: warmup + full + 3 cycles of the longest cycle in the space
+    grace_steps: int | None = None  # None: warmup + full + 3 of the longest cycles among the presets
     reduction_factor: int = 3
     seed: int = 0
     max_failures: int = 1  # retries of a trial whose worker died
@@ -333,7 +333,7 @@ class ResourcesConfig:
     workers: int = 1
     cpus_per_worker: int = 1
     gpus_per_worker: float | None = None  # None: 1 with device cuda, or auto and a GPU here for each worker; else 0
-    max_concurrent: int | None = None  # None: as many as fit; in a search a quarter of the trials at most (and 2)
+    max_concurrent: int | None = None  # None: as many as fit; in a search a quarter of the trials at most, or 2
     address: str = "local"  # "local", or the address of a running cluster ("auto" where the driver runs inside it)
 
     def problems(self) -> Iterator[str]:
