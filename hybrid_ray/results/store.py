@@ -107,6 +107,11 @@ class StudyStore:
         self._trials.append(row)
         self._numbers.add(number)
 
+    def amend_trials(self, changes: Mapping[int, Mapping[str, Any]]) -> None:
+        """Change rows that are kept, by trial number. All of it or nothing: the file is replaced as a whole."""
+        rows = [{**row, **changes.get(row["number"], {})} for row in self.trials()]
+        write_atomic(self._trials.path, "".join(f"{_dumps(row)}\n" for row in rows).encode())
+
     def event(self, kind: str, **values: Any) -> None:
         """Note that something happened, stamped with the time (unix seconds)."""
         self._events.append({"time": time.time(), "event": kind, **values})

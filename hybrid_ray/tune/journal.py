@@ -4,7 +4,7 @@ Called only under the study's lock, so a torn last line or a leftover lock file 
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from hybrid_ray.config import JobConfig
 from hybrid_ray.results.store import StudyStore
-from hybrid_ray.tune.searcher import INTERRUPTED, interrupt, tell
+from hybrid_ray.tune.searcher import INTERRUPTED, queue_again, tell, was_interrupted
 
 __all__ = ["counted_trials", "open_study", "queue_settings", "reconcile"]
 
@@ -24,8 +24,9 @@ NAME = "optuna.journal"
 
 
 def open_study(directory: Path, job: JobConfig) -> optuna.Study:
-    """The study of a directory, made with its name and directions when there is none. It ends in a whole line after
-    this.
+    """The study of a directory, made with its name and directions when there is none.
+
+    Its file ends in a whole line after this, and its sampler does not draw again what an earlier session drew.
     """
     path = directory / NAME
     _trim_torn_line(path)
@@ -35,13 +36,14 @@ def open_study(directory: Path, job: JobConfig) -> optuna.Study:
     directions = [StudyDirection.MAXIMIZE]
     if job.objective.mode == "pareto":
         directions.append(StudyDirection.MINIMIZE)
-    return optuna.create_study(
+    study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(path))),
         study_name=job.name,
         directions=directions,
-        sampler=_sampler(job),
         load_if_exists=True,
     )
+    study.sampler = _sampler(job, seed=job.search.seed + len(study.get_trials(deepcopy=False)))
+    return study
 
 
 def queue_settings(study: optuna.Study, presets: Mapping[str, Mapping[str, Any]]) -> None:
@@ -50,32 +52,40 @@ def queue_settings(study: optuna.Study, presets: Mapping[str, Mapping[str, Any]]
         study.enqueue_trial(dict(values), user_attrs={"preset": name}, skip_if_exists=True)
 
 
-def counted_trials(study: optuna.Study) -> int:
+def counted_trials(rows: Iterable[Mapping[str, Any]]) -> int:
     """Trials that came to an end of their own: what counts towards the number a job asks for."""
-    return sum(
-        trial.state.is_finished() and INTERRUPTED not in trial.user_attrs for trial in study.get_trials(deepcopy=False)
-    )
+    return sum(not was_interrupted(row) for row in rows)
 
 
 def reconcile(study: optuna.Study, store: StudyStore, job: JobConfig) -> int:
-    """Leave no trial RUNNING after a driver was killed. Returns how many were interrupted and queued again.
+    """Make the study agree with the rows that were kept. Returns how many trials' settings were queued again.
 
-    A trial whose row was kept had ended: it is told as its row says. Any other was half done: it fails, gets a row that
-    says so, and its settings are queued again.
+    No trial is left RUNNING after a driver was killed. One whose row was kept had ended: it is told as its row says.
+    Any other was half done: it gets a row that says so. What failed in a row until the search gave up is given another
+    chance too: whoever resumes has mended something.
     """
+    _give_another_chance(store)
     rows = {row["number"]: row for row in store.trials()}
-    interrupted = 0
     for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        trial = optuna.trial.Trial(study, frozen._trial_id)
-        row = rows.get(frozen.number)
-        if row is not None and not str(row["error"] or "").startswith(INTERRUPTED):
-            tell(study, trial, row, job.objective.mode)
-            continue
-        if row is None:
-            store.add_trial(_interrupted_row(frozen))
-        interrupt(study, trial)
-        interrupted += 1
-    return interrupted
+        if frozen.number not in rows:
+            rows[frozen.number] = _interrupted_row(frozen)
+            store.add_trial(rows[frozen.number])
+        tell(study, optuna.trial.Trial(study, frozen._trial_id), rows[frozen.number], job.objective.mode)
+    return sum(queue_again(study, number) for number, row in rows.items() if was_interrupted(row))
+
+
+def _give_another_chance(store: StudyStore) -> None:
+    """Rows of failures that ended a search: interrupted, from now on."""
+    given_up = {number for event in store.events() if event["event"] == "gave_up" for number in event["trials"]}
+    changes = {
+        row["number"]: {
+            "error": f"{INTERRUPTED}: the search gave up after it ({row['error']}); its settings are queued again"
+        }
+        for row in store.trials()
+        if row["number"] in given_up and not was_interrupted(row)
+    }
+    if changes:
+        store.amend_trials(changes)
 
 
 def _interrupted_row(frozen: optuna.trial.FrozenTrial) -> dict[str, Any]:
@@ -91,17 +101,17 @@ def _interrupted_row(frozen: optuna.trial.FrozenTrial) -> dict[str, Any]:
     }
 
 
-def _sampler(job: JobConfig) -> optuna.samplers.BaseSampler:
+def _sampler(job: JobConfig, *, seed: int) -> optuna.samplers.BaseSampler:
     """TPE that models the knobs together and counts trials still running as bad, so that neighbours don't ask the
     same.
     """
     search = job.search
     if search.sampler == "random":
-        return optuna.samplers.RandomSampler(seed=search.seed)
+        return optuna.samplers.RandomSampler(seed=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.samplers.TPESampler(
-            n_startup_trials=search.startup_trials, multivariate=True, constant_liar=True, seed=search.seed
+            n_startup_trials=search.startup_trials, multivariate=True, constant_liar=True, seed=seed
         )
 
 

@@ -52,10 +52,10 @@ def run_search(
     flag: StopFlag,
     budget: Budget,
 ) -> str | None:
-    """Run ``trials`` more trials. Afterwards every trial asked is told; none is RUNNING.
+    """Run ``trials`` more trials, fewer where the budget ends. Afterwards every trial asked is told; none is RUNNING.
 
     Returns:
-        Why fewer were run, in words, None if all were. A signal raises `Stopped` instead, after the trials are told.
+        Why the search gave up, in words, None if it did not. A signal raises `Stopped`, after the trials are told.
     """
     job = study.job
     searcher = OptunaSearcher(
@@ -75,7 +75,7 @@ def run_search(
         if job.resources.workers > 1:
             sweep_groups()
     flag.raise_if_set()
-    return _advice(study, job) if searcher.gave_up else budget.used_up
+    return _advice(study, job) if searcher.gave_up else None
 
 
 def _tuner(

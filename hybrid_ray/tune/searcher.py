@@ -7,13 +7,13 @@ ever. Here every trial that was asked is told, and as what it was:
     stopped by the scheduler PRUNED     its last intermediate value
     diverged                 PRUNED     with the violated constraint ``diverged``, so that TPE keeps away
     exception, out of memory FAIL
-    driver asked to stop     FAIL       with ``interrupted``; its settings are queued again
+    driver asked to stop     FAIL       its row's error says ``interrupted``; its settings are queued again
 
 A trial's row is kept in the store *before* Optuna is told, so that a kill between the two loses nothing (study.py).
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -23,10 +23,13 @@ from ray.tune.search import Searcher
 
 from hybrid_ray.tune.measure import MEASURES
 
-__all__ = ["INTERRUPTED", "Listener", "OptunaSearcher", "interrupt", "tell", "values_of"]
+__all__ = ["INTERRUPTED", "Listener", "OptunaSearcher", "queue_again", "tell", "values_of", "was_interrupted"]
 
 INTERRUPTED = "interrupted"
-"""User attribute of an Optuna trial that was cut off with the driver: it does not count as one of the asked trials."""
+"""How the error begins in the row of a trial that did not come to an end of its own: it is none of the asked trials."""
+
+_REPEATS = "repeats"
+"""User attribute of an Optuna trial: the number of the interrupted one whose settings it tries again."""
 
 Mode = Literal["score", "net", "pareto"]
 
@@ -40,6 +43,10 @@ class Listener(Protocol):
 
     def ended(self, row: Mapping[str, Any]) -> None:
         """Keeps the row. Called before Optuna is told."""
+        ...
+
+    def gave_up(self, numbers: Sequence[int]) -> None:
+        """These trials failed in a row, so no more are asked. Called again when one that still ran fails as well."""
         ...
 
 
@@ -78,10 +85,8 @@ class OptunaSearcher(Searcher):
         self._study, self._ask, self._objective = study, ask, mode
         self._listener, self._may_start, self._reason = listener, may_start, reason
         self._stop_after_failures = stop_after_failures
-        self._failures_in_a_row = 0
-        self.gave_up = (
-            False  # so many trials failed in a row that no more are asked; one that finishes later is too late
-        )
+        self._failed: list[int] = []  # in a row
+        self.gave_up = False  # so many failed in a row that no more are asked; one that finishes later is too late
         self._running: dict[str, _Running] = {}
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
@@ -119,21 +124,26 @@ class OptunaSearcher(Searcher):
         if error or not result or "objective" not in result or result.get("failed"):
             said = (result or {}).get("error") or self._reason(number)
             self._end(trial_id, TrialState.FAIL, {**(result or {}), "status": "failed", "error": said})
-            self._failures_in_a_row += 1
-            self.gave_up |= self._failures_in_a_row >= self._stop_after_failures
+            self._count_failure(number)
             return
-        self._failures_in_a_row = 0
+        if not self.gave_up:
+            self._failed.clear()
         self.on_trial_result(trial_id, result)
         finished = bool(result["finished"]) and not result["diverged"]
         self._end(trial_id, TrialState.COMPLETE if finished else TrialState.PRUNED, result)
+
+    def _count_failure(self, number: int) -> None:
+        self._failed.append(number)
+        self.gave_up |= len(self._failed) >= self._stop_after_failures
+        if self.gave_up:
+            self._listener.gave_up(tuple(self._failed))
 
     def close(self, why: str) -> None:
         """Tell every trial that is still open as interrupted. None is RUNNING afterwards."""
         for trial_id, running in list(self._running.items()):
             said = f"{INTERRUPTED}: {why}; its settings are queued again"
-            self._listener.ended(self._row(running, TrialState.FAIL, {"status": "failed", "error": said}))
-            del self._running[trial_id]
-            interrupt(self._study, running.trial)
+            self._end(trial_id, TrialState.FAIL, {"status": "failed", "error": said})
+            queue_again(self._study, running.trial.number)
 
     def _end(self, trial_id: str, state: TrialState, result: Mapping[str, Any]) -> None:
         running = self._running[trial_id]
@@ -183,11 +193,20 @@ def values_of(row: Mapping[str, Any], mode: Mode) -> list[float]:
     return [row["speedup"], row["degradation"]] if mode == "pareto" else [row["objective"]]
 
 
-def interrupt(study: optuna.Study, trial: optuna.Trial) -> None:
-    """Queue a trial's settings again, then tell it as failed. A kill in between queues them twice, which does no
-    harm.
+def was_interrupted(row: Mapping[str, Any]) -> bool:
+    """Whether a row is of a trial that was cut off, so that its settings are to be tried again."""
+    return str(row["error"] or "").startswith(INTERRUPTED)
+
+
+def queue_again(study: optuna.Study, number: int) -> bool:
+    """Queue a trial's settings again, once. False if they are queued already, or none had been chosen yet.
+
+    A trial that was itself queued has them all from the start, one that was sampled only as far as it was asked.
     """
-    if trial.params:
-        study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
-    trial.set_user_attr(INTERRUPTED, True)
-    study.tell(trial, state=TrialState.FAIL)
+    trials = study.get_trials(deepcopy=False)
+    again = trials[number]
+    settings = {**again.system_attrs.get("fixed_params", {}), **again.params}
+    if not settings or any(trial.user_attrs.get(_REPEATS) == number for trial in trials):
+        return False
+    study.enqueue_trial(settings, user_attrs={**again.user_attrs, _REPEATS: number})
+    return True

@@ -197,9 +197,7 @@ class Stages:
         said = [text, f"Report: {study.path / 'report.html'}"]
         if note:
             said[1:1] = [f"Note: {note}.", f"Go on with: hybrid-ray resume {study.path}"]
-        return Outcome(
-            status="failed" if self._gave_up else "finished", text="\n\n".join(said), directory=study.path
-        )
+        return Outcome(status="failed" if self._gave_up else "finished", text="\n\n".join(said), directory=study.path)
 
     def _stopped(self) -> Outcome:
         study = self._study

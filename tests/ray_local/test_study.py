@@ -105,7 +105,10 @@ def test_a_budget_lets_nothing_new_start_and_still_reports(job: JobConfig) -> No
     outcome = run_study(replace(job, budget=BudgetConfig(minutes=0.1), search=SearchConfig(trials=500)))
     study = load_study(outcome.directory)
     assert outcome.status == "finished"
+    assert f"Unfinished ({len(study.trials)} of 500 trials so far)" in outcome.text
     assert "the budget of 0.1 minutes is used up" in outcome.text
+    assert f"hybrid-ray resume {outcome.directory}" in outcome.text
+    assert not study.finished
     assert 0 < len(study.trials) < 500
     assert "RUNNING" not in set(study.trials["state"])
     assert study.statistics is None

@@ -3,7 +3,7 @@
 import random
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 
 from hybrid_ray.config import ObjectiveConfig, SearchConfig
 from hybrid_ray.tune.journal import counted_trials, open_study, queue_settings
-from hybrid_ray.tune.searcher import INTERRUPTED, OptunaSearcher
+from hybrid_ray.tune.searcher import OptunaSearcher, was_interrupted
 from hybrid_ray.tune.space import load_space
 
 ENDINGS = ("finished", "stopped", "diverged", "raised", "oom", "died silently")
@@ -26,6 +26,7 @@ class Rows:
     def __init__(self) -> None:
         self.rows: list[Mapping[str, Any]] = []
         self.started_numbers: list[int] = []
+        self.given_up: Sequence[int] = ()
 
     def started(self, number: int, params: Mapping[str, Any], preset: str | None) -> None:
         self.started_numbers.append(number)
@@ -35,6 +36,9 @@ class Rows:
 
     def ended(self, row: Mapping[str, Any]) -> None:
         self.rows.append(row)
+
+    def gave_up(self, numbers: Sequence[int]) -> None:
+        self.given_up = numbers
 
 
 def result(step: int, objective: float, **changes: Any) -> dict[str, Any]:
@@ -120,11 +124,11 @@ def test_a_thousand_trials_are_told_as_what_they_were(tmp_path: Any) -> None:
         assert trials[number].state is by_ending[ending], ending
         violated = trials[number].constraints.get("diverged", 0.0) > 0
         assert violated is (ending == "diverged")
-    cut_off = [trial for trial in trials if INTERRUPTED in trial.user_attrs]
+    cut_off = [trials[row["number"]] for row in rows.rows if was_interrupted(row)]
     assert [trial.state for trial in cut_off] == [TrialState.FAIL] * 3
     waiting = [trial for trial in trials if trial.state is TrialState.WAITING]
     assert [trial.system_attrs["fixed_params"] for trial in waiting] == [trial.params for trial in cut_off]
-    assert counted_trials(study) == 997
+    assert counted_trials(rows.rows) == 997
     assert {row["number"]: row["state"] for row in rows.rows} == {
         trial.number: trial.state.name for trial in trials if trial.state is not TrialState.WAITING
     }
@@ -203,12 +207,18 @@ def test_failures_in_a_row_end_the_search_and_one_success_resets_the_count(micro
     for index, ending in enumerate(["raised", "raised", "finished", "raised", "oom"]):
         searcher.suggest(str(index))
         live(searcher, str(index), ending, 1.0)
+    for late in ("last", "late and good", "late"):
+        searcher.suggest(late)
     assert not searcher.gave_up
-    searcher.suggest("last")
     live(searcher, "last", "raised", 1.0)
     assert searcher.gave_up
+    assert rows.given_up == (3, 4, 5)
     assert searcher.suggest("one more") == Searcher.FINISHED
-    assert len(study.trials) == 6
+    live(searcher, "late and good", "finished", 1.0)
+    live(searcher, "late", "died silently", 1.0)
+    assert searcher.gave_up
+    assert rows.given_up == (3, 4, 5, 7)
+    assert len(study.trials) == 8
 
 
 def test_the_reason_of_a_failure_is_kept(micro: Any) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from micro_jobs import micro_job
@@ -16,7 +16,7 @@ from hybrid_ray.results.store import StudyStore, read_json
 from hybrid_ray.tune.driver import extend_study, resume_study
 from hybrid_ray.tune.journal import counted_trials, open_study, queue_settings, reconcile
 from hybrid_ray.tune.planner import settle
-from hybrid_ray.tune.searcher import INTERRUPTED
+from hybrid_ray.tune.searcher import INTERRUPTED, tell
 from hybrid_ray.tune.space import load_space
 from hybrid_ray.tune.study import StudyDirectory, differences, identity
 
@@ -160,7 +160,7 @@ def test_after_a_kill_nothing_finished_is_lost_and_nothing_runs_for_ever(tmp_pat
     assert states[:4] == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.FAIL, TrialState.WAITING]
     assert TrialState.RUNNING not in states
     assert study.trials[1].value == 1.5
-    assert counted_trials(study) == 2
+    assert counted_trials(store.trials()) == 2
 
     again = study.trials[-1]
     assert again.state is TrialState.WAITING
@@ -169,6 +169,54 @@ def test_after_a_kill_nothing_finished_is_lost_and_nothing_runs_for_ever(tmp_pat
     row = store.trials()[-1]
     assert (row["number"], row["state"]) == (2, "FAIL")
     assert row["error"].startswith(INTERRUPTED)
+
+
+def test_a_preset_asked_for_just_before_the_kill_is_queued_again(tmp_path: Path) -> None:
+    job = micro_job(tmp_path)
+    study, store, presets = open_study(tmp_path, job), StudyStore(tmp_path), load_space(job).presets
+    queue_settings(study, presets)
+    study.ask()  # and killed before its first knob was suggested
+    assert study.trials[0].params == {}
+    assert reconcile(study, store, job) == 1
+    name, values = next(iter(presets.items()))
+    again = study.trials[-1]
+    assert again.system_attrs["fixed_params"] == dict(values)
+    assert again.user_attrs["preset"] == name
+
+
+def test_what_failed_until_the_search_gave_up_is_tried_again_on_resume_and_once(tmp_path: Path) -> None:
+    job = micro_job(tmp_path)
+    study, store, space = open_study(tmp_path, job), StudyStore(tmp_path), load_space(job)
+    queue_settings(study, space.presets)
+    for number, state in enumerate(("COMPLETE", "FAIL", "FAIL")):
+        trial = study.ask()
+        space.ask(trial, job)
+        row = {"number": number, "state": state, "objective": 1.5, "diverged": 0, "error": None}
+        store.add_trial(row | ({"error": "no disk"} if state == "FAIL" else {}))
+        tell(study, trial, row, "score")
+    assert reconcile(study, store, job) == 0  # two failures among others are just that
+    assert counted_trials(store.trials()) == 3
+    store.event("gave_up", trials=[1, 2])
+    assert reconcile(study, store, job) == 2
+    assert counted_trials(store.trials()) == 1
+    assert store.trials()[1]["error"].startswith(f"{INTERRUPTED}: the search gave up after it (no disk)")
+    queued = [trial.system_attrs["fixed_params"] for trial in study.trials[-2:]]
+    assert queued == [trial.params for trial in study.trials[1:3]]
+    assert reconcile(open_study(tmp_path, job), store, job) == 0
+    assert len(study.trials) == len(space.presets) + 2
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_resumed_search_does_not_draw_the_same_again(tmp_path: Path, sampler: Literal["tpe", "random"]) -> None:
+    job = micro_job(tmp_path, search=SearchConfig(sampler=sampler))
+    space, drawn = load_space(job), []
+    for _ in range(2):
+        study = open_study(tmp_path, job)
+        trials = [study.ask() for _ in range(3)]
+        drawn.append([space.ask(trial, job) for trial in trials])
+        for trial in trials:
+            study.tell(trial, 1.0)
+    assert all(settings not in drawn[0] for settings in drawn[1])
 
 
 def test_putting_right_twice_changes_nothing(tmp_path: Path) -> None:

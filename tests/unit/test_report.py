@@ -17,6 +17,7 @@ from hybrid_ray.results.headline import Headline, conclude
 from hybrid_ray.results.load import TRIAL_COLUMNS, load_study
 from hybrid_ray.results.plots import PLOTS
 from hybrid_ray.results.report import markdown_cell, write_report
+from hybrid_ray.results.store import StudyStore
 from hybrid_ray.results.style import INK, png, svg
 from hybrid_ray.results.tables import ceilings_of, trials_table
 
@@ -221,6 +222,17 @@ def test_an_unfinished_study_says_so_and_claims_nothing(tmp_path: Path) -> None:
     assert "This study is not finished" in text
     assert "hybrid-ray resume" in text
     assert "nothing here is a claim" in text
+
+
+def test_a_study_cut_short_by_its_budget_is_not_finished(tmp_path: Path) -> None:
+    directory = build_study(tmp_path / "study", trials=5, confirm=False)
+    StudyStore(directory).event("cut_short", note="the budget of 5 minutes is used up")
+    assert write_report(directory).text.startswith("Unfinished (5 of 5 trials so far)")
+    for name in ("report.md", "report.html"):
+        text = (directory / name).read_text()
+        assert "This study is not finished" in text
+        assert "the budget of 5 minutes is used up" in text
+        assert "hybrid-ray resume" in text
 
 
 def test_a_study_that_has_just_begun_has_a_report(tmp_path: Path) -> None:

@@ -147,6 +147,15 @@ def test_a_damaged_json_file_is_named(tmp_path: Path) -> None:
         read_json(tmp_path / "b.json")
 
 
+def test_rows_are_changed_by_number_and_the_others_stay(tmp_path: Path) -> None:
+    store = StudyStore(tmp_path)
+    for number in range(3):
+        store.add_trial({"number": number, "state": "FAIL", "error": "no disk"})
+    store.amend_trials({1: {"error": "interrupted"}})
+    store.add_trial({"number": 3, "state": "FAIL", "error": None})
+    assert [row["error"] for row in StudyStore(tmp_path).trials()] == ["no disk", "interrupted", "no disk", None]
+
+
 def test_steps_become_parquet_with_typed_columns_and_each_step_once(tmp_path: Path) -> None:
     lines = JsonLines(tmp_path / "steps.jsonl", sync=False)
     for row in [step(1), step(2, loss=9.0), step(2, loss=1.25), step(3, predicted=True, loss=None)]:
