@@ -7,9 +7,10 @@ from types import FrameType
 from typing import Any
 
 from hybrid_ray.config import JobConfig
+from hybrid_ray.errors import ConfigError
 from hybrid_ray.tune.cluster import run_needs
 
-__all__ = ["Budget", "StopFlag", "Stopped"]
+__all__ = ["Budget", "StopFlag", "Stopped", "check_budget"]
 
 
 class Stopped(Exception):
@@ -89,3 +90,12 @@ class Budget:
         """Raises `Stopped` once a limit was reached."""
         if reason := self.used_up:
             raise Stopped(reason)
+
+
+def check_budget(job: JobConfig) -> None:
+    """Raises `ConfigError` for a budget that could never be used up. ``job`` is settled."""
+    if job.budget.gpu_hours is not None and not run_needs(job).gpus:
+        raise ConfigError(
+            f"budget.gpu_hours is {job.budget.gpu_hours:g} but the runs use no GPU, so it would limit nothing: "
+            "set budget.minutes instead"
+        )

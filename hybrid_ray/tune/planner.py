@@ -23,6 +23,7 @@ from hybrid_ray.results.store import read_json
 from hybrid_ray.train.fingerprint import machine
 from hybrid_ray.tune.cluster import Resources, concurrency, local_resources, ray_session, temporary_root
 from hybrid_ray.tune.fit import Fit, fit, memory_need, size_text
+from hybrid_ray.tune.limits import check_budget
 from hybrid_ray.tune.scheduler import grace_steps, rungs
 from hybrid_ray.tune.space import SearchSpace, load_space
 
@@ -138,9 +139,11 @@ def plan(job: JobConfig) -> Plan:
     """Cost and fit of a job where it would run: this machine, or the cluster it names (which is asked what it has).
 
     Raises:
-        ConfigError: the model, space or corpus is not there, the resources can't be had, or it does not fit in memory.
+        ConfigError: the model, space or corpus is not there, the resources can't be had, a budget limits nothing, or it
+            does not fit in memory.
     """
     job = settle(job)
+    check_budget(job)
     space = load_space(job)
     found = fit_runs(job, most=job.resources.max_concurrent or _most_trials(job))
     seconds, measured = _step_seconds(job, prepare(job.data))
