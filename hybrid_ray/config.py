@@ -132,7 +132,7 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto in a job: cuda where workers get GPUs, else cpu
     threads: int = 1  # CPU threads of one worker
     evaluations: int = 8  # evaluation points, evenly over the run, the last at its end
-    calibration_steps: int = 20  # plain steps timed first, then undone
+    calibration_steps: int = 20  # plain steps timed first, then undone: a check on what the run's own steps cost
     checkpoint_every: int = 0  # nominal steps between checkpoints; 0: none
     prune_score: PruneScore = "bitter7"  # adamwprune only, as the next three (optim/prune.py)
     prune_sparsity: float = 0.5
@@ -191,7 +191,9 @@ class HybridConfig:
     off_fraction: float = 0.25  # no predictions in this last part of the run (needs total_steps)
     total_steps: int | None = None  # nominal steps of the whole run
     horizon_mode: Literal["fixed", "scaled"] = "fixed"
-    residual_feedback: float = 0.3  # how fast the length of predictions follows what real steps then do; 0: off
+    # How fast the length of predictions follows what real steps then do (hybrid/corrector.py, with what it brought).
+    # It lowers the error of the next prediction. Off (0) because it steers the length whatever ``gain`` says.
+    residual_feedback: float = 0.0
     divergence_sigma: float = 2.5  # loss z-score that is Caution
     sample_one_in: int = 64  # coordinates that measures and residuals look at
     buffer_dtype: Literal["float32", "bfloat16"] = "float32"

@@ -549,7 +549,7 @@ def test_a_replay_that_does_not_fit_is_refused(norms: tuple) -> None:
 
 def test_displacement_ratio_says_how_much_farther_the_run_went_than_its_real_steps() -> None:
     weight = torch.nn.Parameter(torch.zeros(100))
-    config = quick(gain=2.0, warmup_steps=0, couple_lr=False, residual_feedback=0.0)
+    config = quick(gain=2.0, warmup_steps=0, couple_lr=False)
     trainer = HybridTrainer(torch.nn.ParameterList([weight]), torch.optim.SGD([weight], lr=0.1), config)
     for _ in range(40):  # F10 P5 C5 P5 C5 P5 C5: 25 real steps of one length, 15 predicted ones twice as long
         trainer.step(weight.sum)
