@@ -1,4 +1,4 @@
-"""What a plain step costs here and now: the unit that a run's time is told in, followed through the run."""
+"""What a plain step costs here and now, with prediction off: a check on what a run's own real steps cost."""
 
 import time
 from collections.abc import Callable
@@ -27,11 +27,12 @@ class Pace:
     then (`look`), without a trace in the run. That matters: a neighbour that comes or goes changes the speed of a
     machine by more than the effects that are measured here.
 
-    The unit is the mean of the middle half. Training seconds are a sum, disturbances included, so the plain mean
-    would be the unbiased unit. But over some 30 steps one preempted step moves it by percents, and that error would sit
-    in every figure of the run. The middle mean leaves out the tails. It is lower than the mean by what disturbances
-    add on the average, in every run alike, so this cancels where two runs are compared (speedup, frontier); what is
-    left is far less noise. Against the median it averages half of the sample instead of one value.
+    A run's time is told in the run's own real steps (`RunResult.calibration`). This is the measurement beside it, from
+    which `RunResult.plain_step` comes: real steps of a hybrid run must cost what these do (`RunResult.real_step_cost`).
+
+    A cost is the mean of the middle half. Over some 30 steps one preempted step moves the plain mean by percents; the
+    middle mean leaves out the tails, and against the median it averages half of the sample instead of one value. It is
+    lower than the mean by what disturbances add on the average, and the run's own steps have those in them.
     """
 
     def __init__(self, bench: Bench) -> None:

@@ -62,7 +62,7 @@ def _train(run: RunConfig, reporter: Reporter, directory: Path | None) -> RunRes
             with accounts.other("compile"):
                 bench.compile()
 
-        # Time some plain steps here and now: the unit that this run's time is told in.
+        # Time some plain steps here and now, to check later what the run's own real steps cost.
         with accounts.other("calibration"):
             pace = Pace(bench)
             accounts.step_cost = pace.calibrate()
