@@ -11,6 +11,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.util.placement_group import placement_group_table
 
 from hybrid_ray.config import ConfirmConfig, ObjectiveConfig, ResourcesConfig, SearchConfig
+from hybrid_ray.evaluate import frontier
 from hybrid_ray.results.load import load_study
 from hybrid_ray.tune import search, stages
 from hybrid_ray.tune.driver import run_study
@@ -40,6 +41,7 @@ def test_a_stopped_trial_of_two_workers_leaves_room_for_the_next(
     monkeypatch.setattr(
         stages, "frontier_runs", lambda job: {key: run for key, run in all_runs(job).items() if key in (0.4, 1.0)}
     )
+    monkeypatch.setattr(frontier, "FEWEST", 2)
     monkeypatch.setattr(search, "build_scheduler", lambda job, space: StopsTheFirst())
     job = replace(
         micro_job(shared_folder),
