@@ -171,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
         "--address", required=True, metavar="URL", help="of the cluster's dashboard, e.g. http://127.0.0.1:8265"
     )
     resume = study_command("resume", _resume, "go on with a study that was stopped; finished trials are kept")
-    resume.add_argument("--fork", action="store_true", help="go on in a new study where the job has changed")
+    resume.add_argument("--fork", action="store_true", help="begin a new study with what was best in this one")
     extend = study_command("extend", _extend, "more trials for a finished study")
     extend.add_argument("--trials", type=int, required=True, metavar="N", help="trials in all, those done counted in")
     study_command("report", _report, "write report.html and report.md anew from what is stored")

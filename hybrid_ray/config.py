@@ -169,7 +169,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HybridConfig:
-    """The hybrid method (METHOD.md section 1). Every field has a default; the three tuned knobs come first.
+    """The hybrid method (docs/method.md, section 1). Every field has a default; the three tuned knobs come first.
 
     A cycle is Full (``full_steps`` real steps), Predict (``prediction_horizon`` predicted steps, a real step after
     every ``correction_interval`` of them), Correct (``correct_steps`` real steps). ``predictor="off"`` trains plainly.
@@ -236,7 +236,7 @@ class HybridConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectiveConfig:
-    """What a trial is scored by (DESIGN.md, "The objective")."""
+    """What a trial is scored by (docs/method.md, section 4)."""
 
     mode: Literal["score", "net", "pareto"] = "score"
     penalty_weight: float = 20.0

@@ -1,6 +1,6 @@
 """What a trial is worth: baseline and measured numbers in, speedup, degradation and score out. Pure functions.
 
-Times are *plain steps*: training seconds divided by the seconds of a plain step in the same process (METHOD.md
+Times are *plain steps*: training seconds divided by what a real step's own work took in the same run (docs/method.md,
 section 4), so that two machines, or one machine with and without a noisy neighbour, can be compared.
 
 Every function is total: any input gives a finite number, because a scheduler is poisoned by one NaN. A loss or a time
@@ -49,7 +49,7 @@ def degradation(loss: float, baseline_loss: float) -> float:
 
 
 def score(speedup: float, degradation: float, config: ObjectiveConfig) -> float:
-    """Speedup minus a penalty for the loss given up beyond the tolerance (DESIGN.md, "The objective").
+    """Speedup minus a penalty for the loss given up beyond the tolerance (docs/method.md, section 4).
 
     By itself it rewards stopping early: show ``net_speedup`` beside it, always.
     """

@@ -1,7 +1,8 @@
 """Settings of the three knobs that are worth a trial before any search, scaled to the run's length.
 
-The first three are the seeds' (METHOD.md section 1). They were written for runs of 50 and 1,000 steps, so horizon and
-interval are taken as a share of the run. ``short_cycles`` is what METHOD.md section 3 found to pay where anything did.
+The first three are those of the Rust trainer this project came from (docs/method.md, section 2). They were written for
+runs of 50 and 1,000 steps, so horizon and interval are taken as a share of the run. ``short_cycles`` is what paid where
+anything did (section 3).
 Warmup, full and correct steps are the job's own: only the knobs that are searched may differ between trials.
 """
 

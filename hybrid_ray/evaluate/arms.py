@@ -1,4 +1,4 @@
-"""The arms of METHOD.md section 4: what a hybrid run is compared with. Each is a configuration, never other code.
+"""The arms of docs/method.md, section 4: what a hybrid run is compared with. Each is a configuration, never other code.
 
 A control is a pure function of the hybrid run, its result and the path of its ``result.json``. Data order depends on
 the seed alone, and the schedule on ``train.steps``, so a shorter run reads the same batches and decays fully.

@@ -1,7 +1,7 @@
 """The frontier of just stopping earlier: the loss that real steps alone reach in a given time.
 
-A speedup alone proves nothing, since a shorter run is also "faster" (METHOD.md section 4). So the hybrid is measured
-against real-steps-only runs of several lengths, each with its schedule fully decayed.
+A speedup alone proves nothing, since a shorter run is also "faster" (docs/method.md, section 4). So the hybrid is
+measured against real-steps-only runs of several lengths, each with its schedule fully decayed.
 """
 
 import math

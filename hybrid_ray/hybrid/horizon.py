@@ -9,7 +9,7 @@ def choose_horizon(config: HybridConfig, *, confidence: float, lr_ratio: float, 
     """Predicted steps of the next prediction, from 1 to ``prediction_horizon``.
 
     ``fixed`` is always the most. ``scaled`` is most x confidence^2 x lr/lr_max: the less sure, and the smaller the real
-    steps have become, the shorter (METHOD.md section 3).
+    steps have become, the shorter (docs/method.md, section 3).
 
     Args:
         config: the mode and the most.

@@ -1,4 +1,4 @@
-"""What a window of real steps did, beside what had been foreseen, on the sampled coordinates (METHOD.md section 3)."""
+"""What a window of real steps did beside what had been foreseen, on sampled coordinates (docs/method.md, section 3)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -14,7 +14,8 @@ def learning_rate_factor(done: int, config: TrainConfig) -> float:
     """What the peak rate is multiplied with in the step after ``done`` nominal steps.
 
     Linear warmup reaches 1 in the last warmup step; the decay reaches ``min_lr_ratio`` in step ``steps`` exactly, and
-    stays there. A schedule that ends early or late is the commonest way to compare unequal runs (METHOD.md section 4).
+    stays there. A schedule that ends early or late is the commonest way to compare unequal runs (docs/method.md,
+    section 4).
     """
     warmup = round(config.lr_warmup_fraction * config.steps)
     step = done + 1

@@ -16,7 +16,7 @@ __all__ = ["Headline", "conclude", "counted", "headline", "interval_text"]
 
 Kind = Literal["gain", "no gain", "worse", "too few seeds", "inert", "not confirmed", "nothing finished", "refused"]
 
-MIN_SEEDS = 3  # an interval needs as many (METHOD.md section 4)
+MIN_SEEDS = 3  # an interval needs as many (docs/method.md, section 4)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

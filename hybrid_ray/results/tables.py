@@ -42,7 +42,7 @@ def percent(value: Any, digits: int = 1) -> str:
 
 
 def ceilings_of(share: float, backward: float | None) -> tuple[float, float | None]:
-    """What a speedup can be at most with this share of steps predicted (METHOD.md section 2).
+    """What a speedup can be at most with this share of steps predicted (docs/method.md, section 2).
 
     1 / (1 - f) where a predicted step costs nothing, 1 / (1 - f b) where it costs a forward pass. ``backward`` is b,
     the share of backward and optimizer in a real step; None where it was not measured.

@@ -1,4 +1,4 @@
-"""What a run has done so far and what it has cost, kept by METHOD.md section 4.
+"""What a run has done so far and what it has cost, kept by docs/method.md, section 4.
 
 Training seconds are the synchronised seconds inside ``trainer.step``: forwards, snapshots and whatever else the method
 needs are in them. Set-up, calibration, compilation, evaluation and checkpoints are ``other``.
