@@ -11,8 +11,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hybrid_ray.errors import ConfigError, HybridRayError
+
+if TYPE_CHECKING:
+    from hybrid_ray.tune.driver import Outcome
 
 __all__ = ["main"]
 
@@ -59,7 +63,7 @@ def _extend(options: argparse.Namespace) -> int:
     return _tell(extend_study(Path(options.study), trials=options.trials))
 
 
-def _tell(outcome: "Outcome") -> int:  # type: ignore[name-defined]  # noqa: F821
+def _tell(outcome: "Outcome") -> int:
     print(outcome.text)
     return {"finished": OK, "failed": FAILED, "stopped": STOPPED}[outcome.status]
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hybrid_ray.durable import sync_to_disk
 from hybrid_ray.errors import ConfigError
 
 __all__ = ["cache_root", "cached_directory", "is_whole", "remember", "remembered"]
@@ -53,7 +54,7 @@ def cached_directory(root: Path, name: str, build: Callable[[Path], None]) -> Pa
             build(temporary)
             _seal(temporary)
             temporary.rename(final)
-            _sync(root)
+            sync_to_disk(root)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -73,15 +74,7 @@ def _seal(directory: Path) -> None:
     files = sorted(directory.iterdir())
     (directory / MANIFEST).write_text(json.dumps({path.name: path.stat().st_size for path in files}))
     for path in (*files, directory / MANIFEST, directory):
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_to_disk(path)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_ray.config import RunConfig
+from hybrid_ray.durable import sync_to_disk
 from hybrid_ray.evaluate.execute import Execute, Task, stored_result
 from hybrid_ray.evaluate.sources import RUN_PARTS, source_hashes
 from hybrid_ray.records import RunResult
@@ -128,20 +129,12 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copytree(source, scratch / "run", ignore=shutil.ignore_patterns("checkpoint*"))
         for path in (scratch / "run").rglob("*"):
             if path.is_file():
-                _sync(path)
+                sync_to_disk(path)
         try:
             os.rename(scratch / "run", target)
         except OSError:
             if not target.is_dir():
                 raise
-        _sync(target.parent)
+        sync_to_disk(target.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

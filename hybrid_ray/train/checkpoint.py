@@ -29,6 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hybrid_ray.config import RunConfig
+from hybrid_ray.durable import sync_to_disk
 from hybrid_ray.errors import CheckpointError
 from hybrid_ray.train.parallel import any_rank, rank
 
@@ -94,7 +95,7 @@ def save(
         _write(scratch / f"rank-{rank()}.pt", own)
         if rank() == 0:
             save_file({name: tensor.cpu().contiguous() for name, tensor in weights.items()}, _weights(scratch))
-            _sync(_weights(scratch))
+            sync_to_disk(_weights(scratch))
             _write(scratch / "shared.pt", shared)
     except (OSError, RuntimeError, SafetensorError) as problem:  # torch.save reports a full disk as a RuntimeError
         error = problem
@@ -147,14 +148,14 @@ def _publish(scratch: Path, final: Path, step: int, run: RunConfig) -> None:
     files = {path.name: {"size": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(scratch.iterdir())}
     manifest = scratch / "manifest.json"
     manifest.write_text(json.dumps({"step": step, "run": _hash(run), "files": files}, indent=2))
-    _sync(manifest)
-    _sync(scratch)
+    sync_to_disk(manifest)
+    sync_to_disk(scratch)
     if final.exists():  # damaged: moved aside, and removed with the other leftovers
         aside = final.with_name(f".{final.name}.damaged")
         shutil.rmtree(aside, ignore_errors=True)
         os.rename(final, aside)
     os.rename(scratch, final)
-    _sync(final.parent)
+    sync_to_disk(final.parent)
 
 
 def _prune(root: Path, newest: Path, keep: int) -> None:
@@ -203,7 +204,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _write(path: Path, state: Mapping[str, Any]) -> None:
     torch.save(_plain(state), path)
-    _sync(path)
+    sync_to_disk(path)
 
 
 def _plain(value: Any) -> Any:
@@ -226,11 +227,3 @@ def _hash(run: RunConfig) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "hybrid_ray"
-FOUNDATION = {"errors", "config", "records", "version"}
+FOUNDATION = {"errors", "config", "records", "version", "durable"}
 PIECES = FOUNDATION | {"objective", "models", "data", "optim"}
 RESULTS = {"results"}
 ALLOWED = {
     "errors": set(),
     "version": set(),
+    "durable": set(),
     "processors": set(),
     "config": {"errors"},
     "records": {"errors", "config"},
