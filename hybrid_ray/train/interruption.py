@@ -13,8 +13,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class StopRequest:
     """While the context lasts, a signal sets ``asked`` instead of ending the process.
 
-    A second Ctrl-C interrupts at once. A handler that was there before (a driver's own) is called too. Python takes
-    signals in the main thread alone; elsewhere (a Ray worker's thread) this does nothing and the flag stays down.
+    A second Ctrl-C interrupts at once. A handler that was there before waits: Ray's own would end the process before
+    anything is saved. Python takes signals in the main thread alone; elsewhere (a Ray worker's thread) this does
+    nothing and the flag stays down.
     """
 
     def __init__(self) -> None:
@@ -34,6 +35,3 @@ class StopRequest:
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True
-        before = self._before.get(signal.Signals(number))
-        if callable(before) and before is not signal.default_int_handler:
-            before(number, frame)

@@ -112,14 +112,27 @@ def test_sigterm_checkpoints_and_leaves(tmp_path: Path, whole) -> None:
     assert result.train_seconds > stopped.train_seconds
 
 
-def test_ctrl_c_is_heard_and_told_on(tmp_path: Path) -> None:
-    heard = []
-    before = signal.signal(signal.SIGINT, lambda *_: heard.append("driver"))
+def test_another_handler_does_not_end_the_run_before_its_state_is_kept(tmp_path: Path) -> None:
+    """Ray's handler of SIGTERM leaves the process at once."""
+
+    def leave(*_: object) -> None:
+        raise SystemExit(15)
+
+    before = signal.signal(signal.SIGTERM, leave)
     try:
-        stopped = train(RUN, directory=tmp_path, reporter=Fault(9, lambda: os.kill(os.getpid(), signal.SIGINT)))
+        stopped = train(RUN, directory=tmp_path, reporter=Fault(9, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+        assert signal.getsignal(signal.SIGTERM) is leave
     finally:
-        signal.signal(signal.SIGINT, before)
-    assert (stopped.status, stopped.steps, heard) == ("stopped", 9, ["driver"])
+        signal.signal(signal.SIGTERM, before)
+    assert (stopped.status, stopped.steps) == ("stopped", 9)
+    found = checkpoint.load(tmp_path, RUN)
+    assert found is not None
+    assert found.step == 9
+
+
+def test_ctrl_c_is_heard(tmp_path: Path) -> None:
+    stopped = train(RUN, directory=tmp_path, reporter=Fault(9, lambda: os.kill(os.getpid(), signal.SIGINT)))
+    assert (stopped.status, stopped.steps) == ("stopped", 9)
 
 
 def test_only_the_last_checkpoint_of_a_finished_run_stays(whole) -> None:
