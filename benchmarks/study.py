@@ -3,7 +3,7 @@
     python benchmarks/study.py [first_step] [cores]
 
 ``first_step``: seconds from the moment a trial is asked to its first nominal step, in the trial's own process and with
-a TorchTrainer of two workers, with the calibration (training of a kind) told apart. About two minutes.
+a TorchTrainer of two workers, with the calibration (training of a kind) told apart. About four minutes.
 ``cores``: runs jobs/local.yaml (about six minutes) and looks twice a second at which of its processes are computing.
 """
 
