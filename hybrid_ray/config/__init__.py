@@ -1,0 +1,44 @@
+"""What a job says, as frozen dataclasses. ``jobfile.py`` reads them from YAML and lists every problem at once.
+
+A *job* (`JobConfig`) is what a user writes. A *run* (`RunConfig`) is one training of one model with one seed: the
+baseline, a searched trial, a control. Every run goes through the one loop in ``train/loop.py`` and runs differ in their
+configuration alone.
+
+Each class checks its own values in ``problems()`` and returns sentences; nothing here raises while a job is being read.
+"""
+
+from hybrid_ray.config.evaluation import (
+    Arm,
+    CompareConfig,
+    ConfirmConfig,
+    ControlArm,
+    FrontierConfig,
+    ObjectiveConfig,
+    Split,
+)
+from hybrid_ray.config.hybrid import HybridConfig, PredictorName
+from hybrid_ray.config.job import JobConfig, RunConfig
+from hybrid_ray.config.search import BudgetConfig, ResourcesConfig, SearchConfig
+from hybrid_ray.config.training import DataConfig, ModelConfig, OptimizerName, PruneScore, TrainConfig
+
+__all__ = [
+    "Arm",
+    "BudgetConfig",
+    "CompareConfig",
+    "ConfirmConfig",
+    "ControlArm",
+    "DataConfig",
+    "FrontierConfig",
+    "HybridConfig",
+    "JobConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "OptimizerName",
+    "PredictorName",
+    "PruneScore",
+    "ResourcesConfig",
+    "RunConfig",
+    "SearchConfig",
+    "Split",
+    "TrainConfig",
+]

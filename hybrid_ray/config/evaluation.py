@@ -1,0 +1,100 @@
+"""How runs are judged: the objective, the frontier, the confirmation, and the comparison with its controls."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, get_args
+
+from hybrid_ray.config.checks import above, at_least, choice, within
+
+__all__ = [
+    "Arm",
+    "CompareConfig",
+    "ConfirmConfig",
+    "ControlArm",
+    "FrontierConfig",
+    "ObjectiveConfig",
+    "Split",
+]
+
+Split = Literal["decide", "search", "confirm"]
+Arm = Literal[
+    "baseline",
+    "hybrid",
+    "equal_steps",
+    "equal_time",
+    "placebo",
+    "random_direction",
+    "reversed",
+    "lr_matched",
+    "frontier",
+]
+ControlArm = Literal["equal_steps", "equal_time", "placebo", "random_direction", "reversed", "lr_matched"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectiveConfig:
+    """What a trial is scored by (docs/method.md, section 4)."""
+
+    mode: Literal["score", "net", "pareto"] = "score"
+    penalty_weight: float = 20.0
+    tolerance: float = 0.02
+    max_degradation: float = 0.25
+
+    def problems(self) -> Iterator[str]:
+        yield from choice("mode", self.mode, Literal["score", "net", "pareto"])
+        yield from at_least("penalty_weight", self.penalty_weight, 0.0)
+        yield from at_least("tolerance", self.tolerance, 0.0)
+        yield from above("max_degradation", self.max_degradation, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrontierConfig:
+    """Real-steps-only runs of several lengths, each with its schedule fully decayed. 1.0 is the baseline itself."""
+
+    lengths: tuple[float, ...] = (0.4, 0.55, 0.7, 0.85, 1.0, 1.1)
+
+    def problems(self) -> Iterator[str]:
+        for length in self.lengths:
+            yield from within("lengths", length, 0.05, 4.0)
+        if len(set(self.lengths)) < 5 or 1.0 not in self.lengths:
+            yield f"lengths is {list(self.lengths)} but needs at least 5 lengths, 1.0 (the baseline) among them"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConfirmConfig:
+    """The best trials again, on fresh seeds and the confirm split, beside controls that cost the same."""
+
+    best: int = 2  # 0: no confirmation
+    seeds: int = 3
+    arms: tuple[ControlArm, ...] = ("equal_steps", "placebo")
+
+    def problems(self) -> Iterator[str]:
+        yield from at_least("best", self.best, 0)
+        yield from at_least("seeds", self.seeds, 3)
+        for arm in self.arms:
+            yield from choice("arms", arm, ControlArm)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompareConfig:
+    """``hybrid-ray compare``: the job's own hybrid settings against the controls, over seeds, with statistics."""
+
+    looks: tuple[int, ...] = (3, 6)  # seeds at which the result is looked at; it stops at the first look that decides
+    spending: Literal["obrien_fleming", "pocock"] = "obrien_fleming"
+    arms: tuple[ControlArm, ...] = get_args(ControlArm)
+    tune_baseline: bool = True  # the baseline's learning rate first; every arm then uses the best one
+    lr_factors: tuple[float, ...] = (0.5, 1.0, 2.0)  # of train.learning_rate
+    effect: float = 0.03  # the relative effect that the number of seeds is planned for
+
+    def problems(self) -> Iterator[str]:
+        if not self.looks or self.looks[0] < 3 or any(a >= b for a, b in pairwise(self.looks)):
+            yield f"looks is {list(self.looks)} but must be rising numbers of seeds, the first at least 3"
+        yield from choice("spending", self.spending, Literal["obrien_fleming", "pocock"])
+        for arm in self.arms:
+            yield from choice("arms", arm, ControlArm)
+        for factor in self.lr_factors:
+            yield from above("lr_factors", factor, 0.0)
+        if self.tune_baseline and len(set(self.lr_factors)) < 2:
+            yield f"lr_factors is {list(self.lr_factors)} but tuning needs at least 2 different factors"
+        yield from above("effect", self.effect, 0.0)

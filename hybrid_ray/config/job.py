@@ -1,0 +1,84 @@
+"""A whole job, and one run of it."""
+
+from dataclasses import dataclass, field, replace
+
+from hybrid_ray.config.evaluation import (
+    Arm,
+    CompareConfig,
+    ConfirmConfig,
+    FrontierConfig,
+    ObjectiveConfig,
+)
+from hybrid_ray.config.hybrid import HybridConfig
+from hybrid_ray.config.search import BudgetConfig, ResourcesConfig, SearchConfig
+from hybrid_ray.config.training import DataConfig, ModelConfig, TrainConfig
+
+__all__ = ["JobConfig", "RunConfig"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobConfig:
+    """A whole job, as written in ``jobs/*.yaml``."""
+
+    name: str = "study"
+    seed: int = 0
+    studies_dir: str = "studies"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    hybrid: HybridConfig = field(default_factory=HybridConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    frontier: FrontierConfig = field(default_factory=FrontierConfig)
+    confirm: ConfirmConfig = field(default_factory=ConfirmConfig)
+    compare: CompareConfig = field(default_factory=CompareConfig)
+    resources: ResourcesConfig = field(default_factory=ResourcesConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+
+    def run(self, *, arm: Arm = "hybrid", seed: int | None = None, hybrid: HybridConfig | None = None) -> "RunConfig":
+        """One run of this job. Seed and hybrid settings default to the job's own."""
+        settings = hybrid or self.hybrid
+        return RunConfig(
+            arm=arm,
+            seed=self.seed if seed is None else seed,
+            model=self.model,
+            data=self.data,
+            train=self.train,
+            hybrid=settings,
+            workers=self.resources.workers,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """One training of one model with one seed, whatever the arm. All that defines the weights that come out."""
+
+    arm: Arm = "hybrid"
+    seed: int = 0
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    hybrid: HybridConfig = field(default_factory=HybridConfig)
+    replay: str | None = None  # result.json of a hybrid run whose phase decisions and displacement norms to follow
+    workers: int = 1
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Sequences in one forward on one worker."""
+        return self.train.micro_batch_size or self.train.batch_size // self.workers
+
+    @property
+    def accumulate(self) -> int:
+        """Micro-batches of one worker in one real step: accumulate x workers x micro-batch = batch size."""
+        return self.train.batch_size // (self.workers * self.micro_batch_size)
+
+    @property
+    def trainer_settings(self) -> HybridConfig:
+        """The hybrid settings with what the run itself decides filled in."""
+        return replace(
+            self.hybrid,
+            accumulate=self.accumulate,
+            clip_norm=self.train.clip_norm,
+            total_steps=self.train.steps,
+            seed=self.seed,
+        )
