@@ -4,6 +4,7 @@ A wrong job raises one `ConfigError` whose problems name the place (``train.step
 unknown key, the key that was probably meant.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import re
@@ -112,7 +113,7 @@ def _batch_problems(job: JobConfig) -> Iterator[str]:
             f"train.batch_size is {train.batch_size} but must be a multiple of resources.workers ({workers}): "
             f"try {workers * max(1, train.batch_size // workers)}"
         )
-    elif micro and train.batch_size % (micro * workers):
+    elif isinstance(micro, int) and train.batch_size % (max(1, micro) * workers):
         yield (
             f"train.micro_batch_size is {micro} but micro_batch_size x workers ({micro * workers}) must divide "
             f"train.batch_size ({train.batch_size}): the effective batch is never changed in silence"
@@ -178,11 +179,15 @@ def _convert(hint: Any, value: Any) -> Any:
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        return _convert(next(kind for kind in arguments if kind is not type(None)), value)
+        return _first_that_fits([kind for kind in arguments if kind is not type(None)], value)
     if origin is Literal:
         value = "off" if value is False and "off" in arguments else value  # YAML reads a bare `off` as false
         if value in arguments:
             return value
+    elif origin is Mapping and isinstance(value, Mapping):
+        return {_convert(arguments[0], key): _convert(arguments[1], item) for key, item in value.items()}
+    elif hint is Any:
+        return value
     elif origin is tuple and isinstance(value, list | tuple):
         if arguments[-1] is not Ellipsis and len(value) != len(arguments):
             raise ValueError
@@ -196,14 +201,25 @@ def _convert(hint: Any, value: Any) -> Any:
     raise ValueError
 
 
+def _first_that_fits(kinds: Sequence[Any], value: Any) -> Any:
+    for kind in kinds:
+        with contextlib.suppress(ValueError):
+            return _convert(kind, value)
+    raise ValueError
+
+
 def _describe(hint: Any) -> str:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return " or ".join("null" if kind is type(None) else _describe(kind) for kind in arguments)
     if origin is Literal:
         return "one of " + ", ".join(map(str, arguments))
+    if origin is Mapping:
+        return f"a mapping, each entry {_describe(arguments[1])}"
     if origin is tuple:
         return f"a list, each item {_describe(arguments[0])}"
+    if hint is Any:
+        return "a value"
     return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(hint, str(hint))
 
 

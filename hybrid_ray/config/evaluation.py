@@ -1,9 +1,9 @@
 """How runs are judged: the objective, the frontier, the confirmation, and the comparison with its controls."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from hybrid_ray.config.checks import above, at_least, choice, within
 
@@ -85,6 +85,9 @@ class CompareConfig:
     arms: tuple[ControlArm, ...] = get_args(ControlArm)
     tune_baseline: bool = True  # the baseline's learning rate first; every arm then uses the best one
     lr_factors: tuple[float, ...] = (0.5, 1.0, 2.0)  # of train.learning_rate
+    # Further configurations by name, each as settings over the job's own (train.precision: bf16). Each is compared with
+    # the baseline, and with its own settings without prediction: what precision or batch bring is not the method's.
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     effect: float = 0.03  # the relative effect that the number of seeds is planned for
 
     def problems(self) -> Iterator[str]:

@@ -42,6 +42,7 @@ class HybridConfig:
     sample_one_in: int = 64  # coordinates that measures and residuals look at
     buffer_dtype: Literal["float32", "bfloat16"] = "float32"
     buffer_device: Literal["model", "host"] = "model"  # host: pinned memory where there is a GPU
+    offload_optimizer: bool = False  # optimizer state to host memory for each Predict phase, and back
     accumulate: int = 1  # micro-batches a real step
     clip_norm: float | None = None
     seed: int = 0

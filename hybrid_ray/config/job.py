@@ -23,6 +23,7 @@ class JobConfig:
     name: str = "study"
     seed: int = 0
     studies_dir: str = "studies"
+    published: str | None = None  # a published table (results/published.py) to show beside ours in the report
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -65,7 +66,10 @@ class RunConfig:
     @property
     def micro_batch_size(self) -> int:
         """Sequences in one forward on one worker."""
-        return self.train.micro_batch_size or self.train.batch_size // self.workers
+        micro = self.train.micro_batch_size
+        if micro == "auto":
+            raise ValueError("micro_batch_size is still 'auto' but is settled before a run is made (tune/planner.py)")
+        return micro or self.train.batch_size // self.workers
 
     @property
     def accumulate(self) -> int:

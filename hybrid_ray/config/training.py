@@ -8,13 +8,13 @@ from hybrid_ray.config.checks import above, at_least, choice, within
 
 __all__ = ["DataConfig", "ModelConfig", "OptimizerName", "PruneScore", "TrainConfig"]
 
-OptimizerName = Literal["adamw", "adam", "sgd", "adamwspam", "adamwprune"]
+OptimizerName = Literal["adamw", "adam", "sgd", "adamwspam", "adamwprune", "adamw8bit"]
 PruneScore = Literal["bitter0", "bitter1", "bitter7"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
-    """Which model. ``preset`` names a GPT-2 shape of ``models/gpt2.py`` (nano, 124M, 350M, 774M, 1.5B, ...)."""
+    """Which model. ``preset``: a GPT-2 shape of ``models/shapes.py`` (nano, 124M, 350M, 774M, 1.5B), or ``cnn``."""
 
     preset: str = "nano"
     dropout: float = 0.0
@@ -30,7 +30,9 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
-    """Which tokens. ``corpus``: ``stdlib``, ``installed`` (all installed packages), ``random``, or a folder of text."""
+    """Which data. ``corpus``: ``stdlib``, ``installed`` (all installed packages), ``random``, a folder of text, or
+    ``digits`` (pictures of digits drawn here, for the ``cnn`` model).
+    """
 
     corpus: str = "stdlib"
     tokenizer: Literal["bytes", "bpe"] = "bytes"
@@ -55,7 +57,8 @@ class TrainConfig:
 
     steps: int = 600
     batch_size: int = 16  # sequences a step, over all workers and micro-batches
-    micro_batch_size: int | None = None  # sequences a forward on one worker; None: batch_size / workers
+    # Sequences a forward on one worker. None: batch_size / workers. auto: the most that free memory takes.
+    micro_batch_size: int | Literal["auto"] | None = None
     sequence_length: int = 64
     optimizer: OptimizerName = "adamw"
     learning_rate: float = 3e-3
@@ -65,7 +68,11 @@ class TrainConfig:
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
     clip_norm: float | None = 1.0
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16"] = "fp32"  # of forwards and backwards (autocast)
+    weights: Literal["fp32", "bf16"] = "fp32"  # bf16: no fp32 copy is kept; updates are rounded stochastically
+    optimizer_device: Literal["model", "host"] = (
+        "model"  # host: optimizer state in pinned memory, streamed in for a step
+    )
     compile: bool = False
     parallel: Literal["ddp", "fsdp"] = "ddp"  # how several workers train one model; fsdp shards it (FSDP2)
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto in a job: cuda where workers get GPUs, else cpu
@@ -73,6 +80,7 @@ class TrainConfig:
     evaluations: int = 8  # evaluation points, evenly over the run, the last at its end
     calibration_steps: int = 20  # plain steps timed first, then undone: a check on what the run's own steps cost
     checkpoint_every: int = 0  # nominal steps between checkpoints; 0: none
+    sample_tokens: int = 64  # generated at the end of a baseline or hybrid run, for the report; 0: none
     prune_score: PruneScore = "bitter7"  # adamwprune only, as the next three (optim/prune.py)
     prune_sparsity: float = 0.5
     prune_start_fraction: float = 0.1  # of the run: where the sparsity ramp starts
@@ -81,7 +89,8 @@ class TrainConfig:
     def problems(self) -> Iterator[str]:
         yield from at_least("steps", self.steps, 10)
         yield from at_least("batch_size", self.batch_size, 1)
-        yield from at_least("micro_batch_size", self.micro_batch_size, 1)
+        if self.micro_batch_size != "auto":
+            yield from at_least("micro_batch_size", self.micro_batch_size, 1)
         yield from at_least("sequence_length", self.sequence_length, 8)
         yield from choice("optimizer", self.optimizer, OptimizerName)
         yield from above("learning_rate", self.learning_rate, 0.0)
@@ -94,12 +103,15 @@ class TrainConfig:
         if self.clip_norm is not None:
             yield from above("clip_norm", self.clip_norm, 0.0)
         yield from choice("precision", self.precision, Literal["fp32", "bf16"])
+        yield from choice("weights", self.weights, Literal["fp32", "bf16"])
+        yield from choice("optimizer_device", self.optimizer_device, Literal["model", "host"])
         yield from choice("parallel", self.parallel, Literal["ddp", "fsdp"])
         yield from choice("device", self.device, Literal["auto", "cpu", "cuda"])
         yield from at_least("threads", self.threads, 1)
         yield from within("evaluations", self.evaluations, 1, max(1, self.steps))
         yield from at_least("calibration_steps", self.calibration_steps, 5)
         yield from at_least("checkpoint_every", self.checkpoint_every, 0)
+        yield from at_least("sample_tokens", self.sample_tokens, 0)
         yield from choice("prune_score", self.prune_score, PruneScore)
         yield from within("prune_sparsity", self.prune_sparsity, 0.0, 0.99)
         yield from within("prune_start_fraction", self.prune_start_fraction, 0.0, 1.0)
