@@ -5,12 +5,14 @@ The protocol is one function type, so that ``evaluate/`` needs no Ray and yet us
 """
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hybrid_ray.config import RunConfig
 from hybrid_ray.errors import TrialOutOfMemory
+from hybrid_ray.evaluate.sources import RUN_PARTS, source_hashes
 from hybrid_ray.records import Replay, RunResult
 
 __all__ = ["Execute", "Task", "execute_here", "execute_missing", "failed_result", "stored_result"]
@@ -23,6 +25,9 @@ class Task:
     run: RunConfig
     directory: Path
 
+
+_CODE = "code.json"
+"""File of a run directory: hashes of the sources that its run was, or is, executed with."""
 
 Execute = Callable[[Sequence[Task]], list[RunResult]]
 """Runs every task. A failed one gives a result with status "failed" and ``error``, never an exception."""
@@ -92,7 +97,24 @@ def stored_result(task: Task) -> RunResult | None:
 
 
 def execute_missing(execute: Execute, tasks: Sequence[Task]) -> list[RunResult]:
-    """Run only those tasks that have no stored result, so that a resumed study repeats nothing finished."""
+    """Run only those tasks that have no stored result of today's code, so that a resumed study repeats nothing finished.
+
+    What older code left in a task's directory is removed: arms of two versions must not stand beside each other.
+    """
+    for task in tasks:
+        _claim(task.directory)
     stored = [stored_result(task) for task in tasks]
     fresh = iter(execute([task for task, result in zip(tasks, stored, strict=True) if result is None]))
     return [result or next(fresh) for result in stored]
+
+
+def _claim(directory: Path) -> None:
+    """Make the directory one of today's code: as it was left, if that was today's too, else empty."""
+    code = json.dumps(source_hashes(*RUN_PARTS), sort_keys=True)
+    mark = directory / _CODE
+    if mark.is_file() and mark.read_text() == code:
+        return
+    if directory.exists():
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True)
+    mark.write_text(code)

@@ -70,12 +70,21 @@ def test_a_failed_result_is_stored_like_any_other() -> None:
 def test_only_missing_runs_are_run_again_and_in_order(tmp_path: Path) -> None:
     tasks = [Task(run=replace(PLAIN, seed=seed), directory=tmp_path / str(seed)) for seed in range(4)]
     first = Simulator(noise=0.01, write=True, broken=lambda run: "failed" if run.seed == 3 else None)
-    kept = first(tasks[1:])
+    kept = execute_missing(first, tasks[1:])
     again = Simulator(noise=0.01, stream=1)
     results = execute_missing(again, tasks)
     assert [run.seed for run in again.ran] == [0, 3]  # the missing one, and the one that failed
     assert [result.seed for result in results] == [0, 1, 2, 3]
     assert results[1:3] == kept[:2]
+
+
+def test_what_older_code_left_is_run_again(tmp_path: Path) -> None:
+    tasks = [Task(run=replace(PLAIN, seed=seed), directory=tmp_path / str(seed)) for seed in range(2)]
+    execute_missing(Simulator(write=True), tasks)
+    (tmp_path / "1" / "code.json").write_text("{}")
+    again = Simulator(write=True)
+    execute_missing(again, tasks)
+    assert [run.seed for run in again.ran] == [1]
 
 
 def test_another_run_in_the_same_directory_is_not_taken_for_it(tmp_path: Path) -> None:
