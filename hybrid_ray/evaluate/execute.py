@@ -97,7 +97,7 @@ def stored_result(task: Task) -> RunResult | None:
 
 
 def execute_missing(execute: Execute, tasks: Sequence[Task]) -> list[RunResult]:
-    """Run only those tasks that have no stored result of today's code, so that a resumed study repeats nothing finished.
+    """Run only the tasks without a stored result of today's code, so that a resumed study repeats nothing finished.
 
     What older code left in a task's directory is removed: arms of two versions must not stand beside each other.
     """
