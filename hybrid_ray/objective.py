@@ -9,14 +9,14 @@ that is not finite counts as the worst there is.
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hybrid_ray.config import ObjectiveConfig
 from hybrid_ray.records import RunResult
 
-__all__ = ["LARGEST", "Baseline", "degradation", "score", "speedup"]
+__all__ = ["LARGEST", "Baseline", "degradation", "pareto_front", "score", "speedup"]
 
 LARGEST = 1e9
 """Bound of every number made here: far beyond anything that means something, far below overflow."""
@@ -57,6 +57,18 @@ def score(speedup: float, degradation: float, config: ObjectiveConfig) -> float:
         return -LARGEST
     penalty = config.penalty_weight * max(0.0, _bounded(degradation) - config.tolerance)
     return _bounded(_bounded(speedup) - penalty)
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """Which (speedup, degradation) pairs no other beats: none is at least as good in both and better in one.
+
+    Equal pairs are on the front together. A pair that holds a NaN is never on it.
+    """
+    return [
+        not any(math.isnan(value) for value in mine)
+        and not any(other[0] >= mine[0] and other[1] <= mine[1] and other != mine for other in points)
+        for mine in points
+    ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,10 +2,14 @@
 
 At an evaluation a trial is compared with the baseline's curve *at the same nominal step*, so that a scheduler sees
 numbers that can be compared. At the end it is compared with the whole run, and with the frontier of stopping earlier.
+
+``objective`` is the one number that a scheduler and a sampler go by: the score; where net speedups are searched
+(``net``) the net speedup, of a trial on its way the one it is heading for; with two objectives (``pareto``) the score,
+for the scheduler alone.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +52,31 @@ class Yardstick:
     frontier: Frontier
     objective: ObjectiveConfig
 
-    def at(self, evaluation: Evaluation, calibration: float) -> dict[str, Any]:
+    @classmethod
+    def from_results(cls, results: Sequence[RunResult], objective: ObjectiveConfig) -> "Yardstick":
+        """From a study's frontier runs, the baseline among them. Raises ValueError where they give no frontier."""
+        baseline = next((result for result in results if result.arm == "baseline"), None)
+        if baseline is None:
+            raise ValueError("the baseline run is missing but every score is measured against it")
+        return cls(
+            baseline=Baseline.from_result(baseline),
+            frontier=Frontier.from_results(results, "search"),
+            objective=objective,
+        )
+
+    def diverged_at(self, curve: Iterable[Evaluation]) -> Evaluation | None:
+        """The evaluation at which a trial is given up: its loss is too far above the baseline's for the second time in
+        a row. None: at none of them. Loss and gradient that are not finite are noticed by the run itself.
+        """
+        in_a_row = 0
+        for evaluation in curve:
+            worse = degradation(evaluation.loss, self.baseline.loss_at(evaluation.step))
+            in_a_row = in_a_row + 1 if worse > self.objective.max_degradation else 0
+            if in_a_row == 2:
+                return evaluation
+        return None
+
+    def at(self, evaluation: Evaluation, calibration: float, *, status: Status = "stopped") -> dict[str, Any]:
         """Measures of a trial on its way. ``net_speedup`` is None: a schedule that has not decayed has no place on
         the frontier.
         """
@@ -60,7 +88,7 @@ class Yardstick:
             train_seconds=evaluation.train_seconds,
             calibration=calibration,
             net=None,
-            status="stopped",
+            status=status,
         )
 
     def final(self, result: RunResult) -> dict[str, Any]:
@@ -83,8 +111,6 @@ class Yardstick:
             net=self.frontier.net_speedup(loss, result.time) if finished else None,
             status=result.status,
         )
-        if finished and self.objective.mode == "net":
-            measures["objective"] = self._worth(loss, result.time)
         return measures | {"error": result.error}
 
     def _measures(
@@ -102,7 +128,9 @@ class Yardstick:
         """All of `MEASURES`, and what Tune's side reads: ``step``, ``finished``, ``objective``."""
         baseline_time, baseline_loss = self.baseline.time_at(step), self.baseline.loss_at(step)
         faster, worse = speedup(baseline_time, time), degradation(loss, baseline_loss)
-        scored = score(faster, worse, self.objective)
+        scored = worth = score(faster, worse, self.objective)
+        if self.objective.mode == "net":
+            worth = self._worth(loss, time) if status == "finished" else self._heading_for(faster, worse)
         predicted = step - real_steps
         return {
             "score": scored,
@@ -125,8 +153,16 @@ class Yardstick:
             "error": None,
             "step": step,
             "finished": int(status == "finished"),
-            "objective": scored,
+            "objective": worth,
         }
+
+    def _heading_for(self, faster: float, worse: float) -> float:
+        """The net speedup of a trial on its way, if it ends with what it has of the baseline's time and loss now.
+
+        At its own step it has no place on the frontier, whose runs have decayed; at the end these two numbers alone
+        decide. So a scheduler compares trials by what is searched, and an end is no other scale than the way to it.
+        """
+        return self._worth(self.baseline.loss * (1 + worse), self.baseline.time / max(1 / LARGEST, faster))
 
     def _worth(self, loss: float, time: float) -> float:
         """What a search for net speedup maximises: the net speedup, and something finite off the frontier too.

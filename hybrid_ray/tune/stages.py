@@ -13,7 +13,6 @@ from hybrid_ray.evaluate.cache import cached
 from hybrid_ray.evaluate.confirm import Candidate, confirm
 from hybrid_ray.evaluate.execute import Task
 from hybrid_ray.evaluate.frontier import Frontier
-from hybrid_ray.objective import Baseline
 from hybrid_ray.records import RunResult
 from hybrid_ray.results.report import write_report
 from hybrid_ray.tune.cluster import concurrency, ray_session
@@ -138,7 +137,7 @@ class Stages:
             self._space,
             TrialSpec(
                 job=self._job,
-                yardstick=self._yardstick(results),
+                yardstick=Yardstick.from_results(results, self._job.objective),
                 trials=study.path / "trials",
                 storage=study.scratch,
             ),
@@ -150,14 +149,6 @@ class Stages:
         )
         left = self._job.search.trials - counted_trials(study.store.trials())
         return self._budget.used_up if left > 0 else None
-
-    def _yardstick(self, results: Sequence[RunResult]) -> Yardstick:
-        baseline = next(result for result in results if result.arm == "baseline")
-        return Yardstick(
-            baseline=Baseline.from_result(baseline),
-            frontier=Frontier.from_results(results, "search"),
-            objective=self._job.objective,
-        )
 
     def _confirm(self, results: Sequence[RunResult], execute: RayExecute, display: Display) -> None:
         """The best trials again on fresh seeds, beside their controls."""

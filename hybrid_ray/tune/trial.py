@@ -59,19 +59,18 @@ class TrialReporter:
     def __init__(self, send: Send, *, yardstick: Yardstick, steps: int) -> None:
         self._yardstick, self._steps, self._send = yardstick, steps, send
         self._phases: Counter[str] = Counter()
-        self._too_bad = 0
+        self._evaluations: list[Evaluation] = []
 
     def step(self, record: StepRecord) -> None:
         self._phases[record.phase] += 1
 
     def evaluation(self, evaluation: Evaluation, calibration: float) -> Status | None:
         """Says "diverged" when the loss was too far above the baseline's at two evaluations in a row."""
-        measures = self._yardstick.at(evaluation, calibration)
-        self._too_bad = self._too_bad + 1 if measures["degradation"] > self._yardstick.objective.max_degradation else 0
-        if self._too_bad >= 2:
+        self._evaluations.append(evaluation)
+        if self._yardstick.diverged_at(self._evaluations):
             return "diverged"
         if evaluation.step < self._steps:
-            self._send({**measures, **phase_counts(self._phases)})
+            self._send({**self._yardstick.at(evaluation, calibration), **phase_counts(self._phases)})
         return None
 
 

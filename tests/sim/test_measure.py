@@ -63,6 +63,28 @@ def test_off_the_frontier_there_is_no_net_speedup_but_the_search_has_a_finite_bo
     assert better["objective"] == pytest.approx(100 / 80)
 
 
+def test_on_its_way_a_search_for_net_speedup_compares_what_a_trial_is_heading_for() -> None:
+    # half way in 0.8 of the baseline's time, at its very loss: that ends at loss 2 in 80 plain steps, not 100
+    half_way = Evaluation(step=50, loss=4.0, real_steps=30, train_seconds=0.4, time=40.0)
+    assert yardstick(mode="net").at(half_way, 0.01)["objective"] == pytest.approx(1.25)
+    worse = Evaluation(step=50, loss=6.0, real_steps=30, train_seconds=0.4, time=25.0)  # heads for 3 in 50
+    assert yardstick(mode="net").at(worse, 0.01)["objective"] == pytest.approx(1.0)
+    assert yardstick().at(worse, 0.01)["objective"] == yardstick().at(worse, 0.01)["score"]
+
+
+def test_a_finished_trial_is_heading_for_what_it_got() -> None:
+    found = yardstick(mode="net").final(hybrid(2.5, 0.7))
+    end = Evaluation(step=100, loss=2.5, real_steps=60, train_seconds=0.7, time=70.0)
+    assert found["objective"] == pytest.approx(yardstick(mode="net").at(end, 0.01)["objective"])
+    assert found["objective"] == found["net_speedup"]
+
+
+def test_a_diverged_trial_is_worst_in_a_search_for_net_speedup_too() -> None:
+    found = yardstick(mode="net").final(hybrid(math.nan, 0.5, status="diverged", curve=()))
+    assert math.isfinite(found["objective"])
+    assert found["objective"] < -1000
+
+
 def test_worse_than_the_whole_frontier_is_below_all_that_is_on_it_however_fast() -> None:
     losses = (1.9, 2.0, 2.999, 3.0, 3.001, 3.5, 8.0, math.inf, math.nan)
     slow_and_good, fast_and_bad = 10.0, 0.001

@@ -11,7 +11,6 @@ from hybrid_ray.evaluate.confirm import Candidate, confirm
 from hybrid_ray.evaluate.execute import Task, execute_here
 from hybrid_ray.evaluate.frontier import Frontier
 from hybrid_ray.jobfile import dump_job
-from hybrid_ray.objective import Baseline
 from hybrid_ray.results.store import StudyStore, write_atomic
 from hybrid_ray.tune.measure import MEASURES, Yardstick
 
@@ -42,12 +41,7 @@ def micro_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for length, run in frontier_runs(job).items()
         ]
     )
-    baseline = next(result for result in plain if result.arm == "baseline")
-    yardstick = Yardstick(
-        baseline=Baseline.from_result(baseline),
-        frontier=Frontier.from_results(plain, "search"),
-        objective=job.objective,
-    )
+    yardstick = Yardstick.from_results(plain, job.objective)
     settings = [replace(job.hybrid, **knobs) for knobs in KNOBS]
     for number, hybrid in enumerate(settings):
         (result,) = execute_here([Task(run=job.run(hybrid=hybrid), directory=store.run_directory(number))])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from simulated_runs import result
 
 from hybrid_ray.config import ObjectiveConfig, RunConfig
-from hybrid_ray.objective import LARGEST, Baseline, degradation, score, speedup
+from hybrid_ray.objective import LARGEST, Baseline, degradation, pareto_front, score, speedup
 
 CONFIG = ObjectiveConfig()
 any_float = st.floats(allow_nan=True, allow_infinity=True)
@@ -55,6 +55,23 @@ def test_the_score_rises_with_speedup_and_falls_with_degradation(s: float, t: fl
 def test_a_diverged_loss_is_the_worst_there_is(loss: float) -> None:
     assert degradation(loss, 3.4) == LARGEST
     assert score(100.0, degradation(loss, 3.4), CONFIG) < score(0.0, degradation(50.0, 3.4), CONFIG)
+
+
+def test_the_front_is_what_nothing_beats_in_both() -> None:
+    points = [(1.0, 0.0), (1.2, 0.03), (1.1, 0.05), (1.2, 0.02), (1.5, 0.2), (0.9, -0.01), (1.5, 0.2)]
+    assert pareto_front(points) == [True, False, False, True, True, True, True]
+    assert pareto_front([(math.nan, 0.0), (1.0, 0.1)]) == [False, True]
+    assert pareto_front([]) == []
+
+
+@given(st.lists(st.tuples(finite, finite), min_size=1, max_size=12), finite, finite)
+def test_the_highest_score_is_never_beaten_by_the_front(
+    points: list[tuple[float, float]], weight: float, tolerance: float
+) -> None:
+    config = ObjectiveConfig(penalty_weight=abs(weight), tolerance=abs(tolerance))
+    scores = [score(*point, config) for point in points]
+    front = [value for value, on in zip(scores, pareto_front(points), strict=True) if on]
+    assert max(front) == max(scores)
 
 
 BASELINE = Baseline.from_result(result(RunConfig()))
