@@ -12,9 +12,10 @@ from typing import Any
 
 from hybrid_ray.config import JobConfig
 from hybrid_ray.errors import ConfigError
+from hybrid_ray.tune.candidates import params_of
 from hybrid_ray.tune.planner import plan, settle
 from hybrid_ray.tune.space import SearchSpace, load_space
-from hybrid_ray.tune.stages import Outcome, Stages, params_of
+from hybrid_ray.tune.stages import Outcome, Stages
 from hybrid_ray.tune.study import StudyDirectory, identity
 
 __all__ = ["Outcome", "extend_study", "resume_study", "run_study"]

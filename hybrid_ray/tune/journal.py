@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 
 from hybrid_ray.config import JobConfig
 from hybrid_ray.results.store import StudyStore
+from hybrid_ray.tune.sampler import build_sampler
 from hybrid_ray.tune.searcher import INTERRUPTED, queue_again, tell, was_interrupted
 
 __all__ = ["counted_trials", "open_study", "queue_settings", "reconcile"]
@@ -42,7 +43,7 @@ def open_study(directory: Path, job: JobConfig) -> optuna.Study:
         directions=directions,
         load_if_exists=True,
     )
-    study.sampler = _sampler(job, seed=job.search.seed + len(study.get_trials(deepcopy=False)))
+    study.sampler = build_sampler(job, seed=job.search.seed + len(study.get_trials(deepcopy=False)))
     return study
 
 
@@ -99,20 +100,6 @@ def _interrupted_row(frozen: optuna.trial.FrozenTrial) -> dict[str, Any]:
         "started": frozen.datetime_start.timestamp() if frozen.datetime_start else None,
         "ended": None,
     }
-
-
-def _sampler(job: JobConfig, *, seed: int) -> optuna.samplers.BaseSampler:
-    """TPE that models the knobs together and counts trials still running as bad, so that neighbours don't ask the
-    same.
-    """
-    search = job.search
-    if search.sampler == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(
-            n_startup_trials=search.startup_trials, multivariate=True, constant_liar=True, seed=seed
-        )
 
 
 def _trim_torn_line(path: Path) -> None:

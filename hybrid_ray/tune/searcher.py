@@ -68,6 +68,7 @@ class OptunaSearcher(Searcher):
         may_start: whether another trial may be asked (budgets, a stop that was asked for).
         reason: why a trial raised, by number.
         stop_after_failures: so many failures in a row end the search.
+        clock: seconds, for when a trial started and ended; a simulated study has its own.
     """
 
     def __init__(
@@ -80,11 +81,12 @@ class OptunaSearcher(Searcher):
         may_start: Callable[[], bool] = lambda: True,
         reason: Callable[[int], str] = lambda number: "the trial's process died",
         stop_after_failures: int = 5,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(metric="objective", mode="max")
         self._study, self._ask, self._objective = study, ask, mode
         self._listener, self._may_start, self._reason = listener, may_start, reason
-        self._stop_after_failures = stop_after_failures
+        self._stop_after_failures, self._clock = stop_after_failures, clock
         self._failed: list[int] = []  # in a row
         self.gave_up = False  # so many failed in a row that no more are asked; one that finishes later is too late
         self._running: dict[str, _Running] = {}
@@ -103,7 +105,7 @@ class OptunaSearcher(Searcher):
         except BaseException:
             self._study.tell(trial, state=TrialState.FAIL)
             raise
-        self._running[trial_id] = _Running(trial=trial, started=time.time())
+        self._running[trial_id] = _Running(trial=trial, started=self._clock())
         self._listener.started(trial.number, params, trial.user_attrs.get("preset"))
         return {"number": trial.number, "params": params}
 
@@ -163,7 +165,7 @@ class OptunaSearcher(Searcher):
             "objective": result.get("objective"),
             "preset": trial.user_attrs.get("preset"),
             "started": running.started,
-            "ended": time.time(),
+            "ended": self._clock(),
         }
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:

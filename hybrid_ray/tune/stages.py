@@ -10,23 +10,24 @@ from hybrid_ray.data import prepare
 from hybrid_ray.errors import HybridRayError
 from hybrid_ray.evaluate.arms import frontier_runs
 from hybrid_ray.evaluate.cache import cached
-from hybrid_ray.evaluate.confirm import Candidate, confirm
+from hybrid_ray.evaluate.confirm import confirm
 from hybrid_ray.evaluate.execute import Task
 from hybrid_ray.evaluate.frontier import Frontier
 from hybrid_ray.records import RunResult
 from hybrid_ray.results.report import write_report
+from hybrid_ray.tune.candidates import best_candidates
 from hybrid_ray.tune.cluster import concurrency, ray_session
 from hybrid_ray.tune.display import Display, show
 from hybrid_ray.tune.execute import RayExecute, machine_of_runs
 from hybrid_ray.tune.journal import counted_trials, open_study, queue_settings, reconcile
 from hybrid_ray.tune.limits import Budget, StopFlag, Stopped
-from hybrid_ray.tune.measure import Yardstick, claimable
+from hybrid_ray.tune.measure import Yardstick
 from hybrid_ray.tune.planner import Plan, run_cache
-from hybrid_ray.tune.space import SearchSpace, settings
+from hybrid_ray.tune.space import SearchSpace
 from hybrid_ray.tune.study import StudyDirectory
 from hybrid_ray.tune.trial import TrialSpec
 
-__all__ = ["Outcome", "Stages", "params_of"]
+__all__ = ["Outcome", "Stages"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,7 +153,7 @@ class Stages:
 
     def _confirm(self, results: Sequence[RunResult], execute: RayExecute, display: Display) -> None:
         """The best trials again on fresh seeds, beside their controls."""
-        best = self._candidates()
+        best = best_candidates(self._study.store.trials(), self._job)
         if not best:
             return
         self._budget.raise_if_used_up()
@@ -167,18 +168,6 @@ class Stages:
             frontier=Frontier.from_results(results, "confirm"),
         )
         self._study.store.write_json("confirmation.json", statistics)
-
-    def _candidates(self) -> list[Candidate]:
-        """The finished trials with the highest objective that do predict. Several objectives: by score, which
-        weighs both.
-        """
-        column = "score" if self._job.objective.mode == "pareto" else "objective"
-        rows = sorted(filter(claimable, self._study.store.trials()), key=lambda row: row[column], reverse=True)
-        return [
-            Candidate(trial=row["number"], hybrid=settings(self._job, params), params=params)
-            for row in rows[: self._job.confirm.best]
-            for params in [params_of(row)]
-        ]
 
     def _report(self, note: str | None) -> Outcome:
         """The report, and what the terminal is told."""
@@ -220,11 +209,6 @@ class _Listener:
     def gave_up(self, numbers: Sequence[int]) -> None:
         """Kept at once: whoever resumes tries these again (journal.py)."""
         self._study.store.event("gave_up", trials=numbers)
-
-
-def params_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The knobs of a trial's row."""
-    return {name.removeprefix("params_"): value for name, value in row.items() if name.startswith("params_")}
 
 
 def _place(length: float) -> Path:
