@@ -88,10 +88,11 @@ def _train(options: argparse.Namespace) -> int:
     if result.status != "finished":
         print(f"error: the run is {result.status}: {result.error}", file=sys.stderr)
         return FAILED
-    loss, share = result.heldout["search"].loss, result.predicted_share
-    print(
-        f"held-out loss {loss:.4f} nats a token (perplexity {math.exp(loss):.2f}), {share:.0%} of the steps predicted"
-    )
+    found, share = result.heldout["search"], result.predicted_share
+    shown = f"nats a token (perplexity {math.exp(found.loss):.2f})"
+    if found.accuracy is not None:
+        shown = f"nats a picture (accuracy {found.accuracy:.2%})"
+    print(f"held-out loss {found.loss:.4f} {shown}, {share:.0%} of the steps predicted")
     print(f"{result.train_seconds:.1f} s of training, {result.time:.0f} plain steps of time; all of it: {directory}")
     return OK
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from hybrid_ray.config import JobConfig
+from hybrid_ray.config import DataConfig, JobConfig, ModelConfig
 from hybrid_ray.errors import ConfigError
 
 __all__ = ["dump_job", "job_from_dict", "job_problems", "read_job"]
@@ -81,6 +81,7 @@ def job_problems(job: JobConfig) -> Iterator[str]:
         yield f"name is {job.name!r} but must match [A-Za-z0-9._-]+ and not begin with a dot: it names a folder"
     if job.seed < 0:
         yield f"seed is {job.seed} but must be at least 0"
+    yield from _picture_problems(job)
     yield from _batch_problems(job)
     yield from _predictor_problems(job)
     hybrid = job.hybrid
@@ -100,9 +101,31 @@ def _predictor_problems(job: JobConfig) -> Iterator[str]:
         yield "hybrid.predictor is 'coast' but the optimizer keeps no momentum to coast on: use adamw, betas above 0"
 
 
+def _picture_problems(job: JobConfig) -> Iterator[str]:
+    """The CNN reads pictures and GPT-2 reads text; each has settings that say nothing to the other."""
+    model, data = job.model, job.data
+    if (model.preset == "cnn") != (data.corpus == "digits"):
+        other = (
+            "pictures: set data.corpus to digits"
+            if model.preset == "cnn"
+            else "text: for digits set model.preset to cnn"
+        )
+        yield f"model.preset is {model.preset!r} and data.corpus is {data.corpus!r} but that model reads {other}"
+    if model.preset == "cnn":
+        for name in ("dropout", "activation_checkpointing", "loss_chunks", "pad_vocab_to"):
+            if getattr(model, name) != getattr(ModelConfig(), name):
+                yield f"model.{name} is {getattr(model, name)!r} but the cnn has none: leave it out"
+        if job.train.parallel == "fsdp":
+            yield "train.parallel is 'fsdp' but the cnn has no blocks to shard: use ddp"
+    if data.corpus == "digits":
+        for name in ("tokenizer", "vocab_size", "max_bytes"):
+            if getattr(data, name) != getattr(DataConfig(), name):
+                yield f"data.{name} is {getattr(data, name)!r} but digits are no text: leave it out"
+
+
 def _batch_problems(job: JobConfig) -> Iterator[str]:
     train, workers = job.train, job.resources.workers
-    if job.data.heldout_tokens < 8 * train.sequence_length:
+    if job.data.corpus != "digits" and job.data.heldout_tokens < 8 * train.sequence_length:
         yield (
             f"data.heldout_tokens is {job.data.heldout_tokens} but must be at least 8 x train.sequence_length "
             f"({8 * train.sequence_length}): a held-out loss is a mean over sequences"

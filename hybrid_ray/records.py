@@ -38,11 +38,12 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Heldout:
-    """Mean loss on a held-out split (nats a token) and the standard error of that mean."""
+    """Mean loss on a held-out split (nats a token, or a picture) and the standard error of that mean."""
 
     loss: float
     standard_error: float
-    tokens: int
+    tokens: int  # or pictures
+    accuracy: float | None = None  # of a classifier: the share it gets right
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,7 @@
 """Batches from tokens: an endless, resumable training stream, and one pass over a held-out split."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from hybrid_ray.config import Split
-from hybrid_ray.data.corpus import Corpus
 from hybrid_ray.data.stream import SharedStream
 from hybrid_ray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hybrid_ray.data.corpus import Corpus
 
 __all__ = ["BatchSampler", "heldout_batches"]
 
@@ -28,7 +30,7 @@ class BatchSampler:
     """
 
     def __init__(
-        self, corpus: Corpus, *, batch_size: int, sequence_length: int, seed: int, rank: int = 0, world: int = 1
+        self, corpus: "Corpus", *, batch_size: int, sequence_length: int, seed: int, rank: int = 0, world: int = 1
     ) -> None:
         places = len(corpus.train) - sequence_length  # a window has one token more than its targets
         if places < 1:
@@ -54,7 +56,7 @@ class BatchSampler:
 
 
 def heldout_batches(
-    corpus: Corpus, split: Split, *, batch_size: int, sequence_length: int
+    corpus: "Corpus", split: Split, *, batch_size: int, sequence_length: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One pass over a split in order: windows that don't overlap, each token a target once.
 

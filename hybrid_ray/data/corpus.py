@@ -1,26 +1,30 @@
 """Text prepared for training: memory-mapped tokens, cached under a hash of everything that makes them."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from hybrid_ray.config import DataConfig, Split
+from hybrid_ray.data.batches import BatchSampler, heldout_batches
 from hybrid_ray.data.cache import cache_root, cached_directory, is_whole, remember, remembered
 from hybrid_ray.data.sources import Document, list_files, read_documents
 from hybrid_ray.data.split import SPLITS, hold_out, never_held_out
 from hybrid_ray.data.tokenizer import BPETokenizer, ByteTokenizer, NumberVocabulary, Tokenizer, Vocabulary, train_bpe
 from hybrid_ray.errors import ConfigError
 
-__all__ = ["Corpus", "prepare"]
+__all__ = ["Corpus", "prepare_text"]
 
 FORMAT = 2  # of the cached directory: a change makes every corpus anew
 GPT2_VOCABULARY = 50_257
 RANDOM_TOKENS = 4_000_000  # of the random corpus, unless max_bytes says otherwise
 TOGETHER = 256  # files encoded at a time: enough for all cores, little enough memory
+STRETCHES = 32  # batches of one pass over a held-out split
+LARGEST_BATCH = 16_384  # tokens of one; beyond it a batch costs memory and gains nothing
 TOKEN = np.dtype(np.uint16)
 Tokens = np.memmap[tuple[int], np.dtype[np.uint16]]
 
@@ -44,11 +48,30 @@ class Corpus:
     def vocab_size(self) -> int:
         return self.vocabulary.vocab_size
 
+    @property
+    def classes(self) -> int:
+        """Values a target can take: tokens."""
+        return self.vocab_size
+
     def decode(self, tokens: Sequence[int]) -> str:
         return self.vocabulary.decode(tokens)
 
+    def sampler(
+        self, *, batch_size: int, sequence_length: int, seed: int, rank: int = 0, world: int = 1
+    ) -> BatchSampler:
+        """Random windows of the training text."""
+        return BatchSampler(
+            self, batch_size=batch_size, sequence_length=sequence_length, seed=seed, rank=rank, world=world
+        )
 
-def prepare(config: DataConfig) -> Corpus:
+    def stretches(self, split: Split, *, sequence_length: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """A split in some 32 stretches of neighbouring text, a batch each; more where such a batch would be large."""
+        rows = len(self.heldout[split]) // sequence_length
+        batch = max(1, min(rows // STRETCHES, LARGEST_BATCH // sequence_length))
+        return heldout_batches(self, split, batch_size=batch, sequence_length=sequence_length)
+
+
+def prepare_text(config: DataConfig) -> Corpus:
     """The corpus of ``config``, made on the first call and read from the cache after that, by any number of processes.
 
     The cache is keyed by content: other files in the corpus make another entry, and the old one stays. While no file's

@@ -29,6 +29,7 @@ FORMAT = 1  # of the rendering: a change makes all images anew
 TRAIN_IMAGES = 30_000
 HELDOUT_IMAGES = 5_000  # of each split
 TOGETHER = 2_000  # images bent at a time
+STRETCHES = 32  # batches of one pass over a held-out split
 FONTS = (
     *(f"DejaVu{name}" for name in ("Sans", "Sans-Bold", "Sans-Oblique", "SansMono", "SansMono-Bold")),
     *(f"DejaVu{name}" for name in ("Serif", "Serif-Bold", "Serif-Italic", "Serif-BoldItalic")),
@@ -45,6 +46,20 @@ class Digits:
     fingerprint: str
     images: dict[str, Images]
     labels: dict[str, npt.NDArray[np.uint8]]
+
+    @property
+    def classes(self) -> int:
+        return 10
+
+    def sampler(
+        self, *, batch_size: int, sequence_length: int, seed: int, rank: int = 0, world: int = 1
+    ) -> "DigitSampler":
+        """Random training images. A picture is no sequence: ``sequence_length`` says nothing here."""
+        return DigitSampler(self, batch_size=batch_size, seed=seed, rank=rank, world=world)
+
+    def stretches(self, split: Split, *, sequence_length: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """A split in 32 batches or so."""
+        return heldout_digits(self, split, batch_size=max(1, len(self.labels[split]) // STRETCHES))
 
 
 def prepare_digits(cache_dir: str | None = None) -> Digits:

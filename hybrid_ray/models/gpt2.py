@@ -3,7 +3,6 @@
 Shape suffixes: B batch, T tokens of a sequence, D width, H heads, Q width of a head, V vocabulary, N = B * T.
 """
 
-import difflib
 import math
 
 import torch
@@ -12,11 +11,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hybrid_ray.config import ModelConfig
-from hybrid_ray.errors import ConfigError
 from hybrid_ray.models.loss import mean_cross_entropy
 from hybrid_ray.models.shapes import PRESETS, GPT2Shape
 
-__all__ = ["GPT2", "Attention", "Block", "build_model", "count_parameters"]
+__all__ = ["GPT2", "Attention", "Block", "build_gpt2", "count_parameters"]
 
 INIT_STD = 0.02  # GPT-2's
 
@@ -127,19 +125,12 @@ class GPT2(nn.Module):
         )
 
 
-def build_model(config: ModelConfig, *, vocab_size: int, sequence_length: int) -> GPT2:
-    """A freshly initialised model on the default device, drawn from PyTorch's global generator: seed it before.
+def build_gpt2(config: ModelConfig, *, vocab_size: int, sequence_length: int) -> GPT2:
+    """A freshly initialised model of a preset of ``PRESETS``, drawn from PyTorch's global generator: seed it before.
 
     The position table has the preset's length, or ``sequence_length`` where that is longer.
-
-    Raises:
-        ConfigError: no preset of that name.
     """
-    shape = PRESETS.get(config.preset)
-    if shape is None:
-        close = difflib.get_close_matches(config.preset, PRESETS, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ConfigError(f"model.preset is {config.preset!r} but {hint}there are {', '.join(PRESETS)}")
+    shape = PRESETS[config.preset]
     longest = max(shape.context, sequence_length)
     grown = GPT2Shape(layers=shape.layers, heads=shape.heads, width=shape.width, context=longest)
     return GPT2(grown, vocab_size, config)

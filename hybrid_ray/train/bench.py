@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hybrid_ray.config import RunConfig
-from hybrid_ray.data import BatchSampler, Corpus
+from hybrid_ray.data import Dataset, Sampler
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.hybrid.trainer import HybridTrainer
-from hybrid_ray.models import GPT2, build_model
+from hybrid_ray.models import CNN, GPT2, build_model
 from hybrid_ray.optim import build_optimizer, build_schedule
 from hybrid_ray.records import Replay
 from hybrid_ray.train.compile import Compiled, compile_forward
@@ -52,7 +52,7 @@ class Training:
     run: RunConfig
     trainer: HybridTrainer
     optimizer: Optimizer
-    sampler: BatchSampler
+    sampler: Sampler
 
     @property
     def learning_rate(self) -> float:
@@ -65,7 +65,7 @@ class Bench:
 
     Args:
         run: what to build.
-        corpus: its data; the vocabulary's size comes from it.
+        corpus: its data; how many values a target can take comes from it.
         device: from `choose_device`.
 
     Attributes:
@@ -74,7 +74,7 @@ class Bench:
         compiled: how its forward is called.
     """
 
-    def __init__(self, run: RunConfig, corpus: Corpus, device: torch.device) -> None:
+    def __init__(self, run: RunConfig, corpus: Dataset, device: torch.device) -> None:
         self.run = run
         self.corpus = corpus
         self.device = device
@@ -122,13 +122,16 @@ class Bench:
         return world_size() > 1 and self.run.train.parallel == "fsdp"
 
     def next_loss(self, training: Training, read: Callable[[int], None]) -> Callable[[], Tensor]:
-        """The closure that a real step calls for each micro-batch. ``read`` hears how many tokens all ranks read."""
+        """The closure that a real step calls for each micro-batch.
+
+        ``read`` hears how many targets all ranks read: tokens of text, or pictures.
+        """
         clock = training.trainer.clock
 
         def closure() -> Tensor:
             with clock.part("data"):
                 x_BT, y_BT = self.to_device(training.sampler.next())
-            read(x_BT.numel() * world_size())
+            read(y_BT.numel() * world_size())
             with clock.part("forward"), self.precision():
                 return self.compiled.forward(x_BT, y_BT)
 
@@ -140,16 +143,15 @@ class Bench:
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return contextlib.nullcontext()
 
-    def _initialized(self) -> GPT2:
+    def _initialized(self) -> GPT2 | CNN:
         torch.manual_seed(self.run.seed)
         return build_model(
-            self.run.model, vocab_size=self.corpus.vocab_size, sequence_length=self.run.train.sequence_length
+            self.run.model, vocab_size=self.corpus.classes, sequence_length=self.run.train.sequence_length
         )
 
-    def sampler(self) -> BatchSampler:
+    def sampler(self) -> Sampler:
         """Training data from its start: one global micro-batch at a time, this rank's share of it."""
-        return BatchSampler(
-            self.corpus,
+        return self.corpus.sampler(
             batch_size=self.run.micro_batch_size * world_size(),
             sequence_length=self.run.train.sequence_length,
             seed=self.run.seed,
@@ -158,7 +160,7 @@ class Bench:
         )
 
     def to_device(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Tokens and targets where the model is."""
+        """Inputs and targets where the model is."""
         if self.device.type == "cpu":
             return batch
         # From pinned memory the copy does not hold up the queue of kernels.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from hybrid_ray.config import RunConfig
-from hybrid_ray.data import Corpus
+from hybrid_ray.data import Dataset
 from hybrid_ray.version import __version__
 
 __all__ = ["fingerprint", "machine"]
@@ -42,6 +42,6 @@ def machine(run: RunConfig, device: torch.device) -> dict[str, Any]:
     return {"hardware": hardware, "software": software}
 
 
-def fingerprint(run: RunConfig, corpus: Corpus, device: torch.device) -> dict[str, Any]:
+def fingerprint(run: RunConfig, corpus: Dataset, device: torch.device) -> dict[str, Any]:
     """`machine`, and the data."""
     return {**machine(run, device), "corpus": corpus.fingerprint}

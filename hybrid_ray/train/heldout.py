@@ -1,26 +1,33 @@
-"""Held-out losses: the whole split, no gradients, in stretches of text large enough to be quick."""
+"""Held-out losses, and a classifier's accuracy: the whole split, no gradients, in batches large enough to be quick."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from typing import Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hybrid_ray.config import Split
-from hybrid_ray.data import Corpus, heldout_batches
+from hybrid_ray.data import Dataset
 from hybrid_ray.records import Heldout
 from hybrid_ray.train.parallel import rank, reshard, sum_over_ranks, world_size
 
 __all__ = ["heldout_loss"]
 
-STRETCHES = 32
-LARGEST_BATCH = 16_384  # tokens; beyond it a batch costs memory and gains nothing
+
+@runtime_checkable
+class Classifier(Protocol):
+    """A model that is judged by how often it is right."""
+
+    def accuracy(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Share of the targets that it gets right, a scalar."""
+        ...
 
 
 def heldout_loss(
     module: nn.Module,
-    corpus: Corpus,
+    data: Dataset,
     split: Split,
     *,
     sequence_length: int,
@@ -28,7 +35,7 @@ def heldout_loss(
     precision: Callable[[], AbstractContextManager[object]],
     share: bool,
 ) -> Heldout:
-    """Mean loss on a split and its standard error (collective).
+    """Mean loss on a split and its standard error, and a `Classifier`'s accuracy (collective).
 
     The split is cut into about 32 stretches of neighbouring text, one batch each. The standard error is that of the
     mean of the stretches' losses: sequences next to each other come from one file and are alike, so an error taken over
@@ -39,34 +46,39 @@ def heldout_loss(
         share: each rank takes every world-size-th batch. False where a forward needs every rank (FSDP).
         precision: makes the autocast context of a forward.
     """
-    tokens_in_split = len(corpus.heldout[split])
-    rows = tokens_in_split // sequence_length
-    batch = max(1, min(rows // STRETCHES, LARGEST_BATCH // sequence_length))
-    losses: list[float | torch.Tensor] = []
+    losses: list[float | Tensor] = []
+    accuracies: list[float | Tensor] = []
     weights: list[int] = []
     was_training = module.training
     module.eval()
     with torch.no_grad(), precision():
-        for index, (x_BT, y_BT) in enumerate(
-            heldout_batches(corpus, split, batch_size=batch, sequence_length=sequence_length)
-        ):
+        for index, (x, y) in enumerate(data.stretches(split, sequence_length=sequence_length)):
             mine = not share or index % world_size() == rank()
-            losses.append(module(x_BT.to(device), y_BT.to(device)).double() if mine else 0.0)
-            weights.append(y_BT.numel())
+            here = (x.to(device), y.to(device)) if mine else None
+            losses.append(module(*here).double() if here else 0.0)
+            if isinstance(module, Classifier):
+                accuracies.append(module.accuracy(*here).double() if here else 0.0)
+            weights.append(y.numel())
     module.train(was_training)
     reshard(module)
     # One transfer for all batches: a .item() each would wait for the device each time.
-    values = torch.stack([torch.as_tensor(loss, dtype=torch.float64, device=device) for loss in losses]).tolist()
+    values = torch.stack(
+        [torch.as_tensor(value, dtype=torch.float64, device=device) for value in (*losses, *accuracies)]
+    ).tolist()
     if share:
         values = sum_over_ranks(values)
-    return _summary(values, weights)
+    return _summary(values[: len(losses)], values[len(losses) :], weights)
 
 
-def _summary(losses: list[float], weights: list[int]) -> Heldout:
-    """Weighted mean, and its standard error with the stretches taken as independent (Cochran 1977, section 6.3)."""
+def _summary(losses: Sequence[float], accuracies: Sequence[float], weights: Sequence[int]) -> Heldout:
+    """Weighted means, and the loss's standard error with the stretches taken as independent (Cochran 1977, 6.3)."""
     total = sum(weights)
-    mean = sum(loss * weight for loss, weight in zip(losses, weights, strict=True)) / total
-    count = len(losses)
+    mean, count = _mean(losses, weights), len(losses)
     squares = sum((weight * (loss - mean)) ** 2 for loss, weight in zip(losses, weights, strict=True))
     error = math.sqrt(squares * count / (count - 1)) / total if count > 1 else math.inf
-    return Heldout(loss=mean, standard_error=error, tokens=total)
+    accuracy = _mean(accuracies, weights) if accuracies else None
+    return Heldout(loss=mean, standard_error=error, tokens=total, accuracy=accuracy)
+
+
+def _mean(values: Sequence[float], weights: Sequence[int]) -> float:
+    return sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)

@@ -12,6 +12,7 @@ import torch
 
 from hybrid_ray.config import HybridConfig, JobConfig, OptimizerName
 from hybrid_ray.errors import ConfigError
+from hybrid_ray.models.cnn import NUMBERS_A_PICTURE, PARAMETERS
 from hybrid_ray.models.shapes import PRESETS, GPT2Shape, parameter_count
 
 __all__ = ["Fit", "MemoryNeed", "fit", "memory_need", "predictor_bytes", "size_text"]
@@ -111,6 +112,8 @@ def size_text(size: int) -> str:
 
 def memory_need(job: JobConfig, vocab_size: int) -> MemoryNeed:
     """Of one worker of one hybrid run. Several workers hold the model each (DDP) or a part of it each (FSDP)."""
+    if job.model.preset == "cnn":
+        return _cnn_need(job)
     shape = PRESETS[job.model.preset]
     run = job.run()
     tokens = run.micro_batch_size * job.train.sequence_length
@@ -122,6 +125,19 @@ def memory_need(job: JobConfig, vocab_size: int) -> MemoryNeed:
         predictor=0 if job.hybrid.buffer_device == "host" else predictor_bytes(job.hybrid) * held,
         activations=_activations(shape, job, tokens),
         logits=_logits(job, tokens, vocab_size),
+    )
+
+
+def _cnn_need(job: JobConfig) -> MemoryNeed:
+    """The CNN is small, whatever is done with it: what counts is the process. Its logits are ten numbers."""
+    kept = PARAMETERS * (2 if job.resources.workers > 1 else 1)  # DDP copies gradients to buckets
+    return MemoryNeed(
+        weights=_FLOAT * PARAMETERS,
+        gradients=_FLOAT * kept,
+        optimizer=_OPTIMIZER[job.train.optimizer] * PARAMETERS,
+        predictor=0 if job.hybrid.buffer_device == "host" else predictor_bytes(job.hybrid) * PARAMETERS,
+        activations=2 * _FLOAT * NUMBERS_A_PICTURE * job.run().micro_batch_size,  # and their gradients
+        logits=0,
     )
 
 

@@ -13,13 +13,15 @@ import torch
 
 from hybrid_ray.config import JobConfig, ResourcesConfig
 from hybrid_ray.data.cache import cache_root
-from hybrid_ray.data.corpus import Corpus, prepare
+from hybrid_ray.data.dataset import Dataset, prepare
 from hybrid_ray.errors import ConfigError, StoreError
 from hybrid_ray.evaluate.arms import CONTROLS, baseline, frontier_runs
 from hybrid_ray.evaluate.cache import RunCache, baseline_key
+from hybrid_ray.models.build import build_model, check_preset
 from hybrid_ray.models.shapes import PRESETS, flops_per_token
 from hybrid_ray.records import RunResult
 from hybrid_ray.results.store import read_json
+from hybrid_ray.train.bench import synchronize
 from hybrid_ray.train.fingerprint import machine
 from hybrid_ray.tune.cluster import Resources, concurrency, local_resources, ray_session, temporary_root
 from hybrid_ray.tune.fit import Fit, fit, memory_need, size_text
@@ -175,10 +177,9 @@ def fit_runs(job: JobConfig, *, most: int | None = None) -> Fit:
     Raises:
         ConfigError: the model or corpus is not there, the resources can't be had, or it does not fit in memory.
     """
-    if job.model.preset not in PRESETS:
-        raise ConfigError(f"model.preset is {job.model.preset!r} but must be one of {', '.join(PRESETS)}")
+    check_preset(job.model)
     possible = concurrency(job, _resources(job))
-    need = memory_need(job, prepare(job.data).vocab_size)
+    need = memory_need(job, prepare(job.data).classes)
     return fit(job, need, _device(job), most=min(possible, most or possible))
 
 
@@ -214,33 +215,55 @@ def run_cache(job: JobConfig) -> RunCache:
     return RunCache(root=cache_root(job.data.cache_dir) / "runs")
 
 
-def _step_seconds(job: JobConfig, corpus: Corpus) -> tuple[float, bool]:
+def _step_seconds(job: JobConfig, corpus: Dataset) -> tuple[float, bool]:
     """Seconds of a real step of one worker, and whether they were measured."""
     run = baseline(job.run())
     key = baseline_key(run, corpus=corpus.fingerprint, machine=machine(run, _device(job)))
     try:
         kept = RunResult.from_dict(read_json(run_cache(job).root / key / "result.json"))
     except (StoreError, KeyError, TypeError):
-        return _probe(job, corpus.vocab_size), False
+        return _probe(job, corpus), False
     return kept.calibration, True
 
 
-def _probe(job: JobConfig, vocab_size: int) -> float:
-    """FLOPs of a step over the rate of a product as wide as the model and as long as a micro-batch."""
+def _probe(job: JobConfig, corpus: Dataset) -> float:
+    """FLOPs of a step over the rate of a product as wide as the model and as long as a micro-batch.
+
+    The CNN is small enough to be asked itself.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(job.train.threads)
+    try:
+        if job.model.preset == "cnn":
+            return job.run().accumulate * min(_timed_gradient(job, corpus) for _ in range(3))
+        return _product_seconds(job, corpus.classes)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _product_seconds(job: JobConfig, vocab_size: int) -> float:
     shape, run, device = PRESETS[job.model.preset], job.run(), _device(job)
     length = min(_PROBE_ROWS[device.type], run.micro_batch_size * job.train.sequence_length)
     kind = torch.bfloat16 if job.train.precision == "bf16" and device.type == "cuda" else torch.float32
     left = torch.randn(length, shape.width, device=device, dtype=kind)
     right = torch.randn(shape.width, 4 * shape.width, device=device, dtype=kind)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(job.train.threads)
-    try:
-        seconds = min(_timed_product(left, right) for _ in range(3))
-    finally:
-        torch.set_num_threads(threads)
+    seconds = min(_timed_product(left, right) for _ in range(3))
     rate = 2 * length * shape.width * 4 * shape.width / seconds
     tokens = job.train.batch_size // job.resources.workers * job.train.sequence_length
     return _OVERHEAD * flops_per_token(shape, vocab_size, job.train.sequence_length) * tokens / rate
+
+
+def _timed_gradient(job: JobConfig, corpus: Dataset) -> float:
+    """Seconds of one micro-batch's forward and backward."""
+    run, device = job.run(), _device(job)
+    model = build_model(job.model, vocab_size=corpus.classes, sequence_length=job.train.sequence_length).to(device)
+    sampler = corpus.sampler(batch_size=run.micro_batch_size, sequence_length=job.train.sequence_length, seed=job.seed)
+    x, y = (part.to(device) for part in sampler.next())
+    synchronize(device)
+    start = time.perf_counter()
+    torch.autograd.backward(model(x, y))
+    synchronize(device)
+    return time.perf_counter() - start
 
 
 def _timed_product(left: torch.Tensor, right: torch.Tensor) -> float:
