@@ -9,14 +9,14 @@ that is not finite counts as the worst there is.
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hybrid_ray.config import ObjectiveConfig
 from hybrid_ray.records import RunResult
 
-__all__ = ["LARGEST", "Baseline", "degradation", "pareto_front", "score", "speedup"]
+__all__ = ["LARGEST", "Baseline", "degradation", "pareto_front", "ranked", "score", "speedup"]
 
 LARGEST = 1e9
 """Bound of every number made here: far beyond anything that means something, far below overflow."""
@@ -69,6 +69,25 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
         and not any(other[0] >= mine[0] and other[1] <= mine[1] and other != mine for other in points)
         for mine in points
     ]
+
+
+def ranked(rows: Iterable[Mapping[str, Any]], mode: str) -> list[Mapping[str, Any]]:
+    """Rows of the finished trials that predict, best first: by what was searched, ``objective``.
+
+    With two objectives (``pareto``) that is the score, which weighs both, and those on the front come before others.
+    Inert trials have their say about the front: a trial that they beat in both had better not predicted.
+    """
+    done = [row for row in rows if row["state"] == "COMPLETE" and row["diverged"] != 1 and _worth(row) > -math.inf]
+    points = [(row["speedup"], row["degradation"]) for row in done]
+    first = pareto_front(points) if mode == "pareto" else [False] * len(done)
+    order = sorted(zip(first, done, strict=True), key=lambda pair: (pair[0], _worth(pair[1])), reverse=True)
+    return [row for _, row in order if row["inert"] != 1]
+
+
+def _worth(row: Mapping[str, Any]) -> float:
+    """What a trial is ranked by; minus infinity for one without a number."""
+    known = (row[name] for name in ("objective", "score") if row[name] is not None and not math.isnan(row[name]))
+    return next(known, -math.inf)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

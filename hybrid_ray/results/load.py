@@ -1,7 +1,8 @@
 """A study, read back as pandas tables: `load_study`. Works while the study runs and after it was killed.
 
 Everything is read from the study's own files. The Optuna journal is looked at for one thing only: which trials are
-waiting or running, since the study's own rows hold finished trials alone.
+waiting or running, since the study's own rows hold finished trials alone. A study scored anew (tune/rescore.py) has
+trials of its own; all else is read where the runs lie.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,9 @@ import pandas as pd
 from hybrid_ray.config import JobConfig
 from hybrid_ray.errors import ConfigError, StoreError
 from hybrid_ray.jobfile import read_job
+from hybrid_ray.objective import pareto_front, ranked
 from hybrid_ray.records import Evaluation, RunResult, StepRecord
+from hybrid_ray.results.rescoring import Rescoring, read_rescoring
 from hybrid_ray.results.store import read_json, read_jsonl
 
 if TYPE_CHECKING:
@@ -51,10 +54,16 @@ class Study:
     frontier: pd.DataFrame  # one row a real-steps-only run (the baseline is one), by time; see ``on_frontier``
     confirmation: pd.DataFrame  # one row a confirmation run, with ``candidate`` beside the columns of a run
     statistics: Mapping[str, Any] | None  # confirmation.json, once the confirmation is done
+    rescoring: Rescoring | None = None  # what it was searched for, if its trials were scored anew since
 
     @property
     def name(self) -> str:
-        return self.directory.name
+        return f"{self.runs.name}/rescored/{self.directory.name}" if self.rescoring else self.directory.name
+
+    @property
+    def runs(self) -> Path:
+        """Where its runs lie: its own directory, or that of the study it scores anew."""
+        return self.rescoring.study if self.rescoring else self.directory
 
     @property
     def finished(self) -> bool:
@@ -69,14 +78,44 @@ class Study:
         return None if not found else "; ".join(found) if isinstance(found, list) else str(found)
 
     @property
+    def worth(self) -> pd.Series:
+        """By trial, what the search went by: the score, or in mode ``net`` the net speedup (of a trial stopped early
+        the one it was heading for, off the frontier's range its bound). With two objectives the score, which weighs
+        both.
+        """
+        return self.trials["objective"].fillna(self.trials["score"])
+
+    @property
+    def front(self) -> pd.DataFrame:
+        """The finished trials that no other beats in both speedup and degradation, the fastest first.
+
+        Inert ones count: a trial that they beat in both had better not predicted.
+        """
+        done = self._eligible.dropna(subset=["speedup", "degradation"])
+        points = list(zip(done["speedup"].tolist(), done["degradation"].tolist(), strict=True))
+        return done[pareto_front(points)].sort_values("speedup", ascending=False)
+
+    @property
+    def ranked(self) -> pd.DataFrame:
+        """The finished trials that predict, best first; with two objectives those on the front come before others."""
+        rows = [{str(name): value for name, value in row.items()} for row in self.trials.to_dict("records")]
+        numbers = [row["number"] for row in ranked(rows, self.job.objective.mode)]
+        return self.trials.set_index("number", drop=False).loc[numbers].reset_index(drop=True)
+
+    @property
     def winner(self) -> pd.Series | None:
         """The finished trial with the highest objective, inert or not; None before one finished."""
-        return _highest(self._eligible)
+        worth = self.worth[self._eligible.index].dropna()
+        return None if worth.empty else self.trials.loc[worth.index].iloc[int(worth.to_numpy().argmax())]
 
     @property
     def best(self) -> pd.Series | None:
-        """The finished trial to look at first: never a diverged, failed, stopped or inert one. None: no such trial."""
-        return _highest(self._eligible[self._eligible["inert"] != 1])
+        """The finished trial to look at first: never a diverged, failed, stopped or inert one. None: no such trial.
+
+        The highest by what was searched: the score, the net speedup; with two objectives, of the ``front``, the score.
+        """
+        order = self.ranked
+        return None if order.empty else order.iloc[0]
 
     @property
     def _eligible(self) -> pd.DataFrame:
@@ -84,7 +123,7 @@ class Study:
 
     def run_directory(self, run: int | str) -> Path:
         """Of a trial (its number) or another run (``"baseline"``, ``"frontier/0.40"``)."""
-        return self.directory / (run if isinstance(run, str) else f"trials/{run:04d}")
+        return self.runs / (run if isinstance(run, str) else f"trials/{run:04d}")
 
     def steps(self, run: int | str) -> pd.DataFrame:
         """Step records of one run, one row a nominal step; those so far while it runs.
@@ -123,25 +162,27 @@ def load_study(study: Path | str | None = None, *, studies_dir: Path | str = "st
         job = read_job(directory / "job.yaml")
     except ConfigError as error:
         raise StoreError(f"{directory / 'job.yaml'} cannot be used: {error}") from error
-    environment = directory / "environment.json"
-    statistics = directory / "confirmation.json"
-    baseline = [row for _, row in _runs(directory, "baseline/result.json")]
-    frontier = [{"length": float(path.parent.name), **row} for path, row in _runs(directory, "frontier/*/result.json")]
+    rescoring = read_rescoring(directory)
+    runs = rescoring.study if rescoring else directory
+    environment, statistics = runs / "environment.json", runs / "confirmation.json"
+    baseline = [row for _, row in _runs(runs, "baseline/result.json")]
+    frontier = [{"length": float(path.parent.name), **row} for path, row in _runs(runs, "frontier/*/result.json")]
     frontier += [{"length": 1.0, **row} for row in baseline]
     confirmation = [
-        {"candidate": path.relative_to(directory / "confirmation").parts[0], **row}
-        for path, row in _runs(directory, "confirmation/*/*/result.json")
+        {"candidate": path.relative_to(runs / "confirmation").parts[0], **row}
+        for path, row in _runs(runs, "confirmation/*/*/result.json")
     ]
     return Study(
         directory=directory,
         job=job,
         environment=read_json(environment) if environment.exists() else {},
-        events=pd.DataFrame(read_jsonl(directory / "events.jsonl")),
+        events=pd.DataFrame(read_jsonl(runs / "events.jsonl")),
         trials=_trials(directory),
         baseline=pd.DataFrame(baseline, columns=list(_RUN_COLUMNS)),
         frontier=_frontier(frontier),
         confirmation=pd.DataFrame(confirmation, columns=["candidate", *_RUN_COLUMNS]),
         statistics=read_json(statistics) if statistics.exists() else None,
+        rescoring=rescoring,
     )
 
 
@@ -235,9 +276,3 @@ def _open_trials(journal: Path) -> list[dict[str, Any]]:
 def _settings(trial: "FrozenTrial") -> Mapping[str, Any]:
     """Of a trial that runs; or those queued for one that waits."""
     return trial.params or trial.system_attrs.get("fixed_params", {})
-
-
-def _highest(trials: pd.DataFrame) -> pd.Series | None:
-    """By what the search maximises; by score where a row does not say (two objectives at once)."""
-    worth = trials["objective"].fillna(trials["score"]).dropna()
-    return None if worth.empty else trials.loc[worth.index].iloc[int(worth.to_numpy().argmax())]

@@ -5,19 +5,15 @@ from typing import Any
 
 from hybrid_ray.config import JobConfig
 from hybrid_ray.evaluate.paired import Candidate
-from hybrid_ray.tune.measure import claimable
+from hybrid_ray.objective import ranked
 from hybrid_ray.tune.space import settings
 
 __all__ = ["best_candidates", "params_of"]
 
 
 def best_candidates(rows: Iterable[Mapping[str, Any]], job: JobConfig) -> list[Candidate]:
-    """The finished trials with the highest objective that do predict, as many as the job confirms, best first.
-
-    Several objectives: by score, which weighs both.
-    """
-    column = "score" if job.objective.mode == "pareto" else "objective"
-    best = sorted(filter(claimable, rows), key=lambda row: row[column], reverse=True)[: job.confirm.best]
+    """The best finished trials that do predict (`ranked`), as many as the job confirms."""
+    best = ranked(rows, job.objective.mode)[: job.confirm.best]
     return [
         Candidate(trial=row["number"], hybrid=settings(job, params), params=params)
         for row in best

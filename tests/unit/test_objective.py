@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from simulated_runs import result
 
 from hybrid_ray.config import ObjectiveConfig, RunConfig
-from hybrid_ray.objective import LARGEST, Baseline, degradation, pareto_front, score, speedup
+from hybrid_ray.objective import LARGEST, Baseline, degradation, pareto_front, ranked, score, speedup
 
 CONFIG = ObjectiveConfig()
 any_float = st.floats(allow_nan=True, allow_infinity=True)
@@ -72,6 +72,37 @@ def test_the_highest_score_is_never_beaten_by_the_front(
     scores = [score(*point, config) for point in points]
     front = [value for value, on in zip(scores, pareto_front(points), strict=True) if on]
     assert max(front) == max(scores)
+
+
+def trial(number: int, speedup: float, degradation: float, **changes: float | str | None) -> dict:
+    return {
+        "number": number,
+        "state": "COMPLETE",
+        "speedup": speedup,
+        "degradation": degradation,
+        "score": score(speedup, degradation, CONFIG),
+        "objective": score(speedup, degradation, CONFIG),
+        "diverged": 0,
+        "inert": 0,
+        **changes,
+    }
+
+
+def test_trials_rank_by_what_was_searched_and_on_the_front_first_where_that_is_two_things() -> None:
+    rows = [
+        trial(0, 1.1, 0.02),  # score 1.1
+        trial(1, 1.05, 0.021),  # score 1.03, beaten by 0 in both
+        trial(2, 1.5, 0.08),  # score 0.3
+        trial(3, 2.0, 0.0, state="PRUNED"),
+        trial(4, 2.0, 0.0, diverged=1),
+        trial(5, 1.02, -0.01, inert=1),
+        trial(6, 1.01, 0.0),  # score 1.01, beaten by the inert one
+        trial(7, 1.0, 0.0, objective=None, score=math.nan),
+    ]
+    assert [row["number"] for row in ranked(rows, "score")] == [0, 1, 6, 2]
+    assert [row["number"] for row in ranked(rows, "pareto")] == [0, 2, 1, 6]
+    net = [{**row, "objective": net} for row, net in zip(rows, (0.9, 0.95, 1.1, 2, 2, 2, 0.8, None), strict=True)]
+    assert [row["number"] for row in ranked(net, "net")] == [2, 1, 0, 6]
 
 
 BASELINE = Baseline.from_result(result(RunConfig()))
