@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 
 from hybrid_ray.hybrid.weights import Weights
+from hybrid_ray.optim.local import pieces
+from hybrid_ray.optim.rounding import Rounding, is_narrow
 
 __all__ = ["Buffers"]
 
@@ -18,8 +20,11 @@ class Buffers:
     displacement. A long average shrinks it; a short one (``time_constant`` below some tens of steps) at a small
     learning rate drowns in it.
 
-    On the host the tensors are pinned where there is a GPU and are streamed through it one parameter at a time, at the
-    price of a transfer each way for every use.
+    On the host the tensors are pinned where there is a GPU and are streamed through it, at the price of a transfer each
+    way for every use. Temporaries of both kinds are of at most ``optim.local.PIECE`` numbers.
+
+    Weights in bf16 are read exactly and moved with the same rounding. So a displacement holds all of theirs: what
+    several real steps left on them by chance is in it, and is as unbiased as they are.
     """
 
     def __init__(self, weights: Weights, *, dtype: str = "float32", device: str = "model", seed: int = 0) -> None:
@@ -28,7 +33,7 @@ class Buffers:
         pinned = host and torch.cuda.is_available()
         self._device = weights.device
         self._direct = not host and dtype == "float32"
-        self._generator = torch.Generator(self._device).manual_seed(seed)
+        self._rounding = Rounding(self._device, seed)
         self.tensors = [
             torch.zeros(
                 tensor.shape,
@@ -49,8 +54,9 @@ class Buffers:
             torch._foreach_add_(self.tensors, list(others), alpha=factor)
             return
         for tensor, other in zip(self.tensors, others, strict=True):
-            value = self._load(tensor).mul_(decay).add_(other.to(self._device), alpha=factor)
-            self._store(tensor, value)
+            self._rounding.begin()
+            for mine, theirs in pieces(tensor, other):
+                self._store(mine, self._load(mine).mul_(decay).add_(theirs.to(self._device), alpha=factor))
 
     def assign_(self, others: Sequence[torch.Tensor], factors: Sequence[float]) -> None:
         """self = factor x others, with one factor a parameter."""
@@ -59,7 +65,9 @@ class Buffers:
             torch._foreach_mul_(self.tensors, list(factors))
             return
         for tensor, other, factor in zip(self.tensors, others, factors, strict=True):
-            self._store(tensor, self._load(other).mul_(factor))
+            self._rounding.begin()
+            for mine, theirs in pieces(tensor, other):
+                self._store(mine, self._load(theirs).mul_(factor))
 
     def multiply_(self, factors: Sequence[float]) -> None:
         """self = factor x self, with one factor a parameter."""
@@ -67,22 +75,31 @@ class Buffers:
             torch._foreach_mul_(self.tensors, list(factors))
             return
         for tensor, factor in zip(self.tensors, factors, strict=True):
-            self._store(tensor, self._load(tensor).mul_(factor))
+            self._rounding.begin()
+            for mine, _ in pieces(tensor, tensor):
+                self._store(mine, self._load(mine).mul_(factor))
 
     def put(self, number: int, value: torch.Tensor | None) -> None:
-        """Write the tensor of one parameter, from fp32; None writes zeros."""
+        """Write the tensor of one parameter, from fp32, which may be overwritten; None writes zeros."""
         if value is None:
             self.tensors[number].zero_()
         else:
-            self._store(self.tensors[number], value)
+            self._rounding.begin()
+            self._store(self.tensors[number], value.to(self._device))
 
     def add_to(self, targets: Sequence[torch.Tensor], fraction: float) -> None:
-        """targets = targets + fraction x self, in one pass. The targets are weights; nothing is allocated for them."""
-        if self.tensors[0].device == self._device:
+        """targets = targets + fraction x self, in one pass. The targets are weights; nothing is allocated for them.
+
+        Those in bf16 are rounded stochastically: to add and to take back ends within two roundings of the start.
+        """
+        if self.tensors[0].device == self._device and not any(map(is_narrow, targets)):
             torch._foreach_add_(list(targets), self.tensors, alpha=fraction)
             return
         for target, tensor in zip(targets, self.tensors, strict=True):
-            target.add_(tensor.to(target.device, non_blocking=True), alpha=fraction)
+            if is_narrow(target):
+                self._rounding.add(target, tensor, fraction)
+            else:
+                target.add_(tensor.to(target.device, non_blocking=True), alpha=fraction)
 
     def zero_(self) -> None:
         torch._foreach_zero_(self.tensors)
@@ -94,28 +111,23 @@ class Buffers:
 
     def state_dict(self) -> dict[str, object]:
         """The tensors themselves, not copies, as an optimizer's state has them."""
-        return {"tensors": self.tensors, "generator": self._generator.get_state()}
+        return {"tensors": self.tensors, "draws": self._rounding.draws}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         saved = state["tensors"]
         assert isinstance(saved, list)
         torch._foreach_copy_(self.tensors, saved)
-        generator = state["generator"]
-        assert isinstance(generator, torch.Tensor)
-        self._generator.set_state(generator.cpu())
+        draws = state["draws"]
+        assert isinstance(draws, int)
+        self._rounding.draws = draws
 
     def _load(self, tensor: torch.Tensor) -> torch.Tensor:
         """A fresh fp32 copy on the model's device."""
         return tensor.to(self._device, torch.float32, copy=True)
 
     def _store(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
-        if tensor.dtype is torch.bfloat16:
-            value = _round_stochastically(value, self._generator)
-        tensor.copy_(value)
-
-
-def _round_stochastically(value: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """fp32 with the 16 bits that bf16 lacks set to 0: up or down by chance, so that the mean stays the value."""
-    bits = value.view(torch.int32)
-    noise = torch.randint(0, 1 << 16, value.shape, dtype=torch.int32, device=value.device, generator=generator)
-    return bits.add_(noise).bitwise_and_(-(1 << 16)).view(torch.float32)
+        """Write an fp32 value of the model's device, which is overwritten."""
+        if is_narrow(tensor):
+            self._rounding.write(tensor, value)
+        else:
+            tensor.copy_(value)

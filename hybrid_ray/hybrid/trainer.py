@@ -19,6 +19,7 @@ from hybrid_ray.hybrid.recovery import Restraint, carried_out, ends_cycle
 from hybrid_ray.hybrid.step_result import StepResult
 from hybrid_ray.hybrid.tally import Tally
 from hybrid_ray.hybrid.weights import Weights
+from hybrid_ray.optim.offload import StateOffload
 from hybrid_ray.records import Replay
 
 __all__ = ["HybridTrainer", "StepResult"]
@@ -70,6 +71,7 @@ class HybridTrainer:
         self._replay = replay
         self._only_advise = replay is not None or config.predictor == "off"
         self._cycle = self._new_cycle()
+        self._offload = StateOffload(optimizer, self.weights.device) if config.offload_optimizer else None
         self._after_prediction = False
         self._worst = Level.NORMAL  # since the last look back
         self._level = Level.NORMAL
@@ -110,6 +112,9 @@ class HybridTrainer:
         assert self._cycle is not None
         if position.index == 1:
             self.tally.begin_jump(self._cycle.planned_norms)
+            if self._offload is not None:
+                with self.clock.part("offload"):
+                    self._offload.leave()
         with self.clock.part("predict"):
             self._cycle.predictor.step()
         self._after_prediction = True
@@ -117,6 +122,7 @@ class HybridTrainer:
     def _train(self, closure: Closure, position: Position) -> tuple[Gradient, bool]:
         """A real step. Returns what its gradient was and whether it was applied."""
         cycle = self._cycle
+        self._state_at_hand()
         if cycle is not None:
             with self.clock.part("overhead"):
                 cycle.open_window(keep=not self.phases.over)
@@ -138,6 +144,12 @@ class HybridTrainer:
             with self.clock.part("overhead"):
                 cycle.pause_window()
         return gradient, applied
+
+    def _state_at_hand(self) -> None:
+        """The optimizer's state is where its step needs it."""
+        if self._offload is not None:
+            with self.clock.part("offload"):
+                self._offload.come_back()
 
     def _measure(self, loss: torch.Tensor) -> Gradient:
         """Loss and norm over all ranks; right after a prediction also whether the gradient points back along it."""
@@ -246,6 +258,7 @@ class HybridTrainer:
 
     def _start_over(self) -> None:
         """The optimizer's parameters are not those of the last step: forget what was learnt about them."""
+        self._state_at_hand()
         self.weights = Weights(self.optimizer)
         self._cycle = None  # free its buffers before new ones are made
         self._cycle = self._new_cycle()
@@ -264,6 +277,8 @@ class HybridTrainer:
                 "bytes_per_parameter": cycle.predictor.bytes_per_parameter,
                 "host_bytes_per_parameter": cycle.predictor.host_bytes_per_parameter,
             }
+        if self._offload is not None:
+            numbers["offload"] = self._offload.state_dict()
         return numbers
 
     def replay_record(self) -> Replay:
@@ -287,6 +302,7 @@ class HybridTrainer:
             CheckpointError: if the state was made by other settings.
         """
         check_same_settings(asdict(self.config), state["config"])
+        self._state_at_hand()
         for name, part in self._parts().items():
             part.load_state_dict(state["parts"][name])
         self.clock.load(state["clock"])
@@ -297,4 +313,5 @@ class HybridTrainer:
         """All that has a state of its own."""
         parts = {"optimizer": self.optimizer, "rate": self._rate, "phases": self.phases, "tally": self.tally}
         parts |= {"monitor": self.monitor, "restraint": self.restraint}
-        return parts if self._cycle is None else parts | {"cycle": self._cycle}
+        parts |= {} if self._cycle is None else {"cycle": self._cycle}
+        return parts if self._offload is None else parts | {"offload": self._offload}

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 
 from hybrid_ray.errors import ConfigError
+from hybrid_ray.optim.local import local_part
 
 __all__ = ["Weights", "local_part", "shard_number", "sum_over_ranks", "world_size"]
 
@@ -87,16 +88,6 @@ class Weights:
             for group in self._optimizer.param_groups
             for parameter in group["params"]
         )
-
-
-def local_part(tensor: torch.Tensor) -> torch.Tensor:
-    """What this rank holds of a tensor: itself, or its shard of a DTensor. Shares memory with it."""
-    to_local = getattr(tensor, "to_local", None)
-    if to_local is None:
-        return tensor.detach()
-    with torch.no_grad():
-        local: torch.Tensor = to_local()
-    return local
 
 
 def shard_number(parameter: torch.Tensor) -> int:

@@ -3,21 +3,32 @@
 from typing import Any
 
 from torch import nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import Optimizer
 
 from hybrid_ray.config import TrainConfig
+from hybrid_ray.optim.eight_bit import build_adamw8bit
 from hybrid_ray.optim.prune import AdamWPrune
 from hybrid_ray.optim.spam import AdamWSPAM
+from hybrid_ray.optim.streamed import Streamed, StreamedAdam, StreamedAdamW, StreamedSGD
 
 __all__ = ["build_optimizer"]
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
+def build_optimizer(model: nn.Module, config: TrainConfig, *, seed: int = 0) -> Optimizer:
     """One fused kernel a step where the device has one (CPU and CUDA do).
 
     Matrices and embedding tables decay; vectors (norms, biases) don't, as in GPT-2. ``adam`` adds the decay to the
     gradient, the kinds of ``adamw`` take it off the weights, ``sgd`` has momentum ``betas[0]``. ``adamwprune`` prunes
     the matrices of layers, not the embedding tables.
+
+    With bf16 weights or state on the host the step is taken in windows (`Streamed`); fp32 weights end with the same
+    bits as without.
+
+    Args:
+        seed: of the rounding of bf16 weights; the same on all ranks.
+
+    Raises:
+        ConfigError: ``adamw8bit`` without torchao.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
@@ -30,15 +41,21 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
         decay = config.weight_decay
         groups = [{"params": layers, "weight_decay": decay, "prune": True}, {"params": rest, "weight_decay": decay}]
     groups = [group for group in (*groups, {"params": vectors, "weight_decay": 0.0}) if group["params"]]
-    return _optimizer(groups, config, fused=all(parameter.device.type in ("cpu", "cuda") for parameter in parameters))
+    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
+    optimizer = _optimizer(groups, config, fused=fused)
+    if config.weights == "bf16" or config.optimizer_device == "host" or config.optimizer == "adamw8bit":
+        optimizer.stream(state_device=config.optimizer_device, seed=seed)
+    return optimizer
 
 
-def _optimizer(groups: list[dict[str, Any]], config: TrainConfig, *, fused: bool) -> Optimizer:
+def _optimizer(groups: list[dict[str, Any]], config: TrainConfig, *, fused: bool) -> Streamed:
     rate, betas = config.learning_rate, config.betas
     if config.optimizer == "sgd":
-        return SGD(groups, lr=rate, momentum=betas[0], fused=fused)
+        return StreamedSGD(groups, lr=rate, momentum=betas[0], fused=fused)
     if config.optimizer == "adam":
-        return Adam(groups, lr=rate, betas=betas, fused=fused)
+        return StreamedAdam(groups, lr=rate, betas=betas, fused=fused)
+    if config.optimizer == "adamw8bit":
+        return build_adamw8bit(groups, lr=rate, betas=betas)
     if config.optimizer == "adamwspam":
         return AdamWSPAM(groups, lr=rate, betas=betas, fused=fused)
     if config.optimizer == "adamwprune":
@@ -52,4 +69,4 @@ def _optimizer(groups: list[dict[str, Any]], config: TrainConfig, *, fused: bool
             end=round(config.prune_end_fraction * config.steps),
             fused=fused,
         )
-    return AdamW(groups, lr=rate, betas=betas, fused=fused)
+    return StreamedAdamW(groups, lr=rate, betas=betas, fused=fused)

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import AdamW
 
 from hybrid_ray.config import PruneScore
+from hybrid_ray.optim.streamed import StreamedAdamW
 
 __all__ = ["AdamWPrune", "sparsity_at"]
 
@@ -20,7 +20,7 @@ def sparsity_at(step: int, *, target: float, start: int, end: int) -> float:
     return target * progress**3
 
 
-class AdamWPrune(AdamW):
+class AdamWPrune(StreamedAdamW):
     """AdamW whose groups with ``prune=True`` lose their least important weights, for good.
 
     Importance, by the names of the AdamWPrune experiments (m and v are Adam's moments):
@@ -28,8 +28,10 @@ class AdamWPrune(AdamW):
     threshold holds for all prunable weights together. Every ``prune_every`` steps the share that ``sparsity_at`` says
     is set to zero; a pruned weight scores 0, so it stays pruned.
 
-    Costs one byte a prunable weight for its mask, and four for all scores at the moment of pruning. Weights that a
-    predicted step moves are masked again by the next real one.
+    Costs one byte a prunable weight for its mask, wherever the rest of the state is, and four for all scores at the
+    moment of pruning. Weights that a predicted step moves are masked again by the next real one. One threshold needs
+    all weights in one place: it can't prune shards (FSDP). In bf16 many weights are equal, and those at the threshold
+    go together.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class AdamWPrune(AdamW):
         """As every optimizer's, which would make floats of the masks."""
         super().load_state_dict(state_dict)
         for parameter, mask in [*self._masked()]:
-            self.state[parameter]["mask"] = mask.bool()
+            self.state[parameter]["mask"] = mask.to(parameter.device, torch.bool)
 
     def sparsity(self) -> float:
         """Share of the prunable weights that are zero now."""
@@ -105,8 +107,8 @@ class AdamWPrune(AdamW):
     def _importance(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
         magnitude = parameter.abs()
-        first: Tensor = state["exp_avg"]
-        second: Tensor = state["exp_avg_sq"]
+        first: Tensor = state["exp_avg"].to(parameter.device)
+        second: Tensor = state["exp_avg_sq"].to(parameter.device)
         if self.score == "bitter1":
             return magnitude
         if self.score == "bitter7":

@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 from torch.nn.utils import get_total_norm
-from torch.optim import AdamW
+
+from hybrid_ray.optim.local import local_part
+from hybrid_ray.optim.streamed import StreamedAdamW
 
 __all__ = ["AdamWSPAM"]
 
@@ -14,7 +16,7 @@ HISTORY = 100  # gradient norms a spike is judged against
 FEWEST = 10  # before any is judged
 
 
-class AdamWSPAM(AdamW):
+class AdamWSPAM(StreamedAdamW):
     """AdamW with three additions before each update.
 
     - A gradient entry is clipped to sqrt(theta * v), v Adam's own (bias-corrected) second moment of that entry.
@@ -23,8 +25,9 @@ class AdamWSPAM(AdamW):
     - Every ``reset_every`` steps both moments and their bias correction start afresh, and the learning rate climbs back
       along half a cosine over ``warmup_steps``. The schedule's own rate is not touched.
 
-    One host synchronisation a step (the norm), and a temporary tensor as large as the largest parameter. What it counts
-    is kept in the first parameter group, so it is saved and loaded with the rest.
+    One host synchronisation a step (the norm), and a temporary fp32 tensor as large as the largest parameter (two where
+    the state is on the host, which is then read once more a step). What it counts is kept in the first parameter group,
+    so it is saved and loaded with the rest.
     """
 
     def __init__(
@@ -74,8 +77,10 @@ class AdamWSPAM(AdamW):
                     continue
                 correction = 1.0 - decay ** float(state["step"])
                 if correction > 0.0:  # else nothing is known about this entry yet
-                    limit = (state["exp_avg_sq"] * (self.theta / correction)).sqrt_()
-                    torch.clamp(parameter.grad, min=-limit, max=limit, out=parameter.grad)
+                    gradient = local_part(parameter.grad)
+                    second = local_part(state["exp_avg_sq"]).to(gradient.device)
+                    limit = (second * (self.theta / correction)).sqrt_()
+                    torch.clamp(gradient, min=-limit, max=limit, out=gradient)
 
     def _is_spike(self) -> bool:
         """Judge this step's gradient norm by those before it, and remember it. A non-finite one is neither."""

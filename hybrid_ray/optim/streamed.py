@@ -1,0 +1,245 @@
+"""An optimizer's step taken a window of weights at a time, so that what it needs beside them is bounded.
+
+Elementwise optimizers don't care in which order weights are stepped. So each window of at most `PIECE` numbers is
+brought to fp32 on the model's device, stepped by the optimizer's own code, and written back: bf16 weights with
+stochastic rounding, state to where it lives. That is host memory if asked: 8 bytes a parameter less on the device for
+Adam, at the price of a transfer each way a step (8 bytes a parameter over the bus).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from hybrid_ray.optim.local import PIECE, local_part
+from hybrid_ray.optim.rounding import Rounding, is_narrow
+
+__all__ = ["Streamed", "StreamedAdam", "StreamedAdamW", "StreamedSGD"]
+
+_DRAWS = "rounding_draws"  # kept in the first parameter group, so that it is saved and loaded with the rest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Piece:
+    """Numbers ``start`` to ``stop`` of what this rank holds of a parameter."""
+
+    parameter: Tensor
+    start: int
+    stop: int
+    size: int  # of the whole
+
+    @property
+    def whole(self) -> bool:
+        return self.stop - self.start == self.size
+
+    @property
+    def last(self) -> bool:
+        return self.stop == self.size
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """That part of a tensor of the parameter's shape, sharing memory with it."""
+        return tensor if self.whole else tensor.view(-1)[self.start : self.stop]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Window:
+    """Pieces of one parameter group, and their state on the model's device once it was fetched."""
+
+    group: dict[str, Any]
+    pieces: Sequence[_Piece]
+    states: Sequence[dict[str, Any]]
+
+
+class Streamed(Optimizer):
+    """Comes before a torch optimizer among the bases of a class. Without `stream` it changes nothing.
+
+    State stays keyed by the parameters themselves, in fp32, in the shape of what this rank holds (with FSDP2 plain
+    shards, no DTensors). With fp32 weights every bit is as without it. State dicts can be saved and loaded as ever.
+    """
+
+    _cuts = True  # whether a large parameter may be stepped in pieces
+    _window = PIECE
+    _rounding: Rounding | None = None  # None: not streamed
+    _on_host = False
+    _copies: "torch.cuda.Stream | None" = None
+
+    def stream(self, *, state_device: Literal["model", "host"] = "model", seed: int = 0) -> None:
+        """Step in windows from now on. Before the first step, or before a state is loaded.
+
+        On the model's device this needs, beside weights, gradients and state, 8 bytes a number of the window where
+        weights are bf16 (weight and gradient in fp32), 5 more to round them. With state on the host: the state of two
+        windows (one is fetched while the other is stepped; 8 bytes a number each for Adam), and of a third on its way
+        back. A window has at most `PIECE` numbers.
+
+        Args:
+            state_device: ``host`` keeps state in host memory, pinned where there is a GPU. On a CPU it is copied to
+                and fro all the same, and saves nothing.
+            seed: of the rounding. All ranks must give the same.
+        """
+        device = next(p for group in self.param_groups for p in group["params"]).device
+        self._rounding = Rounding(device, seed)
+        self._on_host = state_device == "host"
+        if self._on_host and device.type == "cuda":
+            self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.param_groups[0].setdefault(_DRAWS, 0)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update of all parameters that have a gradient. Returns what the closure returns."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if self._rounding is None:
+            super().step()
+            return loss
+        groups = self.param_groups
+        self._rounding.draws = groups[0][_DRAWS]
+        try:
+            windows = self._windows()
+            ahead = next(windows, None)
+            while ahead is not None:
+                window, ahead = ahead, next(windows, None)  # fetched before this one is stepped
+                self._step_window(window)
+        finally:
+            self.param_groups = groups
+        groups[0][_DRAWS] = self._rounding.draws
+        if self._copies is not None:
+            self._copies.synchronize()  # whoever reads the state on the host finds it whole
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As every optimizer's, which would turn the state into the weights' type and move it to their device."""
+        if self._rounding is None:
+            super().load_state_dict(state_dict)
+            return
+        super().load_state_dict({**state_dict, "state": {}})
+        parameters = [(group, parameter) for group in self.param_groups for parameter in group["params"]]
+        for number, saved in state_dict["state"].items():
+            group, parameter = parameters[number]
+            self.state[parameter] = {key: self._loaded(key, value, group, parameter) for key, value in saved.items()}
+
+    def _loaded(self, key: str, value: Any, group: dict[str, Any], parameter: Tensor) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if key == "step":
+            return value.to(parameter.device if group.get("fused") else "cpu", copy=True)
+        home = self._home(value, parameter)
+        home.copy_(local_part(value))
+        return home
+
+    def _home(self, like: Tensor, parameter: Tensor) -> Tensor:
+        """Memory for the state of one parameter, where state lives."""
+        return torch.zeros(
+            local_part(parameter).shape,
+            dtype=like.dtype,
+            device="cpu" if self._on_host else parameter.device,
+            pin_memory=self._copies is not None,
+        )
+
+    def _windows(self) -> Iterator[_Window]:
+        """Of every group with a gradient, windows whose state is on its way to the device."""
+        for group in self.param_groups:
+            newborn = {parameter for parameter in group["params"] if not self.state.get(parameter)}
+            pieces: list[_Piece] = []
+            for piece in _cut([p for p in group["params"] if p.grad is not None], self._window, cuts=self._cuts):
+                if pieces and sum(p.stop - p.start for p in pieces) + piece.stop - piece.start > self._window:
+                    yield self._fetched(group, pieces, newborn)
+                    pieces = []
+                pieces.append(piece)
+            if pieces:
+                yield self._fetched(group, pieces, newborn)
+
+    def _fetched(self, group: dict[str, Any], pieces: Sequence[_Piece], newborn: set[Tensor]) -> _Window:
+        with torch.cuda.stream(self._copies):  # None: does nothing
+            states = [{} if p.parameter in newborn else self._fetch(p) for p in pieces]
+        return _Window(group=group, pieces=pieces, states=states)
+
+    def _fetch(self, piece: _Piece) -> dict[str, Any]:
+        state: dict[str, Any] = {}
+        for key, value in self.state[piece.parameter].items():
+            if not _is_elementwise(key, value):
+                state[key] = value.clone() if isinstance(value, Tensor) and not piece.whole else value
+            elif self._on_host:
+                state[key] = piece.of(value).to(piece.parameter.device, non_blocking=True, copy=True)
+            else:
+                state[key] = piece.of(value)
+        return state
+
+    def _step_window(self, window: _Window) -> None:
+        if self._copies is not None:
+            torch.cuda.current_stream(self._copies.device).wait_stream(self._copies)
+        surrogates = [_surrogate(piece) for piece in window.pieces]
+        self.param_groups = [{**window.group, "params": surrogates}]
+        for surrogate, state in zip(surrogates, window.states, strict=True):
+            self.state[surrogate] = state
+        super().step()
+        for surrogate, piece in zip(surrogates, window.pieces, strict=True):
+            target = piece.of(local_part(piece.parameter))
+            if is_narrow(target):
+                assert self._rounding is not None
+                if piece.start == 0:
+                    self._rounding.begin()
+                self._rounding.write(target, surrogate)
+        if self._copies is not None:
+            self._copies.wait_stream(torch.cuda.current_stream(self._copies.device))
+        with torch.cuda.stream(self._copies):
+            for surrogate, piece in zip(surrogates, window.pieces, strict=True):
+                self._keep(piece, self.state.pop(surrogate))
+
+    def _keep(self, piece: _Piece, state: dict[str, Any]) -> None:
+        """Bring a piece's state home."""
+        kept = self.state[piece.parameter]
+        for key, value in state.items():
+            if not _is_elementwise(key, value):
+                if piece.last:
+                    kept[key] = value
+                continue
+            if key not in kept and piece.whole and not self._on_host:
+                kept[key] = value
+                continue
+            if key not in kept:
+                kept[key] = self._home(value, piece.parameter)
+            home = piece.of(kept[key])
+            if home is not value and home.data_ptr() != value.data_ptr():
+                home.copy_(value, non_blocking=True)
+                if self._copies is not None:
+                    value.record_stream(self._copies)
+
+
+class StreamedAdamW(Streamed, AdamW):
+    """AdamW that can be streamed."""
+
+
+class StreamedAdam(Streamed, Adam):
+    """Adam that can be streamed."""
+
+
+class StreamedSGD(Streamed, SGD):
+    """SGD that can be streamed."""
+
+
+def _cut(parameters: Sequence[Tensor], longest: int, *, cuts: bool) -> Iterator[_Piece]:
+    for parameter in parameters:
+        local = local_part(parameter)
+        size = local.numel()
+        step = longest if cuts and local.is_contiguous() else max(1, size)
+        for start in range(0, max(1, size), step):
+            yield _Piece(parameter=parameter, start=start, stop=min(size, start + step), size=size)
+
+
+def _surrogate(piece: _Piece) -> Tensor:
+    """A plain fp32 tensor to be stepped in the piece's place, with its gradient: the piece itself where it is fp32."""
+    assert piece.parameter.grad is not None
+    weight = piece.of(local_part(piece.parameter))
+    surrogate = weight.float() if is_narrow(weight) else weight.view_as(weight)
+    surrogate.grad = piece.of(local_part(piece.parameter.grad)).to(surrogate.dtype)
+    return surrogate
+
+
+def _is_elementwise(key: str, value: Any) -> bool:
+    """Whether a part of a state has one number a weight that the step reads."""
+    return isinstance(value, Tensor) and key != "step" and value.is_floating_point()
