@@ -17,6 +17,7 @@ from functools import partial
 
 import psutil
 import torch
+from figures import alternate, told
 
 from hybrid_ray.config import HybridConfig, ModelConfig, TrainConfig
 from hybrid_ray.hybrid import HybridTrainer, Phase
@@ -86,33 +87,6 @@ def nano() -> GPT2:
 def repeat(step: Callable[[], object], times: int) -> None:
     for _ in range(times):
         step()
-
-
-def alternate(
-    first: Callable[[], object],
-    second: Callable[[], object],
-    *,
-    blocks: int,
-    clock: Callable[[], float],
-    before: Callable[[], object] = lambda: None,
-) -> tuple[list[float], list[float]]:
-    """Seconds of ``first`` and ``second``, in turn, in alternating order; the first pair warms up and is dropped.
-
-    ``before`` each pair is not timed.
-    """
-    times: tuple[list[float], list[float]] = ([], [])
-    for block in range(blocks + 1):
-        before()
-        for side in (0, 1) if block % 2 else (1, 0):
-            started = clock()
-            (first, second)[side]()
-            times[side].append(clock() - started)
-    return times[0][1:], times[1][1:]
-
-
-def told(ratios: list[float]) -> str:
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    return f"{middle:.3f}  (quartiles {low:.3f} to {high:.3f}, {len(ratios)} pairs)"
 
 
 def copy() -> None:

@@ -1,0 +1,106 @@
+"""What the benchmarks share: two sides timed in turn, the middle of what was timed, a table, a machine's peak."""
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["GIB", "alternate", "folder", "keep", "middle", "peak", "spread", "table", "told"]
+
+GIB = 2**30
+
+# Dense bf16 FLOP/s as their makers state them, by a part of the name that PyTorch reports.
+STATED_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "RTX 4090": 165e12, "RTX 3090": 71e12, "L4": 121e12}
+
+
+def alternate(
+    first: Callable[[], object],
+    second: Callable[[], object],
+    *,
+    blocks: int,
+    clock: Callable[[], float],
+    before: Callable[[], object] = lambda: None,
+) -> tuple[list[float], list[float]]:
+    """Seconds of ``first`` and ``second``, in turn, in alternating order; the first pair warms up and is dropped.
+
+    ``before`` each pair is not timed.
+    """
+    times: tuple[list[float], list[float]] = ([], [])
+    for block in range(blocks + 1):
+        before()
+        for side in (0, 1) if block % 2 else (1, 0):
+            started = clock()
+            (first, second)[side]()
+            times[side].append(clock() - started)
+    return times[0][1:], times[1][1:]
+
+
+def spread(values: Sequence[float]) -> tuple[float, float, float]:
+    """Lower quartile, median, upper quartile; one value is all three."""
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    low, half, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, half, high
+
+
+def middle(values: Sequence[float]) -> float:
+    return statistics.median(values)
+
+
+def told(ratios: Sequence[float]) -> str:
+    low, half, high = spread(ratios)
+    return f"{half:.3f}  (quartiles {low:.3f} to {high:.3f}, {len(ratios)} pairs)"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Lines of aligned columns: the first to the left, the others to the right."""
+    lines = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) if not place else cell.rjust(width) for place, (cell, width) in enumerate(cells))
+        for cells in (zip(line, widths, strict=True) for line in lines)
+    )
+
+
+def peak(device: torch.device) -> tuple[float, str]:
+    """FLOP/s that utilisation is told against, and where the number is from: the maker's, or a matrix product here."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        for part, rate in STATED_PEAKS.items():
+            if part in name:
+                return rate, f"{rate / 1e12:.0f} TFLOP/s, stated for dense bf16 on {name}"
+        rate = _product_rate(device, 8192, torch.bfloat16, time.perf_counter)
+        return rate, f"{rate / 1e12:.0f} TFLOP/s, a bf16 matrix product measured here on {name}"
+    rate = _product_rate(device, 1024, torch.float32, time.process_time)
+    return rate, f"{rate / 1e9:.0f} GFLOP/s, an fp32 matrix product measured here on one thread"
+
+
+def _product_rate(device: torch.device, side: int, dtype: torch.dtype, clock: Callable[[], float]) -> float:
+    """FLOP/s of the best of ten products of two square matrices."""
+    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(10):
+        started = clock()
+        torch.mm(left, right)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, clock() - started)
+    return 2 * side**3 / best
+
+
+def folder(name: str | None) -> Path:
+    """Where figures are kept: ``name``, else $OUT, else ./gpu_figures; made if it is not there."""
+    found = Path(name or os.environ.get("OUT") or "gpu_figures")
+    found.mkdir(parents=True, exist_ok=True)
+    return found
+
+
+def keep(path: str | None, rows: Iterable[dict[str, Any]]) -> None:
+    """Rows as a JSON list, if a path is given."""
+    if path:
+        Path(path).write_text(json.dumps(list(rows), indent=1) + "\n")

@@ -1,0 +1,290 @@
+"""Tokens a second and MFU of `hybrid_ray.train.loop.train`, prediction off, beside a plain loop after nanoGPT.
+
+    python benchmarks/throughput.py [--presets nano ...] [--against whole loop] [--pairs 12] [--json FILE]
+
+On a GPU: 124M to 1.5B at 1024 tokens, bf16, compiled. On a CPU: small shapes, fp32, one thread, in CPU time. About a
+minute there. The two sides run in turn, a block of steps each, in one process: the plain loop runs between steps of
+`train`, so that what is measured is `train` itself and all that it does around a step. Both have the same shape, batch,
+precision, compilation and fused AdamW. ``whole`` is plain PyTorch throughout: its own model, batches and loop. ``loop``
+is the plain loop around our model. A ratio above 1 means that ours is faster. MFU is PaLM's (models/shapes.py).
+"""
+
+import argparse
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from figures import keep, middle, peak, spread, table
+from torch import Tensor, nn
+
+from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, RunConfig, TrainConfig
+from hybrid_ray.data import prepare
+from hybrid_ray.models import build_model
+from hybrid_ray.models.shapes import PRESETS, GPT2Shape, flops_per_token
+from hybrid_ray.records import Evaluation, Status, StepRecord
+from hybrid_ray.train.device import choose_device
+from hybrid_ray.train.loop import train
+
+VOCABULARY = 50_304  # GPT-2's, rounded up to a multiple of 64 as nanoGPT does
+# (micro-batch, sequence length, vocabulary, steps a block)
+ON_CPU = {"micro": (8, 32, 257, 20), "nano": (16, 64, 257, 10), "124M": (1, 64, VOCABULARY, 1)}
+ON_GPU = {
+    "124M": (32, 1024, VOCABULARY, 10),
+    "350M": (16, 1024, VOCABULARY, 8),
+    "774M": (8, 1024, VOCABULARY, 6),
+    "1.5B": (8, 1024, VOCABULARY, 4),
+}
+
+
+class PlainBlock(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, T, D = x.shape
+        q, k, v = self.qkv(self.norm1(x)).split(D, dim=2)
+        q, k, v = (part.view(B, T, self.heads, D // self.heads).transpose(1, 2) for part in (q, k, v))
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(mixed.transpose(1, 2).contiguous().view(B, T, D))
+        return x + self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
+
+
+class PlainGPT(nn.Module):
+    """GPT-2 as one writes it in a page."""
+
+    def __init__(self, shape: GPT2Shape, vocabulary: int) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocabulary, shape.width)
+        self.positions = nn.Embedding(shape.context, shape.width)
+        self.blocks = nn.ModuleList(PlainBlock(shape.width, shape.heads) for _ in range(shape.layers))
+        self.norm = nn.LayerNorm(shape.width)
+        self.head = nn.Linear(shape.width, vocabulary, bias=False)
+        for parameter in self.parameters():
+            if parameter.ndim > 1:
+                nn.init.normal_(parameter, std=0.02)
+        self.head.weight = self.tokens.weight
+
+    def forward(self, x: Tensor, targets: Tensor) -> Tensor:
+        h = self.tokens(x) + self.positions(torch.arange(x.shape[1], device=x.device))
+        for block in self.blocks:
+            h = block(h)
+        logits = self.head(self.norm(h))
+        return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1))
+
+
+class PlainLoop:
+    """A training loop after nanoGPT's: the next batch is fetched while the device works, the loss is never read."""
+
+    def __init__(self, model: nn.Module, run: RunConfig, tokens: np.ndarray, device: torch.device) -> None:
+        self.model, self.config, self.tokens, self.device = model.to(device), run.train, tokens, device
+        self.forward = torch.compile(self.model) if run.train.compile else self.model
+        matrices = [p for p in model.parameters() if p.ndim >= 2]
+        vectors = [p for p in model.parameters() if p.ndim < 2]
+        groups = [
+            {"params": matrices, "weight_decay": run.train.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=run.train.learning_rate, betas=run.train.betas, fused=True)
+        self.micro, self.accumulate = run.micro_batch_size, run.accumulate
+        bf16 = run.train.precision == "bf16"
+        self.context = torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext()
+        self.number, self.batch = 0, self.next_batch()
+
+    def next_batch(self) -> tuple[Tensor, Tensor]:
+        length = self.config.sequence_length
+        starts = torch.randint(len(self.tokens) - length, (self.micro,)).tolist()
+        x = torch.stack([torch.from_numpy(self.tokens[i : i + length].astype(np.int64)) for i in starts])
+        y = torch.stack([torch.from_numpy(self.tokens[i + 1 : i + 1 + length].astype(np.int64)) for i in starts])
+        if self.device.type == "cpu":
+            return x, y
+        return tuple(part.pin_memory().to(self.device, non_blocking=True) for part in (x, y))
+
+    def learning_rate(self) -> float:
+        config, warmup = self.config, self.config.lr_warmup_fraction * self.config.steps
+        if self.number < warmup:
+            return config.learning_rate * (self.number + 1) / (warmup + 1)
+        done = min(1.0, (self.number - warmup) / (config.steps - warmup))
+        cosine = 0.5 * (1.0 + math.cos(math.pi * done))
+        return config.learning_rate * (config.min_lr_ratio + (1 - config.min_lr_ratio) * cosine)
+
+    def step(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        for _ in range(self.accumulate):
+            with self.context:
+                loss = self.forward(*self.batch) / self.accumulate
+            self.batch = self.next_batch()
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.number += 1
+
+    def block(self, steps: int) -> None:
+        for _ in range(steps):
+            self.step()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+class Turns:
+    """Hears every step of `train`. After the first block, and after every second one from there, it runs two of the
+    other side: ours, theirs, theirs, ours, ours, theirs, ... The first pair warms up and is dropped.
+    """
+
+    def __init__(self, other: Callable[[], PlainLoop], *, steps: int, clock: Callable[[], float]) -> None:
+        self.make, self.other, self.steps, self.clock = other, None, steps, clock
+        self.ours: list[float] = []
+        self.theirs: list[float] = []
+        self.heard = 0
+        self.began = clock()
+
+    def step(self, record: StepRecord) -> None:
+        self.heard += 1
+        if self.heard % self.steps:
+            return
+        self.ours.append(self.clock() - self.began)
+        if len(self.ours) % 2:
+            # Made late, since `train` resets the compiler when it compiles its own model.
+            self.other = self.other or self.make()
+            for _ in range(2):
+                started = self.clock()
+                self.other.block(self.steps)
+                self.theirs.append(self.clock() - started)
+        self.began = self.clock()
+
+    def evaluation(self, evaluation: Evaluation, calibration: float) -> Status | None:
+        return None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Throughput:
+    """One preset. ``ratios``: of each pair of blocks, their seconds over ours. Rates are medians."""
+
+    preset: str
+    against: str
+    device: str
+    ours_tokens_per_second: float
+    plain_tokens_per_second: float
+    ours_mfu: float
+    plain_mfu: float
+    peak: str
+    ratios: list[float]
+    compiled: bool
+
+    def row(self) -> list[str]:
+        low, half, high = spread(self.ratios)
+        return [
+            self.preset,
+            self.against,
+            f"{self.ours_tokens_per_second:,.0f}",
+            f"{self.plain_tokens_per_second:,.0f}",
+            f"{self.ours_mfu:.1%}",
+            f"{self.plain_mfu:.1%}",
+            f"{half:.3f}",
+            f"{low:.3f} to {high:.3f}",
+        ]
+
+
+HEADER = ["preset", "against", "ours tok/s", "plain tok/s", "ours MFU", "plain MFU", "ours/plain", "quartiles"]
+
+
+def plain_run(preset: str, *, gpu: bool, compile: bool, steps: int) -> RunConfig:
+    """A baseline of the preset's size on random tokens."""
+    micro, length, vocabulary, _ = (ON_GPU if gpu else ON_CPU)[preset]
+    return RunConfig(
+        arm="baseline",
+        model=ModelConfig(preset=preset),
+        data=DataConfig(
+            corpus="random",
+            tokenizer="bytes" if vocabulary == 257 else "bpe",
+            vocab_size=None if vocabulary == 257 else 50_257,
+            heldout_tokens=4096,
+        ),
+        train=TrainConfig(
+            steps=max(10, steps),
+            batch_size=micro,
+            sequence_length=length,
+            learning_rate=6e-4,
+            precision="bf16" if gpu else "fp32",
+            compile=compile,
+            device="cuda" if gpu else "cpu",
+            evaluations=1,
+            calibration_steps=5,
+            sample_tokens=0,
+        ),
+        hybrid=HybridConfig(predictor="off"),
+    )
+
+
+def measure(preset: str, *, against: str, pairs: int, gpu: bool, compile: bool) -> Throughput:
+    """`train` beside the plain loop."""
+    micro, length, vocabulary, block = (ON_GPU if gpu else ON_CPU)[preset]
+    run = plain_run(preset, gpu=gpu, compile=compile, steps=block * (pairs + 1))
+    run = replace(run, model=replace(run.model, pad_vocab_to=64 if vocabulary == VOCABULARY else 1))
+    device, corpus = choose_device(run), prepare(run.data)
+    shape = PRESETS[preset]
+
+    def other() -> PlainLoop:
+        torch.manual_seed(0)
+        if against == "whole":
+            return PlainLoop(PlainGPT(shape, vocabulary), run, corpus.train, device)
+        model = build_model(run.model, vocab_size=corpus.vocab_size, sequence_length=length)
+        return PlainLoop(model, run, corpus.train, device)
+
+    turns = Turns(other, steps=block, clock=time.perf_counter if gpu else time.process_time)
+    result = train(run, reporter=turns)
+    ours, theirs = turns.ours[1 : pairs + 1], turns.theirs[1 : pairs + 1]
+    rate, source = peak(device)
+    tokens, flops = block * micro * length, flops_per_token(shape, vocabulary, length)
+    speeds = [tokens / middle(seconds) for seconds in (ours, theirs)]
+    return Throughput(
+        preset=preset,
+        against=against,
+        device=torch.cuda.get_device_name(device) if gpu else "one CPU thread",
+        ours_tokens_per_second=speeds[0],
+        plain_tokens_per_second=speeds[1],
+        ours_mfu=speeds[0] * flops / rate,
+        plain_mfu=speeds[1] * flops / rate,
+        peak=source,
+        ratios=[other / own for own, other in zip(ours, theirs, strict=True)],
+        compiled=bool(result.machine.get("compiled")),
+    )
+
+
+def main() -> None:
+    gpu = torch.cuda.is_available()
+    presets = ON_GPU if gpu else ON_CPU
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--presets", nargs="+", choices=presets, default=[*presets] if gpu else ["micro", "nano"])
+    parser.add_argument(
+        "--against", nargs="+", choices=["whole", "loop"], default=["whole"] if gpu else ["whole", "loop"]
+    )
+    parser.add_argument("--pairs", type=int, default=12, help="of blocks, one of ours and one of theirs")
+    parser.add_argument("--eager", action="store_true", help="do not compile")
+    parser.add_argument("--cpu", action="store_true", help="on the CPU even if there is a GPU")
+    parser.add_argument("--json", help="keep the figures here")
+    options = parser.parse_args()
+    gpu = gpu and not options.cpu
+    found = []
+    for preset in options.presets:
+        for against in options.against:
+            found.append(
+                measure(preset, against=against, pairs=options.pairs, gpu=gpu, compile=gpu and not options.eager)
+            )
+            keep(options.json, map(asdict, found))
+    print(table(HEADER, [one.row() for one in found]))
+    print(f"MFU of {found[0].peak}; {'compiled' if found[0].compiled else 'not compiled'}; {found[0].device}")
+
+
+if __name__ == "__main__":
+    main()
