@@ -10,6 +10,7 @@ import difflib
 import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -18,7 +19,7 @@ import yaml
 from hybrid_ray.config import DataConfig, JobConfig, ModelConfig
 from hybrid_ray.errors import ConfigError
 
-__all__ = ["dump_job", "job_from_dict", "job_problems", "read_job"]
+__all__ = ["dump_job", "job_from_dict", "job_problems", "read_job", "variant_jobs"]
 
 # Set for each run by the run itself (RunConfig.trainer_settings): a job that writes them would be overruled in silence.
 _SET_BY_THE_RUN = {
@@ -27,6 +28,10 @@ _SET_BY_THE_RUN = {
     "total_steps": "train.steps",
     "seed": "seed",
 }
+
+
+# What every configuration of a comparison shares, whatever its variants change.
+_SHARED = ("train.steps", "train.device", "train.threads")
 
 
 def read_job(path: Path | str, overrides: Sequence[str] = ()) -> JobConfig:
@@ -58,17 +63,72 @@ def job_from_dict(data: Mapping[str, Any], problems: Sequence[str] = ()) -> JobC
     written = data.get("hybrid")
     found.extend(_overruled(written if isinstance(written, Mapping) else {}))
     found.extend(job_problems(job))
+    _variants(job, found)
     if found:
         raise ConfigError(found)
     return job
 
 
+def variant_jobs(job: JobConfig) -> dict[str, JobConfig]:
+    """The job as each of ``compare.variants`` has it, by name, checked as a job is.
+
+    Raises:
+        ConfigError: all that is wrong with all of them.
+    """
+    found: list[str] = []
+    jobs = _variants(job, found)
+    if found:
+        raise ConfigError(found)
+    return jobs
+
+
 def dump_job(job: JobConfig) -> str:
     """The job as YAML that `read_job` reads back to an equal job."""
+    return yaml.safe_dump(_listed(_plain(job)), sort_keys=False, allow_unicode=True)
+
+
+def _variants(job: JobConfig, problems: list[str]) -> dict[str, JobConfig]:
+    """The variants of a job. What is wrong with them, and is not the job's own fault, is added to ``problems``."""
+    jobs, own = {}, set(job_problems(job))
+    for name, settings in job.compare.variants.items():
+        found: list[str] = []
+        if not re.fullmatch(r"[a-z0-9_]+", name) or name in ("baseline", "hybrid"):
+            found.append(f"the name {name!r} must match [a-z0-9_]+ and be neither baseline nor hybrid")
+        data = _plain(replace(job, compare=replace(job.compare, variants={})))
+        written: dict[str, Any] = {}
+        for path, value in settings.items():
+            wrong = _variant_path(path, value)
+            found.extend(wrong)
+            if not wrong:
+                section, _, key = path.partition(".")
+                data[section][key] = value
+                written.setdefault(section, {})[key] = value
+        jobs[name] = _build(JobConfig, data, "", found)
+        found.extend(_overruled(written.get("hybrid", {})))
+        found.extend(problem for problem in job_problems(jobs[name]) if problem not in own)
+        problems.extend(f"compare.variants.{name}: {problem}" for problem in found)
+    return jobs
+
+
+def _variant_path(path: str, value: Any) -> list[str]:
+    """What keeps a setting from being one of a variant."""
+    if path.partition(".")[0] not in ("model", "train", "hybrid") or path.count(".") != 1:
+        return [
+            f"{path} is not a setting of model, train or hybrid: seeds, data and statistics are the comparison's own"
+        ]
+    if path in _SHARED:
+        return [f"{path} is the same in all configurations that are compared: set it for the whole job"]
+    if path == "train.micro_batch_size" and value == "auto":
+        return [f"{path} is 'auto', which is settled for the job as a whole: give the variant a number"]
+    return []
+
+
+def _plain(job: JobConfig) -> dict[str, Any]:
+    """The job as plain values that `job_from_dict` takes."""
     plain = dataclasses.asdict(job)
     for name in _SET_BY_THE_RUN:
         plain["hybrid"].pop(name)
-    return yaml.safe_dump(_listed(plain), sort_keys=False, allow_unicode=True)
+    return plain
 
 
 def job_problems(job: JobConfig) -> Iterator[str]:

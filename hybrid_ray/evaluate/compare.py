@@ -15,6 +15,7 @@ from typing import Any
 from hybrid_ray.config import Arm, JobConfig, Split
 from hybrid_ray.errors import HybridRayError
 from hybrid_ray.evaluate.arms import baseline, frontier_runs
+from hybrid_ray.evaluate.configurations import Runs, configurations, variant_runs, variant_tasks
 from hybrid_ray.evaluate.confirm import fresh_seeds
 from hybrid_ray.evaluate.execute import Execute, Task, execute_missing
 from hybrid_ray.evaluate.frontier import Frontier
@@ -23,6 +24,7 @@ from hybrid_ray.evaluate.paired import ArmRuns, Candidate, run_arms
 from hybrid_ray.evaluate.statistics import median_interval, time_to_target
 from hybrid_ray.evaluate.summary import comparisons, net_speedup, rows, verdict
 from hybrid_ray.evaluate.table import comparison_text
+from hybrid_ray.jobfile import variant_jobs
 from hybrid_ray.records import RunResult
 from hybrid_ray.results.store import write_atomic, write_json_atomic
 
@@ -44,8 +46,13 @@ def compare(
         execute_plain: for tuning and frontier runs, which depend on the job alone: one that caches (`cache.cached`).
 
     Returns:
-        What ``comparison.json`` holds. Raises HybridRayError if no baseline or too little of the frontier finished.
+        What ``comparison.json`` holds.
+
+    Raises:
+        ConfigError: a variant of the job can't be.
+        HybridRayError: no baseline, or too little of the frontier, finished.
     """
+    variant_jobs(job)  # what is wrong with one is said before anything runs
     plain = execute_plain or execute
     tuning = _tune(job, plain, directory) if job.compare.tune_baseline else None
     if tuning is not None:
@@ -106,13 +113,20 @@ def decide(job: JobConfig, *, execute: Execute, directory: Path, frontier: Front
     looks = Looks(seeds=job.compare.looks, spending=job.compare.spending)
     seeds = fresh_seeds(job, looks.seeds[-1], block=_SEED_BLOCK)
     arms: list[Arm] = ["equal_steps", *job.compare.arms]
-    candidate = Candidate(trial=0, hybrid=job.hybrid)
+    candidate, variants = Candidate(trial=0, hybrid=job.hybrid), variant_jobs(job)
     runs: ArmRuns = {}
+    others: dict[str, Runs] = {}
     for until, level in zip(looks.seeds, looks.levels, strict=True):
         new = seeds[len(runs.get("hybrid", ())) : until]
-        (added,) = run_arms(job, [candidate], seeds=new, arms=arms, execute=execute, directory=directory / "arms")
+        tasks = variant_tasks(variants, new, directory / "variants")
+        (added,), beside = run_arms(
+            job, [candidate], seeds=new, arms=arms, execute=execute, directory=directory / "arms",
+            beside=[task for several in tasks.values() for task in several],
+        )  # fmt: skip
         for arm, results in added.items():
             runs.setdefault(arm, {}).update(results)
+        for name, results in variant_runs(tasks, beside).items():
+            others.setdefault(name, {}).update(results)
         net = net_speedup(runs, frontier, _SPLIT, level=1 - level)
         share = fmean(result.predicted_share for result in runs["hybrid"].values())
         compared = comparisons(runs, _SPLIT, level=1 - level)
@@ -127,6 +141,12 @@ def decide(job: JobConfig, *, execute: Execute, directory: Path, frontier: Front
         "frontier": asdict(frontier),
         "arms": {arm: rows(results, _SPLIT) for arm, results in runs.items()},
         "comparisons": compared,
+        "configurations": configurations(
+            {"baseline": runs["baseline"], "hybrid": runs["hybrid"], **others},
+            job.compare.variants,
+            _SPLIT,
+            level=1 - level,
+        ),
         "net_speedup": net,
         "verdict": found,
         "refusal": refusal,

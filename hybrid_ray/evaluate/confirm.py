@@ -57,7 +57,7 @@ def confirm(
     seeds = fresh_seeds(job, job.confirm.seeds)
     job = replace(job, train=replace(job.train, evaluations=1))  # what is claimed rests on the ends alone
     arms: list[Arm] = ["equal_steps", *job.confirm.arms]
-    runs = run_arms(job, candidates, seeds=seeds, arms=arms, execute=execute, directory=directory)
+    runs, _ = run_arms(job, candidates, seeds=seeds, arms=arms, execute=execute, directory=directory)
     nets = [net_speedup(arm_runs, frontier, _SPLIT, level=1 - ALPHA) for arm_runs in runs]
     corrected = holm([net["p"] for net in nets])
     return {

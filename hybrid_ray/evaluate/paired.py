@@ -33,23 +33,33 @@ def run_arms(
     arms: Sequence[Arm],
     execute: Execute,
     directory: Path,
-) -> list[ArmRuns]:
-    """Baseline, hybrid and the given control arms of every candidate on every seed.
+    beside: Sequence[Task] = (),
+) -> tuple[list[ArmRuns], list[RunResult]]:
+    """Baseline, hybrid and the given control arms of every candidate on every seed, and the results of ``beside``.
 
     The baselines are shared: they do not depend on the candidate. Each run fills ``directory/<trial>/<arm>-<seed>``
     (baselines: ``directory/baseline/baseline-<seed>``); runs that an earlier session finished there are not repeated.
+
+    Args:
+        beside: other runs of the same seeds whose raw seconds are compared with these: they take turns with them, seed
+            by seed, so that a machine which slows down slows all of them.
     """
     plain = [
         Task(run=baseline(job.run(seed=seed)), directory=directory / "baseline" / f"baseline-{seed}") for seed in seeds
     ]
     hybrid = [_hybrid(job, candidate, seed, directory) for candidate in candidates for seed in seeds]
-    results = iter(execute_missing(execute, [*plain, *hybrid]))
+    tasks = [*plain, *hybrid, *beside]
+    turns = (
+        sorted(range(len(tasks)), key=lambda index: seeds.index(tasks[index].run.seed)) if beside else range(len(tasks))
+    )
+    done = dict(zip(turns, execute_missing(execute, [tasks[index] for index in turns]), strict=True))
+    results = iter([done[index] for index in range(len(tasks))])
     baselines = {seed: next(results) for seed in seeds}
     runs: list[ArmRuns] = [
         {"baseline": baselines, "hybrid": {seed: next(results) for seed in seeds}} for _ in candidates
     ]
     _run_controls(runs, hybrid, list(dict.fromkeys(arms)), execute)
-    return runs
+    return runs, list(results)
 
 
 def _hybrid(job: JobConfig, candidate: Candidate, seed: int, directory: Path) -> Task:

@@ -14,7 +14,16 @@ from hybrid_ray.evaluate.paired import ArmRuns
 from hybrid_ray.evaluate.statistics import MIN_BOOTSTRAP, MIN_SEEDS, bootstrap_interval, log_ratios, paired_interval
 from hybrid_ray.records import RunResult
 
-__all__ = ["INERT_SHARE", "Verdict", "comparisons", "frontier_of_seed", "net_speedup", "rows", "verdict"]
+__all__ = [
+    "INERT_SHARE",
+    "Verdict",
+    "comparisons",
+    "frontier_of_seed",
+    "net_speedup",
+    "paired_ratio",
+    "rows",
+    "verdict",
+]
 
 INERT_SHARE = 0.05
 """A run that predicts less than this share of its steps is no test of predicting."""
@@ -41,6 +50,7 @@ def _row(seed: int, result: RunResult, split: Split) -> dict[str, Any]:
         "train_seconds": result.train_seconds,
         "real_steps": result.real_steps,
         "predicted_share": result.predicted_share,
+        "accuracy": result.heldout[split].accuracy if done else None,
         "status": result.status,
         "error": result.error,
     }
@@ -57,15 +67,15 @@ def comparisons(runs: ArmRuns, split: Split, *, level: float = 0.95) -> dict[str
     """
     hybrid = runs["hybrid"]
     found = {
-        f"loss_vs_{arm}": _compare(hybrid, others, lambda result: result.heldout[split].loss, "loss ratio", level)
+        f"loss_vs_{arm}": paired_ratio(hybrid, others, lambda result: result.heldout[split].loss, "loss ratio", level)
         for arm, others in runs.items()
         if arm != "hybrid"
     }
     baselines = runs["baseline"]
-    found["speedup"] = _compare(hybrid, baselines, lambda result: 1 / result.time, "times", level)
-    found["step_speedup"] = _compare(hybrid, baselines, lambda result: 1 / result.real_steps, "times", level)
-    found["flop_speedup"] = _compare(hybrid, baselines, lambda result: 1 / _flops(result), "times", level)
-    found["real_step_cost"] = _compare(hybrid, baselines, lambda result: result.real_step_cost, "cost ratio", level)
+    found["speedup"] = paired_ratio(hybrid, baselines, lambda result: 1 / result.time, "times", level)
+    found["step_speedup"] = paired_ratio(hybrid, baselines, lambda result: 1 / result.real_steps, "times", level)
+    found["flop_speedup"] = paired_ratio(hybrid, baselines, lambda result: 1 / _flops(result), "times", level)
+    found["real_step_cost"] = paired_ratio(hybrid, baselines, lambda result: result.real_step_cost, "cost ratio", level)
     return found
 
 
@@ -74,7 +84,7 @@ def _flops(result: RunResult) -> float:
     return (1 + _BACKWARD) * result.tokens["gradient"] + result.tokens["forward_only"]
 
 
-def _compare(
+def paired_ratio(
     hybrid: Mapping[int, RunResult],
     others: Mapping[int, RunResult],
     value: Callable[[RunResult], float],

@@ -15,6 +15,7 @@ import torch
 
 from hybrid_ray.hybrid.trainer import StepResult
 from hybrid_ray.records import Evaluation
+from hybrid_ray.train.marks import Marks
 
 __all__ = ["Accounts"]
 
@@ -35,6 +36,7 @@ class Accounts:
         self.other_seconds: defaultdict[str, float] = defaultdict(float)
         self.tokens: Counter[str] = Counter(read=0, gradient=0, forward_only=0)
         self.curve: list[Evaluation] = []
+        self.marks = Marks()
         self._plain_steps = 0.0  # time up to the last look
         self._since = 0.0  # seconds of training since then
 
@@ -76,6 +78,7 @@ class Accounts:
         self._since += seconds
         self.phase_steps[phase] += 1
         self.phase_seconds[phase] += seconds
+        self.marks.note(result)
 
     def read(self, tokens: int) -> None:
         """A micro-batch was read, for a gradient if gradients are on, else for a forward alone. Tokens of all ranks."""
@@ -103,6 +106,7 @@ class Accounts:
             "other_seconds": dict(self.other_seconds),
             "tokens": dict(self.tokens),
             "curve": [asdict(evaluation) for evaluation in self.curve],
+            "marks": self.marks.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -120,3 +124,4 @@ class Accounts:
             for name, value in saved.items():
                 mine[name] += value
         self.curve = [Evaluation(**row) for row in state["curve"]]
+        self.marks.load_state_dict(state["marks"])

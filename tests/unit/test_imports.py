@@ -26,7 +26,7 @@ ALLOWED = {
     "memory": PIECES | {"hybrid"},
     "hybrid": PIECES,
     "train": PIECES | RESULTS | {"hybrid", "memory"},
-    "evaluate": PIECES | RESULTS | {"hybrid", "memory", "train"},
+    "evaluate": PIECES | RESULTS | {"hybrid", "memory", "train", "jobfile"},
     "tune": PIECES | RESULTS | {"hybrid", "memory", "train", "evaluate", "jobfile", "processors"},
     "doctor": {"train", "processors"},
     "cli": PIECES | RESULTS | {"tune", "evaluate", "jobfile", "doctor", "data"},

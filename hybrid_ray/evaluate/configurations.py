@@ -1,0 +1,132 @@
+"""Whole configurations side by side: the job's own baseline and hybrid, and ``compare.variants``, each of which changes
+more than prediction (precision, batch, memory).
+
+Another batch or precision makes another step, so time can't be told in a run's own real steps here. It is told in raw
+seconds: runs of one seed take turns and are paired, and the interval over seeds says how much of a ratio is noise. Each
+variant stands beside its own settings without prediction, so that what batch and precision bring is not credited to the
+method.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hybrid_ray.config import JobConfig, Split
+from hybrid_ray.evaluate.arms import baseline
+from hybrid_ray.evaluate.execute import Task
+from hybrid_ray.evaluate.summary import paired_ratio
+from hybrid_ray.records import RunResult
+
+__all__ = ["Runs", "configurations", "variant_runs", "variant_tasks"]
+
+Runs = dict[int, RunResult]
+"""Results by seed."""
+
+_PLAIN = "{}_plain"
+"""Name of a variant's own settings without prediction."""
+
+
+def variant_tasks(variants: Mapping[str, JobConfig], seeds: Sequence[int], directory: Path) -> dict[str, list[Task]]:
+    """Runs by name: each variant, and each variant without prediction, on every seed."""
+    tasks: dict[str, list[Task]] = {}
+    for name, job in variants.items():
+        for seed in seeds:
+            run, folder = job.run(arm="hybrid", seed=seed), directory / name
+            tasks.setdefault(name, []).append(Task(run=run, directory=folder / f"hybrid-{seed}"))
+            plain = Task(run=baseline(run), directory=folder / f"baseline-{seed}")
+            tasks.setdefault(_PLAIN.format(name), []).append(plain)
+    return tasks
+
+
+def variant_runs(tasks: Mapping[str, Sequence[Task]], results: Sequence[RunResult]) -> dict[str, Runs]:
+    """Results by name and seed. ``results`` are those of the tasks, name after name."""
+    rest = iter(results)
+    return {name: {task.run.seed: next(rest) for task in several} for name, several in tasks.items()}
+
+
+def configurations(
+    runs: Mapping[str, Runs], variants: Mapping[str, Mapping[str, Any]], split: Split, *, level: float
+) -> list[dict[str, Any]]:
+    """What ``comparison.json`` holds of them, JSON-ready: per configuration its runs and its ratios.
+
+    Args:
+        runs: ``baseline``, ``hybrid``, and each variant with and without prediction (`variant_runs`).
+        variants: the settings of each.
+    """
+    plain_of = {"hybrid": "baseline"} | {name: _PLAIN.format(name) for name in variants}
+    of_plain = {plain: name for name, plain in plain_of.items() if name in variants}
+    return [
+        {
+            "name": name,
+            "predicts": name in plain_of,
+            "settings": dict(variants.get(of_plain.get(name, name), {})),
+            "runs": [account(result, split) for _, result in sorted(results.items())],
+            "ratios": _ratios(runs, name, plain_of.get(name), split, level),
+        }
+        for name, results in runs.items()
+    ]
+
+
+def _ratios(
+    runs: Mapping[str, Runs], name: str, plain: str | None, split: Split, level: float
+) -> dict[str, dict[str, Any]]:
+    """Against the job's baseline, and against the same settings without prediction, paired by seed."""
+    values: dict[str, tuple[str, Callable[[RunResult], float]]] = {
+        "speedup": ("times, raw seconds", lambda result: 1 / result.train_seconds),
+        "throughput": ("times", _tokens_per_second),
+        "loss": ("loss ratio", lambda result: result.heldout[split].loss),
+    }
+    others = {"baseline": "baseline" if name != "baseline" else None, "plain": plain}
+    return {
+        f"{what}_vs_{other}": paired_ratio(runs[name], runs[against], value, unit, level)
+        for other, against in others.items()
+        if against is not None
+        for what, (unit, value) in values.items()
+    }
+
+
+def account(result: RunResult, split: Split) -> dict[str, Any]:
+    """One run in raw numbers: seconds, losses, throughput, memory (bytes), shares and seconds a step by phase.
+
+    What a run that did not finish lacks is None.
+    """
+    done, steps = result.status == "finished", max(1, result.steps)
+    heldout = result.heldout[split] if done else None
+    return {
+        "seed": result.seed,
+        "status": result.status,
+        "error": result.error,
+        "train_seconds": result.train_seconds if done else None,
+        "step_seconds": result.train_seconds / steps if done else None,
+        "tokens_per_second": _tokens_per_second(result) if done else None,
+        "nominal_tokens_per_second": _tokens_per_second(result) * steps / result.real_steps if done else None,
+        "loss": heldout.loss if heldout else None,
+        "accuracy": heldout.accuracy if heldout else None,
+        "first_train_loss": result.statistics.get("first_loss"),
+        "last_train_loss": result.statistics.get("last_loss"),
+        "predicted_share": result.predicted_share if done else None,
+        "highest_confidence": result.statistics.get("highest_confidence"),
+        "diverged": result.status == "diverged",
+        **_memory(result),
+        "phase_steps": dict(result.phase_steps),
+        "phase_shares": {phase: count / steps for phase, count in result.phase_steps.items()},
+        "phase_step_seconds": {
+            phase: result.phase_seconds[phase] / count for phase, count in result.phase_steps.items() if count
+        },
+    }
+
+
+def _tokens_per_second(result: RunResult) -> float:
+    """Tokens (or pictures) really read, over training seconds."""
+    return result.tokens["read"] / result.train_seconds
+
+
+def _memory(result: RunResult) -> dict[str, Any]:
+    """Bytes between steps at the start and at the end, and the most: the allocator's own peak on a GPU."""
+    peaks = [peak["reserved"] for peak in result.statistics.get("memory", {}).values()]
+    most = max([*peaks, result.machine.get("most_memory_bytes") or 0]) or None
+    return {
+        "first_memory_bytes": result.machine.get("first_memory_bytes"),
+        "last_memory_bytes": result.machine.get("last_memory_bytes"),
+        "most_memory_bytes": most,
+    }

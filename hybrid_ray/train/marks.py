@@ -1,0 +1,61 @@
+"""A run's marks: first and last training loss, highest confidence, and the memory in use as it went on."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import psutil
+import torch
+
+from hybrid_ray.hybrid.step_result import StepResult
+
+__all__ = ["Marks", "bytes_in_use"]
+
+
+def bytes_in_use() -> int:
+    """What this process holds: reserved by PyTorch on the GPU where it uses one, else resident in host memory."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.memory_reserved()
+    return int(psutil.Process().memory_info().rss)
+
+
+@dataclass(slots=True)
+class Marks:
+    """Noted after every step. Memory is what is in use between steps, from the first step on: Adam has its state then.
+
+    Whether it grows is what first and last tell; a step's own peak is the device's to tell (`PhaseMemory`).
+    """
+
+    first_loss: float | None = None
+    last_loss: float | None = None
+    highest_confidence: float = 0.0
+    first_memory_bytes: int | None = None
+    last_memory_bytes: int | None = None
+    most_memory_bytes: int = 0
+
+    def note(self, result: StepResult) -> None:
+        """A nominal step is done."""
+        if result.loss is not None:
+            self.first_loss = result.loss if self.first_loss is None else self.first_loss
+            self.last_loss = result.loss
+        self.highest_confidence = max(self.highest_confidence, result.confidence)
+        used = bytes_in_use()
+        self.first_memory_bytes = used if self.first_memory_bytes is None else self.first_memory_bytes
+        self.last_memory_bytes = used
+        self.most_memory_bytes = max(self.most_memory_bytes, used)
+
+    @property
+    def memory(self) -> dict[str, int | None]:
+        """Bytes, for a result's ``machine``."""
+        return {name: value for name, value in asdict(self).items() if name.endswith("_bytes")}
+
+    @property
+    def training(self) -> dict[str, float | None]:
+        """Losses and confidence, for a result's ``statistics``."""
+        return {name: value for name, value in asdict(self).items() if not name.endswith("_bytes")}
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for field in fields(self):
+            setattr(self, field.name, state[field.name])
