@@ -4,6 +4,7 @@ Shape suffixes: B batch, T tokens of a sequence, D width, H heads, Q width of a 
 """
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -125,14 +126,15 @@ class GPT2(nn.Module):
         )
 
 
-def build_gpt2(config: ModelConfig, *, vocab_size: int, sequence_length: int) -> GPT2:
+def build_gpt2(config: ModelConfig, *, vocab_size: int, sequence_length: int, layers: int | None = None) -> GPT2:
     """A freshly initialised model of a preset of ``PRESETS``, drawn from PyTorch's global generator: seed it before.
 
-    The position table has the preset's length, or ``sequence_length`` where that is longer.
+    The position table has the preset's length, or ``sequence_length`` where that is longer. ``layers`` other than the
+    preset's make a model to be measured, not trained (memory/estimate.py).
     """
     shape = PRESETS[config.preset]
     longest = max(shape.context, sequence_length)
-    grown = GPT2Shape(layers=shape.layers, heads=shape.heads, width=shape.width, context=longest)
+    grown = replace(shape, layers=layers or shape.layers, context=longest)
     return GPT2(grown, vocab_size, config)
 
 
