@@ -8,11 +8,14 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import psutil
 
 from hybrid_ray.processors import cpu_count
+
+if TYPE_CHECKING:
+    from hybrid_ray.train.monitor import Gpu
 
 __all__ = ["Finding", "examine"]
 
@@ -69,19 +72,28 @@ def _memory() -> Finding:
 def _gpus() -> Iterator[Finding]:
     import torch
 
-    from hybrid_ray.train.monitor import gpu_names
+    from hybrid_ray.train.device import why_no_gpu
+    from hybrid_ray.train.monitor import gpus
 
-    names = gpu_names()
-    if not names:
+    found = gpus()
+    if not found:
         yield Finding(state="note", what="gpu", text="none seen by NVML: runs use the CPU")
-    for index, name in enumerate(names):
-        yield Finding(state="ok", what=f"gpu {index}", text=name)
-    if names and not torch.cuda.is_available():
-        yield Finding(
-            state="bad",
-            what="torch and gpu",
-            text=f"torch {torch.__version__} cannot use the GPU: install a CUDA build",
-        )
+    for index, gpu in enumerate(found):
+        yield Finding(state="ok", what=f"gpu {index}", text=_described(gpu))
+    if found and not torch.cuda.is_available():
+        yield Finding(state="bad", what="torch and gpu", text=why_no_gpu())
+
+
+def _described(gpu: "Gpu") -> str:
+    """What NVML tells of a GPU; it may leave out any of it but the name."""
+    parts = [gpu.name]
+    if gpu.memory_bytes is not None:
+        parts.append(f"{gpu.memory_bytes / 2**30:.0f} GiB")
+    if gpu.power_limit_watts is not None:
+        parts.append(f"power limit {gpu.power_limit_watts:.0f} W")
+    if gpu.driver is not None:
+        parts.append(f"driver {gpu.driver}")
+    return ", ".join(parts)
 
 
 def _disk() -> Finding:

@@ -147,11 +147,30 @@ class Baseline:
 
     def mismatches(self, fingerprint: Mapping[str, Any]) -> list[str]:
         """Why a run with this fingerprint can't be scored against the baseline, one sentence each; empty: it can."""
-        return [
-            f"{name}: the baseline ran with {self.fingerprint.get(name)!r} but this run with {fingerprint.get(name)!r}"
+        different = [
+            name
             for name in sorted({*self.fingerprint, *fingerprint})
             if self.fingerprint.get(name) != fingerprint.get(name)
         ]
+        return [_difference(name, self.fingerprint.get(name), fingerprint.get(name)) for name in different]
+
+
+def _difference(name: str, baseline: Any, run: Any) -> str:
+    said = f"{name}: the baseline ran with {baseline!r} but this run with {run!r}"
+    return f"{said}; {_mend(baseline, run)}" if name == "setting" and baseline and run else said
+
+
+def _mend(baseline: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+    """What makes two runs alike of which one could not train as asked (train/fallback.py)."""
+    settings = []
+    if baseline["micro_batch_size"] != run["micro_batch_size"]:
+        settings.append(f"train.micro_batch_size to {min(baseline['micro_batch_size'], run['micro_batch_size'])}")
+    if baseline["compiled"] != run["compiled"]:
+        settings.append("train.compile to false")
+    return (
+        "one of them fell back at its start, so it trained on another machine in effect: "
+        f"set {' and '.join(settings)} in the job, for all its runs"
+    )
 
 
 def _power_law(x: float, xs: tuple[float, ...], ys: tuple[float, ...]) -> float:

@@ -3,15 +3,16 @@
 import contextlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from hybrid_ray.config import RunConfig
 from hybrid_ray.data import Dataset, Sampler
-from hybrid_ray.errors import ConfigError
 from hybrid_ray.hybrid.trainer import HybridTrainer
 from hybrid_ray.models import CNN, GPT2, build_model
 from hybrid_ray.optim import build_optimizer, build_schedule
@@ -19,24 +20,7 @@ from hybrid_ray.records import Replay
 from hybrid_ray.train.compile import Compiled, compile_forward
 from hybrid_ray.train.parallel import full_weights, load_weights, rank, world_size, wrap
 
-__all__ = ["Bench", "Training", "choose_device", "synchronize"]
-
-
-def choose_device(run: RunConfig) -> torch.device:
-    """Where the run trains: the current GPU, or the CPU.
-
-    Raises:
-        ConfigError: a GPU is asked for and there is none.
-    """
-    available = torch.cuda.is_available()
-    if run.train.device == "cuda" and not available:
-        raise ConfigError(
-            "train.device is 'cuda' but PyTorch sees no GPU: use device: auto or cpu, or give the run a GPU "
-            "(resources.gpus_per_worker)"
-        )
-    if run.train.device == "cpu" or not available:
-        return torch.device("cpu")
-    return torch.device("cuda", torch.cuda.current_device())
+__all__ = ["Bench", "Training", "synchronize"]
 
 
 def synchronize(device: torch.device) -> None:
@@ -72,6 +56,8 @@ class Bench:
         module: the bare model: its weights, and what is evaluated.
         model: the module as it is trained: itself, in DDP, or sharded.
         compiled: how its forward is called.
+        micro_batch_size: sequences in one forward on one worker: as the run says, or fewer (`train/fallback.py`).
+        fallbacks: what did not work before, one sentence a setting.
     """
 
     def __init__(self, run: RunConfig, corpus: Dataset, device: torch.device) -> None:
@@ -80,20 +66,32 @@ class Bench:
         self.device = device
         self.module = self._initialized().to(device)
         self.model: nn.Module = wrap(self.module, run.train, device)
+        self.micro_batch_size = run.micro_batch_size
+        self.fallbacks: list[str] = []
+        self.use_eager()
+
+    def use_eager(self) -> None:
+        """Call the model as it is."""
         self.compiled = Compiled(forward=self.model, took=False)
 
     def compile(self) -> None:
         """Compile the forward and backward, as far as it goes (`compile_forward` warns where it does not)."""
-        x_BT, y_BT = self.to_device(self.sampler().next())
 
         def warm_up(forward: Callable[..., Tensor]) -> None:
-            with self.precision():
-                loss = forward(x_BT, y_BT)
-            torch.autograd.backward(loss)
+            self.gradient(forward)
             self.model.zero_grad(set_to_none=True)
             synchronize(self.device)
 
         self.compiled = compile_forward(self.model, warm_up)
+
+    def gradient(self, forward: Callable[..., Tensor]) -> None:
+        """Forward and backward of the first micro-batch, by this rank alone where it has the whole model."""
+        x_BT, y_BT = self.to_device(self.sampler().next())
+        alone = self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else contextlib.nullcontext()
+        with alone:
+            with self.precision():
+                loss = forward(x_BT, y_BT)
+            torch.autograd.backward(loss)
 
     def fresh(self, run: RunConfig, *, replay: Replay | None = None) -> Training:
         """The start of a run, whatever the bench was used for before: everything is drawn from the seed again.
@@ -108,13 +106,38 @@ class Bench:
         trainer = HybridTrainer(
             self.model,
             optimizer,
-            run.trainer_settings,
+            self._as_cut(run).trainer_settings,
             lr_scheduler=build_schedule(optimizer, run.train),
             replay=replay,
         )
         # Dropout differs between ranks; initial weights and data order must not.
         torch.manual_seed(run.seed * 1_000_003 + 1 + rank())
         return Training(run=run, trainer=trainer, optimizer=optimizer, sampler=self.sampler())
+
+    @property
+    def accumulate(self) -> int:
+        """Micro-batches of one worker in one real step. Smaller ones are more: the effective batch stays."""
+        return self._as_cut(self.run).accumulate
+
+    def _as_cut(self, run: RunConfig) -> RunConfig:
+        """The run with the micro-batch in use. ``self.run`` stays as it was asked for: that is what it is known by."""
+        return replace(run, train=replace(run.train, micro_batch_size=self.micro_batch_size))
+
+    def setting(self) -> dict[str, Any]:
+        """How the run trains on its machine; runs that differ in it are not measured against each other."""
+        return {"compiled": self.compiled.took, "micro_batch_size": self.micro_batch_size}
+
+    def evidence(self) -> dict[str, Any]:
+        """What was asked, what was used, and why. Plain values, for the run's result."""
+        return {
+            "compile_asked": self.run.train.compile,
+            **self.compiled.evidence(),
+            "micro_batch_asked": self.run.micro_batch_size,
+            "micro_batch_used": self.micro_batch_size,
+            "accumulated": self.accumulate,
+            "effective_batch": self.micro_batch_size * self.accumulate * world_size(),
+            "fallbacks": "; ".join(self.fallbacks),
+        }
 
     @property
     def sharded(self) -> bool:
@@ -152,7 +175,7 @@ class Bench:
     def sampler(self) -> Sampler:
         """Training data from its start: one global micro-batch at a time, this rank's share of it."""
         return self.corpus.sampler(
-            batch_size=self.run.micro_batch_size * world_size(),
+            batch_size=self.micro_batch_size * world_size(),
             sequence_length=self.run.train.sequence_length,
             seed=self.run.seed,
             rank=rank(),

@@ -71,7 +71,7 @@ class Pace:
             with bench.precision():
                 return bench.compiled.forward(x_BT, y_BT)
 
-        compute_gradients(bench.model, loss, accumulate=bench.run.accumulate, clock=StepClock(bench.device))
+        compute_gradients(bench.model, loss, accumulate=bench.accumulate, clock=StepClock(bench.device))
         bench.model.zero_grad(set_to_none=True)
 
 

@@ -171,9 +171,9 @@ class Course:
             other_seconds=dict(accounts.other_seconds),
             tokens=dict(accounts.tokens),
             replay=trainer.replay_record(),
-            statistics=trainer.statistics(),
-            fingerprint=fingerprint(bench.run, bench.corpus, bench.device),
-            machine={**monitor.summary(), **bench.compiled.evidence()},
+            statistics={**trainer.statistics(), **accounts.marks.training},
+            fingerprint=fingerprint(bench.run, bench.corpus, bench.device, setting=bench.setting()),
+            machine={**monitor.summary(), **accounts.marks.memory, **bench.evidence()},
             error=error,
         )
 

@@ -1,6 +1,7 @@
 """What two runs must share before their times and losses are compared: hardware class, software, data."""
 
 import platform
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,6 @@ def machine(run: RunConfig, device: torch.device) -> dict[str, Any]:
     return {"hardware": hardware, "software": software}
 
 
-def fingerprint(run: RunConfig, corpus: Dataset, device: torch.device) -> dict[str, Any]:
-    """`machine`, and the data."""
-    return {**machine(run, device), "corpus": corpus.fingerprint}
+def fingerprint(run: RunConfig, corpus: Dataset, device: torch.device, *, setting: Mapping[str, Any]) -> dict[str, Any]:
+    """`machine`, the data, and how the run trains there (`Bench.setting`): one that fell back is another machine."""
+    return {**machine(run, device), "corpus": corpus.fingerprint, "setting": dict(setting)}

@@ -11,11 +11,13 @@ from hybrid_ray.data import prepare
 from hybrid_ray.errors import ConfigError, Diverged, TrialOutOfMemory
 from hybrid_ray.records import Replay, RunResult, Status, StepRecord
 from hybrid_ray.train.accounts import Accounts
-from hybrid_ray.train.bench import Bench, choose_device, synchronize
-from hybrid_ray.train.calibrate import Pace
+from hybrid_ray.train.bench import synchronize
 from hybrid_ray.train.course import Course
+from hybrid_ray.train.device import check_placement, choose_device
+from hybrid_ray.train.fallback import start
 from hybrid_ray.train.interruption import StopRequest
-from hybrid_ray.train.monitor import watch
+from hybrid_ray.train.monitor import Monitor, watch
+from hybrid_ray.train.out_of_memory import free_memory, is_out_of_memory
 from hybrid_ray.train.parallel import any_rank, world_size
 from hybrid_ray.train.reporter import NullReporter, Reporter
 
@@ -40,32 +42,26 @@ def train(run: RunConfig, *, reporter: Reporter | None = None, directory: Path |
     try:
         return _train(run, reporter or NullReporter(), directory)
     except RuntimeError as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         message = str(error).splitlines()[0]
     # Out here the traceback that kept the model alive is gone.
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    free_memory()
     raise TrialOutOfMemory(f"{message}: lower train.micro_batch_size, or give the run a larger device")
 
 
 def _train(run: RunConfig, reporter: Reporter, directory: Path | None) -> RunResult:
     accounts = Accounts()
     with StopRequest() as stop:
-        # A place to train, the data, and the model there.
+        # A place to train, and the data.
         with accounts.other("setup"):
             device = _place(run)
             replay = _replay(run)
-            corpus = prepare(run.data)
-            bench = Bench(run, corpus, device)
-        if run.train.compile:
-            with accounts.other("compile"):
-                bench.compile()
+            dataset = prepare(run.data)
 
-        # Time some plain steps here and now, to check later what the run's own real steps cost.
-        with accounts.other("calibration"):
-            pace = Pace(bench)
-            accounts.step_cost = pace.calibrate()
+        # The model there, as fast as it will go, and the time of some plain steps, to check later what the run's cost.
+        bench, pace = start(run, dataset, device, accounts, replay=replay)
+        check_placement(bench.module, device)
 
         # Start afresh from the seed, or go on from where a checkpoint left off.
         with accounts.other("setup"):
@@ -73,13 +69,13 @@ def _train(run: RunConfig, reporter: Reporter, directory: Path | None) -> RunRes
 
         with watch(device) as monitor:
             try:
-                status, error = _nominal_steps(course, stop)
+                status, error = _nominal_steps(course, stop, monitor)
             finally:
                 course.flush()
         return course.close(status, error, monitor)
 
 
-def _nominal_steps(course: Course, stop: StopRequest) -> tuple[Status, str | None]:
+def _nominal_steps(course: Course, stop: StopRequest, monitor: Monitor) -> tuple[Status, str | None]:
     """Step by step to the end of the run: how it ended, and why if not well."""
     bench, training, accounts = course.bench, course.training, course.accounts
     closure = bench.next_loss(training, accounts.read)
@@ -94,6 +90,7 @@ def _nominal_steps(course: Course, stop: StopRequest) -> tuple[Status, str | Non
             seconds = time.perf_counter() - started
 
             accounts.count(result, seconds)
+            monitor.spent(str(result.phase), started, started + seconds)
             course.told(
                 StepRecord(
                     step=accounts.step,
@@ -148,8 +145,3 @@ def _replay(run: RunConfig) -> Replay | None:
         raise ConfigError(
             f"replay is {run.replay!r} but must be the result.json of a hybrid run ({type(error).__name__}: {error})"
         ) from error
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """CUDA has a type for it; the CPU allocator only a message."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -2,13 +2,18 @@
 
 import logging
 import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 import pynvml
 import torch
 
-__all__ = ["GpuMonitor", "Monitor", "NullMonitor", "gpu_names", "watch"]
+from hybrid_ray.train.phase_meter import PhaseMeter
+
+__all__ = ["Gpu", "GpuMonitor", "Monitor", "NullMonitor", "gpus", "watch"]
 
 log = logging.getLogger("hybrid_ray")
 
@@ -24,7 +29,11 @@ class Monitor(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def summary(self) -> dict[str, float]: ...
+    def spent(self, phase: str, started: float, ended: float) -> None:
+        """A step of this phase took from ``started`` to ``ended``, by `time.perf_counter`."""
+        ...
+
+    def summary(self) -> dict[str, Any]: ...
 
 
 class NullMonitor:
@@ -36,12 +45,22 @@ class NullMonitor:
     def __exit__(self, *_: object) -> None:
         return None
 
-    def summary(self) -> dict[str, float]:
+    def spent(self, phase: str, started: float, ended: float) -> None:
+        return None
+
+    def summary(self) -> dict[str, Any]:
         return {}
 
 
 class GpuMonitor:
-    """Samples one GPU from a thread of its own. A reading that NVML refuses ends the sampling, not the run.
+    """Samples one GPU from a thread of its own. A failure of NVML ends the sampling, not the run.
+
+    Energy is the difference of the driver's own counter between two samples (Volta and newer): it adds up what was
+    drawn in between, which a power reading now and then misses. Where there is no counter it is power times time. The
+    counter is not read at changes of phase: it moves some ten times a second and phases change far more often, so the
+    loop would wait for readings that say nothing. `PhaseMeter` shares the energy of a sample's interval out instead.
+
+    A device that runs share is watched as a whole: what is seen of it is of all of them.
 
     Args:
         handle: NVML's handle of the device.
@@ -51,13 +70,11 @@ class GpuMonitor:
     def __init__(self, handle: Any, *, interval: float = INTERVAL) -> None:
         self._handle = handle
         self._interval = interval
+        self._meter = PhaseMeter()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="gpu-monitor", daemon=True)
-        self._samples = 0
-        self._peak_memory = 0.0
-        self._utilisation = 0.0
-        self._power = 0.0
-        self._energy: tuple[float, float] | None = None
+        self._peak_memory = 0
+        self._last: tuple[float, float | None] | None = None  # when it was sampled, and the energy counter then
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -66,40 +83,45 @@ class GpuMonitor:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
+        self._meter.finish()
 
-    def summary(self) -> dict[str, float]:
-        """Peak memory of the whole device (bytes), mean utilisation (percent) and power (watts), energy (joules)."""
-        if not self._samples:
-            return {}
-        found = {
-            "gpu_peak_memory_bytes": self._peak_memory,
-            "gpu_mean_utilisation_percent": self._utilisation / self._samples,
-            "gpu_mean_power_watts": self._power / self._samples,
-        }
-        if self._energy is not None:
-            found["gpu_energy_joules"] = self._energy[1] - self._energy[0]
-        return found
+    def spent(self, phase: str, started: float, ended: float) -> None:
+        self._meter.spent(phase, started, ended)
+
+    def summary(self) -> dict[str, Any]:
+        """Peak memory of the device (bytes); watts, utilisation (percent) and joules, in all and by phase."""
+        peak = {"gpu_peak_memory_bytes": self._peak_memory} if self._peak_memory else {}
+        return peak | self._meter.summary()
 
     def _sample(self) -> None:
+        samples = 0
         try:
             while True:
                 self._read()
+                samples += 1
                 if self._ended.wait(self._interval):
                     self._read()
                     return
         except pynvml.NVMLError as error:
-            log.info("NVML stopped answering after %d samples: %s", self._samples, error)
+            log.info("NVML stopped answering after %d samples: %s", samples, error)
 
     def _read(self) -> None:
-        memory = float(pynvml.nvmlDeviceGetMemoryInfo(self._handle).used)
-        utilisation = float(pynvml.nvmlDeviceGetUtilizationRates(self._handle).gpu)
-        power = pynvml.nvmlDeviceGetPowerUsage(self._handle) / 1e3
-        self._peak_memory = max(self._peak_memory, memory)
-        self._utilisation += utilisation
-        self._power += power
-        self._samples += 1
-        energy = pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle) / 1e3
-        self._energy = (self._energy[0] if self._energy else energy, energy)
+        memory = _ask(pynvml.nvmlDeviceGetMemoryInfo, self._handle)
+        utilisation = _ask(pynvml.nvmlDeviceGetUtilizationRates, self._handle)
+        milliwatts = _ask(pynvml.nvmlDeviceGetPowerUsage, self._handle)
+        millijoules = _ask(pynvml.nvmlDeviceGetTotalEnergyConsumption, self._handle)
+        now, last = time.perf_counter(), self._last
+        self._last = (now, millijoules)
+        if memory is not None:
+            self._peak_memory = max(self._peak_memory, int(memory.used))
+        if last is None:
+            return
+        then, counter = last
+        joules = None if milliwatts is None else milliwatts / 1e3 * (now - then)
+        if millijoules is not None and counter is not None:
+            joules = (millijoules - counter) / 1e3
+        busy = None if utilisation is None else float(utilisation.gpu)
+        self._meter.measured(then, now, joules=joules, utilisation=busy)
 
 
 def watch(device: torch.device) -> Monitor:
@@ -116,11 +138,43 @@ def watch(device: torch.device) -> Monitor:
         return NullMonitor()
 
 
-def gpu_names() -> list[str]:
-    """Names of the machine's GPUs as NVML tells them; empty where there are none."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gpu:
+    """One of the machine's GPUs. None: NVML does not say."""
+
+    name: str
+    driver: str | None
+    memory_bytes: int | None
+    power_limit_watts: float | None
+
+
+def gpus() -> list[Gpu]:
+    """The machine's GPUs as NVML tells of them; empty where there are none, or no NVML."""
     try:
         pynvml.nvmlInit()
-        count = pynvml.nvmlDeviceGetCount()
-        return [str(pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(index))) for index in range(count)]
+        driver = _ask(pynvml.nvmlSystemGetDriverVersion)
+        return [_gpu(index, driver) for index in range(pynvml.nvmlDeviceGetCount())]
     except pynvml.NVMLError:
         return []
+
+
+def _gpu(index: int, driver: str | None) -> Gpu:
+    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+    memory = _ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
+    milliwatts = _ask(pynvml.nvmlDeviceGetPowerManagementLimit, handle)
+    return Gpu(
+        name=str(pynvml.nvmlDeviceGetName(handle)),
+        driver=driver,
+        memory_bytes=None if memory is None else int(memory.total),
+        power_limit_watts=None if milliwatts is None else milliwatts / 1e3,
+    )
+
+
+def _ask(question: Callable[..., Any], *arguments: Any) -> Any:
+    """An answer of NVML; None where this device or driver has none (old cards, parts of a card)."""
+    try:
+        return question(*arguments)
+    except pynvml.NVMLError as error:
+        if error.value in (pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND):
+            return None
+        raise

@@ -42,7 +42,9 @@ def restore(directory: Path, bench: Bench, training: Training, accounts: Account
         return False
     load_weights(bench.module, found.weights())
     shared, own = found.shared(), found.own()
-    training.trainer.load_state_dict((own if bench.sharded else shared)["trainer"])
+    trainer = (own if bench.sharded else shared)["trainer"]
+    trainer["config"]["accumulate"] = bench.accumulate  # how a batch is cut is this start's own choice (fallback.py)
+    training.trainer.load_state_dict(trainer)
     training.sampler.load_state_dict(shared["sampler"])
     accounts.load_state_dict(shared["accounts"])
     _set_random_state(own["random"], bench.device)

@@ -10,7 +10,7 @@ from hybrid_ray.config import JobConfig, RunConfig
 from hybrid_ray.errors import HybridRayError, TrialOutOfMemory
 from hybrid_ray.evaluate.execute import Task, execute_here, failed_result
 from hybrid_ray.records import RunResult
-from hybrid_ray.train.bench import choose_device
+from hybrid_ray.train.device import choose_device
 from hybrid_ray.train.fingerprint import machine
 from hybrid_ray.tune.cluster import CONTROLLER_CPUS
 from hybrid_ray.tune.limits import Budget, StopFlag

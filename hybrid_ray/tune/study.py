@@ -25,7 +25,7 @@ from hybrid_ray.errors import ConfigError, StoreError, StudyLocked
 from hybrid_ray.evaluate.sources import RUN_PARTS, SCORE_PARTS, source_hashes
 from hybrid_ray.jobfile import dump_job, read_job
 from hybrid_ray.results.store import StudyStore, read_json, write_atomic
-from hybrid_ray.train.bench import choose_device
+from hybrid_ray.train.device import choose_device
 from hybrid_ray.train.fingerprint import machine
 from hybrid_ray.tune.environment import environment
 from hybrid_ray.tune.space import SearchSpace

@@ -18,7 +18,7 @@ from hybrid_ray.evaluate.arms import baseline
 from hybrid_ray.evaluate.cache import baseline_key
 from hybrid_ray.evaluate.execute import Task, execute_here
 from hybrid_ray.results.store import read_json
-from hybrid_ray.train.bench import choose_device
+from hybrid_ray.train.device import choose_device
 from hybrid_ray.train.fingerprint import machine
 from hybrid_ray.tune import planner
 from hybrid_ray.tune.cluster import Resources, concurrency, temporary_root

@@ -6,7 +6,7 @@ import pynvml
 import pytest
 import torch
 
-from hybrid_ray.train.monitor import GpuMonitor, NullMonitor, gpu_names, watch
+from hybrid_ray.train.monitor import GpuMonitor, NullMonitor, gpus, watch
 
 
 def nvml_answers() -> bool:
@@ -34,7 +34,7 @@ def test_nvml_that_refuses_ends_the_sampling_and_nothing_else() -> None:
 
 @pytest.mark.skipif(nvml_answers(), reason="there is a GPU")
 def test_no_gpu_has_no_name() -> None:
-    assert gpu_names() == []
+    assert gpus() == []
 
 
 @pytest.mark.gpu
@@ -44,4 +44,4 @@ def test_a_gpu_is_watched() -> None:
     with monitor:
         torch.ones(2**20, device="cuda").sum().item()
     assert monitor.summary()["gpu_peak_memory_bytes"] > 0
-    assert gpu_names()
+    assert gpus()
