@@ -16,10 +16,13 @@ BPE_TRAINING_BYTES = 20_000_000
 
 
 class Vocabulary(Protocol):
-    """How many tokens there are and what they look like."""
+    """How many tokens there are and what they look like. ``end`` is the one that ends a file, if one does."""
 
     @property
     def vocab_size(self) -> int: ...
+
+    @property
+    def end(self) -> int | None: ...
 
     def decode(self, tokens: Sequence[int]) -> str: ...
 
@@ -33,6 +36,8 @@ class Tokenizer(Vocabulary, Protocol):
 class NumberVocabulary:
     """Tokens that stand for nothing (the random corpus)."""
 
+    end = None
+
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = vocab_size
 
@@ -44,6 +49,7 @@ class ByteTokenizer:
     """256 bytes and the end of a file."""
 
     vocab_size = END_OF_FILE + 1
+    end = END_OF_FILE
 
     def encode(self, texts: Sequence[bytes]) -> list[npt.NDArray[np.uint16]]:
         end = np.array([END_OF_FILE], dtype=np.uint16)

@@ -44,6 +44,14 @@ class Compiled:
         """Graphs compiled since the start: each one stopped the run, and made its steps incomparable for a while."""
         return _counts()[0] - self.counted if self.took else 0
 
+    def say_recompilations(self) -> None:
+        """Warn at the end of a run if there were any."""
+        if self.recompilations:
+            log.warning(
+                "torch.compile compiled %d more graphs in the middle of the run: some of its steps' times hold that",
+                self.recompilations,
+            )
+
     def evidence(self) -> dict[str, Any]:
         """Plain values, for the run's result."""
         return {

@@ -11,11 +11,13 @@ from hybrid_ray.train import resume
 from hybrid_ray.train.accounts import Accounts
 from hybrid_ray.train.bench import Bench, Training
 from hybrid_ray.train.calibrate import Pace
+from hybrid_ray.train.device import check_placement
 from hybrid_ray.train.fingerprint import fingerprint
 from hybrid_ray.train.heldout import heldout_loss
 from hybrid_ray.train.monitor import Monitor
 from hybrid_ray.train.parallel import from_first_rank, rank, sum_over_ranks, world_size
 from hybrid_ray.train.reporter import Reporter, Reporters, RunWriter
+from hybrid_ray.train.sample import sample
 
 __all__ = ["Course", "evaluation_points"]
 
@@ -54,6 +56,7 @@ class Course:
         self._pace = pace
         self._directory = directory
         self._heldout: dict[str, Heldout] = {}
+        self._sample: str | None = None
         resumed = directory is not None and resume.restore(directory, bench, training, accounts)
         self._writer = RunWriter(directory, bench.run, resumed=resumed) if directory and rank() == 0 else None
         self._reporter = Reporters(self._writer, reporter) if self._writer else reporter
@@ -85,10 +88,12 @@ class Course:
 
         Raises:
             Diverged: the loss is not finite.
+            ConfigError: weights are no longer on the device that was asked for.
         """
         accounts = self.accounts
         with accounts.other("calibration"):
             accounts.pace(self._pace.look())
+        check_placement(self.bench.module, self.bench.device)
         loss = self._evaluate("search")
         if not math.isfinite(loss):
             raise Diverged(f"the held-out loss is {loss} at nominal step {accounts.step}")
@@ -127,6 +132,9 @@ class Course:
             if "search" not in self._heldout:  # resumed from a checkpoint of its very end
                 self._evaluate("search")
             self._evaluate("confirm")
+            with self.accounts.other("sample"):
+                self._sample = sample(self.bench)
+        self.bench.compiled.say_recompilations()
         result = self._result(status, error, monitor)
         if self._writer:
             self._writer.close(result)
@@ -174,6 +182,7 @@ class Course:
             statistics={**trainer.statistics(), **accounts.marks.training},
             fingerprint=fingerprint(bench.run, bench.corpus, bench.device, setting=bench.setting()),
             machine={**monitor.summary(), **accounts.marks.memory, **bench.evidence()},
+            sample=self._sample,
             error=error,
         )
 
