@@ -64,7 +64,7 @@ class Bench:
         self.run = run
         self.corpus = corpus
         self.device = device
-        self.module = self._initialized().to(device)
+        self.module = self._initialized().to(device, torch.bfloat16 if run.train.weights == "bf16" else torch.float32)
         self.model: nn.Module = wrap(self.module, run.train, device)
         self.micro_batch_size = run.micro_batch_size
         self.fallbacks: list[str] = []
@@ -102,7 +102,7 @@ class Bench:
         load_weights(self.module, full_weights(self._initialized()))
         self.model.zero_grad(set_to_none=True)
         self.model.train()
-        optimizer = build_optimizer(self.model, run.train)
+        optimizer = build_optimizer(self.model, run.train, seed=run.seed)
         trainer = HybridTrainer(
             self.model,
             optimizer,
@@ -161,7 +161,7 @@ class Bench:
         return closure
 
     def precision(self) -> AbstractContextManager[object]:
-        """Forwards in bf16 where the run says so; weights and optimizer stay fp32."""
+        """Forwards in bf16 where the run says so. Weights have the type that `TrainConfig.weights` says."""
         if self.run.train.precision == "bf16":
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return contextlib.nullcontext()
