@@ -1,7 +1,8 @@
 """The one sentence a report leads with. It claims a gain only where the confirmation's interval says so.
 
-Pure functions of the trials and of ``confirmation.json``. In order of precedence: nothing to say yet; the highest score
-went to a trial that does not predict; the confirmation's verdict; and without a confirmation, no claim at all.
+Pure functions of the trials and of ``confirmation.json``. In order of precedence: nothing to say yet; the best trial
+does not predict; the confirmation's verdict; and without a confirmation, no claim at all. It speaks of what was
+searched: the score, the net speedup, or the front of speedup and degradation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,11 +12,13 @@ from typing import Any, Literal
 import pandas as pd
 
 from hybrid_ray.results.load import Study
+from hybrid_ray.results.rescoring import objective_changes
 
 __all__ = ["Headline", "conclude", "counted", "headline", "interval_text"]
 
 Kind = Literal["gain", "no gain", "worse", "too few seeds", "inert", "not confirmed", "nothing finished", "refused"]
 
+MOST_NAMED = 4  # trials of a front that one sentence names
 MIN_SEEDS = 3  # an interval needs as many (docs/method.md, section 4)
 
 
@@ -31,7 +34,13 @@ def headline(study: Study) -> Headline:
     """What a study found, or what it has found so far."""
     asked = study.job.search.trials
     ended = counted(study.trials)
-    found = conclude(study.trials, study.winner, study.best, study.statistics)
+    front = study.front if study.job.objective.mode == "pareto" else None
+    found = conclude(
+        study.trials, study.winner, study.best, study.statistics, net=study.job.objective.mode == "net", front=front
+    )
+    if study.rescoring:
+        changes = ", ".join(objective_changes(study.rescoring.searched, study.job.objective)) or "nothing changed"
+        found = Headline(kind=found.kind, text=f"Scored anew ({changes}). {found.text}")
     if study.finished:
         return found
     return Headline(kind=found.kind, text=f"Unfinished ({len(ended)} of {asked} trials so far). {found.text}")
@@ -44,7 +53,13 @@ def counted(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def conclude(
-    trials: pd.DataFrame, winner: pd.Series | None, best: pd.Series | None, statistics: Mapping[str, Any] | None
+    trials: pd.DataFrame,
+    winner: pd.Series | None,
+    best: pd.Series | None,
+    statistics: Mapping[str, Any] | None,
+    *,
+    net: bool = False,
+    front: pd.DataFrame | None = None,
 ) -> Headline:
     """The finding.
 
@@ -53,21 +68,71 @@ def conclude(
         winner: the finished trial ranked highest, inert or not.
         best: the same among trials that do predict.
         statistics: the content of ``confirmation.json``, or None.
+        net: net speedups were searched.
+        front: as `Study.front`, where speedup and degradation were searched; else None.
     """
     ended = counted(trials)
     if winner is None:
         return Headline(kind="nothing finished", text=_nothing_finished(ended))
-    if winner["inert"] == 1 or best is None:
-        return Headline(kind="inert", text=_inert(winner, best, len(ended)))
-    scored = f"the best of {_trials(len(ended))} scored {best['score']:.2f}"
-    candidate = _candidate((statistics or {}).get("candidates", ()), int(best["number"]))
+    inert = winner["inert"] == 1 if front is None else bool((front["inert"] == 1).all())
+    if inert or best is None:
+        won = _inert(winner, best, len(ended), net) if front is None else _inert_front(front, len(ended))
+        return Headline(kind="inert", text=won)
+    candidates = (statistics or {}).get("candidates", ())
+    candidate = _candidate(candidates, int(best["number"]))
     if candidate is None:
-        text = (
-            f"Not confirmed: {scored} with {_net_text(best['net_speedup'])} on one seed, and the best of many noisy "
-            "trials is biased, so nothing is claimed before it is run again on fresh seeds."
+        found = f"the best of {_trials(len(ended))} {_worth(best, net)}" if front is None else _front(front, len(ended))
+        return Headline(kind="not confirmed", text=_not_confirmed(found, best, candidates))
+    found = f"the best of {_trials(len(ended))} {_brief(best, net)}" if front is None else _front(front, len(ended))
+    if int(best["number"]) not in {one["trial"] for one in candidates}:
+        found = (
+            f"{found}, trial {best['number']:.0f} with the highest score of them not confirmed"
+            if front is not None
+            else f"{found} (trial {best['number']:.0f}, not confirmed)"
         )
-        return Headline(kind="not confirmed", text=text)
-    return _confirmed(candidate, scored)
+    return _confirmed(candidate, found)
+
+
+def _worth(trial: pd.Series, net: bool) -> str:
+    """Score and net speedup, what was searched first: ``scored 1.31 with net speedup 0.93``."""
+    if not net:
+        return f"scored {trial['score']:.2f} with {_net_text(trial['net_speedup'])}"
+    if pd.isna(trial["net_speedup"]) and trial["objective"] > 0:
+        return f"has a net speedup of at least {trial['objective']:.2f} (score {trial['score']:.2f})"
+    return f"has {_net_text(trial['net_speedup'])} (score {trial['score']:.2f})"
+
+
+def _brief(trial: pd.Series, net: bool) -> str:
+    """What was searched alone: the net speedup that was confirmed follows."""
+    return f"{_worth(trial, net)} in the search" if net else f"scored {trial['score']:.2f}"
+
+
+def _front(front: pd.DataFrame, ended: int) -> str:
+    """The trials that none beats in both, the ones with the highest net speedup by name."""
+    named = front.assign(_net=front["net_speedup"].fillna(0.0)).nlargest(MOST_NAMED, "_net")
+    texts = [
+        f"trial {row['number']:.0f} ({row['speedup']:.2f} × at {100 * row['degradation']:+.1f} % loss, "
+        f"{_net_text(row['net_speedup'])}{', inert' if row['inert'] == 1 else ''})"
+        for _, row in named.sort_values("speedup", ascending=False).iterrows()
+    ]
+    more = f", and {len(front) - len(named)} more" if len(front) > len(named) else ""
+    verb = "is" if len(front) == 1 else "are"
+    return f"of {_trials(ended)} {len(front)} {verb} on the front of speedup and degradation: {', '.join(texts)}{more}"
+
+
+def _inert_front(front: pd.DataFrame, ended: int) -> str:
+    return f"Predicting did not pay: {_front(front, ended)}; none of them predicts 5 % of its steps."
+
+
+def _not_confirmed(found: str, best: pd.Series, candidates: Sequence[Mapping[str, Any]]) -> str:
+    text = f"Not confirmed: {found} on one seed"
+    if candidates:
+        others = " and ".join(str(one["trial"]) for one in candidates)
+        text += f"; on fresh seeds trial {others} ran, not trial {best['number']:.0f}"
+    return (
+        f"{text}, and the best of many noisy trials is biased, so nothing is claimed before it is run again on fresh "
+        "seeds."
+    )
 
 
 def _nothing_finished(ended: pd.DataFrame) -> str:
@@ -82,56 +147,65 @@ def _nothing_finished(ended: pd.DataFrame) -> str:
     return f"No trial finished, so nothing was found: of {_trials(len(ended))}, {parts}."
 
 
-def _inert(winner: pd.Series, best: pd.Series | None, ended: int) -> str:
+def _inert(winner: pd.Series, best: pd.Series | None, ended: int, net: bool) -> str:
+    highest = (
+        f"the highest net speedup of {_trials(ended)}, {winner['objective']:.2f} with score {winner['score']:.2f}"
+        if net
+        else f"the highest score of {_trials(ended)}, {winner['score']:.2f} with {_net_text(winner['net_speedup'])}"
+    )
     text = (
-        f"Predicting did not pay: the highest score of {_trials(ended)}, {winner['score']:.2f} with "
-        f"{_net_text(winner['net_speedup'])}, went to trial {winner['number']:.0f}, which predicts only "
+        f"Predicting did not pay: {highest}, went to trial {winner['number']:.0f}, which predicts only "
         f"{100 * winner['predicted_share']:.0f} % of its steps"
     )
     if best is None:
         return f"{text}, and no trial that predicts more came to its end."
-    return f"{text}; the best trial that does predict scored {best['score']:.2f} with {_net_text(best['net_speedup'])}."
+    return f"{text}; the best trial that does predict {_worth(best, net)}."
 
 
 def _candidate(candidates: Sequence[Mapping[str, Any]], best: int) -> Mapping[str, Any] | None:
-    """The one to speak of: a real gain where there is one (the largest that is certain), else the best trial."""
+    """The one to speak of: a real gain where there is one (the largest that is certain), else the best trial. None: the
+    best was not run again.
+    """
     gains = [candidate for candidate in candidates if candidate["verdict"] == "real gain"]
     if gains:
         return max(gains, key=lambda candidate: float(candidate["net_speedup"]["low"]))
-    return next((candidate for candidate in candidates if candidate["trial"] == best), next(iter(candidates), None))
+    return next((candidate for candidate in candidates if candidate["trial"] == best), None)
 
 
-def _confirmed(candidate: Mapping[str, Any], scored: str) -> Headline:
+def _confirmed(candidate: Mapping[str, Any], found: str) -> Headline:
     net, trial = candidate["net_speedup"], candidate["trial"]
     if net["mean"] is None or net["n"] < MIN_SEEDS:
         text = (
-            f"Nothing can be claimed: {scored}, but the net speedup of trial {trial} is known for {net['n']} fresh "
+            f"Nothing can be claimed: {found}, but the net speedup of trial {trial} is known for {net['n']} fresh "
             f"seeds and an interval needs {MIN_SEEDS}{_because(net)}."
         )
         return Headline(kind="too few seeds", text=text)
     measured = f"net speedup {interval_text(net)}, {net['n']} seeds"
     if candidate["verdict"] == "inert":
-        text = f"Predicting did not pay: {scored}, but on fresh seeds trial {trial} hardly predicts ({measured})."
+        text = f"Predicting did not pay: {found}, but on fresh seeds trial {trial} hardly predicts ({measured})."
         return Headline(kind="inert", text=text)
     if candidate["verdict"] == "real gain":
         text = (
             f"A real gain: on fresh seeds, trial {trial} reaches its loss {net['mean']:.2f} times as fast as plain "
-            f"training that just stops earlier ({measured}); {scored}."
+            f"training that just stops earlier ({measured}); {found}."
         )
         return Headline(kind="gain", text=text)
     if candidate["verdict"] == "worse than stopping early":
         text = (
-            f"Nothing beat stopping early: {scored}, but plain training that just stops earlier reaches the same loss "
-            f"in {net['mean']:.2f} of its time ({measured})."
+            f"Nothing beat stopping early: {found}, but plain training that just stops earlier reaches the loss of "
+            f"trial {trial} in {net['mean']:.2f} of its time ({measured})."
         )
         return Headline(kind="worse", text=text)
     if candidate["refusal"]:
         text = (
-            f"Nothing can be claimed: {scored}, and trial {trial} looks like a gain ({measured}), but "
+            f"Nothing can be claimed: {found}, and trial {trial} looks like a gain ({measured}), but "
             f"{candidate['refusal']}."
         )
         return Headline(kind="refused", text=text)
-    text = f"Nothing was shown to beat stopping early: {scored}, but its gain over it is within the noise ({measured})."
+    text = (
+        f"Nothing was shown to beat stopping early: {found}, but the gain of trial {trial} over it is within the noise "
+        f"({measured})."
+    )
     return Headline(kind="no gain", text=text)
 
 

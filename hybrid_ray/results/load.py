@@ -93,7 +93,8 @@ class Study:
         """
         done = self._eligible.dropna(subset=["speedup", "degradation"])
         points = list(zip(done["speedup"].tolist(), done["degradation"].tolist(), strict=True))
-        return done[pareto_front(points)].sort_values("speedup", ascending=False)
+        on_front = pd.Series(pareto_front(points), index=done.index, dtype=bool)
+        return done[on_front].sort_values("speedup", ascending=False)
 
     @property
     def ranked(self) -> pd.DataFrame:

@@ -14,7 +14,7 @@ import tempfile
 import time
 import types
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -31,6 +31,7 @@ __all__ = [
     "write_atomic",
     "write_json_atomic",
     "write_steps_parquet",
+    "write_trials",
 ]
 
 TRIAL_STATES = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING")  # as in Optuna
@@ -161,6 +162,13 @@ def write_atomic(path: Path, content: bytes) -> None:
 def write_json_atomic(path: Path, data: Any) -> None:
     """Replace a JSON file whole or not at all. Raises `StoreError` as `write_atomic` does."""
     write_atomic(path, (_dumps(data, indent=2) + "\n").encode())
+
+
+def write_trials(directory: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Replace the trials of a directory, rows and table, by these: for trials that nobody adds to."""
+    write_atomic(directory / "trials.jsonl", "".join(f"{_dumps(row)}\n" for row in rows).encode())
+    if rows:
+        _write_parquet(rows, directory / "trials.parquet")
 
 
 def write_steps_parquet(jsonl: Path, parquet: Path) -> Path:

@@ -1,7 +1,7 @@
 """The tables of a report, as text in cells: the same for report.html and report.md."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,9 +10,13 @@ import pandas as pd
 from hybrid_ray.results.headline import interval_text
 from hybrid_ray.results.load import Study
 
-__all__ = ["Table", "best_settings", "ceilings_of", "confirmation_tables", "number", "speedups", "trials_table"]
+__all__ = [
+    "Table", "best_settings", "ceilings_of", "confirmation_tables", "first_to_see", "number", "speedups",
+    "trials_table",
+]  # fmt: skip
 
 MOST_TRIALS = 60  # rows; a study of a thousand trials still gives a page one can read
+MOST_FIRST = 6  # rows of a front in a table that is not about all trials
 NONE = "–"
 
 
@@ -24,6 +28,7 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+    marked: frozenset[str] = frozenset()  # first cells of the rows to look at first
 
     @property
     def numeric(self) -> tuple[bool, ...]:
@@ -109,15 +114,15 @@ def _confirmation(candidate: Mapping[str, Any], seeds: Sequence[int]) -> Table:
 
 def speedups(study: Study) -> Table:
     """Every speedup beside what it could be at most, and beside the net speedup."""
-    backward, best = backward_share(study), study.best
+    backward = backward_share(study)
     rows: list[tuple[str, ...]] = []
-    if best is not None:
-        free, forward = ceilings_of(best["predicted_share"], backward)
+    for _, trial in first_to_see(study).iterrows():
+        free, forward = ceilings_of(trial["predicted_share"], backward)
         rows.append(
             (
-                f"trial {best['number']:.0f}, search, 1 seed", percent(best["predicted_share"]),
-                number(best["speedup"], 3), NONE, NONE, number(free, 3), number(forward, 3),
-                number(best["net_speedup"], 3),
+                f"trial {trial['number']:.0f}, search, 1 seed", percent(trial["predicted_share"]),
+                number(trial["speedup"], 3), NONE, NONE, number(free, 3), number(forward, 3),
+                number(trial["net_speedup"], 3),
             )
         )  # fmt: skip
     for candidate in (study.statistics or {}).get("candidates", ()):
@@ -165,36 +170,71 @@ def best_settings(study: Study) -> Table | None:
     )
 
 
+def first_to_see(study: Study) -> pd.DataFrame:
+    """The best trial; with two objectives those of the front that predict."""
+    if study.job.objective.mode != "pareto":
+        return study.ranked.head(1)
+    found = study.ranked
+    return found[found["number"].isin(study.front["number"])].head(MOST_FIRST)
+
+
 def trials_table(study: Study) -> Table:
-    """Every trial, or the best of a long search; score and net speedup side by side."""
-    trials = study.trials
+    """Every trial, or the best of a long search; what was searched first, score and net speedup side by side."""
+    trials, front = study.trials, set(study.front["number"])
     if len(trials) > MOST_TRIALS:
-        trials = trials.nlargest(MOST_TRIALS, "score").sort_values("number")
+        trials = trials.loc[study.worth.nlargest(MOST_TRIALS).index].sort_values("number")
     knobs = [name for name in trials.columns if name.startswith("params_")]
     backward = backward_share(study)
     note = "Net speedup: – where the loss is off the frontier's range, or the trial did not finish."
     if len(trials) < len(study.trials):
-        note = f"The {len(trials)} highest scores of {len(study.trials)} trials; all are in trials.jsonl. {note}"
+        note = f"The {len(trials)} highest of {len(study.trials)} trials; all are in trials.jsonl. {note}"
+    mode = study.job.objective.mode
+    if mode == "pareto":
+        note += " On the front: no finished trial is as good in both speedup and degradation and better in one."
+    rows = [_trial_row(row, knobs, backward, front if mode == "pareto" else set()) for _, row in trials.iterrows()]
+    lead = _SEARCHED[mode]
+    columns = (*lead, *(name for name in _MEASURED if name not in lead))
     return Table(
         title="Trials",
         columns=(
-            "trial", "state", *(name.removeprefix("params_").replace("_", " ") for name in knobs), "score",
-            "net speedup", "speedup", "1/(1−f)", "1/(1−f·b)", "degradation", "loss", "predicted f", "remarks",
+            "trial", "state", *(name.removeprefix("params_").replace("_", " ") for name in knobs), *columns, "remarks",
         ),
-        rows=tuple(_trial_row(row, knobs, backward) for _, row in trials.iterrows()),
+        rows=tuple(
+            (*first, *(measured[name] for name in columns), remarks) for first, measured, remarks in rows
+        ),
         note=note,
+        marked=frozenset(f"{trial:.0f}" for trial in first_to_see(study)["number"]),
     )  # fmt: skip
 
 
-def _trial_row(row: pd.Series, knobs: Sequence[str], backward: float | None) -> tuple[str, ...]:
+_MEASURED = ("score", "net speedup", "speedup", "1/(1−f)", "1/(1−f·b)", "degradation", "loss", "predicted f")
+_SEARCHED = {
+    "score": ("score", "net speedup"),
+    "net": ("net speedup", "score"),
+    "pareto": ("speedup", "degradation", "net speedup"),
+}
+"""What leads, by what was searched; a net speedup is never far from a score."""
+
+
+def _trial_row(
+    row: pd.Series, knobs: Sequence[str], backward: float | None, front: Collection[int]
+) -> tuple[tuple[str, ...], dict[str, str], str]:
+    """Number, state and settings; the measures by name; remarks."""
     share = row["predicted_share"]
     free, forward = ceilings_of(share, backward) if pd.notna(share) else (None, None)
-    return (
-        f"{row['number']:.0f}", str(row["state"]), *(_plain(row[name]) for name in knobs),
-        _bounded(row["score"], 3), number(row["net_speedup"], 3), number(row["speedup"], 3), number(free, 3),
-        number(forward, 3), percent(row["degradation"]) if row["degradation"] < 1e3 else NONE, number(row["loss"], 4),
-        percent(share), ", ".join(_remarks(row)) or NONE,
-    )  # fmt: skip
+    measured = {
+        "score": _bounded(row["score"], 3),
+        "net speedup": number(row["net_speedup"], 3),
+        "speedup": number(row["speedup"], 3),
+        "1/(1−f)": number(free, 3),
+        "1/(1−f·b)": number(forward, 3),
+        "degradation": percent(row["degradation"]) if row["degradation"] < 1e3 else NONE,
+        "loss": number(row["loss"], 4),
+        "predicted f": percent(share),
+    }
+    first = (f"{row['number']:.0f}", str(row["state"]), *(_plain(row[name]) for name in knobs))
+    remarks = (["on the front"] if row["number"] in front else []) + list(_remarks(row))
+    return first, measured, ", ".join(remarks) or NONE
 
 
 def _remarks(row: pd.Series) -> Iterator[str]:
