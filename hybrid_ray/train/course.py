@@ -91,9 +91,9 @@ class Course:
             ConfigError: weights are no longer on the device that was asked for.
         """
         accounts = self.accounts
+        check_placement(self.bench.module, self.bench.device)
         with accounts.other("calibration"):
             accounts.pace(self._pace.look())
-        check_placement(self.bench.module, self.bench.device)
         loss = self._evaluate("search")
         if not math.isfinite(loss):
             raise Diverged(f"the held-out loss is {loss} at nominal step {accounts.step}")

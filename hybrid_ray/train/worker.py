@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from hybrid_ray.config import ResourcesConfig, RunConfig
-from hybrid_ray.errors import TrialOutOfMemory
+from hybrid_ray.errors import ConfigError, TrialOutOfMemory
 from hybrid_ray.records import Evaluation, RunResult, Status, StepRecord
 from hybrid_ray.train.loop import train
 from hybrid_ray.train.reporter import Reporter
@@ -77,9 +77,15 @@ def fit_with_workers(
             id of the workers' group, added.
 
     Raises:
+        ConfigError: GPUs are asked for that the run would not use.
         TrialOutOfMemory: a worker did not fit. Not tried again.
         ray.train.TrainingFailedError: it failed once more than ``max_failures`` times.
     """
+    if resources.gpus > 0 and run.train.device != "cuda":
+        raise ConfigError(
+            f"resources.gpus_per_worker is {resources.gpus:g} but the run's train.device is {run.train.device!r}, so "
+            "it could hold GPUs and train on processors: set train.device to cuda, or gpus_per_worker to 0"
+        )
     # Ray Train hands over one report per look at its workers, every 2 s unless told otherwise (in this process).
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
     import ray.train

@@ -151,9 +151,12 @@ def attempt(
         (directory / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
         raise
     else:
-        if result.status in ("finished", "diverged"):
-            return yardstick.final(result) | phase_counts(result.phase_steps)
-        said = result.error or f"the run ended as {result.status!r}"
+        try:
+            if result.status in ("finished", "diverged"):
+                return yardstick.final(result) | phase_counts(result.phase_steps)
+            said = result.error or f"the run ended as {result.status!r}"
+        except ValueError as error:  # it can't be compared with the baseline, however often it is run
+            said = str(error)
     _free_memory()
     return failed_measures(said)
 

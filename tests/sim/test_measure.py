@@ -1,6 +1,7 @@
 """What a trial reports, by numbers worked out by hand."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hybrid_ray.evaluate.frontier import Frontier
 from hybrid_ray.objective import Baseline
 from hybrid_ray.records import Evaluation, Heldout, StepRecord
 from hybrid_ray.tune.measure import Yardstick, claimable
-from hybrid_ray.tune.trial import TrialReporter
+from hybrid_ray.tune.trial import TrialReporter, attempt
 
 
 def yardstick(**objective: Any) -> Yardstick:
@@ -108,6 +109,15 @@ def test_a_diverged_trial_reports_finite_numbers_only_where_a_scheduler_looks() 
 def test_a_run_on_other_hardware_gets_no_score() -> None:
     with pytest.raises(ValueError, match="no score: device"):
         yardstick().final(hybrid(2.0, 0.5, fingerprint={"device": "another"}))
+
+
+def test_a_trial_that_cannot_be_compared_fails_once_with_the_reason(tmp_path: Path) -> None:
+    """Not an exception: Tune would train it again, only to be refused again."""
+    other = hybrid(2.0, 0.5, fingerprint={"device": "another"})
+    row = attempt(lambda: other, yardstick(), tmp_path)
+    assert (row["status"], row["failed"]) == ("failed", 1)
+    assert row["error"].startswith("no score: device: the baseline ran with")
+    assert attempt(lambda: hybrid(2.0, 0.5), yardstick(), tmp_path)["status"] == "finished"
 
 
 def test_a_trial_that_hardly_predicts_is_inert_and_never_best() -> None:
