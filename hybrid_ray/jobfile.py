@@ -16,7 +16,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from hybrid_ray.config import DataConfig, JobConfig, ModelConfig
+from hybrid_ray.config import DataConfig, JobConfig, ModelConfig, PublishedName
+from hybrid_ray.config.checks import choice
 from hybrid_ray.errors import ConfigError
 
 __all__ = ["dump_job", "job_from_dict", "job_problems", "read_job", "variant_jobs"]
@@ -139,11 +140,14 @@ def job_problems(job: JobConfig) -> Iterator[str]:
             yield from (f"{field.name}.{text}" for text in section.problems())  # type: ignore[union-attr]
     if not re.fullmatch(r"[A-Za-z0-9._-]+", job.name) or job.name.startswith("."):
         yield f"name is {job.name!r} but must match [A-Za-z0-9._-]+ and not begin with a dot: it names a folder"
+    if job.published is not None:
+        yield from choice("published", job.published, PublishedName)
     if job.seed < 0:
         yield f"seed is {job.seed} but must be at least 0"
     yield from _picture_problems(job)
     yield from _batch_problems(job)
     yield from _predictor_problems(job)
+    yield from _memory_problems(job)
     hybrid = job.hybrid
     if hybrid.warmup_steps + hybrid.full_steps >= job.train.steps:
         yield (
@@ -159,6 +163,8 @@ def _predictor_problems(job: JobConfig) -> Iterator[str]:
         yield f"hybrid.predictor is {predictor!r}, which {why}: a job needs ema_nesterov, snoo, linear_fit or coast"
     if predictor == "coast" and (train.optimizer == "sgd" or train.betas[0] == 0):
         yield "hybrid.predictor is 'coast' but the optimizer keeps no momentum to coast on: use adamw, betas above 0"
+    if predictor == "coast" and train.optimizer == "adamw8bit":
+        yield "hybrid.predictor is 'coast' but train.optimizer is 'adamw8bit', whose codes it can't read: use adamw"
 
 
 def _picture_problems(job: JobConfig) -> Iterator[str]:
@@ -181,6 +187,30 @@ def _picture_problems(job: JobConfig) -> Iterator[str]:
         for name in ("tokenizer", "vocab_size", "max_bytes"):
             if getattr(data, name) != getattr(DataConfig(), name):
                 yield f"data.{name} is {getattr(data, name)!r} but digits are no text: leave it out"
+
+
+def _memory_problems(job: JobConfig) -> Iterator[str]:
+    train = job.train
+    if train.weights == "bf16" and train.precision != "bf16":
+        yield (
+            f"train.weights is 'bf16' but train.precision is {train.precision!r}: forwards can't be more precise than "
+            "the weights they read; set train.precision: bf16"
+        )
+    if train.optimizer == "adamw8bit" and train.optimizer_device == "host":
+        yield (
+            "train.optimizer_device is 'host' but train.optimizer is 'adamw8bit', whose compiled step reads state on "
+            "the model's device: use optimizer_device: model (its state takes 2 bytes a parameter), or adamw"
+        )
+    if train.optimizer == "adamwprune" and train.parallel == "fsdp" and job.resources.workers > 1:
+        yield (
+            "train.optimizer is 'adamwprune' but train.parallel is 'fsdp': one threshold for all weights needs them in "
+            "one place; use parallel: ddp"
+        )
+    if job.hybrid.offload_optimizer and train.optimizer_device == "host":
+        yield (
+            "hybrid.offload_optimizer is true but train.optimizer_device is 'host': the state is there already; leave "
+            "one of them out"
+        )
 
 
 def _batch_problems(job: JobConfig) -> Iterator[str]:

@@ -17,7 +17,7 @@ from hybrid_ray.config.evaluation import (
     Split,
 )
 from hybrid_ray.config.hybrid import HybridConfig, PredictorName
-from hybrid_ray.config.job import JobConfig, RunConfig
+from hybrid_ray.config.job import JobConfig, PublishedName, RunConfig
 from hybrid_ray.config.search import BudgetConfig, ResourcesConfig, SearchConfig
 from hybrid_ray.config.training import DataConfig, ModelConfig, OptimizerName, PruneScore, TrainConfig
 
@@ -36,6 +36,7 @@ __all__ = [
     "OptimizerName",
     "PredictorName",
     "PruneScore",
+    "PublishedName",
     "ResourcesConfig",
     "RunConfig",
     "SearchConfig",

@@ -1,6 +1,7 @@
 """A whole job, and one run of it."""
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from hybrid_ray.config.evaluation import (
     Arm,
@@ -13,7 +14,9 @@ from hybrid_ray.config.hybrid import HybridConfig
 from hybrid_ray.config.search import BudgetConfig, ResourcesConfig, SearchConfig
 from hybrid_ray.config.training import DataConfig, ModelConfig, TrainConfig
 
-__all__ = ["JobConfig", "RunConfig"]
+__all__ = ["JobConfig", "PublishedName", "RunConfig"]
+
+PublishedName = Literal["mnist_cnn_conservative", "mnist_cnn_aggressive", "gpt2_small_50_steps"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +26,7 @@ class JobConfig:
     name: str = "study"
     seed: int = 0
     studies_dir: str = "studies"
-    published: str | None = None  # a published table (results/published.py) to show beside ours in the report
+    published: PublishedName | None = None  # a table to show beside ours in a comparison's report (results/published.py)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

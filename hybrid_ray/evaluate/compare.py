@@ -26,6 +26,7 @@ from hybrid_ray.evaluate.summary import comparisons, net_speedup, rows, verdict
 from hybrid_ray.evaluate.table import comparison_text
 from hybrid_ray.jobfile import variant_jobs
 from hybrid_ray.records import RunResult
+from hybrid_ray.results.comparison_page import write_comparison
 from hybrid_ray.results.store import write_atomic, write_json_atomic
 
 __all__ = ["compare", "decide"]
@@ -38,7 +39,7 @@ _SEED_BLOCK = 2  # the first is the confirmation's
 def compare(
     job: JobConfig, *, execute: Execute, directory: Path, execute_plain: Execute | None = None
 ) -> dict[str, Any]:
-    """Run every arm of ``job.compare`` and say what is shown. Writes ``comparison.json`` and ``comparison.txt``.
+    """Run every arm of ``job.compare`` and say what is shown. Writes ``comparison.json``, ``.txt`` and pages.
 
     Args:
         execute: runs the runs, here or side by side on a cluster.
@@ -59,10 +60,30 @@ def compare(
         job = replace(job, train=replace(job.train, learning_rate=tuning["learning_rate"]))
     frontier = _frontier(job, plain, directory)
     result = decide(job, execute=execute, directory=directory, frontier=frontier)
-    result = {"name": job.name, "tuning": tuning, "learning_rate": job.train.learning_rate, **result}
+    result = {
+        "name": job.name, "job": _settings(job), "tuning": tuning, "learning_rate": job.train.learning_rate, **result
+    }  # fmt: skip
     write_json_atomic(directory / "comparison.json", result)
     write_atomic(directory / "comparison.txt", (comparison_text(result) + "\n").encode())
+    write_comparison(directory)
     return result
+
+
+def _settings(job: JobConfig) -> dict[str, Any]:
+    """What the page says of the job."""
+    train, hybrid = job.train, job.hybrid
+    return {
+        "model": job.model.preset,
+        "corpus": job.data.corpus,
+        "published": job.published,
+        "steps": train.steps,
+        "batch_size": train.batch_size,
+        "sequence_length": train.sequence_length,
+        "optimizer": train.optimizer,
+        "schedule": f"{train.schedule} schedule",
+        "predictor": hybrid.predictor,
+        "confidence_threshold": hybrid.confidence_threshold,
+    }
 
 
 def _tune(job: JobConfig, execute: Execute, directory: Path) -> dict[str, Any]:
@@ -118,7 +139,7 @@ def decide(job: JobConfig, *, execute: Execute, directory: Path, frontier: Front
     others: dict[str, Runs] = {}
     for until, level in zip(looks.seeds, looks.levels, strict=True):
         new = seeds[len(runs.get("hybrid", ())) : until]
-        tasks = variant_tasks(variants, new, directory / "variants")
+        tasks = variant_tasks(job, variants, new, directory / "variants")
         (added,), beside = run_arms(
             job, [candidate], seeds=new, arms=arms, execute=execute, directory=directory / "arms",
             beside=[task for several in tasks.values() for task in several],
@@ -150,6 +171,7 @@ def decide(job: JobConfig, *, execute: Execute, directory: Path, frontier: Front
         "net_speedup": net,
         "verdict": found,
         "refusal": refusal,
+        "machine": dict(next(iter(runs["baseline"].values())).fingerprint),
         "time_to_target": _time_to_target(job, runs),
         "planning": _planning(job, looks, net),
     }

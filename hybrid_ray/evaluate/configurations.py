@@ -26,15 +26,18 @@ _PLAIN = "{}_plain"
 """Name of a variant's own settings without prediction."""
 
 
-def variant_tasks(variants: Mapping[str, JobConfig], seeds: Sequence[int], directory: Path) -> dict[str, list[Task]]:
-    """Runs by name: each variant, and each variant without prediction, on every seed."""
+def variant_tasks(
+    job: JobConfig, variants: Mapping[str, JobConfig], seeds: Sequence[int], directory: Path
+) -> dict[str, list[Task]]:
+    """Runs by name: each variant on every seed, and the same without prediction, unless that is the job's baseline."""
     tasks: dict[str, list[Task]] = {}
-    for name, job in variants.items():
+    for name, variant in variants.items():
         for seed in seeds:
-            run, folder = job.run(arm="hybrid", seed=seed), directory / name
+            run, folder = variant.run(arm="hybrid", seed=seed), directory / name
             tasks.setdefault(name, []).append(Task(run=run, directory=folder / f"hybrid-{seed}"))
-            plain = Task(run=baseline(run), directory=folder / f"baseline-{seed}")
-            tasks.setdefault(_PLAIN.format(name), []).append(plain)
+            if baseline(run) != baseline(job.run(seed=seed)):
+                plain = Task(run=baseline(run), directory=folder / f"baseline-{seed}")
+                tasks.setdefault(_PLAIN.format(name), []).append(plain)
     return tasks
 
 
@@ -53,8 +56,9 @@ def configurations(
         runs: ``baseline``, ``hybrid``, and each variant with and without prediction (`variant_runs`).
         variants: the settings of each.
     """
-    plain_of = {"hybrid": "baseline"} | {name: _PLAIN.format(name) for name in variants}
-    of_plain = {plain: name for name, plain in plain_of.items() if name in variants}
+    plains = {name: _PLAIN.format(name) for name in variants}
+    plain_of = {"hybrid": "baseline"} | {name: plain if plain in runs else "baseline" for name, plain in plains.items()}
+    of_plain = {plain: name for name, plain in plains.items()}
     return [
         {
             "name": name,

@@ -9,7 +9,8 @@ __all__ = ["comparison_text"]
 
 def comparison_text(result: Mapping[str, Any]) -> str:
     """``comparison.json`` for a terminal. Plain text, at most 100 columns."""
-    return "\n".join([*_headline(result), "", *_arm_lines(result), "", *_comparison_lines(result), *_footnotes(result)])
+    parts = [_headline, _arm_lines, _comparison_lines, _configuration_lines, _footnotes]
+    return "\n\n".join("\n".join(part(result)) for part in parts)
 
 
 def _headline(result: Mapping[str, Any]) -> Iterator[str]:
@@ -46,10 +47,30 @@ def _comparison_lines(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {name:<26}{_interval(found)}{note}"
 
 
+def _configuration_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    """Raw seconds: configurations may differ in batch and precision, so in what a step is."""
+    scored = any(run["accuracy"] is not None for entry in result["configurations"] for run in entry["runs"])
+    yield "raw seconds; speedup over the baseline, then over the same settings without prediction"
+    yield (
+        f"{'configuration':<26}{'seconds':>9}{'loss':>9}" + ("  accuracy" if scored else "") + "   speedup, over plain"
+    )
+    for entry in result["configurations"]:
+        name, done = entry["name"].replace("_", " "), [run for run in entry["runs"] if run["loss"] is not None]
+        if not done:
+            yield f"{name:<26}{entry['runs'][0]['error'] or entry['runs'][0]['status']}"
+            continue
+        line = (
+            f"{name:<26}{fmean(run['train_seconds'] for run in done):>9.2f}{fmean(run['loss'] for run in done):>9.4f}"
+        )
+        line += f"{100 * fmean(run['accuracy'] for run in done):>9.2f}%" if scored else ""
+        ratios = [entry["ratios"].get(f"speedup_vs_{other}") for other in ("baseline", "plain")]
+        yield line + "   " + ", ".join(_interval(found) for found in ratios if found)
+
+
 def _footnotes(result: Mapping[str, Any]) -> Iterator[str]:
     net, plan, tuning = result["net_speedup"], result["planning"], result["tuning"]
-    yield ""
-    yield f"losses: nats a token on the {result['split']} split; times: plain steps; [a, b]: the interval of the median"
+    unit = "picture" if result["job"]["corpus"] == "digits" else "token"
+    yield f"losses: nats a {unit} on the {result['split']} split; times: plain steps; [a, b]: of the median"
     if net["note"]:
         yield f"net speedup: {net['note']}"
     if plan["seeds_needed"] is not None:

@@ -13,7 +13,7 @@ __all__ = ["Marks", "bytes_in_use"]
 
 def bytes_in_use() -> int:
     """What this process holds: reserved by PyTorch on the GPU where it uses one, else resident in host memory."""
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return torch.cuda.memory_reserved()
     return int(psutil.Process().memory_info().rss)
 

@@ -11,7 +11,7 @@ from hybrid_ray.errors import ConfigError
 from hybrid_ray.jobfile import dump_job, job_from_dict, read_job
 
 ROOT = Path(__file__).parents[2]
-JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
+JOBS = sorted((ROOT / "jobs").rglob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)

@@ -1,0 +1,109 @@
+"""The page of a comparison: ``report.html`` (one file, loads nothing) and ``report.md``, from ``comparison.json``.
+
+The verdict first, then the arms over the frontier, then what each ratio is, whole configurations, published numbers.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from hybrid_ray.results import comparison_tables as tables
+from hybrid_ray.results.pages import templates
+from hybrid_ray.results.plots_comparison import arms_over_frontier
+from hybrid_ray.results.store import read_json, write_atomic
+from hybrid_ray.results.style import png, svg
+from hybrid_ray.results.tables import number, percent
+
+__all__ = ["is_comparison", "write_comparison"]
+
+
+def is_comparison(directory: Path) -> bool:
+    """Whether a directory holds a comparison that came to its end."""
+    return (directory / "comparison.json").is_file()
+
+
+def write_comparison(directory: Path) -> str:
+    """Write the pages of a comparison anew from what is stored, and return the sentence that they lead with.
+
+    Raises:
+        StoreError: there is no comparison, or the pages cannot be written (what was there before stays).
+    """
+    result = read_json(directory / "comparison.json")
+    figure = arms_over_frontier(result)
+    content = _content(result, directory)
+    environment = templates()
+    page = environment.get_template("comparison.html.j2").render(content, picture=Markup(svg(figure)))
+    write_atomic(directory / "plots" / "arms_over_frontier.png", png(figure))
+    write_atomic(directory / "report.md", environment.get_template("comparison.md.j2").render(content).encode())
+    write_atomic(directory / "report.html", page.encode())
+    return str(content["headline"])
+
+
+def _content(result: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    """What both templates show."""
+    return {
+        "name": result["name"],
+        "headline": headline(result),
+        "kind": result["verdict"],
+        "facts": _facts(result),
+        "tiles": _tiles(result),
+        "findings": tables.findings(result),
+        "arms": tables.arms(result),
+        "ratios": tables.ratios(result),
+        "configurations": tables.configurations(result),
+        "published": tables.published(result),
+        "tuning": tables.tuning(result),
+        "written": datetime.now(tz=UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "directory": f"{directory.parent.name}/{directory.name}" if directory.is_absolute() else str(directory),
+    }
+
+
+def headline(result: Mapping[str, Any]) -> str:
+    """The verdict, the net speedup it rests on, and the placebo or dearer steps that refuse a gain, in one sentence."""
+    words = {
+        "real gain": "A real gain: the hybrid reaches its loss faster than plain training that just stops earlier",
+        "worse than stopping early": "Worse than stopping early: plain training reaches the same loss in less time",
+        "inert": "Predicting was not tested: the hybrid predicts less than 5 % of its steps",
+        "no gain shown": "No gain shown over plain training that just stops earlier",
+    }
+    net, seeds = result["net_speedup"], len(result["seeds"])
+    refusal = f", since {result['refusal']}" if result["refusal"] else ""
+    measured = f"net speedup {tables.ratio(net)}" if net["mean"] is not None else f"no net speedup: {net['note']}"
+    return f"{words[result['verdict']]}{refusal} ({measured}, {seeds} seeds)."
+
+
+def _facts(result: Mapping[str, Any]) -> list[str]:
+    """One line of what was run, and where."""
+    job, hardware = result["job"], result["machine"].get("hardware", {})
+    unit = "pictures" if job["corpus"] == "digits" else f"× {job['sequence_length']} tokens"
+    return [
+        f"model {job['model']}",
+        f"corpus {job['corpus']}",
+        f"{job['steps']} nominal steps of {job['batch_size']} {unit}",
+        f"{job['optimizer']}, learning rate {result['learning_rate']:g}, {job['schedule']}",
+        f"predictor {job['predictor']}",
+        *([f"on {hardware['device']}, {hardware['threads']} thread(s)"] if hardware else []),
+    ]
+
+
+def _tiles(result: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The numbers to see first: net speedup and speedup side by side."""
+    compared, net = result["comparisons"], result["net_speedup"]
+    shares = [row["predicted_share"] for row in result["arms"]["hybrid"] if row["loss"] is not None]
+    share = sum(shares) / len(shares) if shares else None
+    level = f"{result['level']:.1%} interval"
+    tiles = [
+        ("net speedup", net, "against stopping earlier"),
+        ("speedup", compared["speedup"], "over the baseline, in plain steps"),
+        ("loss against the baseline's", compared["loss_vs_baseline"], "below 1 is better"),
+    ]
+    return [
+        *(
+            {"value": number(found["mean"], 3), "name": name, "note": f"{note}; {tables.ends(found)}, {level}"}
+            for name, found, note in tiles
+        ),
+        {"value": percent(share, 0), "name": "steps predicted", "note": "of the hybrid's, mean over seeds"},
+    ]

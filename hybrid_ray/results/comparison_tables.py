@@ -1,0 +1,292 @@
+"""The tables of a comparison, as text in cells: the same for report.html and report.md."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from hybrid_ray.results.published import PUBLISHED
+from hybrid_ray.results.tables import NONE, Table, number, percent
+
+__all__ = ["arms", "configurations", "ends", "findings", "published", "ratio", "ratios", "tuning"]
+
+PHASES = ("warmup", "full", "predict", "correct")
+
+Runs = Sequence[Mapping[str, Any]]
+
+
+def ratio(found: Mapping[str, Any], digits: int = 3) -> str:
+    """``0.930 (0.900-0.960)``; an end that is not known is a question mark."""
+    return NONE if found["mean"] is None else f"{found['mean']:.{digits}f} ({ends(found, digits)})"
+
+
+def ends(found: Mapping[str, Any], digits: int = 3) -> str:
+    """The two ends of an interval."""
+    if found["mean"] is None:
+        return f"no interval from {found['n']} seeds"
+    return "–".join("?" if found[end] is None else f"{found[end]:.{digits}f}" for end in ("low", "high"))
+
+
+def findings(result: Mapping[str, Any]) -> list[str]:
+    """What a reader must not miss: a configuration that never predicts, a learning rate at the edge of those tried."""
+    return [*_silent(result), *_edge(result)]
+
+
+def _silent(result: Mapping[str, Any]) -> Iterator[str]:
+    for entry in result["configurations"]:
+        if entry["predicts"] and all(run["predicted_share"] == 0 for run in entry["runs"]):
+            threshold = entry["settings"].get("hybrid.confidence_threshold", result["job"]["confidence_threshold"])
+            highest = max(run["highest_confidence"] or 0.0 for run in entry["runs"])
+            yield (
+                f"{_words(entry['name'])} never predicted: its confidence rose to {highest:.2f} at most and the "
+                f"threshold is {threshold:g}. Its numbers are those of plain training with the method's overhead."
+            )
+
+
+def _edge(result: Mapping[str, Any]) -> Iterator[str]:
+    if result["tuning"] is None:
+        yield "The learning rate was not tuned: a baseline at its best rate may do better than this one."
+    elif result["tuning"]["at_edge"]:
+        yield f"The best learning rate, {result['learning_rate']:g}, is at the edge of those tried."
+
+
+def arms(result: Mapping[str, Any]) -> Table:
+    """One row an arm: what it cost and what it reached."""
+    scored = any(row.get("accuracy") is not None for rows in result["arms"].values() for row in rows)
+    rows = []
+    for arm, runs in result["arms"].items():
+        done = [row for row in runs if row["loss"] is not None]
+        accuracy = (percent(_mean(done, "accuracy"), 2),) if scored else ()
+        against = result["comparisons"].get(f"loss_vs_{arm}")
+        rows.append(
+            (
+                _words(arm), f"{len(done)} of {len(runs)}", number(_mean(done, "loss"), 4), *accuracy,
+                number(_mean(done, "time"), 1), number(_mean(done, "train_seconds"), 2),
+                number(_mean(done, "real_steps"), 1), percent(_mean(done, "predicted_share")),
+                _target(result, arm), ratio(against, 4) if against else NONE,
+            )
+        )  # fmt: skip
+    return Table(
+        title="Arms",
+        columns=(
+            "arm", "seeds", "loss", *(("accuracy",) if scored else ()), "time (plain steps)", "seconds (raw)",
+            "real steps", "predicted", "time to target", "hybrid's loss over this arm's",
+        ),
+        rows=tuple(rows),
+        note=(
+            f"Means over seeds, on the {result['split']} split; ratios are paired by seed, with {result['level']:.1%} "
+            "intervals. Target: the baselines' loss plus the tolerance (median; never: missed)."
+        ),
+    )  # fmt: skip
+
+
+def _target(result: Mapping[str, Any], arm: str) -> str:
+    if result["time_to_target"] is None:
+        return NONE
+    median = result["time_to_target"]["arms"][arm]["median"]
+    return "never" if median is None else f"{median:.1f}"
+
+
+def ratios(result: Mapping[str, Any]) -> Table:
+    """The net speedup, then everything that explains it."""
+    plan = result["planning"]
+    found = {"net speedup, over stopping earlier": result["net_speedup"], **_explained(result)}
+    needed = plan["seeds_needed"]
+    looks = ", ".join(map(str, result["looks"]["seeds"]))
+    wanted = f" To find {plan['effect']:.0%} of time with {plan['power']:.0%} power: {needed} seeds." if needed else ""
+    return Table(
+        title="The hybrid in ratios",
+        columns=("ratio", "mean and interval", "p", "seeds", "remarks"),
+        rows=tuple(
+            (name, ratio(one, 4), number(one["p"], 4), str(one["n"]), one["note"] or NONE)
+            for name, one in found.items()
+        ),
+        note=(
+            f"The verdict rests on the net speedup alone ({result['level']:.1%} interval at this look, of those "
+            f"planned at {looks} seeds); the others explain it, uncorrected.{wanted}"
+        ),
+    )
+
+
+def _explained(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    words = {
+        "speedup": "speedup over the baseline, in plain steps",
+        "step_speedup": "the same in real steps",
+        "flop_speedup": "the same in FLOPs",
+        "real_step_cost": "cost of its real steps, in plain steps measured apart",
+    }
+    return {
+        words.get(name, _words(name).replace("loss vs", "loss over that of")): found
+        for name, found in result["comparisons"].items()
+    }
+
+
+def configurations(result: Mapping[str, Any]) -> list[Table]:
+    """Whole configurations in raw seconds: what they cost, their ratios, and where steps and seconds went."""
+    return [_costs(result), _raw_ratios(result), _phases(result)]
+
+
+def _costs(result: Mapping[str, Any]) -> Table:
+    measures = [
+        name
+        for name in ("train_seconds", "step_seconds", "tokens_per_second", "loss", "accuracy", "most_memory_bytes")
+        if any(run[name] is not None for entry in result["configurations"] for run in entry["runs"])
+    ]
+    words = {
+        "train_seconds": "seconds", "step_seconds": "a nominal step", "tokens_per_second": _rate(result),
+        "most_memory_bytes": "most memory",
+    }  # fmt: skip
+    return Table(
+        title="Configurations",
+        columns=("configuration", "settings over the job's", *(words.get(name, name) for name in measures)),
+        rows=tuple(
+            (
+                _words(entry["name"]),
+                ", ".join(f"{path} {value}" for path, value in entry["settings"].items()) or NONE,
+                *(OURS[name](entry) for name in measures),
+            )
+            for entry in result["configurations"]
+        ),
+        note=(
+            "Means over seeds. Raw seconds: another batch or precision makes another step, so time can't be told in a "
+            "run's own real steps here. Runs of one seed took turns. The rows marked plain are the settings of the row "
+            "above with prediction off."
+        ),
+    )
+
+
+def _rate(result: Mapping[str, Any]) -> str:
+    return "pictures/s" if result["job"]["corpus"] == "digits" else "tokens/s"
+
+
+def _raw_ratios(result: Mapping[str, Any]) -> Table:
+    names = ("speedup_vs_baseline", "speedup_vs_plain", "throughput_vs_baseline", "loss_vs_baseline", "loss_vs_plain")
+    return Table(
+        title="Configurations against the baseline, and against themselves without prediction",
+        columns=("configuration", *map(_words, names)),
+        rows=tuple(
+            (_words(entry["name"]), *(ratio(found) if (found := entry["ratios"].get(name)) else NONE for name in names))
+            for entry in result["configurations"]
+            if entry["name"] != "baseline"
+        ),
+        note=(
+            f"Paired by seed, {result['level']:.1%} t-intervals on log ratios. Speedups are of raw training seconds: "
+            "above 1 is faster; a loss ratio below 1 is better. What precision and batch bring stands in the rows "
+            "marked plain; what predicting brings to a configuration is its speedup and loss against plain, together."
+        ),
+    )
+
+
+def _phases(result: Mapping[str, Any]) -> Table:
+    rows = [
+        (_words(entry["name"]), phase, OURS[f"share:{phase}"](entry), OURS[f"step:{phase}"](entry))
+        for entry in result["configurations"]
+        if entry["predicts"]
+        for phase in PHASES
+    ]
+    return Table(
+        title="Steps and step times by phase",
+        columns=("configuration", "phase", "share of steps", "a step"),
+        rows=tuple(rows),
+        note="Means over seeds, raw.",
+    )
+
+
+def published(result: Mapping[str, Any]) -> tuple[Table, str] | None:
+    """The published table with our columns beside it, and what differs; None where the job names none."""
+    name = result["job"]["published"]
+    if name is None:
+        return None
+    known = PUBLISHED[name]
+    mine = {entry["name"]: entry for entry in result["configurations"]}
+    rows = [
+        (
+            quantity.name,
+            *(value or NONE for value in quantity.values or ("",) * len(known.arms)),
+            *(_ours(mine.get(ours), quantity.ours) for ours in known.arms.values()),
+        )
+        for quantity in known.rows
+    ]
+    columns = ("quantity", *(f"{arm}, published" for arm in known.arms), *(f"{arm}, here" for arm in known.arms))
+    note = f"Published: {known.source}. Here: means over {len(result['seeds'])} seeds."
+    return Table(title=known.title, columns=columns, rows=tuple(rows), note=note), known.remark
+
+
+def _ours(entry: Mapping[str, Any] | None, quantity: str | None) -> str:
+    """A dash where ours has no such quantity, or no such configuration."""
+    return NONE if entry is None or quantity is None else OURS[quantity](entry)
+
+
+def tuning(result: Mapping[str, Any]) -> Table | None:
+    """The baseline at the learning rates that were tried."""
+    if result["tuning"] is None:
+        return None
+    return Table(
+        title="The baseline's learning rate",
+        columns=("learning rate", "loss on the search split"),
+        rows=tuple((f"{row['learning_rate']:g}", number(row["loss"], 4)) for row in result["tuning"]["losses"]),
+        note=f"Every arm uses the best one, {result['learning_rate']:g}.",
+    )
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _mean(runs: Runs, name: str) -> float | None:
+    found = [run[name] for run in runs if run.get(name) is not None]
+    return sum(found) / len(found) if found else None
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return NONE
+    return f"{value:.2f} s" if value >= 1 else f"{1000 * value:.3g} ms"
+
+
+def _size(value: float | None) -> str:
+    return NONE if value is None else f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB"
+
+
+def _reduction(entry: Mapping[str, Any]) -> float | None:
+    first, last = (_mean(entry["runs"], f"{which}_train_loss") for which in ("first", "last"))
+    return None if first is None or last is None else 1 - last / first
+
+
+def _speedup(entry: Mapping[str, Any]) -> str:
+    found = entry["ratios"].get("speedup_vs_baseline")
+    return "1" if entry["name"] == "baseline" else NONE if found is None else ratio(found, 2)
+
+
+def _in_phase(name: str, phase: str, text: Callable[[float | None], str]) -> Callable[[Mapping[str, Any]], str]:
+    """A mean over the seeds that had the phase; plain training has none to speak of."""
+
+    def shown(entry: Mapping[str, Any]) -> str:
+        found = [run[name][phase] for run in entry["runs"] if phase in run[name]]
+        return text(sum(found) / len(found) if found and entry["predicts"] else None)
+
+    return shown
+
+
+def _shown(name: str, text: Callable[[float | None], str]) -> Callable[[Mapping[str, Any]], str]:
+    return lambda entry: text(_mean(entry["runs"], name))
+
+
+OURS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "train_seconds": _shown("train_seconds", _seconds),
+    "step_seconds": _shown("step_seconds", _seconds),
+    "speedup": _speedup,
+    "tokens_per_second": _shown("tokens_per_second", lambda value: number(value, 0)),
+    "nominal_tokens_per_second": _shown("nominal_tokens_per_second", lambda value: number(value, 0)),
+    "loss": _shown("loss", lambda value: number(value, 4)),
+    "accuracy": _shown("accuracy", lambda value: percent(value, 2)),
+    "predicted_share": _shown("predicted_share", percent),
+    "diverged": lambda entry: str(sum(run["diverged"] for run in entry["runs"])),
+    "first_train_loss": _shown("first_train_loss", lambda value: number(value, 3)),
+    "last_train_loss": _shown("last_train_loss", lambda value: number(value, 3)),
+    "loss_reduction": lambda entry: percent(_reduction(entry)),
+    "first_memory_bytes": _shown("first_memory_bytes", _size),
+    "last_memory_bytes": _shown("last_memory_bytes", _size),
+    "most_memory_bytes": _shown("most_memory_bytes", _size),
+    **{f"share:{phase}": _in_phase("phase_shares", phase, percent) for phase in PHASES},
+    **{f"step:{phase}": _in_phase("phase_step_seconds", phase, _seconds) for phase in PHASES},
+}
+"""A configuration's entry of ``comparison.json`` in words, by quantity: means over seeds; a dash where it has none."""
