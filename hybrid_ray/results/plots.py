@@ -1,10 +1,12 @@
-"""The pictures of a study, each a function from a `Study` to a matplotlib figure. `PLOTS` has them in reading order.
+"""The pictures of a study, each a function from a `Study` to a matplotlib figure. `PLOTS` has them in reading order;
+`shown` those that suit what was searched.
 
 An unfinished study gives the same pictures with what there is, or one line that says what is missing.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,13 +14,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from hybrid_ray.results.load import Study
+from hybrid_ray.results.plots_front import speedup_and_degradation
 from hybrid_ray.results.plots_frontier import confirmation, score_and_net, trials_over_frontier
 from hybrid_ray.results.plots_runs import phase_shares, signals, step_time
 from hybrid_ray.results.style import BLUE, GREEN, INK, LOSS, PURPLE, STATES, TIME, canvas, legend, message, styled
 
 __all__ = [
-    "PLOTS", "Plot", "confirmation", "history", "knobs", "loss_curves", "phase_shares", "score_and_net", "signals",
-    "step_time", "trials_over_frontier",
+    "PLOTS", "Plot", "confirmation", "history", "knobs", "loss_curves", "phase_shares", "score_and_net", "shown",
+    "signals", "speedup_and_degradation", "step_time", "trials_over_frontier",
 ]  # fmt: skip
 
 
@@ -26,7 +29,7 @@ __all__ = [
 def loss_curves(study: Study) -> Figure:
     """Held-out loss of the baseline and of the best trials, over nominal steps and over training time."""
     done = study.trials[study.trials["state"] == "COMPLETE"]
-    done = done.sort_values("objective", ascending=False, na_position="last").head(3)
+    done = done.loc[study.worth[done.index].sort_values(ascending=False).index].head(3)
     curves = [("baseline", INK, study.curve("baseline"))]
     for number, colour in zip(done["number"], (BLUE, GREEN, PURPLE), strict=False):
         curves.append((f"trial {number}", colour, study.curve(int(number))))
@@ -45,7 +48,7 @@ def loss_curves(study: Study) -> Figure:
 
 @styled
 def knobs(study: Study) -> Figure:
-    """The score over each of the knobs that were searched (the first three)."""
+    """What was searched over each of the knobs (the first three)."""
     names = [name for name in study.trials.columns if name.startswith("params_")][:3]
     trials = _scored(study)
     if not names or trials.empty:
@@ -54,7 +57,7 @@ def knobs(study: Study) -> Figure:
     for axes, name in zip(panels, names, strict=True):
         _draw_scores(axes, trials, name)
         axes.set_xlabel(name.removeprefix("params_").replace("_", " "))
-    panels[0].set_ylabel("score")
+    panels[0].set_ylabel(_searched(study))
     legend(figure, panels[0])
     return figure
 
@@ -68,30 +71,38 @@ def history(study: Study) -> Figure:
     figure, (axes,) = canvas(3.0)
     _draw_scores(axes, trials, "number")
     usable = (trials["state"] == "COMPLETE") & (trials["diverged"] != 1) & (trials["inert"] != 1)
-    best = trials["score"].where(usable).cummax().ffill()
+    best = trials["worth"].where(usable).cummax().ffill()
     axes.step(trials["number"], best, where="post", color=INK, lw=1.4, label="best so far")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("trial")
-    axes.set_ylabel("score")
+    axes.set_ylabel(_searched(study))
     legend(figure, axes, columns=5)
     return figure
 
 
+def _searched(study: Study) -> str:
+    return "net speedup (×)" if study.job.objective.mode == "net" else "score"
+
+
 def _scored(study: Study) -> pd.DataFrame:
-    """Trials with a score. One far below every finished trial (it diverged) is drawn at the lower edge."""
-    trials = study.trials.dropna(subset=["score"])
-    done = trials.loc[trials["state"] == "COMPLETE", "score"]
+    """Trials with what was searched as ``worth``. One far below every finished trial is drawn at the lower edge."""
+    trials = study.trials.assign(worth=study.worth).dropna(subset=["worth"])
+    done = trials.loc[trials["state"] == "COMPLETE", "worth"]
     if done.empty:
         return trials
     floor = float(done.min()) - 0.1 * max(0.1, float(done.max() - done.min()))
-    return trials.assign(score=trials["score"].clip(lower=floor))
+    return trials.assign(worth=trials["worth"].clip(lower=floor))
 
 
 def _draw_scores(axes: Axes, trials: pd.DataFrame, column: str) -> None:
     for state, (label, colour, marker) in STATES.items():
         rows = trials[trials["state"] == state]
         if not rows.empty:
-            axes.plot(rows[column], rows["score"], marker, color=colour, label=label, ms=6, alpha=0.8)
+            axes.plot(rows[column], rows["worth"], marker, color=colour, label=label, ms=6, alpha=0.8)
+
+
+Section = Literal["frontier", "confirmation", "speedups", "search", "runs"]
+"""Of a report: where a picture stands."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,14 +110,22 @@ class Plot:
     """One picture of the report: how it is drawn and what a reader should see in it."""
 
     name: str
+    section: Section
     title: str
     caption: str
     draw: Callable[[Study], Figure]
+    modes: tuple[str, ...] = ("score", "net", "pareto")  # of the objective, in which it is shown
+
+
+def shown(study: Study) -> tuple[Plot, ...]:
+    """The pictures for what a study searched, in reading order."""
+    return tuple(plot for plot in PLOTS if study.job.objective.mode in plot.modes)
 
 
 PLOTS = (
     Plot(
         name="frontier",
+        section="frontier",
         title="Trials over the frontier",
         caption=(
             "The line is what real steps alone reach when training is simply shorter, its learning rate fully decayed. "
@@ -117,6 +136,7 @@ PLOTS = (
     ),
     Plot(
         name="confirmation",
+        section="confirmation",
         title="Confirmation on fresh seeds",
         caption=(
             "Small marks are seeds, large ones their means. Left: further left is better, and 0 is as good as stopping "
@@ -127,36 +147,56 @@ PLOTS = (
     ),
     Plot(
         name="score_and_net",
+        section="speedups",
         title="Score beside net speedup",
         caption="A high score below the line is what stopping earlier gives as well.",
         draw=score_and_net,
     ),
     Plot(
+        name="front",
+        section="speedups",
+        title="Speedup and degradation: the front",
+        caption=(
+            "Both were searched. Ringed trials are on the front: no other is as good in both and better in one. Being "
+            "on it is no gain over stopping earlier, which trades loss for time too: that is the picture above."
+        ),
+        draw=speedup_and_degradation,
+        modes=("pareto",),
+    ),
+    Plot(
         name="loss_curves",
+        section="search",
         title="Loss curves",
         caption="The best three trials by what was searched. The same nominal steps cost a hybrid run less time.",
         draw=loss_curves,
     ),
     Plot(
         name="knobs",
-        title="Score over the knobs",
-        caption="Scores far below every finished trial are drawn at the lower edge.",
+        section="search",
+        title="What was searched, over the knobs",
+        caption=(
+            "The score or, where that is searched, the net speedup; of a trial stopped early the one it was heading "
+            "for. What is far below every finished trial is drawn at the lower edge."
+        ),
         draw=knobs,
     ),
     Plot(
         name="history",
+        section="search",
         title="The search as it went",
         caption="Best so far counts finished trials that do predict.",
         draw=history,
     ),
     Plot(
         name="phase_shares",
+        section="runs",
         title="Steps by phase",
         caption="Predicted steps compute no gradient; all others do.",
         draw=phase_shares,
     ),
     Plot(
         name="signals",
+        section="runs",
         title="Confidence in the best trial",
         caption=(
             "Predicting begins only where confidence reaches the threshold. Marks at the lower edge are predicted "
@@ -166,6 +206,7 @@ PLOTS = (
     ),
     Plot(
         name="step_time",
+        section="runs",
         title="Where the time goes",
         caption="Left: a step of each phase in the best trial. Right: the parts of a real step, beside the baseline's.",
         draw=step_time,

@@ -3,20 +3,20 @@
 Both lead with the headline and the trials over the frontier. An unfinished study gets a report of what there is.
 """
 
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from hybrid_ray.results import tables, tables_runs
 from hybrid_ray.results.headline import Headline, counted, headline
 from hybrid_ray.results.load import Study, load_study
-from hybrid_ray.results.plots import PLOTS
+from hybrid_ray.results.pages import templates
+from hybrid_ray.results.plots import Plot, Section, shown
+from hybrid_ray.results.rescoring import rescore_command
 from hybrid_ray.results.store import write_atomic
 from hybrid_ray.results.style import png, svg
 
@@ -36,6 +36,7 @@ GLOSSARY = (
         "net speedup",
         "The frontier's time to the run's loss, over the run's time. Above 1 is a real gain.",
     ),
+    ("front", "The trials that no other beats in both speedup and degradation. Stopping earlier has such a front too."),
     ("equal steps", "Only as many real steps as the hybrid took, schedule rescaled: just stopping earlier."),
     ("placebo", "The hybrid's own phase decisions, but predicted steps do nothing."),
     ("inert", "A trial that predicts less than 5 % of its steps. It says nothing about predicting."),
@@ -52,8 +53,8 @@ def write_report(directory: Path | str) -> Headline:
     """
     study = load_study(directory)
     found = headline(study)
-    environment = _environment()
-    figures = {plot.name: plot.draw(study) for plot in PLOTS}
+    environment = templates()
+    figures = {plot.name: plot.draw(study) for plot in shown(study)}
     content = _content(study, found)
     pictures = {name: Markup(svg(figure)) for name, figure in figures.items()}  # matplotlib escapes its own text
     page = environment.get_template("report.html.j2").render(content, pictures=pictures)
@@ -64,23 +65,6 @@ def write_report(directory: Path | str) -> Headline:
     return found
 
 
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=select_autoescape(enabled_extensions=("html", "html.j2", "css.j2")),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["cell"] = markdown_cell
-    return environment
-
-
-def markdown_cell(text: str) -> str:
-    """Text that stays inside its cell and is shown as it is, whatever an error message holds."""
-    return re.sub(r"([\\|<>`*_\[\]])", r"\\\1", " ".join(text.split()))
-
-
 def _content(study: Study, found: Headline) -> dict[str, Any]:
     """What both templates show."""
     return {
@@ -89,7 +73,8 @@ def _content(study: Study, found: Headline) -> dict[str, Any]:
         "finished": study.finished,
         "facts": _facts(study),
         "tiles": _tiles(study),
-        "plots": PLOTS,
+        "notes": list(study.rescoring.notes(study.job.objective)) if study.rescoring else [],
+        "plots": _plots(study),
         "confirmation": tables.confirmation_tables(study),
         "speedups": tables.speedups(study),
         "settings": tables.best_settings(study),
@@ -102,14 +87,37 @@ def _content(study: Study, found: Headline) -> dict[str, Any]:
         ],
         "environment": tables_runs.environment(study),
         "glossary": GLOSSARY,
-        "directory": _shown_directory(study.directory),
+        "directory": _shown_directory(study),
+        "commands": _commands(study),
         "written": datetime.now(tz=UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
 
 
-def _shown_directory(directory: Path) -> str:
+def _plots(study: Study) -> dict[str, list[Plot]]:
+    """The pictures by the section they stand in."""
+    return {section: [plot for plot in shown(study) if plot.section == section] for section in get_args(Section)}
+
+
+def _shown_directory(study: Study) -> str:
     """As a reader would type it from where the study was run."""
-    return f"{directory.parent.name}/{directory.name}" if directory.is_absolute() else str(directory)
+    runs = study.runs
+    return f"{runs.parent.name}/{study.name}" if runs.is_absolute() else str(study.directory)
+
+
+def _commands(study: Study) -> list[tuple[str, str]]:
+    """What makes the report, or the study, again; and what each does."""
+    directory = _shown_directory(study)
+    report = (f"hybrid-ray report {directory}", "this report anew, from what is stored")
+    if study.rescoring:
+        origin = directory.removesuffix(f"/rescored/{study.directory.name}")
+        again = rescore_command(origin, study.rescoring.searched, study.job.objective)
+        return [report, (again, "the scores anew, from what the study stored")]
+    return [
+        report,
+        (f"hybrid-ray resume {directory}", "go on with a study that was stopped"),
+        (f"hybrid-ray rescore {directory} --set objective.mode=net", "its trials by another objective, no training"),
+        (f"hybrid-ray run {directory}/job.yaml", "the whole study again"),
+    ]
 
 
 def _facts(study: Study) -> list[str]:
@@ -123,28 +131,46 @@ def _facts(study: Study) -> list[str]:
         f"corpus {job.data.corpus}",
         f"{job.train.steps} nominal steps of {job.train.batch_size} × {job.train.sequence_length} tokens",
         f"predictor {job.hybrid.predictor}",
+        _SEARCHED[job.objective.mode],
         f"{len(ended)} trials" + (f" ({counts})" if counts else ""),
     ]
 
 
+_SEARCHED = {
+    "score": "searched for the score",
+    "net": "searched for net speedup",
+    "pareto": "searched for speedup and degradation",
+}
+
+
 def _tiles(study: Study) -> list[Mapping[str, str]]:
-    """The numbers to see first: score and net speedup side by side."""
-    best = study.best
+    """The numbers to see first: score and net speedup side by side. What was searched says so."""
+    best, mode = study.best, study.job.objective.mode
     if best is None:
         return []
     free, forward = tables.ceilings_of(best["predicted_share"], tables.backward_share(study))
     worse = best["degradation"]
+    searched = {
+        "score": {"score": "what was searched"},
+        "net": {"net speedup": "searched, "},
+        "pareto": {"speedup": "searched, ", "loss against the baseline": "searched: "},
+    }[mode]
     return [
         {
             "value": tables.number(best["net_speedup"], 2, " ×"),
             "name": "net speedup",
-            "note": "against stopping earlier" if pd.notna(best["net_speedup"]) else "loss off the frontier",
+            "note": searched.get("net speedup", "")
+            + ("against stopping earlier" if pd.notna(best["net_speedup"]) else "loss off the frontier"),
         },
-        {"value": tables.number(best["score"], 2), "name": "score", "note": "what was asked for"},
+        {
+            "value": tables.number(best["score"], 2),
+            "name": "score",
+            "note": searched.get("score", "speedup less lost quality"),
+        },
         {
             "value": tables.number(best["speedup"], 2, " ×"),
             "name": "speedup",
-            "note": f"at most {tables.number(free)}"
+            "note": f"{searched.get('speedup', '')}at most {tables.number(free)}"
             + (f"; {tables.number(forward)} with a forward" if forward else ""),
         },
         {
@@ -155,6 +181,7 @@ def _tiles(study: Study) -> list[Mapping[str, str]]:
         {
             "value": ("+" if worse > 0 else "") + tables.percent(worse),
             "name": "loss against the baseline",
-            "note": f"{best['loss']:.4f} against {best['baseline_loss']:.4f} nats/token",
+            "note": searched.get("loss against the baseline", "")
+            + f"{best['loss']:.4f} against {best['baseline_loss']:.4f} nats/token",
         },
     ]

@@ -10,7 +10,7 @@ from hybrid_ray.config import ObjectiveConfig
 from hybrid_ray.errors import StoreError
 from hybrid_ray.results.store import read_json
 
-__all__ = ["RESCORED", "Rescoring", "objective_changes", "read_rescoring"]
+__all__ = ["RESCORED", "Rescoring", "objective_changes", "read_rescoring", "rescore_command"]
 
 RESCORED = "rescored.json"
 """File of a directory under ``<study>/rescored/``. The runs themselves stay where they are: nothing is copied."""
@@ -52,11 +52,18 @@ class Rescoring:
 
 def objective_changes(old: ObjectiveConfig, new: ObjectiveConfig) -> list[str]:
     """``mode score to net``, one text a changed setting."""
-    return [
-        f"{field.name} {getattr(old, field.name)} to {getattr(new, field.name)}"
-        for field in fields(ObjectiveConfig)
-        if getattr(old, field.name) != getattr(new, field.name)
-    ]
+    return [f"{name} {getattr(old, name)} to {getattr(new, name)}" for name in _changed(old, new)]
+
+
+def rescore_command(directory: str, old: ObjectiveConfig, new: ObjectiveConfig) -> str:
+    """What scores a study anew so, as it is typed."""
+    settings = [f"--set objective.{name}={getattr(new, name)}" for name in _changed(old, new)]
+    return " ".join(["hybrid-ray rescore", directory, *settings])
+
+
+def _changed(old: ObjectiveConfig, new: ObjectiveConfig) -> list[str]:
+    names = [field.name for field in fields(ObjectiveConfig)]
+    return [name for name in names if getattr(old, name) != getattr(new, name)]
 
 
 def read_rescoring(directory: Path) -> Rescoring | None:

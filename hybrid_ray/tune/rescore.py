@@ -117,7 +117,7 @@ def _last_report(row: Mapping[str, Any]) -> Evaluation:
 
 def _ended_anew(row: Mapping[str, Any], was: Mapping[str, Any]) -> bool:
     """Whether the new limit says another end than the old one did."""
-    return row["state"] != "FAIL" and row["diverged"] != was["diverged"]
+    return bool(row["state"] != "FAIL" and row["diverged"] != was["diverged"])
 
 
 def _objective(study: Study, overrides: Sequence[str]) -> ObjectiveConfig:
