@@ -1,5 +1,7 @@
 """torch.compile: evidence that it took, and a warning with eager going on where it did not."""
 
+import logging
+import time
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -48,6 +50,63 @@ def test_a_compiled_model_says_so_and_computes_the_same() -> None:
     assert (compiled.graphs, compiled.breaks) == (1, 0)
     assert compiled.first_seconds > compiled.step_seconds > 0
     assert torch.allclose(compiled.forward(X), model(X))
+
+
+def test_the_pattern_of_step_times_is_evidence(caplog: pytest.LogCaptureFixture) -> None:
+    """The first call compiles and is long; those after it are beside the eager model's."""
+    with caplog.at_level(logging.INFO, "hybrid_ray"):
+        found = compile_forward(Tiny(), warm_up, backend="aot_eager").evidence()
+    assert found["compile_first_seconds"] > 5 * found["compiled_step_seconds"]
+    assert found["eager_step_seconds"] > 0
+    assert f"{1e3 * found['eager_step_seconds']:.1f} ms eager" in caplog.text
+    assert found["recompilations"] == 0
+
+
+def test_a_graph_compiled_in_the_middle_of_a_run_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    compiled = compile_forward(Tiny(), warm_up, backend="aot_eager")
+    compiled.say_recompilations()
+    assert not [record for record in caplog.records if "more graphs" in record.getMessage()]
+    compiled.forward(X.double().float()[:2])  # another shape
+    assert compiled.recompilations == 1
+    compiled.say_recompilations()
+    assert "1 more graphs in the middle of the run" in caplog.text
+
+
+def test_a_compiler_that_gains_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    def slowly(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., object]:
+        def run(*arguments: Tensor) -> object:
+            time.sleep(0.02)
+            return graph(*arguments)
+
+        return run
+
+    assert compile_forward(Tiny(), warm_up, backend=slowly).took  # type: ignore[arg-type]
+    assert "took but gains nothing" in caplog.text
+
+
+def full(sequences: int) -> RuntimeError:
+    return RuntimeError(f"DefaultCPUAllocator: can't allocate memory: you tried to allocate {sequences} bytes")
+
+
+def test_out_of_memory_is_no_failure_of_the_compiler() -> None:
+    def greedy(forward: Callable[..., Tensor]) -> None:
+        raise full(8)
+
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        compile_forward(Tiny(), greedy, backend="aot_eager")
+
+
+def test_an_eager_model_that_does_not_fit_is_left_untimed() -> None:
+    model = Tiny()
+
+    def fits_compiled(forward: Callable[..., Tensor]) -> None:
+        if forward is model:
+            raise full(8)
+        warm_up(forward)
+
+    found = compile_forward(model, fits_compiled, backend="aot_eager")
+    assert found.took
+    assert found.eager_seconds is None
 
 
 def test_many_models_in_one_process_are_all_compiled() -> None:
