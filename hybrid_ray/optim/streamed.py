@@ -51,6 +51,7 @@ class _Window:
     group: dict[str, Any]
     pieces: Sequence[_Piece]
     states: Sequence[dict[str, Any]]
+    newborn: Sequence[bool]  # whether the parameter had no state before this step
 
 
 class Streamed(Optimizer):
@@ -156,7 +157,7 @@ class Streamed(Optimizer):
     def _fetched(self, group: dict[str, Any], pieces: Sequence[_Piece], newborn: set[Tensor]) -> _Window:
         with torch.cuda.stream(self._copies):  # None: does nothing
             states = [{} if p.parameter in newborn else self._fetch(p) for p in pieces]
-        return _Window(group=group, pieces=pieces, states=states)
+        return _Window(group=group, pieces=pieces, states=states, newborn=[p.parameter in newborn for p in pieces])
 
     def _fetch(self, piece: _Piece) -> dict[str, Any]:
         state: dict[str, Any] = {}
@@ -187,11 +188,11 @@ class Streamed(Optimizer):
         if self._copies is not None:
             self._copies.wait_stream(torch.cuda.current_stream(self._copies.device))
         with torch.cuda.stream(self._copies):
-            for surrogate, piece in zip(surrogates, window.pieces, strict=True):
-                self._keep(piece, self.state.pop(surrogate))
+            for surrogate, piece, newborn in zip(surrogates, window.pieces, window.newborn, strict=True):
+                self._keep(piece, self.state.pop(surrogate), moved=newborn or self._on_host)
 
-    def _keep(self, piece: _Piece, state: dict[str, Any]) -> None:
-        """Bring a piece's state home."""
+    def _keep(self, piece: _Piece, state: dict[str, Any], *, moved: bool) -> None:
+        """Bring a piece's state home, unless it was stepped there."""
         kept = self.state[piece.parameter]
         for key, value in state.items():
             if not _is_elementwise(key, value):
@@ -203,9 +204,8 @@ class Streamed(Optimizer):
                 continue
             if key not in kept:
                 kept[key] = self._home(value, piece.parameter)
-            home = piece.of(kept[key])
-            if home is not value and home.data_ptr() != value.data_ptr():
-                home.copy_(value, non_blocking=True)
+            if moved:
+                piece.of(kept[key]).copy_(value, non_blocking=True)
                 if self._copies is not None:
                     value.record_stream(self._copies)
 
