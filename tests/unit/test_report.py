@@ -15,8 +15,9 @@ from hybrid_ray.config import JobConfig
 from hybrid_ray.errors import StoreError
 from hybrid_ray.results.headline import Headline, conclude
 from hybrid_ray.results.load import TRIAL_COLUMNS, load_study
+from hybrid_ray.results.pages import markdown_cell
 from hybrid_ray.results.plots import PLOTS
-from hybrid_ray.results.report import markdown_cell, write_report
+from hybrid_ray.results.report import write_report
 from hybrid_ray.results.store import StudyStore
 from hybrid_ray.results.style import INK, png, svg
 from hybrid_ray.results.tables import ceilings_of, trials_table
