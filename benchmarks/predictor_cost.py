@@ -1,8 +1,9 @@
 """What predicting costs: time a byte, time a step, memory.
 
-    python benchmarks/predictor_cost.py [copy] [step] [off] [on] [memory] [bytes]
+    python benchmarks/predictor_cost.py [copy] [step] [off] [on] [memory] [bytes] [stream]
 
-Without arguments all six, about five minutes on two cores. Every comparison alternates its two sides in short blocks
+Without arguments the first six, on the CPU, about five minutes on two cores. ``stream`` is for a GPU (half a minute;
+without one it only shows that it works, on nano). Every comparison alternates its two sides in short blocks
 in one process and gives the median ratio of neighbouring blocks and its quartiles. One-thread blocks are told in CPU
 time, so that neighbours who take the core do not count.
 """
@@ -25,6 +26,7 @@ from hybrid_ray.hybrid.predictors import build_predictor
 from hybrid_ray.hybrid.weights import Weights
 from hybrid_ray.models import GPT2, GPT2Shape, build_model, count_parameters
 from hybrid_ray.optim import build_optimizer, build_schedule
+from hybrid_ray.train.bench import synchronize
 
 NANO = TrainConfig()  # batch 16 x 64, AdamW: about 25 ms a real step
 CYCLE = HybridConfig(confidence_threshold=0.0, warmup_steps=0, full_steps=10, prediction_horizon=5, correct_steps=5)
@@ -205,11 +207,57 @@ def extra_bytes() -> None:
         print(f"bytes   {name:<13} device+host a parameter: {', '.join(row)}")
 
 
-PARTS = {"copy": copy, "step": step, "off": off, "on": on, "memory": memory, "bytes": extra_bytes}
+def stream() -> None:
+    """A predicted step on a GPU's stream: its time there, the time to launch it, and a copy of the weights beside it.
+
+    The buffers are in fp32, in bf16, and on the host. A step moves 12, 10 and 12 bytes a parameter, a copy 8.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for preset in ("124M", "1.5B") if device.type == "cuda" else ("nano",):
+        torch.manual_seed(0)
+        with device:
+            model = build_model(ModelConfig(preset=preset), vocab_size=50_257, sequence_length=1024)
+        copied = copy_seconds(model, device)
+        size, optimizer = count_parameters(model), torch.optim.SGD(model.parameters(), lr=0.1)
+        print(f"stream  {preset}, copy: {1e3 * copied:.3f} ms, {8e-9 * size / copied:,.0f} GB/s, on {device}")
+        for dtype, place, moved in (("float32", "model", 12), ("bfloat16", "model", 10), ("float32", "host", 12)):
+            config = replace(CYCLE, buffer_dtype=dtype, buffer_device=place)
+            predictor = build_predictor(Weights(optimizer), optimizer, config)
+            assert predictor is not None
+            launched, seconds = on_stream(predictor.step, device)
+            a_byte = (seconds / moved) / (copied / 8)
+            print(
+                f"stream  {preset}, buffers {dtype}/{place}: a predicted step {1e3 * seconds:.3f} ms, "
+                f"{1e3 * launched:.3f} ms to launch; time a byte over the copy's {a_byte:.2f}"
+            )
+
+
+def copy_seconds(model: GPT2, device: torch.device) -> float:
+    """Seconds of a copy of all weights, on the device."""
+    source = [parameter.detach() for parameter in model.parameters()]
+    target = [torch.empty_like(tensor) for tensor in source]
+    return on_stream(lambda: torch._foreach_copy_(target, source), device)[1]
+
+
+def on_stream(work: Callable[[], object], device: torch.device, *, times: int = 20) -> tuple[float, float]:
+    """Median seconds until ``work`` returns, and until the device has done it, after three that are not counted."""
+    launched, done = [], []
+    for _ in range(3 + times):
+        synchronize(device)
+        started = time.perf_counter()
+        work()
+        launched.append(time.perf_counter() - started)
+        synchronize(device)
+        done.append(time.perf_counter() - started)
+    return statistics.median(launched[3:]), statistics.median(done[3:])
+
+
+CPU_PARTS = {"copy": copy, "step": step, "off": off, "on": on, "memory": memory, "bytes": extra_bytes}
+PARTS = {**CPU_PARTS, "stream": stream}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="which measurements; default: all")
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="which measurements; default: all but stream")
     torch.set_num_threads(1)
-    for part in parser.parse_args().parts or PARTS:
+    for part in parser.parse_args().parts or CPU_PARTS:
         PARTS[part]()

@@ -23,7 +23,8 @@ from figures import keep, spread, table
 from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, RunConfig, TrainConfig
 from hybrid_ray.data import prepare
 from hybrid_ray.records import Evaluation, RunResult, Status, StepRecord
-from hybrid_ray.train.bench import Bench, choose_device, synchronize
+from hybrid_ray.train.bench import Bench, synchronize
+from hybrid_ray.train.device import choose_device
 from hybrid_ray.train.loop import train
 
 PHASES = ("warmup", "full", "predict", "correct")
