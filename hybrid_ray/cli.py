@@ -110,14 +110,27 @@ def _compare(options: argparse.Namespace) -> int:
         print(f"Stopped as asked. The same command goes on with what is in {directory}")
         return STOPPED
     print((directory / "comparison.txt").read_text(encoding="utf-8"), end="")
+    print(f"\n{directory / 'report.html'}")
     return OK
 
 
 def _report(options: argparse.Namespace) -> int:
+    from hybrid_ray.results.comparison_page import is_comparison, write_comparison
     from hybrid_ray.results.report import write_report
 
     directory = Path(options.study)
-    print(write_report(directory).text)
+    print(write_comparison(directory) if is_comparison(directory) else write_report(directory).text)
+    print(f"\n{directory / 'report.html'}")
+    return OK
+
+
+def _rescore(options: argparse.Namespace) -> int:
+    from hybrid_ray.results.headline import headline
+    from hybrid_ray.results.load import load_study
+    from hybrid_ray.tune.rescore import rescore
+
+    directory = rescore(Path(options.study), options.set)
+    print(headline(load_study(directory)).text)
     print(f"\n{directory / 'report.html'}")
     return OK
 
@@ -180,6 +193,10 @@ def _parser() -> argparse.ArgumentParser:
     extend = study_command("extend", _extend, "more trials for a finished study")
     extend.add_argument("--trials", type=int, required=True, metavar="N", help="trials in all, those done counted in")
     study_command("report", _report, "write report.html and report.md anew from what is stored")
+    rescore = study_command("rescore", _rescore, "measure a study's trials by another objective; trains nothing")
+    rescore.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. objective.mode=net; the objective's alone"
+    )
     doctor = commands.add_parser("doctor", help="what this machine has, and what is missing")
     doctor.set_defaults(command=_doctor)
     return parser
