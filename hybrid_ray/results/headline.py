@@ -108,16 +108,22 @@ def _brief(trial: pd.Series, net: bool) -> str:
 
 
 def _front(front: pd.DataFrame, ended: int) -> str:
-    """The trials that none beats in both, the ones with the highest net speedup by name."""
-    named = front.assign(_net=front["net_speedup"].fillna(0.0)).nlargest(MOST_NAMED, "_net")
+    """The trials that none beats in both; those that predict by name, the ones with the highest net speedup."""
+    predict = front[front["inert"] != 1]
+    told = front if predict.empty else predict
+    named = told.assign(_net=told["net_speedup"].fillna(0.0)).nlargest(MOST_NAMED, "_net")
     texts = [
         f"trial {row['number']:.0f} ({row['speedup']:.2f} × at {100 * row['degradation']:+.1f} % loss, "
-        f"{_net_text(row['net_speedup'])}{', inert' if row['inert'] == 1 else ''})"
+        f"{_net_text(row['net_speedup'])})"
         for _, row in named.sort_values("speedup", ascending=False).iterrows()
     ]
-    more = f", and {len(front) - len(named)} more" if len(front) > len(named) else ""
+    inert = f", {len(front) - len(predict)} of them inert" if 0 < len(predict) < len(front) else ""
+    more = f", and {len(told) - len(named)} more" if len(told) > len(named) else ""
     verb = "is" if len(front) == 1 else "are"
-    return f"of {_trials(ended)} {len(front)} {verb} on the front of speedup and degradation: {', '.join(texts)}{more}"
+    return (
+        f"of {_trials(ended)} {len(front)} {verb} on the front of speedup and degradation{inert}: "
+        f"{', '.join(texts)}{more}"
+    )
 
 
 def _inert_front(front: pd.DataFrame, ended: int) -> str:
