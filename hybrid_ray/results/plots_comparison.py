@@ -35,6 +35,7 @@ def arms_over_frontier(result: Mapping[str, Any]) -> Figure:
             times, losses = zip(*points[arm], strict=True)
             axes.plot(times, losses, marker, color=colour, ms=6.5, alpha=0.85, label=label)
     axes.set_xlabel(TIME)
-    axes.set_ylabel(f"{LOSS}, {result['split']} split")
+    pictures = result["job"]["corpus"] == "digits"
+    axes.set_ylabel(f"{LOSS.replace('token', 'picture') if pictures else LOSS}, {result['split']} split")
     legend(figure, axes)
     return figure

@@ -78,6 +78,7 @@ def confirmation_tables(study: Study) -> list[Table]:
 
 def _confirmation(candidate: Mapping[str, Any], seeds: Sequence[int]) -> Table:
     rows = []
+    scored = any(run.get("accuracy") is not None for runs in candidate["runs"].values() for run in runs)
     for arm, runs in candidate["runs"].items():
         losses = {run["seed"]: run["loss"] for run in runs}
         done = [run for run in runs if run["loss"] is not None]
@@ -87,6 +88,7 @@ def _confirmation(candidate: Mapping[str, Any], seeds: Sequence[int]) -> Table:
                 arm.replace("_", " "),
                 *(number(losses.get(seed), 4) for seed in seeds),
                 number(_mean(run["loss"] for run in done), 4),
+                *((percent(_mean(run.get("accuracy") for run in done), 2),) if scored else ()),
                 number(_mean(run["time"] for run in done), 1),
                 number(_mean(run["train_seconds"] for run in done), 1),
                 _short(against, 4),
@@ -104,8 +106,8 @@ def _confirmation(candidate: Mapping[str, Any], seeds: Sequence[int]) -> Table:
     return Table(
         title=f"Candidate trial {candidate['trial']}: {settings}",
         columns=(
-            "arm", *(f"loss, seed {seed}" for seed in seeds), "mean loss", "time (plain steps)", "seconds (raw)",
-            "hybrid's loss over this arm's",
+            "arm", *(f"loss, seed {seed}" for seed in seeds), "mean loss", *(("accuracy",) if scored else ()),
+            "time (plain steps)", "seconds (raw)", "hybrid's loss over this arm's",
         ),
         rows=tuple(rows),
         note=note,
