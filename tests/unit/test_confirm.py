@@ -27,6 +27,11 @@ CANDIDATES = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
 def frontier_of(simulator: Simulator, job: JobConfig = JOB) -> Frontier:
     tasks = [Task(run=run, directory=NOWHERE) for run in frontier_runs(job).values()]
     return Frontier.from_results(simulator(tasks), "confirm")
