@@ -79,7 +79,7 @@ class RunResult:
     curve: tuple[Evaluation, ...]
     phase_steps: Mapping[str, int]
     phase_seconds: Mapping[str, float]
-    part_seconds: Mapping[str, float]  # data, forward, backward, optimizer (real steps); predict, overhead
+    part_seconds: Mapping[str, float]  # data, forward, backward, optimizer (real steps); predict, overhead, offload
     other_seconds: Mapping[str, float]  # setup, calibration, evaluation, checkpoint, compile: not training time
     tokens: Mapping[str, int]  # read, gradient, forward_only
     replay: Replay

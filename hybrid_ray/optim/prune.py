@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hybrid_ray.config import PruneScore
-from hybrid_ray.optim.streamed import StreamedAdamW
+from hybrid_ray.optim.streamed import StreamedAdamW, loss_of
 
 __all__ = ["AdamWPrune", "sparsity_at"]
 
@@ -59,10 +59,7 @@ class AdamWPrune(StreamedAdamW):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update, of the weights that are left. Returns what the closure returns."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         for parameter, mask in self._masked():
             if parameter.grad is not None:
                 parameter.grad.mul_(mask)

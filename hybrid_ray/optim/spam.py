@@ -8,7 +8,7 @@ import torch
 from torch.nn.utils import get_total_norm
 
 from hybrid_ray.optim.local import local_part
-from hybrid_ray.optim.streamed import StreamedAdamW
+from hybrid_ray.optim.streamed import StreamedAdamW, loss_of
 
 __all__ = ["AdamWSPAM"]
 
@@ -53,10 +53,7 @@ class AdamWSPAM(StreamedAdamW):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update. Returns what the closure returns."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         shared = self.param_groups[0]
         taken = shared["steps_taken"]
         if taken and taken % self.reset_every == 0:

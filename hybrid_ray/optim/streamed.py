@@ -17,7 +17,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from hybrid_ray.optim.local import PIECE, local_part
 from hybrid_ray.optim.rounding import Rounding, is_narrow
 
-__all__ = ["Streamed", "StreamedAdam", "StreamedAdamW", "StreamedSGD"]
+__all__ = ["Streamed", "StreamedAdam", "StreamedAdamW", "StreamedSGD", "loss_of"]
 
 _DRAWS = "rounding_draws"  # kept in the first parameter group, so that it is saved and loaded with the rest
 
@@ -90,10 +90,7 @@ class Streamed(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update of all parameters that have a gradient. Returns what the closure returns."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         if self._rounding is None:
             super().step()
             return loss
@@ -220,6 +217,14 @@ class StreamedAdam(Streamed, Adam):
 
 class StreamedSGD(Streamed, SGD):
     """SGD that can be streamed."""
+
+
+def loss_of(closure: Callable[[], float] | None) -> float | None:
+    """What a step's closure returns, called with gradients on; None without a closure."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
 
 
 def _cut(parameters: Sequence[Tensor], longest: int, *, cuts: bool) -> Iterator[_Piece]:

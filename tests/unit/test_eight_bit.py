@@ -3,12 +3,16 @@
 import io
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 pytest.importorskip("torchao")
+from micro_runs import CYCLES, micro_run
+from test_low_memory import StopsAt
 from test_streamed import flat, micro, train
 
 from hybrid_ray.config import ModelConfig, TrainConfig
@@ -16,6 +20,7 @@ from hybrid_ray.errors import ConfigError
 from hybrid_ray.models import build_model
 from hybrid_ray.optim import build_optimizer, build_schedule, eight_bit
 from hybrid_ray.optim.offload import StateOffload, state_tensors
+from hybrid_ray.train.loop import train as run_training
 
 
 @pytest.fixture(autouse=True)
@@ -108,6 +113,21 @@ def test_its_parts_can_be_on_the_host_through_predict() -> None:
         ends.append(flat(model))
     assert torch.equal(*ends)
     assert offload.moved_bytes > flat(model).numel()
+
+
+def test_a_hybrid_run_with_bf16_weights_stopped_in_predict_goes_on_to_the_same_loss(tmp_path: Path) -> None:
+    run = micro_run(
+        hybrid=replace(CYCLES, offload_optimizer=True),
+        steps=30,
+        evaluations=1,
+        optimizer="adamw8bit",
+        weights="bf16",
+        precision="bf16",
+    )
+    whole = run_training(run)
+    assert whole.replay.phases[16] == "P"
+    assert run_training(run, directory=tmp_path, reporter=StopsAt(17)).status == "stopped"
+    assert run_training(run, directory=tmp_path).curve[-1].loss == whole.curve[-1].loss
 
 
 def test_without_torchao_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
