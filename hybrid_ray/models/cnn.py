@@ -39,6 +39,8 @@ class CNN(nn.Module):
         return F.cross_entropy(self.logits(images_B1HW).float(), labels_B)
 
     @torch.no_grad()
-    def accuracy(self, images_B1HW: Tensor, labels_B: Tensor) -> Tensor:
-        """Share of images whose likeliest class is their label, a scalar on their device: nothing waits for it."""
-        return (self.logits(images_B1HW).argmax(dim=1) == labels_B).float().mean()
+    def loss_and_accuracy(self, images_B1HW: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, and the share of images whose likeliest class is their label: two scalars, from one forward."""
+        logits_BK = self.logits(images_B1HW).float()
+        right = (logits_BK.argmax(dim=1) == labels_B).float().mean()
+        return F.cross_entropy(logits_BK, labels_B), right

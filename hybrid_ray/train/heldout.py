@@ -20,8 +20,8 @@ __all__ = ["heldout_loss"]
 class Classifier(Protocol):
     """A model that is judged by how often it is right."""
 
-    def accuracy(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Share of the targets that it gets right, a scalar."""
+    def loss_and_accuracy(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean loss, and the share of the targets that it gets right: two scalars."""
         ...
 
 
@@ -46,25 +46,27 @@ def heldout_loss(
         share: each rank takes every world-size-th batch. False where a forward needs every rank (FSDP).
         precision: makes the autocast context of a forward.
     """
-    losses: list[float | Tensor] = []
-    accuracies: list[float | Tensor] = []
+    losses: list[Tensor] = []
+    accuracies: list[Tensor] = []
     weights: list[int] = []
+    nothing = torch.zeros((), device=device)
     was_training = module.training
     module.eval()
     with torch.no_grad(), precision():
         for index, (x, y) in enumerate(data.stretches(split, sequence_length=sequence_length)):
             mine = not share or index % world_size() == rank()
             here = (x.to(device), y.to(device)) if mine else None
-            losses.append(module(*here).double() if here else 0.0)
             if isinstance(module, Classifier):
-                accuracies.append(module.accuracy(*here).double() if here else 0.0)
+                loss, accuracy = module.loss_and_accuracy(*here) if here else (nothing, nothing)
+                accuracies.append(accuracy)
+            else:
+                loss = module(*here) if here else nothing
+            losses.append(loss)
             weights.append(y.numel())
     module.train(was_training)
     reshard(module)
     # One transfer for all batches: a .item() each would wait for the device each time.
-    values = torch.stack(
-        [torch.as_tensor(value, dtype=torch.float64, device=device) for value in (*losses, *accuracies)]
-    ).tolist()
+    values = torch.stack([value.double() for value in (*losses, *accuracies)]).tolist()
     if share:
         values = sum_over_ranks(values)
     return _summary(values[: len(losses)], values[len(losses) :], weights)

@@ -14,10 +14,10 @@ from hybrid_ray.data import prepare
 from hybrid_ray.data.digits import heldout_digits, prepare_digits
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.jobfile import job_from_dict
+from hybrid_ray.memory.estimate import memory_need
 from hybrid_ray.models import CNN
 from hybrid_ray.train.heldout import heldout_loss
 from hybrid_ray.train.loop import train
-from hybrid_ray.tune.fit import memory_need
 from hybrid_ray.tune.planner import plan
 
 DIGITS = {"model": {"preset": "cnn"}, "data": {"corpus": "digits"}}
@@ -57,7 +57,8 @@ def test_heldout_loss_and_accuracy_are_those_of_the_whole_split(run: RunConfig) 
     found = heldout_loss(model, digits, "decide", sequence_length=64, device=cpu, precision=as_it_is, share=True)
     images, labels = next(heldout_digits(digits, "decide", batch_size=5_000))
     assert found.loss == pytest.approx(model(images, labels).item(), abs=1e-5)
-    assert found.accuracy == pytest.approx(model.accuracy(images, labels).item(), abs=1e-6)
+    _, accuracy = model.loss_and_accuracy(images, labels)
+    assert found.accuracy == pytest.approx(accuracy.item(), abs=1e-6)
 
 
 def test_text_has_no_accuracy(run: RunConfig, tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ def test_what_says_nothing_to_pictures_is_refused(changes: dict[str, Any], part:
 
 def test_its_memory_is_that_of_a_process_and_its_plan_is_timed(run: RunConfig) -> None:
     job = JobConfig(model=run.model, data=run.data, train=replace(run.train, steps=60), hybrid=run.hybrid)
-    need = memory_need(job, prepare(job.data).classes)
+    need = memory_need(job.run(), prepare(job.data))
     assert need.process < need.total < need.process + 30 * 2**20
     assert need.weights == 4 * 49_022
     planned = plan(job)
