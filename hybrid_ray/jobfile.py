@@ -93,8 +93,8 @@ def _variants(job: JobConfig, problems: list[str]) -> dict[str, JobConfig]:
     jobs, own = {}, set(job_problems(job))
     for name, settings in job.compare.variants.items():
         found: list[str] = []
-        if not re.fullmatch(r"[a-z0-9_]+", name) or name in ("baseline", "hybrid"):
-            found.append(f"the name {name!r} must match [a-z0-9_]+ and be neither baseline nor hybrid")
+        if not re.fullmatch(r"[a-z0-9_]+", name) or name in ("baseline", "hybrid") or name.endswith("_plain"):
+            found.append(f"the name {name!r} must match [a-z0-9_]+, be neither baseline nor hybrid, not end in _plain")
         data = _plain(replace(job, compare=replace(job.compare, variants={})))
         written: dict[str, Any] = {}
         for path, value in settings.items():

@@ -58,6 +58,7 @@ def test_a_variant_is_the_job_with_its_settings_over_it() -> None:
         ("wide", {"train.micro_batch_size": "auto"}, "give the variant a number"),
         ("wide", {"hybrid.total_steps": 9}, "write train.steps instead"),
         ("baseline", {}, "neither baseline nor hybrid"),
+        ("wide_plain", {}, "not end in _plain"),
     ],
 )
 def test_what_is_wrong_with_a_variant_is_said_before_anything_starts(
