@@ -98,12 +98,12 @@ PUBLISHED: Mapping[PublishedName, Published] = {
             Quantity(name="a step: correct", values=("", "0.07-0.3s", ""), ours="step:correct"),
         ),
         remark=(
-            "Theirs: GPT-2 Small on an RTX 5080, one run of 50 steps on random tokens, another framework, memory of the "
-            "whole card. Ours: model, data and machine as named at the top, memory of the process between steps (on a GPU "
-            "what PyTorch reserved). Random tokens have nothing to learn: no held-out loss can fall below ln(50257), "
-            "10.82, and theirs begins at 449, forty times what guessing costs. Their Memory-Optimized column changes "
-            "batch (8 instead of 4) and precision as well, so its speedup is not that of predicting; ours stands beside "
-            f"the same settings without prediction. {_MEANT}"
+            "Theirs: GPT-2 Small on an RTX 5080, one run of 50 steps on random tokens, another framework, memory of "
+            "the whole card. Ours: model, data and machine as named at the top, memory of the process between steps "
+            "(on a GPU what PyTorch reserved). Random tokens have nothing to learn: no held-out loss can fall below "
+            "ln(50257), 10.82, and theirs begins at 449, forty times what guessing costs. Their Memory-Optimized "
+            "column changes batch (8 instead of 4) and precision as well, so its speedup is not that of predicting; "
+            f"ours stands beside the same settings without prediction. {_MEANT}"
         ),
     ),
 }
