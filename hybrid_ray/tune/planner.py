@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from hybrid_ray.config import JobConfig, ResourcesConfig
+from hybrid_ray.config import JobConfig, ResourcesConfig, RunConfig
 from hybrid_ray.data.cache import cache_root
 from hybrid_ray.data.dataset import Dataset, prepare
 from hybrid_ray.errors import ConfigError, StoreError
 from hybrid_ray.evaluate.arms import CONTROLS, baseline, frontier_runs
 from hybrid_ray.evaluate.cache import RunCache, baseline_key
+from hybrid_ray.jobfile import variant_jobs
+from hybrid_ray.memory.estimate import memory_need, size_text
 from hybrid_ray.models.build import build_model, check_preset
 from hybrid_ray.models.shapes import PRESETS, flops_per_token
 from hybrid_ray.records import RunResult
@@ -24,12 +26,14 @@ from hybrid_ray.results.store import read_json
 from hybrid_ray.train.bench import synchronize
 from hybrid_ray.train.fingerprint import machine
 from hybrid_ray.tune.cluster import Resources, concurrency, local_resources, ray_session, temporary_root
-from hybrid_ray.tune.fit import Fit, fit, memory_need, size_text
+from hybrid_ray.tune.fit import Fit, fit, free_memory, room, sharing
 from hybrid_ray.tune.limits import check_budget
+from hybrid_ray.tune.memory_plan import MemoryPlan, memory_lines
+from hybrid_ray.tune.micro_batch import check_open_micro_batch, settle_micro_batch
 from hybrid_ray.tune.scheduler import grace_steps, rungs
 from hybrid_ray.tune.space import SearchSpace, load_space
 
-__all__ = ["Plan", "Stage", "fit_runs", "plan", "run_cache", "settle"]
+__all__ = ["Plan", "Stage", "fit_runs", "plan", "plan_memory", "run_cache", "settle"]
 
 _OVERHEAD = 2.0  # a step takes this many times its matrix products' time: norms, softmax, optimizer, Python
 _TRIAL_SHARE = (
@@ -54,6 +58,7 @@ class Plan:
     """
 
     stages: tuple[Stage, ...]
+    run: RunConfig
     fit: Fit
     step_seconds: float
     measured: bool
@@ -95,15 +100,43 @@ class Plan:
         yield f"{1000 * self.step_seconds:.3g} ms a real step ({how})"
         yield f"{self.concurrency} runs side by side on {self.device}"
         yield self.stops
-        need = self.fit.need
-        parts = ", ".join(f"{name} {size_text(size)}" for name, size in need.parts.items())
-        yield f"memory of one worker {size_text(need.total)} ({parts})"
+        yield from memory_lines(self.run, self.fit.need)
         there, needed = size_text(self.fit.there), size_text(self.fit.needed)
         yield f"{self.fit.sharing} side by side need {needed} of {there} that are free"
 
 
 def settle(job: JobConfig) -> JobConfig:
-    """The job with what the machine decides filled in: a worker's GPUs, and the device, which follows from them.
+    """The job with what the machine decides filled in: a worker's GPUs, the device, and an open micro-batch.
+
+    The micro-batch is the largest that fits beside as many runs as a search has side by side, whichever command asks:
+    so it is one for all of them. It is written with the job, and stays when free memory is another.
+
+    Raises:
+        ConfigError: the device and the number of GPUs contradict each other, or the micro-batch is open and its
+            device is not here.
+    """
+    job = settle_device(job)
+    if job.train.micro_batch_size == "auto":
+        job = settle_micro_batch(job, _free_for_one(job))
+    for name, variant in variant_jobs(job).items():
+        if variant.train.micro_batch_size == "auto":
+            raise ConfigError(
+                f"compare.variants.{name} has micro_batch_size 'auto' but must have a number, or the job's"
+            )
+    return job
+
+
+def _free_for_one(job: JobConfig) -> int:
+    """Bytes for each worker when as many share the device as may."""
+    check_preset(job.model)
+    check_open_micro_batch(job)
+    runs = min(concurrency(job, local_resources()), job.resources.max_concurrent or _most_trials(job))
+    device = _device(job)
+    return room(free_memory(device), device) // sharing(job, runs)
+
+
+def settle_device(job: JobConfig) -> JobConfig:
+    """The job with a worker's GPUs filled in, and the device, which follows from them.
 
     Open GPUs are 1 where the device is cuda, or open too on a machine with GPUs for all workers of a run; else 0. A
     cluster is not asked: a job for one says what it wants, else it gets processors. An open device is then what there
@@ -152,6 +185,7 @@ def plan(job: JobConfig) -> Plan:
     device = _device(job)
     return Plan(
         stages=tuple(stages(job)),
+        run=job.run(),
         fit=found,
         step_seconds=seconds,
         measured=measured,
@@ -179,8 +213,21 @@ def fit_runs(job: JobConfig, *, most: int | None = None) -> Fit:
     """
     check_preset(job.model)
     possible = concurrency(job, _resources(job))
-    need = memory_need(job, prepare(job.data).classes)
-    return fit(job, need, _device(job), most=min(possible, most or possible))
+    data = prepare(job.data)
+    return fit(job, data, memory_need(job.run(), data), _device(job), most=min(possible, most or possible))
+
+
+def plan_memory(job: JobConfig, *, gibibytes: float) -> MemoryPlan:
+    """Whether one worker of a job fits on a device with that much free memory, which need not be here.
+
+    Raises:
+        ConfigError: the model or corpus is not there.
+    """
+    job, free = settle_device(job), int(gibibytes * 2**30)
+    check_preset(job.model)
+    if job.train.micro_batch_size == "auto":
+        job = settle_micro_batch(job, free)
+    return MemoryPlan(job=job, data=prepare(job.data), room=free)
 
 
 def _most_trials(job: JobConfig) -> int:

@@ -14,7 +14,7 @@ from hybrid_ray.errors import ConfigError
 from hybrid_ray.evaluate.arms import baseline
 from hybrid_ray.evaluate.cache import cached
 from hybrid_ray.evaluate.compare import compare
-from hybrid_ray.jobfile import dump_job
+from hybrid_ray.jobfile import dump_job, read_job, variant_jobs
 from hybrid_ray.records import Evaluation, RunResult, Status, StepRecord
 from hybrid_ray.results.store import write_atomic
 from hybrid_ray.train.worker import fit_with_workers
@@ -48,7 +48,7 @@ def train_once(job: JobConfig, *, arm: Literal["baseline", "hybrid"], directory:
     Raises:
         ConfigError: the job can't be run here, or the directory holds a finished run or another one.
     """
-    job = settle(job)
+    job = settle(_as_before(job, directory))
     fit_runs(job, most=1)
     run = job.run() if arm == "hybrid" else baseline(job.run())
     _check_directory(directory, run)
@@ -65,6 +65,19 @@ def train_once(job: JobConfig, *, arm: Literal["baseline", "hybrid"], directory:
             resources=job.resources,
             max_failures=job.search.max_failures,
         )
+
+
+def _as_before(job: JobConfig, directory: Path) -> JobConfig:
+    """An open micro-batch is what an earlier start in this directory settled on, whatever memory is free now."""
+    if job.train.micro_batch_size != "auto":
+        return job
+    if (directory / "run.json").is_file():
+        settled = json.loads((directory / "run.json").read_text())["train"]["micro_batch_size"]
+    elif (directory / "job.yaml").is_file():
+        settled = read_job(directory / "job.yaml").train.micro_batch_size
+    else:
+        return job
+    return replace(job, train=replace(job.train, micro_batch_size=settled))
 
 
 def _check_directory(directory: Path, run: RunConfig) -> None:
@@ -85,9 +98,9 @@ def compare_arms(job: JobConfig, *, directory: Path) -> dict[str, Any]:
         ConfigError: the job can't be run here, or the directory holds another job's comparison.
         Stopped: a signal came.
     """
-    job = settle(job)
-    most = fit_runs(job).runs
     directory = directory.absolute()
+    job = settle(_as_before(job, directory))
+    most = min(fit_runs(one).runs for one in (job, *variant_jobs(job).values()))
     _claim(directory, job)
     flag = StopFlag()
     with _executor(job, directory, most, flag) as execute:

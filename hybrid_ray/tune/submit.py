@@ -23,6 +23,7 @@ from hybrid_ray.config import JobConfig
 from hybrid_ray.errors import ConfigError, HybridRayError
 from hybrid_ray.jobfile import dump_job, read_job
 from hybrid_ray.tune.cluster import WORKER_SETTINGS
+from hybrid_ray.tune.micro_batch import check_open_micro_batch
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -84,6 +85,7 @@ def _address_problems(address: str, token: str | None) -> list[str]:
 
 
 def _job_problems(job: JobConfig) -> list[str]:
+    check_open_micro_batch(_on_the_cluster(job))
     if Path(job.studies_dir).is_absolute():
         return []
     return [

@@ -1,72 +1,138 @@
-"""The memory a run is said to need, against the optimizers, predictors and models themselves."""
+"""How many runs memory lets go side by side, the micro-batch it lets them have, and what makes a run smaller."""
 
+import logging
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, get_args
+from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
-import torch
+from micro_jobs import micro_job
 
-from hybrid_ray.config import HybridConfig, JobConfig, ModelConfig, OptimizerName, PredictorName, TrainConfig
-from hybrid_ray.hybrid.predictors import build_predictor
-from hybrid_ray.hybrid.weights import Weights
-from hybrid_ray.models import build_model
-from hybrid_ray.optim import build_optimizer
-from hybrid_ray.tune.fit import MemoryNeed, memory_need, predictor_bytes
+from hybrid_ray.cli import main
+from hybrid_ray.config import CompareConfig, JobConfig, ModelConfig, ResourcesConfig, TrainConfig
+from hybrid_ray.data import prepare
+from hybrid_ray.errors import ConfigError
+from hybrid_ray.jobfile import dump_job, read_job
+from hybrid_ray.memory.estimate import memory_need
+from hybrid_ray.results.store import read_json
+from hybrid_ray.tune.advice import advice
+from hybrid_ray.tune.micro_batch import SHARE, batch_text, settle_micro_batch
+from hybrid_ray.tune.planner import plan, plan_memory, settle
+from hybrid_ray.tune.single import train_once
 
-VOCAB = 257
-
-
-def need(**sections: Any) -> MemoryNeed:
-    return memory_need(replace(JobConfig(model=ModelConfig(preset="micro")), **sections), VOCAB)
-
-
-def model() -> torch.nn.Module:
-    return build_model(ModelConfig(preset="micro"), vocab_size=VOCAB, sequence_length=16)
+OPEN = TrainConfig(steps=60, batch_size=16, micro_batch_size="auto", sequence_length=16, threads=1)
 
 
-def test_memory_of_124m_is_16_bytes_a_parameter_and_8_for_the_predictor() -> None:
-    need = memory_need(JobConfig(model=ModelConfig(preset="124M")), vocab_size=50_257)
-    assert need.weights == 4 * 124_439_808
-    assert need.weights + need.gradients + need.optimizer == 16 * 124_439_808
-    assert need.predictor == 8 * 124_439_808
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Says how many bytes of memory this machine has free."""
+
+    def say(size: float) -> None:
+        memory = psutil.virtual_memory()._replace(available=int(size))
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+
+    return say
 
 
-@pytest.mark.parametrize("name", get_args(OptimizerName))
-def test_every_optimizers_state_is_counted(name: OptimizerName) -> None:
-    trained, config = model(), TrainConfig(optimizer=name, prune_start_fraction=0.0, prune_end_fraction=0.1)
-    optimizer = build_optimizer(trained, config)
-    for _ in range(60):  # adamwprune makes its masks at step 50
-        for parameter in trained.parameters():
-            parameter.grad = torch.randn_like(parameter)
-        optimizer.step()
-    state = [value for values in optimizer.state.values() for value in values.values() if torch.is_tensor(value)]
-    kept = sum(value.numel() * value.element_size() for value in state if value.ndim)
-    assert kept <= need(train=config).optimizer <= 2 * kept
+def needed(job: JobConfig, micro: int) -> int:
+    job = replace(job, train=replace(job.train, micro_batch_size=micro))
+    return memory_need(job.run(), prepare(job.data)).total
 
 
-@pytest.mark.parametrize("name", get_args(PredictorName))
-def test_every_predictors_buffers_are_counted(name: PredictorName) -> None:
-    config = HybridConfig(predictor=name)
-    optimizer = torch.optim.AdamW(model().parameters())
-    predictor = build_predictor(Weights(optimizer), optimizer, config)
-    assert predictor_bytes(config) == (predictor.bytes_per_parameter if predictor else 0)
+def test_an_open_micro_batch_is_the_largest_that_fits_and_the_batch_stays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = micro_job(tmp_path, train=OPEN)
+    with caplog.at_level(logging.INFO, "hybrid_ray"):
+        settled = settle_micro_batch(job, int(needed(job, 4) / SHARE) + 1)
+    assert settled.train.micro_batch_size == 4
+    assert needed(job, 4) < needed(job, 8)
+    assert batch_text(settled.run()) == "effective batch 16 = 4 x 4 x 1 worker"
+    assert "effective batch 16 = 4 x 4 x 1 worker" in caplog.text
+    assert settle_micro_batch(job, 2**40).train.micro_batch_size == 16
+    assert settle_micro_batch(job, 0).train.micro_batch_size == 1  # refused when it is fitted, with advice
 
 
-def test_buffers_on_the_host_or_in_half_precision_cost_less() -> None:
-    whole = need().predictor
-    assert need(hybrid=HybridConfig(buffer_dtype="bfloat16")).predictor == whole // 2
-    assert need(hybrid=HybridConfig(buffer_device="host")).predictor == 0
+def test_workers_split_the_batch_before_it_is_cut(tmp_path: Path) -> None:
+    job = micro_job(tmp_path, train=OPEN, resources=ResourcesConfig(workers=2))
+    assert batch_text(settle_micro_batch(job, 2**40).run()) == "effective batch 16 = 1 x 8 x 2 workers"
 
 
-def test_workers_hold_the_model_each_or_a_part_of_it() -> None:
-    def of(workers: int, **train: Any) -> MemoryNeed:
-        job = JobConfig(model=ModelConfig(preset="1.5B"), train=TrainConfig(batch_size=8, **train))
-        return memory_need(replace(job, resources=replace(job.resources, workers=workers)), VOCAB)
+def test_what_is_settled_is_in_the_job_and_stays(tmp_path: Path, free: Callable[[float], None]) -> None:
+    job = settle(micro_job(tmp_path, train=OPEN))
+    assert job.train.micro_batch_size == 16
+    (tmp_path / "job.yaml").write_text(dump_job(job))
+    free(2**20)
+    assert settle(read_job(tmp_path / "job.yaml")) == job
 
-    alone, copies, parts = of(1), of(8), of(8, parallel="fsdp")
-    assert of(1, parallel="fsdp") == alone
-    assert (copies.weights, copies.optimizer) == (alone.weights, alone.optimizer)
-    assert copies.gradients == 2 * alone.gradients  # DDP's buckets
-    assert parts.optimizer == pytest.approx(alone.optimizer / 8, rel=1e-6)
-    assert parts.predictor == pytest.approx(alone.predictor / 8, rel=1e-6)
-    assert alone.weights / 8 < parts.weights < alone.weights / 5  # and two whole blocks of 48, and the tables
+
+def test_a_run_gone_on_with_keeps_the_micro_batch_it_began_with(tmp_path: Path, free: Callable[[float], None]) -> None:
+    job, directory = micro_job(tmp_path, train=OPEN), tmp_path / "run"
+    train_once(job, arm="baseline", directory=directory)
+    assert read_json(directory / "run.json")["train"]["micro_batch_size"] == 16
+    (directory / "result.json").unlink()  # as if it had been killed
+    one = (needed(job, 1) + 2) / SHARE
+    free(2**30 + one * 1.0001)  # beside Ray: room for one sequence at a time
+    assert settle(job).train.micro_batch_size != 16
+    train_once(job, arm="baseline", directory=directory)
+    assert read_json(directory / "run.json")["train"]["micro_batch_size"] == 16
+
+
+def test_a_cluster_cannot_be_looked_into(tmp_path: Path) -> None:
+    job = micro_job(tmp_path, train=OPEN, resources=ResourcesConfig(address="auto"))
+    with pytest.raises(ConfigError, match=r"micro_batch_size is 'auto' but the job runs on a cluster.*write a number"):
+        settle(job)
+
+
+def test_a_variant_needs_a_number(tmp_path: Path) -> None:
+    compare = CompareConfig(variants={"large": {"train.micro_batch_size": "auto"}})
+    with pytest.raises(ConfigError, match=r"compare\.variants\.large .* needs a number"):
+        settle(micro_job(tmp_path, compare=compare))
+
+
+def test_advice_goes_from_cheap_to_dear_and_each_step_helps(tmp_path: Path) -> None:
+    job = micro_job(tmp_path, train=TrainConfig(batch_size=16, sequence_length=32))
+    before, measures = needed(job, 16), list(advice(job, prepare(job.data), 0))
+    sizes = [measure.need.total for measure in measures]
+    assert [before, *sizes] == sorted([before, *sizes], reverse=True)
+    settings = [next(iter(measure.settings)) for measure in measures]
+    assert settings[0] == "train.micro_batch_size"
+    assert settings[-1] == "train.optimizer"
+    assert "hybrid.buffer_device" in settings
+    assert measures[-1].need.optimizer == 0  # in host memory
+    enough = [measure.need.total for measure in advice(job, prepare(job.data), sizes[1])]
+    assert enough == sizes[:2]
+
+
+def test_what_does_not_fit_is_told_how_it_would(tmp_path: Path, free: Callable[[float], None]) -> None:
+    free(610 * 2**20)
+    job = micro_job(tmp_path, train=TrainConfig(batch_size=256, sequence_length=64), resources=ResourcesConfig())
+    with pytest.raises(ConfigError) as caught:
+        plan(job)
+    assert "one run of micro needs" in caught.value.problems[0]
+    assert any("--set train.micro_batch_size=1" in line for line in caught.value.problems)
+    assert "that fits into 610.0 MiB" in caught.value.problems[-1]
+
+
+def test_another_device_can_be_asked_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = micro_job(tmp_path, train=replace(OPEN, device="cuda", precision="bf16"))  # whether there is a GPU or not
+    assert plan_memory(job, gibibytes=80).job.train.micro_batch_size == 16
+    path = tmp_path / "job.yaml"
+    path.write_text(dump_job(job))
+    assert main(["plan", str(path), "--memory", "80"]) == 0
+    told = capsys.readouterr().out
+    assert "effective batch 16 = 1 x 16 x 1 worker" in told
+    assert "one worker fits into 80.0 GiB" in told
+    assert main(["plan", str(path), "--memory", "0.1"]) == 2
+    assert "all of that is not enough for 102.4 MiB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("micro", [None, 4])
+def test_a_plan_shows_parts_that_add_up(tmp_path: Path, micro: Any) -> None:
+    found = plan(micro_job(tmp_path, train=replace(OPEN, micro_batch_size=micro)))
+    need = found.fit.need
+    assert sum(need.parts.values()) == need.total == need.allocated + need.process
+    assert all(f"  {name:<14}" in found.text for name in need.parts)
+    assert "most in" in found.text

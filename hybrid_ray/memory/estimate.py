@@ -1,0 +1,175 @@
+"""How much memory a run needs on one worker's device, part by part, at the worst moment of its steps.
+
+The steps are traced with fake tensors through the run's own code (`memory.trace`), so no formula can fall behind it.
+Blocks of a GPT-2 are alike, and what is allocated at a given place of a step grows with their number along a straight
+line. So a deep model is traced with 3 and with 4 blocks, and the rest follows: exact, and two seconds instead of ten
+for the 1.5B model.
+
+Eager mode is what is traced; ``torch.compile`` usually needs less. What the trace can't show is added by rule: the
+state of an 8-bit optimizer (its step is compiled), copies and shards of several workers, the process itself.
+
+A GPU is traced as a CPU, whose kernels keep the same tensors for the backward pass: fused attention keeps its output
+and one number a row, no matrix. Where autocast differs, in layer norms of bf16 weights (fp32 on a GPU), the trace does
+as a GPU does. Not in the estimate, and not measured on a GPU yet: work space of cuBLAS (8 to 32 MiB) and of the
+backward pass of attention (an fp32 copy of the gradient of one block's queries); bytes that the allocator rounds up,
+or can't use because they lie apart.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+import torch
+
+from hybrid_ray.config import DataConfig, RunConfig
+from hybrid_ray.data import Dataset
+from hybrid_ray.memory.measure import Peak
+from hybrid_ray.memory.trace import Batches, trace
+from hybrid_ray.models import GPT2, PRESETS, build_model
+
+__all__ = ["PARTS", "MemoryNeed", "memory_need", "size_text"]
+
+PARTS = ("weights", "gradients", "optimizer", "predictor", "activations", "logits", "temporaries")
+_TRACED = 3, 4  # blocks: a first and a last one, and one or two between
+_PROCESS = 600 * 2**20  # a Python process with PyTorch and Ray loaded; on a GPU its context and kernels
+_BLOCK_8BIT, _LEAST_8BIT = 256, 4096  # optim/eight_bit.py
+_ROUNDED = 13  # bytes a number of a parameter, while its bf16 weights are stepped and rounded
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryNeed:
+    """Bytes of one worker on the device that trains, at the moment when most are allocated. The parts add up."""
+
+    weights: int = 0
+    gradients: int = 0
+    optimizer: int = 0
+    predictor: int = 0
+    activations: int = 0
+    logits: int = 0
+    temporaries: int = 0
+    moment: str = "start"
+    moments: Mapping[str, int] = field(default_factory=dict)  # the peak of each moment, most first
+    process: int = _PROCESS
+
+    @property
+    def allocated(self) -> int:
+        """What PyTorch allocates."""
+        return sum(getattr(self, name) for name in PARTS)
+
+    @property
+    def total(self) -> int:
+        """With the process itself."""
+        return self.allocated + self.process
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Bytes by part, in the order in which they are shown."""
+        return {name: getattr(self, name) for name in (*PARTS, "process")}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Sizes:
+    """Bytes of weights and of an 8-bit optimizer's state; parameters of the largest tensor."""
+
+    weights: int
+    outside: int  # of the blocks
+    block: int
+    layers: int
+    state_8bit: int
+    largest: int
+
+
+def size_text(size: int) -> str:
+    """Bytes for people."""
+    return f"{size / 2**20:.1f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"
+
+
+def memory_need(run: RunConfig, data: Dataset) -> MemoryNeed:
+    """What one worker of a run needs. Several hold the model each (DDP) or a part of it each (FSDP).
+
+    Takes about a second, once for each kind of run in a process.
+    """
+    # What says nothing about memory is left out of the key.
+    train = replace(run.train, steps=1000, learning_rate=1e-3, micro_batch_size=run.micro_batch_size)
+    plain = replace(run, arm="hybrid", seed=0, data=DataConfig(), replay=None, train=train)
+    return _need(plain, Batches.of(run, data))
+
+
+@lru_cache(maxsize=256)
+def _need(run: RunConfig, batches: Batches) -> MemoryNeed:
+    sizes = _sizes(run, batches)
+    peaks = {name: _on_worker(run, sizes, dict(peak.parts)) for name, peak in _peaks(run, batches).items()}
+    totals = {name: sum(parts.values()) for name, parts in peaks.items()}
+    order = sorted(totals, key=lambda name: totals[name], reverse=True)
+    return MemoryNeed(**peaks[order[0]], moment=order[0], moments={name: totals[name] for name in order})
+
+
+def _peaks(run: RunConfig, batches: Batches) -> dict[str, Peak]:
+    """The peak of each moment, as one worker alone would have it."""
+    train = run.train
+    if train.optimizer == "adamw8bit":  # traced as an optimizer without state
+        train = replace(train, optimizer="sgd", betas=(0.0, 0.0), optimizer_device="model")
+    traced = replace(run, train=train)
+    shape = PRESETS.get(run.model.preset)
+    if shape is None or shape.layers <= _TRACED[1]:
+        return _device_peaks(traced, batches, None)
+    few, more = (_device_peaks(traced, batches, layers) for layers in _TRACED)
+    rest = shape.layers - _TRACED[0]
+    # Between the first and the last block memory goes along a straight line too: one of the two is higher.
+    names = [name for name in few if name in more and not name.endswith("between")]
+    return {
+        name: Peak(
+            moment=name,
+            parts={part: few[name].of(part) + rest * (more[name].of(part) - few[name].of(part)) for part in PARTS},
+        )
+        for name in names
+    }
+
+
+def _device_peaks(run: RunConfig, batches: Batches, layers: int | None) -> dict[str, Peak]:
+    elsewhere = {"host", "optimizer"} if run.train.optimizer_device == "host" else {"host"}
+    return trace(run, batches, layers=layers).peaks(without=elsewhere)
+
+
+def _on_worker(run: RunConfig, sizes: _Sizes, parts: dict[str, int]) -> dict[str, int]:
+    """What the trace can't show: 8-bit state, copies and shards of several workers."""
+    parts = {name: max(0, parts.get(name, 0)) for name in PARTS}
+    if run.train.optimizer == "adamw8bit":
+        if run.train.optimizer_device == "model":
+            parts["optimizer"] += sizes.state_8bit
+        if run.train.weights == "bf16" and parts["temporaries"]:
+            parts["temporaries"] = max(parts["temporaries"], _ROUNDED * sizes.largest)
+    if run.workers > 1 and run.train.parallel == "ddp":
+        parts["gradients"] += sizes.weights  # DDP copies gradients to buckets
+    elif run.workers > 1:
+        # FSDP has whole what lies outside the blocks, the block at work and the next one.
+        whole = sizes.outside + min(2, sizes.layers) * sizes.block
+        for name in ("weights", "gradients", "optimizer", "predictor"):
+            parts[name] = math.ceil(parts[name] / run.workers)
+        parts["weights"] += whole
+        parts["gradients"] += whole
+    return parts
+
+
+def _sizes(run: RunConfig, batches: Batches) -> _Sizes:
+    with torch.device("meta"):
+        model = build_model(run.model, vocab_size=batches.classes, sequence_length=run.train.sequence_length)
+    width = 2 if run.train.weights == "bf16" else 4
+    counts = [parameter.numel() for parameter in model.parameters()]
+    blocks = list(model.h) if isinstance(model, GPT2) else []
+    block = sum(parameter.numel() for parameter in blocks[0].parameters()) if blocks else 0
+    return _Sizes(
+        weights=width * sum(counts),
+        outside=width * (sum(counts) - len(blocks) * block),
+        block=width * block,
+        layers=len(blocks),
+        state_8bit=sum(map(_state_8bit, counts)),
+        largest=max(counts),
+    )
+
+
+def _state_8bit(count: int) -> int:
+    if count < _LEAST_8BIT or count % _BLOCK_8BIT:
+        return 8 * count
+    return 2 * (count + 4 * count // _BLOCK_8BIT)

@@ -1,0 +1,119 @@
+"""Every allocation that PyTorch makes inside a block, with real tensors or with fake ones that have no memory."""
+
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+__all__ = ["AllocationLog", "Peak"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Peak:
+    """The most bytes that were allocated at once, and what they were."""
+
+    moment: str
+    parts: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+    def of(self, part: str) -> int:
+        """Bytes of a part; 0 where there was none."""
+        return self.parts.get(part, 0)
+
+
+class AllocationLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Records when each tensor's storage comes and goes, while entered.
+
+    What a storage *is* can be said later (`claim`): a gradient is known as one only when it is there. So events are
+    kept, and peaks are found by going through them again. Memory that a kernel takes and gives back inside one
+    operation is not seen; nor is a storage that no operation returned.
+
+    Args:
+        label: names the part of a tensor when it is allocated, or returns None.
+    """
+
+    def __init__(self, label: Callable[[Tensor], str | None] = lambda tensor: None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._label = label
+        self._alive: dict[int, int] = {}  # storage handle -> its number
+        self._sizes: list[int] = []
+        self._parts: list[str] = []
+        self._claimed: dict[int, str] = {}
+        self._events: list[tuple[str, int, bool]] = []  # moment, storage number, whether it came
+        self._moment = "start"
+        self._place = ""
+        self._default = "other"
+
+    @contextmanager
+    def moment(self, name: str, part: str) -> Iterator[None]:
+        """What happens inside has this name, and what it allocates is this part until it is claimed."""
+        before = self._moment, self._place, self._default
+        self._moment, self._place, self._default = name, "", part
+        try:
+            yield
+        finally:
+            self._moment, self._place, self._default = before
+
+    def at(self, place: str) -> None:
+        """From here to the end of the moment, it is another one: ``moment/place``."""
+        self._place = f"/{place}"
+
+    def claim(self, tensors: Iterable[Tensor], part: str) -> None:
+        """Say what tensors are, for all of their life."""
+        for tensor in tensors:
+            number = self._alive.get(tensor.untyped_storage()._cdata)
+            if number is not None:
+                self._claimed[number] = part
+
+    def peaks(self, *, without: Collection[str] = ()) -> dict[str, Peak]:
+        """The peak of each moment, by its name, leaving out parts that live elsewhere."""
+        now: defaultdict[str, int] = defaultdict(int)
+        found: dict[str, Peak] = {}
+        most: dict[str, int] = {}
+        total = 0
+        for moment, number, came in self._events:
+            part = self._claimed.get(number, self._parts[number])
+            if part in without:
+                continue
+            change = self._sizes[number] if came else -self._sizes[number]
+            now[part] += change
+            total += change
+            if total > most.get(moment, -1):
+                most[moment] = total
+                found[moment] = Peak(moment=moment, parts=dict(now))
+        return found
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor):
+                self._see(value)
+        return result
+
+    def _see(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        handle = storage._cdata
+        if handle in self._alive:
+            return
+        number = len(self._sizes)
+        self._alive[handle] = number
+        self._sizes.append(storage.nbytes())
+        self._parts.append(self._label(tensor) or self._default)
+        self._events.append((self._moment + self._place, number, True))
+        weakref.finalize(storage, self._gone, handle, number).atexit = False
+
+    def _gone(self, handle: int, number: int) -> None:
+        self._events.append((self._moment + self._place, number, False))
+        if self._alive.get(handle) == number:
+            del self._alive[handle]

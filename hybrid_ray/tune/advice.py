@@ -1,0 +1,105 @@
+"""What makes a run fit into less memory: settings in the order of what they cost, with the estimate after each."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hybrid_ray.config import JobConfig
+from hybrid_ray.data import Dataset
+from hybrid_ray.memory.estimate import MemoryNeed, memory_need, size_text
+
+__all__ = ["Measure", "advice", "advice_lines"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measure:
+    """Settings on top of those before them, what they cost, and what a worker needs then."""
+
+    settings: Mapping[str, str]
+    costs: str
+    job: JobConfig
+    need: MemoryNeed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Rung:
+    settings: Mapping[str, Any]
+    costs: str
+    applies: Callable[[JobConfig], bool] = lambda job: True
+
+
+def _is_text(job: JobConfig) -> bool:
+    return job.model.preset != "cnn"
+
+
+_LADDER = (
+    _Rung(settings={"train.micro_batch_size": 1}, costs="smaller products; the effective batch stays"),
+    _Rung(settings={"model.loss_chunks": 8}, costs="one more product with the output table", applies=_is_text),
+    _Rung(settings={"train.precision": "bf16"}, costs="rounding of activations"),
+    _Rung(
+        settings={"model.activation_checkpointing": True},
+        costs="forwards twice, about a third more time",
+        applies=_is_text,
+    ),
+    _Rung(settings={"train.weights": "bf16", "train.precision": "bf16"}, costs="rounding of weights"),
+    _Rung(
+        settings={"train.optimizer": "adamw8bit"},
+        costs="rounding of moments; needs torchao",
+        applies=lambda job: job.train.optimizer == "adamw" and job.train.optimizer_device == "model",
+    ),
+    _Rung(settings={"hybrid.buffer_dtype": "bfloat16"}, costs="rounding of displacements"),
+    _Rung(settings={"hybrid.buffer_device": "host"}, costs="a transfer of the model at each window"),
+    _Rung(
+        settings={"train.optimizer": "adamw", "train.optimizer_device": "host"},
+        costs="a transfer of its state each step",
+        applies=lambda job: job.train.optimizer in ("adamw", "adamw8bit"),
+    ),
+)
+
+
+def advice(job: JobConfig, data: Dataset, room: int) -> Iterator[Measure]:
+    """Measures that help, one on top of the other, up to the first with which a worker fits into ``room`` bytes."""
+    need = memory_need(job.run(), data)
+    for rung in _LADDER:
+        if need.total <= room:
+            return
+        changed = {path: value for path, value in rung.settings.items() if _value(job, path) != value}
+        if not changed or not rung.applies(job):
+            continue
+        tried = _with(job, changed)
+        after = memory_need(tried.run(), data)
+        if after.total < need.total:
+            job, need = tried, after
+            settings = {path: str(value).lower() if value is True else str(value) for path, value in changed.items()}
+            yield Measure(settings=settings, costs=rung.costs, job=job, need=need)
+
+
+def advice_lines(job: JobConfig, data: Dataset, room: int) -> Iterator[str]:
+    """The measures as `hybrid-ray plan` prints them."""
+    measures = list(advice(job, data, room))
+    if not measures:
+        yield "no setting makes it smaller: take a smaller model or a larger device"
+        return
+    yield "what makes it smaller, each on top of those before, with what one worker needs then:"
+    for measure in measures:
+        settings = " ".join(f"--set {path}={value}" for path, value in measure.settings.items())
+        yield f"  {settings:<42} {size_text(measure.need.total):>10}  {measure.costs}"
+    if measures[-1].need.total > room:
+        yield f"all of that is not enough for {size_text(room)}: take a smaller model or a larger device"
+    else:
+        yield f"that fits into {size_text(room)}; train.micro_batch_size=auto then takes what is left of it"
+
+
+def _value(job: JobConfig, path: str) -> Any:
+    if path == "train.micro_batch_size":
+        return job.run().micro_batch_size
+    section, field = path.split(".")
+    return getattr(getattr(job, section), field)
+
+
+def _with(job: JobConfig, settings: Mapping[str, Any]) -> JobConfig:
+    for path, value in settings.items():
+        section, field = path.split(".")
+        changed: dict[str, Any] = {section: replace(getattr(job, section), **{field: value})}
+        job = replace(job, **changed)
+    return job

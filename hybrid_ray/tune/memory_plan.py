@@ -1,0 +1,70 @@
+"""The memory of a job in words: what one worker needs, when, and whether a device of some size has it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hybrid_ray.config import JobConfig, RunConfig
+from hybrid_ray.data import Dataset
+from hybrid_ray.memory.estimate import MemoryNeed, memory_need, size_text
+from hybrid_ray.tune.advice import advice_lines
+from hybrid_ray.tune.micro_batch import batch_text
+
+__all__ = ["MemoryPlan", "memory_lines"]
+
+_MOMENTS = {
+    "model": "when the model is made",
+    "trainer": "when the predictor's buffers are made",
+    "forward": "in the forward pass",
+    "forward/first": "in the forward pass",
+    "forward/last": "in the forward pass",
+    "forward/between": "in the forward pass",
+    "forward/after": "in the loss",
+    "backward": "in the backward pass of the loss",
+    "backward/last": "at the start of the backward pass",
+    "backward/between": "in the backward pass",
+    "backward/after": "in the backward pass",
+    "backward/first": "at the end of the backward pass",
+    "backward/before": "at the end of the backward pass",
+    "overhead": "in what the method does beside a step",
+    "optimizer": "in the optimizer's step",
+    "predict": "in a predicted step",
+}
+
+
+def memory_lines(run: RunConfig, need: MemoryNeed) -> Iterator[str]:
+    """What one worker needs by part, the moment, and the batch that it follows from."""
+    moment = "in an evaluation" if need.moment.startswith("evaluation") else _MOMENTS.get(need.moment, "in a step")
+    yield batch_text(run)
+    yield f"memory of one worker, estimated: {size_text(need.total)}, most {moment}"
+    for name, size in need.parts.items():
+        yield f"  {name:<14}{size_text(size):>12}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryPlan:
+    """A job on a device of a given size, which need not be here: what if?"""
+
+    job: JobConfig
+    data: Dataset
+    room: int  # bytes
+
+    @property
+    def need(self) -> MemoryNeed:
+        return memory_need(self.job.run(), self.data)
+
+    @property
+    def fits(self) -> bool:
+        return self.need.total <= self.room
+
+    @property
+    def text(self) -> str:
+        """As `hybrid-ray plan --memory` prints it."""
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        yield from memory_lines(self.job.run(), self.need)
+        if self.fits:
+            yield f"one worker fits into {size_text(self.room)}, {size_text(self.room - self.need.total)} to spare"
+        else:
+            yield f"one worker does not fit into {size_text(self.room)}"
+            yield from advice_lines(self.job, self.data, self.room)
