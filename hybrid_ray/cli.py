@@ -70,10 +70,15 @@ def _tell(outcome: "Outcome") -> int:
 
 def _plan(options: argparse.Namespace) -> int:
     from hybrid_ray.jobfile import read_job
-    from hybrid_ray.tune.planner import plan
+    from hybrid_ray.tune.planner import plan, plan_memory
 
-    print(plan(read_job(options.job, options.set)).text)
-    return OK
+    job = read_job(options.job, options.set)
+    if options.memory is None:
+        print(plan(job).text)
+        return OK
+    found = plan_memory(job, gibibytes=options.memory)
+    print(found.text)
+    return OK if found.fits else WRONG
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -176,7 +181,10 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     job_command("run", _run, "tune: baseline, frontier, search, confirmation, report")
-    job_command("plan", _plan, "what a job would cost and whether it fits; trains nothing")
+    plan = job_command("plan", _plan, "what a job would cost and whether it fits; trains nothing")
+    plan.add_argument(
+        "--memory", type=float, metavar="GIB", help="only whether it would fit on a device with so much free memory"
+    )
     train = job_command("train", _train, "one training run, no search")
     train.add_argument("--arm", choices=["baseline", "hybrid"], default="hybrid")
     train.add_argument(
