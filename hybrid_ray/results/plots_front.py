@@ -32,8 +32,8 @@ def speedup_and_degradation(study: Study) -> Figure:
     axes.set_ylim(low, max(high, 1.1 * tolerance))
     axes.axhspan(low, tolerance, color=WASH, lw=0, zorder=0)
     axes.annotate(
-        "within the tolerance of the score", (0.01, tolerance), (0, -4), xycoords=("axes fraction", "data"),
-        textcoords="offset points", va="top", size=9, color=MUTED, style="italic",
+        "within the tolerance of the score", (0.99, tolerance), (0, -4), xycoords=("axes fraction", "data"),
+        textcoords="offset points", ha="right", va="top", size=9, color=MUTED, style="italic",
     )  # fmt: skip
     axes.set_xlabel("speedup over the baseline (×)")
     axes.set_ylabel("loss above the baseline's (%)")

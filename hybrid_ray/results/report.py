@@ -17,6 +17,7 @@ from hybrid_ray.results.load import Study, load_study
 from hybrid_ray.results.pages import templates
 from hybrid_ray.results.plots import Plot, Section, shown
 from hybrid_ray.results.rescoring import rescore_command
+from hybrid_ray.results.samples import samples
 from hybrid_ray.results.store import write_atomic
 from hybrid_ray.results.style import png, svg
 
@@ -79,10 +80,17 @@ def _content(study: Study, found: Headline) -> dict[str, Any]:
         "speedups": tables.speedups(study),
         "settings": tables.best_settings(study),
         "prediction": tables_runs.prediction(study),
+        "samples": samples(study),
         "trials": tables.trials_table(study),
         "costs": [
             table
-            for make in (tables_runs.phases, tables_runs.parts, tables_runs.accounting, tables_runs.memory)
+            for make in (
+                tables_runs.phases,
+                tables_runs.parts,
+                tables_runs.accounting,
+                tables_runs.device_by_phase,
+                tables_runs.memory,
+            )
             if (table := make(study)) is not None
         ],
         "environment": tables_runs.environment(study),

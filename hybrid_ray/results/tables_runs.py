@@ -7,7 +7,7 @@ from hybrid_ray.records import RunResult
 from hybrid_ray.results.load import Study
 from hybrid_ray.results.tables import NONE, Table, number, percent
 
-__all__ = ["accounting", "environment", "memory", "parts", "phases", "prediction"]
+__all__ = ["accounting", "device_by_phase", "environment", "memory", "parts", "phases", "prediction"]
 
 
 def _shown(study: Study) -> dict[str, RunResult]:
@@ -122,22 +122,56 @@ _PREDICTION = (
 )
 
 
+def device_by_phase(study: Study) -> Table | None:
+    """Peak memory by phase, and what else the device was seen doing in it (power, energy); nothing without a GPU."""
+    found = [(name, phase, measures) for name, result in _shown(study).items() for phase, measures in _by_phase(result)]
+    columns = list(dict.fromkeys(column for _, _, measures in found for column in measures))
+    rows = tuple((name, phase, *(measures.get(column, NONE) for column in columns)) for name, phase, measures in found)
+    note = (
+        "Peaks are of what PyTorch allocated and reserved for the run. Power and energy are of the whole device, "
+        "shared out by the seconds of each phase."
+    )
+    named = ("run", "phase", *columns)
+    return Table(title="Memory and energy by phase", columns=named, rows=rows, note=note) if rows else None
+
+
+def _by_phase(result: RunResult) -> Iterator[tuple[str, dict[str, str]]]:
+    """Every measure that is kept phase by phase, by its name: those of the allocator, then those of the device."""
+    kept = [(result.statistics.get("memory", {}), "peak {} bytes")]
+    kept += [(values, "{}") for name, values in result.machine.items() if name.endswith("_phases")]
+    for phase in dict.fromkeys(phase for values, _ in kept for phase in values):
+        measures = {name.format(key): value for values, name in kept for key, value in values.get(phase, {}).items()}
+        yield (
+            phase,
+            {key.replace("_", " ").replace(" bytes", ""): _amount(key, value) for key, value in measures.items()},
+        )
+
+
 def memory(study: Study) -> Table | None:
-    """What was recorded of memory, power and compilation; nothing on a machine that records none."""
+    """What was recorded of memory, its growth, power and compilation; nothing on a machine that records none."""
     rows = [
         (name, measure.replace("_bytes", "").replace("_", " "), _amount(measure, value))
         for name, result in _shown(study).items()
-        for measure, value in _flat({**result.machine, "memory": result.statistics.get("memory", {})})
-        if value  # what was not compiled or not seen is a 0
+        for measure, value in (*_flat(_whole(result.machine)), (_SLOPE, result.statistics.get(_SLOPE)))
+        if value or (measure == _SLOPE and value is not None)  # what was not compiled or not seen is a 0
     ]
     columns = ("run", "measure", "value")
     return Table(title="Memory and device", columns=columns, rows=tuple(rows)) if rows else None
 
 
+_SLOPE = "memory_bytes_a_step"
+
+
+def _whole(machine: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in machine.items() if not name.endswith("_phases")}
+
+
 def _amount(measure: str, value: Any) -> str:
     if isinstance(value, bool | str | list):
         return _text(measure, value)
-    if "bytes" in measure or measure.startswith("memory "):
+    if measure == _SLOPE:
+        return f"{value:+,.1f} bytes a step"
+    if "bytes" in measure:
         return f"{value / 2**20:,.1f} MiB"
     return f"{value:,.4g}"
 

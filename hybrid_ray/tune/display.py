@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hybrid_ray.config import JobConfig
+from hybrid_ray.objective import pareto_front, ranked
 from hybrid_ray.records import RunResult
-from hybrid_ray.tune.measure import claimable
 from hybrid_ray.tune.planner import Plan
 
 __all__ = ["Display", "show"]
@@ -34,7 +34,9 @@ class Display:
         self._states: Counter[str] = Counter()
         self._running: dict[int, Mapping[str, Any]] = {}
         self._phases: Counter[str] = Counter()
+        self._mode = job.objective.mode
         self._best: Mapping[str, Any] | None = None
+        self._finished: list[Mapping[str, Any]] = []
 
     def __enter__(self) -> "Display":
         return self
@@ -74,9 +76,9 @@ class Display:
         self._phases.update({name: int(last.get(f"phase_{name}", 0)) for name in _PHASES})
         self._states[row["state"]] += 1
         self._runs_done += 1
-        if claimable(row) and (self._best is None or row["objective"] > self._best["objective"]):
-            self._best = row
-        self._changed(f"  trial {row['number']}{_named(row)}: {row['state'].lower()}, {_worth(row)}")
+        self._finished.append(row)
+        self._best = next(iter(ranked(self._finished, self._mode)), None)
+        self._changed(f"  trial {row['number']}{_named(row)}: {row['state'].lower()}, {_worth(row, self._mode)}")
 
     def _changed(self, line: str | None) -> None:
         """Something happened; ``line`` is what is worth a line of its own."""
@@ -129,7 +131,7 @@ class LiveDisplay(Display):
         if shares:
             table.add_row("phases", shares)
         for number, result in sorted(self._running.items()):
-            worth = f"step {result['step']}, {_worth(result)}" if result else "starting"
+            worth = f"step {result['step']}, {_worth(result, self._mode)}" if result else "starting"
             table.add_row(f"  {number}", worth)
         return table
 
@@ -143,7 +145,14 @@ class LiveDisplay(Display):
     def _best_line(self) -> list[Text]:
         if self._best is None:
             return []
-        return [Text(f"best so far: trial {self._best['number']}{_named(self._best)}: {_worth(self._best)}")]
+        worth = _worth(self._best, self._mode)
+        lines = [Text(f"best so far: trial {self._best['number']}{_named(self._best)}: {worth}")]
+        if self._mode == "pareto":
+            done = [row for row in self._finished if row["state"] == "COMPLETE" and not row["diverged"]]
+            front = pareto_front([(row["speedup"], row["degradation"]) for row in done])
+            numbers = (str(row["number"]) for row, on in zip(done, front, strict=True) if on)
+            lines.append(Text(f"on the front of speedup and degradation: trials {', '.join(numbers)}"))
+        return lines
 
 
 def show(job: JobConfig, plan: Plan, out: TextIO = sys.stderr) -> Display:
@@ -155,14 +164,26 @@ def _named(row: Mapping[str, Any]) -> str:
     return f" ({row['preset']})" if row.get("preset") else ""
 
 
-def _worth(row: Mapping[str, Any]) -> str:
-    """Score with the net speedup beside it: by itself a score rewards stopping early."""
+def _worth(row: Mapping[str, Any], mode: str) -> str:
+    """What is searched first, and the net speedup beside a score: by itself a score rewards stopping early."""
     if row.get("score") is None:
         return str(row.get("error") or "no score")
-    net = row.get("net_speedup")
-    beside = f"net speedup {net:.2f}" if net is not None else "off the frontier"
-    worth = f"score {row['score']:.3f}, speedup {row['speedup']:.2f}, loss {row['loss']:.4f}"
-    return f"{worth} ({row['degradation']:+.1%})" + (f", {beside}" if row.get("state") == "COMPLETE" else "")
+    score, faster = f"score {row['score']:.3f}", f"speedup {row['speedup']:.2f}"
+    loss, net = f"loss {row['loss']:.4f} ({row['degradation']:+.1%})", _net(row, mode)
+    order = {
+        "score": (score, faster, loss, net),
+        "net": (net, score, faster, loss),
+        "pareto": (faster, loss, net, score),
+    }
+    return ", ".join(text for text in order[mode] if text)
+
+
+def _net(row: Mapping[str, Any], mode: str) -> str:
+    """Of a finished trial. One on its way has none; where that is searched, it is heading for one."""
+    if row.get("state") == "COMPLETE":
+        net = row.get("net_speedup")
+        return f"net speedup {net:.2f}" if net is not None else "off the frontier"
+    return f"heading for net speedup {row['objective']:.2f}" if mode == "net" and row["objective"] > 0 else ""
 
 
 def _clock(seconds: float) -> str:
