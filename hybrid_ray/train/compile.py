@@ -32,6 +32,7 @@ class Compiled:
 
     forward: Forward
     took: bool
+    reason: str = ""  # why it did not take
     graphs: int = 0
     breaks: int = 0
     first_seconds: float = 0.0
@@ -141,7 +142,7 @@ def _eager_seconds(warm_up: Callable[[Forward], None], model: nn.Module) -> floa
 
 def _fallen_back(model: nn.Module, reason: str) -> Compiled:
     warnings.warn(f"{reason}; the run goes on without it", RuntimeWarning, stacklevel=3)
-    return Compiled(forward=model, took=False)
+    return Compiled(forward=model, took=False, reason=reason)
 
 
 def _counts() -> tuple[int, int]:

@@ -3,6 +3,7 @@
 import logging
 import math
 from pathlib import Path
+from typing import Any
 
 from hybrid_ray.config import Split, TrainConfig
 from hybrid_ray.errors import Diverged
@@ -181,10 +182,17 @@ class Course:
             replay=trainer.replay_record(),
             statistics={**trainer.statistics(), **accounts.marks.training},
             fingerprint=fingerprint(bench.run, bench.corpus, bench.device, setting=bench.setting()),
-            machine={**monitor.summary(), **accounts.marks.memory, **bench.evidence()},
+            machine={**_watched(monitor), **accounts.marks.memory, **bench.evidence()},
             sample=self._sample,
             error=error,
         )
+
+
+def _watched(monitor: Monitor) -> dict[str, Any]:
+    """What this rank's monitor saw, and the energy of all ranks' devices (collective)."""
+    found = monitor.summary()
+    joules = sum_over_ranks([found.get("gpu_energy_joules", 0.0)])[0]
+    return {**found, "gpu_energy_of_all_workers_joules": joules} if joules and world_size() > 1 else found
 
 
 def _agreed(status: Status | None) -> Status | None:

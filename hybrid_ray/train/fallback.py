@@ -123,7 +123,7 @@ def _give_up(setting: Setting, bench: Bench, problem: str) -> None:
 
 def _compile(bench: Bench) -> str | None:
     bench.compile()
-    return None if bench.compiled.took else "torch.compile did not take"
+    return None if bench.compiled.took else bench.compiled.reason
 
 
 def _rehearse(bench: Bench, replay: Replay | None) -> None:
