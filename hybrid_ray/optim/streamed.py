@@ -3,7 +3,8 @@
 Elementwise optimizers don't care in which order weights are stepped. So each window of at most `PIECE` numbers is
 brought to fp32 on the model's device, stepped by the optimizer's own code, and written back: bf16 weights with
 stochastic rounding, state to where it lives. That is host memory if asked: 8 bytes a parameter less on the device for
-Adam, at the price of a transfer each way a step (8 bytes a parameter over the bus).
+Adam, at the price of a transfer each way a step (8 bytes a parameter over the bus). Pinned memory is the larger of the
+two: PyTorch rounds each tensor of it up to a power of two.
 """
 
 from collections.abc import Callable, Iterator, Sequence
