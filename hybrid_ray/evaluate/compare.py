@@ -6,7 +6,8 @@ level as an explanation, uncorrected for their number.
 """
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
@@ -171,10 +172,20 @@ def decide(job: JobConfig, *, execute: Execute, directory: Path, frontier: Front
         "net_speedup": net,
         "verdict": found,
         "refusal": refusal,
+        "backward_share": _backward_share(runs["baseline"].values()),
         "machine": dict(next(iter(runs["baseline"].values())).fingerprint),
         "time_to_target": _time_to_target(job, runs),
         "planning": _planning(job, looks, net),
     }
+
+
+def _backward_share(baselines: Iterable[RunResult]) -> float | None:
+    """Of backward and optimizer in a real step: what a speedup's ceiling is made of (docs/method.md, section 2)."""
+    parts: Counter[str] = Counter()
+    for result in baselines:
+        parts.update(result.part_seconds)
+    whole = sum(parts[part] for part in ("data", "forward", "backward", "optimizer"))
+    return (parts["backward"] + parts["optimizer"]) / whole if whole else None
 
 
 def _time_to_target(job: JobConfig, runs: ArmRuns) -> dict[str, Any] | None:

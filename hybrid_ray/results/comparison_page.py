@@ -15,7 +15,7 @@ from hybrid_ray.results.pages import templates
 from hybrid_ray.results.plots_comparison import arms_over_frontier
 from hybrid_ray.results.store import read_json, write_atomic
 from hybrid_ray.results.style import png, svg
-from hybrid_ray.results.tables import number, percent
+from hybrid_ray.results.tables import ceilings_of, number, percent
 
 __all__ = ["is_comparison", "write_comparison"]
 
@@ -94,10 +94,12 @@ def _tiles(result: Mapping[str, Any]) -> list[dict[str, str]]:
     compared, net = result["comparisons"], result["net_speedup"]
     shares = [row["predicted_share"] for row in result["arms"]["hybrid"] if row["loss"] is not None]
     share = sum(shares) / len(shares) if shares else None
+    free, forward = ceilings_of(share or 0.0, result["backward_share"])
+    most = f"at most {number(free)}" + (f", {number(forward)} with a forward" if forward else "")
     level = f"{result['level']:.1%} interval"
     tiles = [
         ("net speedup", net, "against stopping earlier"),
-        ("speedup", compared["speedup"], "over the baseline, in plain steps"),
+        ("speedup", compared["speedup"], f"over the baseline, in plain steps, {most}"),
         ("loss against the baseline's", compared["loss_vs_baseline"], "below 1 is better"),
     ]
     return [

@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import pytest
 
+from hybrid_ray.cli import main
 from hybrid_ray.config import (
     CompareConfig,
     DataConfig,
@@ -21,7 +22,6 @@ from hybrid_ray.errors import ConfigError
 from hybrid_ray.evaluate.compare import compare
 from hybrid_ray.evaluate.execute import execute_here
 from hybrid_ray.jobfile import dump_job, job_from_dict, variant_jobs
-from hybrid_ray.results.comparison_page import write_comparison
 from hybrid_ray.results.comparison_tables import OURS
 from hybrid_ray.results.published import PUBLISHED
 
@@ -147,9 +147,11 @@ def test_a_variant_stands_beside_the_baseline_and_beside_itself_without_predicti
     )
 
 
-def test_its_pages_say_what_never_predicted_and_show_the_published_numbers(compared: Path) -> None:
-    sentence = write_comparison(compared)
-    assert sentence.startswith("Predicting was not tested")
+def test_its_pages_say_what_never_predicted_and_show_the_published_numbers(
+    compared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(compared)]) == 0
+    assert capsys.readouterr().out.startswith("Predicting was not tested")
     for name in ("report.html", "report.md"):
         page = (compared / name).read_text()
         assert "hybrid never predicted: its confidence rose to" in page
