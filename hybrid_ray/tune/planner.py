@@ -200,8 +200,9 @@ def _stops(job: JobConfig, space: SearchSpace) -> str:
         return "no trial is stopped early"
     if grace >= job.train.steps:
         return f"no trial is stopped early: {scheduler} waits {grace} steps (search.grace_steps)"
-    at = f", compared at {', '.join(map(str, rungs(job, space)))}" if scheduler == "asha" else ""
-    return f"trials may be stopped after {grace} of {job.train.steps} steps ({scheduler}{at})"
+    at = f" at {', '.join(map(str, rungs(job, space)))}" if scheduler == "asha" else ""
+    by = "the net speedup they are heading for" if job.objective.mode == "net" else "score"
+    return f"trials may be stopped after {grace} of {job.train.steps} steps ({scheduler}, compared{at} by {by})"
 
 
 def fit_runs(job: JobConfig, *, most: int | None = None) -> Fit:
