@@ -91,6 +91,9 @@ SECTIONS = {
         minutes=6.0,
         lines=4,
     ),
+    "guide": Section(
+        script="guide.py", gpu=["--measure"], cpu=["--cards", "80", "--models", "124M"], minutes=7.0, lines=14
+    ),
 }
 
 

@@ -248,13 +248,13 @@ def allocated(result: RunResult) -> dict[str, int]:
 
 
 def counted(run: RunConfig) -> dict[str, int]:
-    """Peaks by phase of a run on a CPU: a short one, with every allocation followed. Compiled steps can't be."""
+    """Peaks by phase of a run on a CPU: its first cycle, with every allocation followed. Compiled steps can't be."""
     if run.train.optimizer == "adamw8bit":
         return {}
     log = AllocationLog()
     listener = Listener(log)
     with log:
-        train(replace(run, train=replace(run.train, steps=40)), reporter=listener)
+        train(replace(run, train=replace(run.train, steps=25)), reporter=listener)
     peaks: defaultdict[str, int] = defaultdict(int)
     found = log.peaks()
     for number, phase in enumerate(listener.phases[1:], 2):  # what was before the first is not a step alone

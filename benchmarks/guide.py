@@ -1,0 +1,195 @@
+"""The tables of docs/gpu_guide.md: what to set for a card and a model, with the peak that it is expected to have.
+
+    python benchmarks/guide.py [--cards 16 24 80] [--models 124M ...]     prints the tables, in Markdown
+    python benchmarks/guide.py --write                                    puts them into docs/gpu_guide.md
+    python benchmarks/guide.py --measure                                  a GPU: trains each row for a few steps
+
+Settings that save memory are added in the order of what they cost in speed, until 4 sequences of 1,024 tokens fit with
+a tenth of the card free; then the largest micro-batch up to 32 is taken that still does. The peak is that of
+`hybrid-ray plan` for the job with the ``--set`` that the row shows. ``--measure`` runs each row in a share of the GPU
+as large as the card, without compilation. Its peaks go to docs/gpu_guide_measured.json, or to a file that is given;
+the tables show what is in the former. They take a minute or two on one CPU thread.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import torch
+from figures import GIB
+
+from hybrid_ray.config import DataConfig, JobConfig
+from hybrid_ray.data import Dataset, prepare
+from hybrid_ray.errors import TrialOutOfMemory
+from hybrid_ray.jobfile import read_job
+from hybrid_ray.memory.estimate import MemoryNeed, memory_need
+from hybrid_ray.train.loop import train
+
+ROOT = Path(__file__).parents[1]
+JOB = "jobs/gpt2_124m_single_gpu.yaml"
+GUIDE = ROOT / "docs/gpu_guide.md"
+MEASURED = ROOT / "docs/gpu_guide_measured.json"
+BEGIN, END = "<!-- tables: python benchmarks/guide.py --write -->", "<!-- end of tables -->"
+
+CARDS = (16, 24, 80)
+MODELS = ("124M", "350M", "774M", "1.5B")
+ENOUGH = 4  # sequences in a micro-batch, below which a GPU is badly used
+MORE = (8, 16, 32)
+LESS = (2, 1)
+FREE = 0.1  # of a card, for what an estimate does not see
+
+# What saves memory, in the order of what it costs in speed. Each comes on top of those before it.
+RUNGS = (
+    ("model.loss_chunks=8",),
+    ("hybrid.buffer_device=host",),
+    ("model.activation_checkpointing=true",),
+    ("train.weights=bf16", "train.optimizer=adamw8bit"),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """What to set for a model on a card of so many GiB."""
+
+    card: int
+    model: str
+    micro: int
+    settings: tuple[str, ...]
+    need: MemoryNeed
+
+    @property
+    def fits(self) -> bool:
+        return self.need.total <= (1 - FREE) * self.card * GIB
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """As ``--set`` takes them."""
+        return (f"model.preset={self.model}", f"train.micro_batch_size={self.micro}", *self.settings)
+
+    def line(self, measured: dict[str, float]) -> str:
+        seen = measured.get(key(self.card, self.overrides))
+        told = f"{seen / GIB:.1f} *measured*" if seen else "not yet"
+        settings = ", ".join(f"`{setting}`" for setting in self.settings) or "nothing"
+        return (
+            f"| {self.model} | {self.micro} x {64 // self.micro} | {settings} | "
+            f"{self.need.total / GIB:.1f} *estimated* | {told} |"
+        )
+
+
+def key(card: int, overrides: Sequence[str]) -> str:
+    return f"{card} GB: {' '.join(overrides)}"
+
+
+@cache
+def need(overrides: tuple[str, ...]) -> MemoryNeed:
+    """What `hybrid-ray plan` says of the job with these settings."""
+    job = job_of(overrides)
+    return memory_need(job.run(), data_like(job.data))
+
+
+def job_of(overrides: Sequence[str]) -> JobConfig:
+    return read_job(ROOT / JOB, overrides)
+
+
+def data_like(data: DataConfig) -> Dataset:
+    """Random tokens of the same vocabulary: their memory is that of text, and nothing needs to be prepared."""
+    return prepare(replace(data, corpus="random", max_bytes=None))
+
+
+def best(card: int, model: str) -> Row:
+    """The fastest settings that fit.
+
+    Raises:
+        ValueError: none does.
+    """
+    for count in range(len(RUNGS) + 1):
+        settings = tuple(setting for rung in RUNGS[:count] for setting in rung)
+        row = row_of(card, model, ENOUGH, settings)
+        if row.fits:
+            for micro in MORE:
+                larger = row_of(card, model, micro, settings)
+                if not larger.fits:
+                    break
+                row = larger
+            return row
+    for micro in LESS:
+        row = row_of(card, model, micro, settings)
+        if row.fits:
+            return row
+    raise ValueError(f"{model} does not fit a card of {card} GB with any of the settings here")
+
+
+def row_of(card: int, model: str, micro: int, settings: tuple[str, ...]) -> Row:
+    overrides = (f"model.preset={model}", f"train.micro_batch_size={micro}", *settings)
+    return Row(card=card, model=model, micro=micro, settings=settings, need=need(overrides))
+
+
+def tables(cards: Sequence[int], models: Sequence[str]) -> Iterator[str]:
+    """Markdown, a table a card."""
+    measured = json.loads(MEASURED.read_text()) if MEASURED.exists() else {}
+    for card in cards:
+        yield f"**A card of {card} GB**"
+        yield ""
+        yield "| model | micro-batch x accumulated | besides the job's own settings | peak, GiB | on a GPU, GiB |"
+        yield "|---|---|---|---|---|"
+        for model in models:
+            yield best(card, model).line(measured)
+        yield ""
+
+
+def write(lines: Sequence[str]) -> None:
+    text = GUIDE.read_text()
+    head, _, rest = text.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    GUIDE.write_text("\n".join((head + BEGIN, "", *lines, END + tail)))
+
+
+def measure(cards: Sequence[int], models: Sequence[str], kept: Path) -> None:
+    """Train each row for a few steps in a share of this GPU, and keep its peak."""
+    from memory import allocated, capped
+
+    measured = json.loads(kept.read_text()) if kept.exists() else {}
+    for row in (best(card, model) for card in cards for model in models):
+        job = job_of(row.overrides)
+        hybrid = replace(
+            job.hybrid, warmup_steps=2, full_steps=3, prediction_horizon=3, confidence_threshold=0.0, off_fraction=0.0
+        )
+        few = replace(job.train, steps=14, evaluations=1, calibration_steps=5, compile=False)
+        data = replace(job.data, corpus="random")
+        run = replace(job, train=few, hybrid=hybrid, data=data).run()
+        with capped(row.card * GIB / 1e9):
+            try:
+                result = train(run)
+            except TrialOutOfMemory as error:
+                print(f"{key(row.card, row.overrides)}: {error}", flush=True)
+                continue
+        peak = max(allocated(result).values()) + row.need.process
+        measured[key(row.card, row.overrides)] = peak
+        kept.write_text(json.dumps(measured, indent=1) + "\n")
+        print(f"{key(row.card, row.overrides)}: {peak / GIB:.1f} GiB; plan {row.need.total / GIB:.1f}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cards", nargs="+", type=int, default=CARDS, help="their memory in GiB")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--write", action="store_true", help="into docs/gpu_guide.md, all cards and models")
+    parser.add_argument("--measure", action="store_true", help="train each row on this GPU")
+    parser.add_argument("--json", type=Path, default=MEASURED, help="where --measure keeps its peaks")
+    options = parser.parse_args()
+    if options.measure:
+        if not torch.cuda.is_available():
+            parser.error("--measure needs a GPU and PyTorch sees none")
+        measure(options.cards, options.models, options.json)
+        return
+    lines = list(tables(CARDS, MODELS) if options.write else tables(options.cards, options.models))
+    if options.write:
+        write(lines)
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
