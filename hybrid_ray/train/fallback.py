@@ -105,10 +105,10 @@ def _tried(work: Callable[[], str | None], *, catch: bool) -> str | None:
     problem = None
     try:
         problem = work()
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not (catch and is_out_of_memory(error)):
             raise
-        problem = f"out of memory ({str(error).splitlines()[0]})"
+        problem = f"out of memory ({str(error).partition(chr(10))[0]})"
     return (problem or "it failed on another rank") if any_rank(problem is not None) else None
 
 

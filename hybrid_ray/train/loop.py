@@ -41,13 +41,15 @@ def train(run: RunConfig, *, reporter: Reporter | None = None, directory: Path |
     """
     try:
         return _train(run, reporter or NullReporter(), directory)
-    except RuntimeError as error:
+    except TrialOutOfMemory as error:
+        message = str(error)
+    except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        message = str(error).splitlines()[0]
+        message = f"{str(error).partition(chr(10))[0]}: lower train.micro_batch_size, or give the run a larger device"
     # Out here the traceback that kept the model alive is gone.
     free_memory()
-    raise TrialOutOfMemory(f"{message}: lower train.micro_batch_size, or give the run a larger device")
+    raise TrialOutOfMemory(message)
 
 
 def _train(run: RunConfig, reporter: Reporter, directory: Path | None) -> RunResult:

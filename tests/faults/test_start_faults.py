@@ -6,6 +6,8 @@ keyed on the model's forward and, with several ranks, on the rank.
 
 import json
 import logging
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -119,6 +121,35 @@ def test_a_trial_that_fell_back_has_no_score_against_a_baseline_that_did_not() -
     assert baseline.mismatches(train(replace(run, seed=1)).fingerprint) == []
     named = train(replace(run, train=replace(run.train, micro_batch_size=4)))  # the mend
     assert Baseline.from_result(named).mismatches(trial.fingerprint) == []
+
+
+LIMITED = """
+import json, resource
+from dataclasses import replace
+from pathlib import Path
+from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, RunConfig, TrainConfig
+from hybrid_ray.train.loop import train
+
+settings = TrainConfig(steps=10, batch_size=2, sequence_length=64, evaluations=1, calibration_steps=5)
+data = DataConfig(max_bytes=1_000_000, heldout_tokens=8192)
+run = RunConfig(model=ModelConfig(preset="micro"), data=data, train=settings, hybrid=HybridConfig(predictor="off"))
+train(run)  # from here on nothing but a batch needs memory that was not needed before
+there = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (there + 40 * 2**20, resource.RLIM_INFINITY))
+print(json.dumps(train(replace(run, train=replace(settings, batch_size=128))).as_dict()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux to know a process's size")
+def test_a_process_with_a_real_limit_trains_in_what_it_has() -> None:
+    """No injector: 40 MiB more than a small run took, and a batch whose forward wants a hundred."""
+    done = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, timeout=200, check=True)
+    result = RunResult.from_dict(json.loads(done.stdout.splitlines()[-1]))
+    assert result.status == "finished"
+    assert 1 < result.machine["micro_batch_used"] < 128
+    assert result.machine["effective_batch"] == 128
+    assert "DefaultCPUAllocator" in result.machine["fallbacks"]
 
 
 def test_nothing_that_fits_is_said_with_all_that_was_tried() -> None:
