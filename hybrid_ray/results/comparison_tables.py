@@ -191,21 +191,23 @@ def _phases(result: Mapping[str, Any]) -> Table:
 
 
 def published(result: Mapping[str, Any]) -> tuple[Table, str] | None:
-    """The published table with our columns beside it, and what differs; None where the job names none."""
+    """The published table with all our configurations beside it, and what differs; None where the job names none."""
     name = result["job"]["published"]
     if name is None:
         return None
     known = PUBLISHED[name]
     mine = {entry["name"]: entry for entry in result["configurations"]}
+    further = [name for name in mine if name not in known.arms.values()]
     rows = [
         (
             quantity.name,
             *(value or NONE for value in quantity.values or ("",) * len(known.arms)),
-            *(_ours(mine.get(ours), quantity.ours) for ours in known.arms.values()),
+            *(_ours(mine.get(ours), quantity.ours) for ours in (*known.arms.values(), *further)),
         )
         for quantity in known.rows
     ]
-    columns = ("quantity", *(f"{arm}, published" for arm in known.arms), *(f"{arm}, here" for arm in known.arms))
+    here = [*known.arms, *map(_words, further)]
+    columns = ("quantity", *(f"{arm}, published" for arm in known.arms), *(f"{arm}, here" for arm in here))
     note = f"Published: {known.source}. Here: means over {len(result['seeds'])} seeds."
     return Table(title=known.title, columns=columns, rows=tuple(rows), note=note), known.remark
 
