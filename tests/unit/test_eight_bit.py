@@ -46,13 +46,13 @@ def test_it_trains_as_adamw_does(weights: str) -> None:
     losses = []
     for name in ("adamw", "adamw8bit"):
         model, optimizer = build(name, weights)
-        schedule = build_schedule(optimizer, TrainConfig(steps=60))
-        for step in range(60):
+        schedule = build_schedule(optimizer, TrainConfig(steps=30))
+        for step in range(30):
             loss = train(model, optimizer, 1, since=step)
             schedule.step()
         losses.append(loss)
     assert losses[1] == pytest.approx(losses[0], rel=0.01)
-    assert losses[1] < 5.2 < train(*build("adamw"), steps=1)
+    assert losses[1] < 5.25 < train(*build("adamw"), steps=1)
 
 
 def one_matrix() -> tuple[torch.nn.Linear, torch.optim.Optimizer]:
