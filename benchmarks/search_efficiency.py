@@ -1,0 +1,191 @@
+"""What a search costs until it has found a setting within 1 % of the best: as shipped, and against random and a grid.
+
+    python benchmarks/search_efficiency.py [--objective score|net] [--seeds 30] [--trials 160]
+
+Studies are simulated (hybrid_ray/tune/simulator.py) on the table of real runs that benchmarks/surface.py made: the real
+searcher and scheduler, two trials side by side. What is found is judged by the table's mean over its seeds, not by the
+one noisy value that the search saw: a trial counts that finished, may be called best (it predicts), and whose setting's
+mean objective is at least best - 0.01 |best|, the best being the highest mean of all settings that predict. Cost is the
+training time of all trials until that one ended, told in baseline runs; ``trials`` counts those that ended until then.
+A search that never gets there costs infinity.
+
+``incumbent`` is what the search itself would name best: how far its setting's mean objective is from the best, after
+16 and after 48 baseline runs of training, as a mean over seeds. The grid is tried in shuffled order, one order a seed.
+About two minutes.
+"""
+
+import argparse
+import os
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+
+from hybrid_ray.config import JobConfig
+from hybrid_ray.evaluate.arms import frontier_runs
+from hybrid_ray.evaluate.statistics import median_interval
+from hybrid_ray.evaluate.summary import INERT_SHARE
+from hybrid_ray.tune.candidates import params_of
+from hybrid_ray.tune.measure import Yardstick, claimable
+from hybrid_ray.tune.scheduler import grace_steps
+from hybrid_ray.tune.simulator import SimulatedStudy, simulate
+from hybrid_ray.tune.space import load_space, settings
+from hybrid_ray.tune.surface import Knobs, Surface
+
+TABLE = Path("tests/sim/nano_surface.parquet")
+WITHIN = 0.01
+LOOKS = (16, 48)  # baseline runs of training after which the incumbent is looked at
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """One way to search. ``first`` is tried before the sampler's own: the presets, a shuffled grid, or nothing."""
+
+    sampler: str
+    scheduler: str
+    first: str = "nothing"
+
+
+SEARCHES = {
+    "random": Search(sampler="random", scheduler="none"),
+    "grid, shuffled": Search(sampler="random", scheduler="none", first="grid"),
+    "random + presets": Search(sampler="random", scheduler="none", first="presets"),
+    "random + ASHA": Search(sampler="random", scheduler="asha"),
+    "TPE": Search(sampler="tpe", scheduler="none"),
+    "TPE + presets": Search(sampler="tpe", scheduler="none", first="presets"),
+    "TPE + ASHA": Search(sampler="tpe", scheduler="asha"),
+    "TPE + presets + ASHA (shipped)": Search(sampler="tpe", scheduler="asha", first="presets"),
+}
+
+
+def true_values(job: JobConfig, surface: Surface) -> dict[Knobs, float]:
+    """Mean objective over the seeds that a setting was run with; settings that hardly predict are left out."""
+    rows: dict[Knobs, list[Mapping[str, Any]]] = {knobs: [] for knobs in surface.settings}
+    for seed in surface.searched_seeds:
+        plain = [surface.result(run) for run in frontier_runs(replace(job, seed=seed)).values()]
+        yardstick = Yardstick.from_results(plain, job.objective)
+        for knobs, found in rows.items():
+            if ("hybrid", seed, knobs) in surface.runs:
+                found.append(yardstick.final(surface.runs["hybrid", seed, knobs]))
+    return {
+        knobs: fmean(row["objective"] for row in found)
+        for knobs, found in rows.items()
+        if fmean(row["predicted_share"] for row in found) >= INERT_SHARE
+    }
+
+
+def simulated(job: JobConfig, surface: Surface, search: Search, seed: int, trials: int) -> SimulatedStudy:
+    """One study. Its data order is one of the table's whole seeds, each in its turn; the grace period is the shipped
+    one whatever is tried first.
+    """
+    shipped = load_space(job)
+    first = dict(shipped.presets) if search.first == "presets" else {}
+    if search.first == "grid":
+        first = {f"grid {index}": knobs._asdict() for index, knobs in enumerate(surface.settings)}
+        first = dict(random.Random(seed).sample(sorted(first.items()), len(first)))
+    job = replace(
+        job,
+        seed=surface.whole_seeds[seed % len(surface.whole_seeds)],
+        search=replace(
+            job.search,
+            trials=trials,
+            sampler=search.sampler,
+            scheduler=search.scheduler,
+            seed=seed,
+            grace_steps=grace_steps(job, shipped),
+        ),
+    )
+    return simulate(job, surface, space=replace(shipped, presets=first), concurrency=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What one study found. Costs in baseline runs."""
+
+    cost: float
+    trials: float
+    regrets: tuple[float, ...]
+
+
+def judged(study: SimulatedStudy, surface: Surface, values: Mapping[Knobs, float]) -> Found:
+    """When the study first had a setting within 1 % of the best, and how good what it thought best was."""
+    best, length = max(values.values()), study.job.train.steps
+    true = {row["number"]: values.get(surface.snap(settings(study.job, params_of(row)))) for row in study.rows}
+    cost, trials = float("inf"), float("inf")
+    for count, row in enumerate(study.rows, start=1):
+        value = true[row["number"]]
+        if claimable(row) and value is not None and value >= best - WITHIN * abs(best):
+            cost, trials = study.cost_until(row["ended"]) / length, count
+            break
+    return Found(cost=cost, trials=trials, regrets=tuple(_regret(study, true, best, look * length) for look in LOOKS))
+
+
+def _regret(study: SimulatedStudy, true: Mapping[int, float | None], best: float, spent: float) -> float:
+    """How far the incumbent's mean objective is from the best once this much was spent; that of nothing at all (0,
+    the worth of a search that names no setting) before any trial may be called best.
+    """
+    done = [row for row in study.rows if claimable(row) and study.cost_until(row["ended"]) <= spent]
+    incumbent = max(done, key=lambda row: row["objective"], default=None)
+    value = None if incumbent is None else true[incumbent["number"]]
+    return best - (value or 0.0)
+
+
+def ratio(mine: Sequence[float], reference: Sequence[float], *, resamples: int = 4000) -> tuple[float, float, float]:
+    """Ratio of medians with a 95 % percentile bootstrap interval; the studies of the two are drawn independently."""
+    draw = np.random.default_rng(0)
+
+    def medians(values: Sequence[float]) -> np.ndarray:
+        return np.median(draw.choice(np.asarray(values), size=(resamples, len(values))), axis=1)
+
+    with np.errstate(invalid="ignore"):
+        low, high = np.nanpercentile(medians(mine) / medians(reference), [2.5, 97.5])
+    return float(np.median(mine) / np.median(reference)), float(low), float(high)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--objective", choices=("score", "net"), default="score")
+    parser.add_argument("--seeds", type=int, default=30)
+    parser.add_argument("--trials", type=int, default=160)
+    parser.add_argument("--table", type=Path, default=TABLE)
+    options = parser.parse_args()
+    surface = Surface.read(options.table)
+    job = replace(
+        surface.job,
+        objective=replace(surface.job.objective, mode=options.objective),
+        confirm=replace(surface.job.confirm, best=0),
+    )
+    values = true_values(job, surface)
+    best = max(values.values())
+    good = sum(value >= best - WITHIN * abs(best) for value in values.values())
+    print(
+        f"{len(surface.settings)} settings x seeds {surface.seeds}; {len(values)} predict; best {best:.4f}, {good} near"
+    )
+    print(f"{'':32} {'cost (95 %)':>22} {'trials':>7} {'misses':>6} {'of random (95 %)':>20}   incumbent after {LOOKS}")
+    reference: list[float] = []
+    for name, search in SEARCHES.items():
+        found = [
+            judged(simulated(job, surface, search, seed, options.trials), surface, values)
+            for seed in range(options.seeds)
+        ]
+        costs = [one.cost for one in found]
+        reference = reference or costs
+        cost, trials = median_interval(costs), median_interval([one.trials for one in found])
+        share, low, high = ratio(costs, reference)
+        regrets = "  ".join(f"-{fmean(one.regrets[look] for one in found):.4f}" for look in range(len(LOOKS)))
+        told = f"{cost.median:6.1f} ({cost.low:5.1f} to {cost.high:5.1f})"
+        print(
+            f"{name:32} {told:>22} {trials.median:7.1f} {cost.misses:6} "
+            f"{f'{share:.2f} ({low:.2f} to {high:.2f})':>20}   {regrets}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

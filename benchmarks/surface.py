@@ -1,0 +1,154 @@
+"""Trains the real runs that simulated studies are made of, and keeps them as one small table.
+
+    nice -n 15 python benchmarks/surface.py [--seeds 2] [--processes 2]
+
+The job is jobs/local.yaml with runs of half the length (300 steps, a warmup of 30), a quarter of the held-out text and
+6 evaluations, so that a run takes about 9 s of one core. Trained are, in this order: baseline, frontier and a grid over
+the three knobs with seed 0; what did best there with its controls on fresh seeds, as a study's confirmation trains it;
+and the grid again with the further seeds, the best settings first, so that a command that is cut short leaves those
+that matter. About 280 runs, 20 minutes on two quiet cores.
+
+Runs are kept in studies/surface as they finish, and none that is there is repeated. The table is written anew after
+each stage to tests/sim/nano_surface.parquet (hybrid_ray/tune/surface.py reads it). Times are told in a run's own real
+steps, so neighbours on the machine hardly matter; losses are those of one thread.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from itertools import count, product
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from hybrid_ray.config import JobConfig
+from hybrid_ray.evaluate.arms import frontier_runs
+from hybrid_ray.evaluate.confirm import fresh_seeds
+from hybrid_ray.evaluate.execute import Execute, Task, execute_here, execute_missing
+from hybrid_ray.evaluate.paired import Candidate, run_arms
+from hybrid_ray.jobfile import read_job
+from hybrid_ray.records import RunResult
+from hybrid_ray.tune.measure import Yardstick
+from hybrid_ray.tune.surface import write_surface
+
+TABLE = Path("tests/sim/nano_surface.parquet")
+SHORTER = (
+    "train.steps=300",
+    "train.evaluations=6",
+    "train.calibration_steps=5",
+    "train.sample_tokens=0",
+    "train.device=cpu",
+    "hybrid.warmup_steps=30",
+    "data.heldout_tokens=16384",
+)
+THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.5)  # confidence in these runs: 0.05 to 0.5, most of it below 0.3
+HORIZONS = (1, 2, 3, 5, 8, 13, 20, 30)
+INTERVALS = (0, 1, 3, 6)
+
+Params = Mapping[str, Any]
+
+
+def grid() -> list[Params]:
+    """All settings. An interval that the horizon never reaches is no micro-correction at all, which is interval 0."""
+    return [
+        {"confidence_threshold": threshold, "prediction_horizon": horizon, "correction_interval": interval}
+        for threshold, horizon, interval in product(THRESHOLDS, HORIZONS, INTERVALS)
+        if interval < horizon
+    ]
+
+
+def searched_runs(job: JobConfig, seed: int, settings: Sequence[Params], folder: Path) -> list[Task]:
+    """Baseline, frontier and these settings with one seed."""
+    plain = [
+        Task(run=run, directory=folder / f"frontier-{length:.2f}-{seed}")
+        for length, run in frontier_runs(job, seed=seed).items()
+    ]
+    return plain + [
+        Task(
+            run=job.run(seed=seed, hybrid=replace(job.hybrid, **params)),
+            directory=folder / f"{'-'.join(f'{value:g}' for value in params.values())}-{seed}",
+        )
+        for params in settings
+    ]
+
+
+def side_by_side(pool: ProcessPoolExecutor) -> Execute:
+    """Runs tasks in the pool's processes, telling of each."""
+    done = count(1)
+
+    def execute(tasks: Sequence[Task]) -> list[RunResult]:
+        results = []
+        for task, result in zip(tasks, pool.map(_run, tasks), strict=True):
+            print(f"{next(done):4}  {task.directory.name:32} {result.status} {result.error or ''}", flush=True)
+            results.append(result)
+        return results
+
+    return execute
+
+
+def _run(task: Task) -> RunResult:
+    return execute_here([task])[0]
+
+
+def ranked(job: JobConfig, results: Sequence[RunResult], mode: str) -> list[Params]:
+    """The grid by what its runs with one seed reached, best first. Those that hardly predict, never best, are last."""
+    plain, hybrid = results[: -len(grid())], results[-len(grid()) :]
+    yardstick = Yardstick.from_results(plain, replace(job.objective, mode=mode))
+    rows = [yardstick.final(result) for result in hybrid]
+    order = sorted(range(len(rows)), key=lambda index: (rows[index]["inert"], -rows[index]["objective"]))
+    return [grid()[index] for index in order]
+
+
+def best_settings(job: JobConfig, results: Sequence[RunResult], number: int) -> list[Candidate]:
+    """The settings with the highest score, and those with the highest net speedup, so that what a search finds can be
+    confirmed by real runs.
+    """
+    best = {grid().index(params): params for mode in ("score", "net") for params in ranked(job, results, mode)[:number]}
+    return [
+        Candidate(trial=index, hybrid=replace(job.hybrid, **params), params=params) for index, params in best.items()
+    ]
+
+
+def confirmed_runs(job: JobConfig, best: Sequence[Candidate], execute: Execute, folder: Path) -> None:
+    """As the confirmation of a study with the job's own seed trains them."""
+    run_arms(
+        replace(job, train=replace(job.train, evaluations=1)),
+        best,
+        seeds=fresh_seeds(job, job.confirm.seeds),
+        arms=["equal_steps", *job.confirm.arms],
+        execute=execute,
+        directory=folder / "confirmation",
+    )
+
+
+def kept_runs(folder: Path) -> Iterator[tuple[Mapping[str, Any], RunResult]]:
+    """All runs that came to their end, of this command and of those before it."""
+    for path in sorted(folder.glob("**/result.json")):
+        run = json.loads((path.parent / "run.json").read_text())
+        yield run, RunResult.from_dict(json.loads(path.read_text()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--confirm", type=int, default=2, help="settings confirmed, by score and by net speedup")
+    options = parser.parse_args()
+    job, folder = read_job("jobs/local.yaml", SHORTER), Path("studies/surface").absolute()
+    with ProcessPoolExecutor(options.processes) as pool:
+        execute = side_by_side(pool)
+        first = execute_missing(execute, searched_runs(job, 0, grid(), folder))
+        confirmed_runs(job, best_settings(job, first, options.confirm), execute, folder)
+        for seed in range(1, options.seeds):
+            write_surface(TABLE, job, kept_runs(folder))
+            execute_missing(execute, searched_runs(job, seed, ranked(job, first, "score"), folder))
+    write_surface(TABLE, job, kept_runs(folder))
+    print(f"{TABLE}: {TABLE.stat().st_size / 1e3:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,309 @@
+"""A whole study in seconds: the real searcher, scheduler, yardstick and confirmation, on runs that are looked up.
+
+Nothing of a study is imitated but what takes its time. Trials are real runs of a table (``surface.py``); their reports
+come out of an event queue, ordered by a fake clock, as they would come from ``concurrency`` workers side by side. A
+trial that the scheduler stops frees its worker at once and has cost what it used. The clock counts plain steps, the
+unit of every time in this package.
+
+What Tune does between the parts is written down here a second time: which of scheduler and searcher hears of a report,
+and in which order (ray 2.60, TuneController._process_trial_result). Left out are the seconds a process takes to start
+and an evaluation to run, which are no training time either.
+"""
+
+import heapq
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count, islice
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal
+
+from hybrid_ray.config import JobConfig
+from hybrid_ray.evaluate.arms import frontier_runs
+from hybrid_ray.evaluate.confirm import confirm
+from hybrid_ray.evaluate.frontier import Frontier
+from hybrid_ray.records import Evaluation, RunResult
+from hybrid_ray.tune.candidates import best_candidates
+from hybrid_ray.tune.journal import queue_settings
+from hybrid_ray.tune.measure import Yardstick, failed_measures
+from hybrid_ray.tune.sampler import build_sampler
+from hybrid_ray.tune.scheduler import build_scheduler
+from hybrid_ray.tune.searcher import OptunaSearcher
+from hybrid_ray.tune.space import SearchSpace, load_space, settings
+from hybrid_ray.tune.surface import Surface
+from hybrid_ray.tune.trial import TrialReporter
+
+if TYPE_CHECKING:
+    import optuna
+
+__all__ = ["Faults", "SimulatedStudy", "simulate"]
+
+Fault = Literal["diverged", "died", "out_of_memory"]
+Report = tuple[float, dict[str, Any] | None]
+"""When, in plain steps since the trial began, and what Tune hears; None: the trial's process died."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Faults:
+    """How often a trial goes wrong, and how: shares of all trials, at a moment of the run drawn by chance.
+
+    ``diverged``: the loss is not finite. ``died``: its process dies, on each of Tune's retries again. ``out_of_memory``
+    comes at the first step.
+    """
+
+    diverged: float = 0.0
+    died: float = 0.0
+    out_of_memory: float = 0.0
+    seed: int = 0
+
+    def of(self, number: int) -> tuple[Fault | None, float]:
+        """What goes wrong with a trial, and at which share of its run. Each trial draws for itself."""
+        draw = random.Random(f"{self.seed} {number}")
+        chance, share = draw.random(), draw.random()
+        if chance < self.diverged:
+            return "diverged", share
+        if chance < self.diverged + self.died:
+            return "died", share
+        if chance < self.diverged + self.died + self.out_of_memory:
+            return "out_of_memory", 0.0
+        return None, 1.0
+
+
+_NO_FAULTS = Faults()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SimulatedStudy:
+    """What a simulated study leaves. ``rows`` are those of ``trials.jsonl``, in the order in which the trials ended;
+    ``started`` and ``ended`` are told by the fake clock, in plain steps since the search began.
+    """
+
+    job: JobConfig
+    rows: Sequence[Mapping[str, Any]]
+    optuna_study: "optuna.Study"
+    gave_up: bool
+    confirmation: Mapping[str, Any] | None
+
+    @property
+    def makespan(self) -> float:
+        """Plain steps from the first trial's start to the last one's end."""
+        return max((row["ended"] for row in self.rows), default=0.0)
+
+    @property
+    def cost(self) -> float:
+        """Training time of all trials, in plain steps."""
+        return self.cost_until(math.inf)
+
+    def cost_until(self, moment: float) -> float:
+        """What all trials had cost at a moment of the clock, those that still ran then counted in so far."""
+        spent = (max(0.0, min(row["ended"], moment) - row["started"]) for row in self.rows)
+        return float(sum(spent))
+
+
+def simulate(
+    job: JobConfig,
+    surface: Surface,
+    *,
+    space: SearchSpace | None = None,
+    faults: Faults = _NO_FAULTS,
+    concurrency: int = 1,
+) -> SimulatedStudy:
+    """Search and confirm as ``job`` says, with no training.
+
+    Args:
+        job: of the very runs the surface holds; search, objective and confirmation are its own.
+        space: where it is to differ from the job's own in its presets.
+        faults: what goes wrong beside what went wrong in the table's runs.
+        concurrency: trials side by side.
+
+    Raises:
+        ConfigError: the table is of another job.
+    """
+    surface.check(job)
+    results = [surface.result(run) for run in frontier_runs(job).values()]
+    search = _Search(
+        job,
+        surface,
+        space or load_space(job),
+        Yardstick.from_results(results, job.objective),
+        faults,
+    )
+    search.run(concurrency)
+    candidates = best_candidates(search.rows, job)
+    confirmation = None
+    if candidates:
+        confirmation = confirm(
+            job,
+            candidates,
+            execute=surface.execute,
+            directory=Path("nowhere"),  # nothing is written, and nothing kept is found
+            frontier=Frontier.from_results(results, "confirm"),
+        )
+    return SimulatedStudy(
+        job=job,
+        rows=search.rows,
+        optuna_study=search.optuna_study,
+        gave_up=search.searcher.gave_up,
+        confirmation=confirmation,
+    )
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Trial:
+    """What schedulers look at, and the reports still to come."""
+
+    trial_id: str
+    started: float
+    reports: Iterator[Report]
+
+
+_CONTROLLER = SimpleNamespace(get_live_trials=list)
+"""What schedulers ask of Tune's controller: trials that wait for a place. None does here, a worker asks when free."""
+
+
+class _Search:
+    """The search stage. It is the listener of its own searcher."""
+
+    def __init__(
+        self, job: JobConfig, surface: Surface, space: SearchSpace, yardstick: Yardstick, faults: Faults
+    ) -> None:
+        self._job, self._surface, self._yardstick, self._faults = job, surface, yardstick, faults
+        self._now = 0.0
+        self.rows: list[Mapping[str, Any]] = []
+        self.optuna_study = _open_study(job, space)
+        self.searcher = OptunaSearcher(
+            self.optuna_study,
+            lambda trial: space.ask(trial, job),
+            mode=job.objective.mode,
+            listener=self,
+            stop_after_failures=job.search.stop_after_failures,
+            clock=lambda: self._now,
+        )
+        self._scheduler: Any = build_scheduler(job, space)  # its trials and controller are stand-ins here
+        self._queue: list[tuple[float, int, _Trial, dict[str, Any] | None]] = []
+        self._order = count()
+
+    def run(self, concurrency: int) -> None:
+        """Start a trial wherever a worker is free, hear the next report, and so on until none runs and none starts."""
+        waiting = iter(range(self._job.search.trials))
+        while True:
+            for index in islice(waiting, concurrency - len(self._queue)):
+                self._start(f"trial-{index}")
+            if not self._queue:
+                return
+            self._now, _, trial, report = heapq.heappop(self._queue)
+            self._hear(trial, report)
+
+    def _start(self, trial_id: str) -> None:
+        asked = self.searcher.suggest(trial_id)
+        if asked == OptunaSearcher.FINISHED:
+            return
+        trial = _Trial(trial_id, self._now, iter(self._reports(asked["number"], asked["params"])))
+        self._scheduler.on_trial_add(_CONTROLLER, trial)
+        self._wait_for_next(trial)
+
+    def _wait_for_next(self, trial: _Trial) -> None:
+        """Every trial has one report under way; each ends with one that is its last."""
+        after, report = next(trial.reports)
+        heapq.heappush(self._queue, (trial.started + after, next(self._order), trial, report))
+
+    def _hear(self, trial: _Trial, report: dict[str, Any] | None) -> None:
+        """What Tune does with a report: the scheduler decides, the searcher hears of all that do not end the trial."""
+        if report is None:
+            self._scheduler.on_trial_error(_CONTROLLER, trial)
+            self.searcher.on_trial_complete(trial.trial_id, error=True)
+        elif not report.get("done") and self._scheduler.on_trial_result(_CONTROLLER, trial, report) != "STOP":
+            self.searcher.on_trial_result(trial.trial_id, report)
+            self._wait_for_next(trial)
+        else:
+            self._scheduler.on_trial_complete(_CONTROLLER, trial, report)
+            self.searcher.on_trial_complete(trial.trial_id, report)
+
+    def _reports(self, number: int, params: Mapping[str, Any]) -> list[Report]:
+        """All that a trial would report if nobody stopped it."""
+        result = self._surface.result(self._job.run(hybrid=settings(self._job, params)))
+        fault, share = self._faults.of(number)
+        if fault is None:
+            return _played(result, self._yardstick, self._job.train.steps)
+        if fault == "out_of_memory":
+            return [(0.0, {**failed_measures("oom: simulated"), "done": True})]
+        broken = _broken(result, share)
+        reports = _played(broken, self._yardstick, self._job.train.steps)
+        if fault == "diverged" or reports[-1][0] < broken.time:
+            return reports
+        attempts = 1 + self._job.search.max_failures
+        heard = [
+            (attempt * broken.time + after, report) for attempt in range(attempts) for after, report in reports[:-1]
+        ]
+        return [*heard, (attempts * broken.time, None)]
+
+    def started(self, number: int, params: Mapping[str, Any], preset: str | None) -> None:
+        return None
+
+    def reported(self, number: int, result: Mapping[str, Any]) -> None:
+        return None
+
+    def ended(self, row: Mapping[str, Any]) -> None:
+        self.rows.append(row)
+
+    def gave_up(self, numbers: Sequence[int]) -> None:
+        return None
+
+
+def _open_study(job: JobConfig, space: SearchSpace) -> "optuna.Study":
+    """As ``journal.open_study`` makes it, in memory."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        directions=["maximize", "minimize"] if job.objective.mode == "pareto" else ["maximize"],
+        sampler=build_sampler(job, seed=job.search.seed),
+    )
+    queue_settings(study, dict(islice(space.presets.items(), job.search.trials)))
+    return study
+
+
+def _played(result: RunResult, yardstick: Yardstick, steps: int) -> list[Report]:
+    """A run's reports as the trial around the training loop sends them: its evaluations, and how it ended."""
+    reports: list[Report] = []
+    sent: list[dict[str, Any]] = []
+    reporter = TrialReporter(sent.append, yardstick=yardstick, steps=steps)
+    for index, point in enumerate(result.curve):
+        if reporter.evaluation(point, result.calibration) is not None:
+            result = _diverged(result, point.step, point.train_seconds, curve=result.curve[: index + 1], error=None)
+            break
+        reports.extend((point.time, report) for report in sent)
+        sent.clear()
+    return [*reports, (result.time, {**yardstick.final(result), "done": True})]
+
+
+def _broken(result: RunResult, share: float) -> RunResult:
+    """The run, its loss not finite once this share of it was done."""
+    step, seconds = max(1, round(share * result.steps)), share * result.train_seconds
+    return _diverged(
+        result,
+        step,
+        seconds,
+        curve=tuple(point for point in result.curve if point.train_seconds < seconds),
+        error=f"simulated: the loss is nan at nominal step {step}",
+    )
+
+
+def _diverged(
+    result: RunResult, step: int, seconds: float, *, curve: tuple[Evaluation, ...], error: str | None
+) -> RunResult:
+    """What the training loop leaves of a run that ends here as diverged."""
+    predicted = result.replay.phases[:step].count("P")
+    return replace(
+        result,
+        status="diverged",
+        steps=step,
+        real_steps=step - predicted,
+        predicted_steps=predicted,
+        train_seconds=seconds,
+        curve=curve,
+        heldout={},
+        error=error,
+    )

@@ -1,0 +1,221 @@
+"""A table of real runs, looked up where a study would train: what simulated studies are made of.
+
+``benchmarks/surface.py`` trains the runs and writes the table. A lookup gives a whole `RunResult` of a real run, of the
+very seed that was asked for, so curves, noise, time and failures are those of training and no formula of ours.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import yaml
+
+from hybrid_ray.config import HybridConfig, JobConfig, RunConfig
+from hybrid_ray.errors import ConfigError
+from hybrid_ray.evaluate.arms import frontier_runs
+from hybrid_ray.evaluate.execute import Task, failed_result
+from hybrid_ray.jobfile import dump_job, job_from_dict
+from hybrid_ray.records import Replay, RunResult
+from hybrid_ray.tune.space import load_space
+from hybrid_ray.tune.study import differences
+
+__all__ = ["Knobs", "Surface", "write_surface"]
+
+_NAMES = ("confidence_threshold", "prediction_horizon", "correction_interval")
+_SHARED = ("model", "data", "train", "hybrid", "frontier")
+"""Sections of a job that its runs depend on. The objective is none of them: raw numbers are kept, and scored anew."""
+
+
+class Knobs(NamedTuple):
+    """One setting of the three knobs."""
+
+    confidence_threshold: float
+    prediction_horizon: int
+    correction_interval: int
+
+    @classmethod
+    def of(cls, hybrid: HybridConfig) -> "Knobs":
+        return cls(*(getattr(hybrid, name) for name in _NAMES))
+
+
+T = TypeVar("T", int, float)
+
+Key = tuple[str, int, int | Knobs]
+"""Kind, seed, and what tells runs of them apart. Runs of real steps only are all of kind "plain", and told apart by
+their length: baseline, frontier and ``equal_steps`` are the same training. The others are told apart by their knobs.
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Surface:
+    """Real runs of one job by what was run.
+
+    Args:
+        job: the job that the runs are of; its knobs, seed, search and objective do not count.
+        ranges: of the knobs in the search space, when the runs were made.
+        runs: by key.
+    """
+
+    job: JobConfig
+    ranges: Mapping[str, Mapping[str, Any]]
+    runs: Mapping[Key, RunResult]
+
+    @classmethod
+    def read(cls, path: Path) -> "Surface":
+        """From the file that `write_surface` wrote. Raises `ConfigError` where there is none."""
+        import pyarrow.parquet
+
+        try:
+            table = pyarrow.parquet.read_table(path)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path} holds no table of runs ({error}): make it with benchmarks/surface.py") from error
+        made_from = json.loads(table.schema.metadata[b"surface"])
+        return cls(
+            job=job_from_dict(yaml.safe_load(made_from["job"])),
+            ranges=made_from["ranges"],
+            runs={_key_of(row): RunResult.from_dict(json.loads(row["result"])) for row in table.to_pylist()},
+        )
+
+    @property
+    def searched_seeds(self) -> list[int]:
+        """Those with a frontier of their own, so that runs with them can be scored."""
+        lengths = [run.train.steps for run in frontier_runs(self.job).values()]
+        seeds = {seed for kind, seed, _ in self.runs if kind == "hybrid"}
+        return sorted(seed for seed in seeds if all(("plain", seed, length) in self.runs for length in lengths))
+
+    @property
+    def whole_seeds(self) -> list[int]:
+        """Those of them that the whole grid was run with: a simulated study has one of these as its own."""
+        counted = Counter(seed for kind, seed, _ in self.runs if kind == "hybrid")
+        return [seed for seed in self.searched_seeds if counted[seed] == len(self.settings)]
+
+    @property
+    def settings(self) -> list[Knobs]:
+        """Of the grid."""
+        return sorted({knobs for kind, _, knobs in self.runs if kind == "hybrid" and isinstance(knobs, Knobs)})
+
+    def check(self, job: JobConfig) -> None:
+        """Whether studies of this job can be simulated. Raises `ConfigError` with every difference if not."""
+        mine, its = _defining(self.job, self.ranges), _defining(job, load_space(job).ranges)
+        problems = differences(mine, its)
+        if job.seed not in self.whole_seeds:
+            problems.append(f"seed is {job.seed} but the table has the whole grid for seeds {self.whole_seeds} only")
+        if problems:
+            first = "the table of runs is of another job than the one to be simulated"
+            last = "simulate the table's own job (Surface.job), or make a table of this one: benchmarks/surface.py"
+            raise ConfigError([first, *problems, last])
+
+    def snap(self, hybrid: HybridConfig) -> Knobs:
+        """The setting of the grid that stands for these.
+
+        An interval that the horizon never reaches is no micro-correction, so 0, exactly. Otherwise the nearest horizon
+        and, of the intervals there with it, the nearest, both in logarithms; 0 ("never") stands for itself alone. Then
+        the nearest threshold. Of two that are equally near the smaller one.
+        """
+        asked, there = Knobs.of(hybrid), self.settings
+        horizon = _nearest({knobs.prediction_horizon for knobs in there}, asked.prediction_horizon, math.log)
+        there = [knobs for knobs in there if knobs.prediction_horizon == horizon]
+        interval = asked.correction_interval if asked.correction_interval < asked.prediction_horizon else 0
+        intervals = {knobs.correction_interval for knobs in there if (knobs.correction_interval > 0) == (interval > 0)}
+        interval = _nearest(intervals, interval, math.log) if interval and intervals else 0
+        there = [knobs for knobs in there if knobs.correction_interval == interval]
+        threshold = _nearest({knobs.confidence_threshold for knobs in there}, asked.confidence_threshold, float)
+        return Knobs(threshold, horizon, interval)
+
+    def result(self, run: RunConfig) -> RunResult:
+        """The real run that stands for this one; a failed result that says so where the table has none."""
+        found = self.runs.get(self._key(run))
+        if found is None:
+            settings = f" of {self.snap(run.hybrid)}" if run.hybrid.predictor != "off" else ""
+            return failed_result(run, f"the table has no {run.arm} run{settings} with seed {run.seed}")
+        return replace(found, arm=run.arm)
+
+    def execute(self, tasks: Sequence[Task]) -> list[RunResult]:
+        """An ``Execute`` that looks up."""
+        return [self.result(task.run) for task in tasks]
+
+    def with_gain(self, faster: float, *, loss: float = 1.0) -> "Surface":
+        """A copy with a gain planted in it: every hybrid run takes ``faster`` times less time and ends ``loss``
+        times as high. Its controls stay what they are.
+        """
+        runs = {key: _gained(run, faster, loss) if key[0] == "hybrid" else run for key, run in self.runs.items()}
+        return replace(self, runs=runs)
+
+    def _key(self, run: RunConfig) -> Key:
+        if run.hybrid.predictor == "off":
+            return "plain", run.seed, run.train.steps
+        return run.arm, run.seed, self.snap(run.hybrid)
+
+
+def write_surface(path: Path, job: JobConfig, runs: Iterable[tuple[Mapping[str, Any], RunResult]]) -> None:
+    """Write runs (what their ``run.json`` holds, and the result) as one Parquet file: a row a run, with the numbers one
+    looks for as columns, and the whole result as JSON.
+
+    What only a report shows (machine, statistics, norms of jumps, seconds by part) is left out. Runs that failed or
+    were stopped are none of the surface.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [_row(run, result) for run, result in runs if result.status in ("finished", "diverged")]
+    made_from = {"job": dump_job(job), "ranges": load_space(job).ranges}
+    table = pyarrow.Table.from_pylist(rows).replace_schema_metadata({"surface": json.dumps(made_from)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(table, path, compression="zstd", compression_level=19)
+
+
+def _row(run: Mapping[str, Any], result: RunResult) -> dict[str, Any]:
+    plain = run["hybrid"]["predictor"] == "off"
+    kept = replace(
+        result,
+        part_seconds={},
+        other_seconds={},
+        machine={},
+        statistics={},
+        replay=Replay(phases=result.replay.phases, norms=()),
+    )
+    return {
+        "kind": "plain" if plain else run["arm"],
+        "seed": run["seed"],
+        "steps": run["train"]["steps"],
+        **{name: None if plain else run["hybrid"][name] for name in _NAMES},
+        "status": result.status,
+        "time": result.time,
+        "predicted_share": result.predicted_share,
+        **{f"{split}_loss": heldout.loss for split, heldout in result.heldout.items()},
+        "result": json.dumps(kept.as_dict()),
+    }
+
+
+def _key_of(row: Mapping[str, Any]) -> Key:
+    if row["kind"] == "plain":
+        return "plain", row["seed"], row["steps"]
+    return row["kind"], row["seed"], Knobs(*(row[name] for name in _NAMES))
+
+
+def _defining(job: JobConfig, ranges: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What two jobs must share for the runs of one to stand for those of the other, as plain values."""
+    parts: dict[str, Any] = {name: asdict(getattr(job, name)) for name in _SHARED}
+    parts["data"].pop("cache_dir")
+    for name in _NAMES:
+        parts["hybrid"].pop(name)
+    plain: dict[str, Any] = json.loads(json.dumps({**parts, "search": {"space": job.search.space, "ranges": ranges}}))
+    return plain
+
+
+def _nearest(there: Iterable[T], asked: float, scale: Callable[[float], float]) -> T:
+    return min(sorted(there), key=lambda value: abs(scale(value) - scale(asked)))
+
+
+def _gained(run: RunResult, faster: float, loss: float) -> RunResult:
+    """The cost of a plain step, which times are told in, is what it was."""
+    curve = tuple(
+        replace(point, loss=point.loss * loss, train_seconds=point.train_seconds / faster, time=point.time / faster)
+        for point in run.curve
+    )
+    heldout = {split: replace(found, loss=found.loss * loss) for split, found in run.heldout.items()}
+    return replace(run, train_seconds=run.train_seconds / faster, curve=curve, heldout=heldout)

@@ -1,0 +1,178 @@
+"""Whole studies against a fake clock, on real runs: searcher, scheduler, objective, divergence rule, confirmation."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from statistics import fmean
+from typing import Any
+
+import pytest
+from nano_surface import surface, table_job
+from optuna.trial import TrialState
+
+from hybrid_ray.tune.measure import claimable
+from hybrid_ray.tune.simulator import Faults, SimulatedStudy, simulate
+from hybrid_ray.tune.space import load_space
+from hybrid_ray.tune.surface import Knobs
+
+PATIENCE = 0.05
+FAULTS = Faults(diverged=0.1, died=0.05, out_of_memory=0.02)
+
+
+def best(study: SimulatedStudy) -> Mapping[str, Any]:
+    return max(filter(claimable, study.rows), key=lambda row: row["objective"])
+
+
+def test_a_thousand_trials_take_seconds_and_each_is_told_as_what_it_was() -> None:
+    started = time.process_time()
+    study = simulate(table_job(trials=1000, stop_after_failures=1000), surface(), faults=FAULTS, concurrency=4)
+    assert time.process_time() - started < 60
+    states = Counter(trial.state for trial in study.optuna_study.trials)
+    assert sum(states.values()) == len(study.rows) == 1000
+    assert set(states) == {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
+    told = {row["number"]: row["state"] for row in study.rows}
+    assert told == {trial.number: trial.state.name for trial in study.optuna_study.trials}
+    faults = Counter(FAULTS.of(number)[0] for number in range(1000))
+    assert 50 < faults["diverged"] < 150
+    failed = Counter(str(row["error"]).split(":")[0] for row in study.rows if row["state"] == "FAIL")
+    assert failed["oom"] == faults["out_of_memory"]
+    assert 0 < failed["the trial's process died"] <= faults["died"]  # ASHA stops some before they get there
+
+
+def test_diverged_trials_are_pruned_with_a_violated_constraint_and_never_best() -> None:
+    study = simulate(table_job(trials=100, sampler="random"), surface(), faults=Faults(diverged=0.3))
+    diverged = [row for row in study.rows if row["diverged"]]
+    assert 10 < len(diverged) < 40
+    trials = study.optuna_study.trials
+    assert {row["state"] for row in diverged} == {"PRUNED"}
+    assert all(trials[row["number"]].constraints["diverged"] > 0 for row in diverged)
+    assert not any(map(claimable, diverged))
+
+
+def test_a_loss_too_bad_at_two_evaluations_in_a_row_ends_a_trial_there() -> None:
+    """With a fifth of the shipped patience some of the real runs are past it."""
+    job = table_job(trials=150, sampler="random", scheduler="none")
+    job = replace(job, objective=replace(job.objective, max_degradation=PATIENCE))
+    rows = simulate(job, surface()).rows
+    ended = [row for row in rows if row["diverged"]]
+    assert ended
+    assert {row["state"] for row in ended} == {"PRUNED"}
+    assert all(row["degradation"] > PATIENCE for row in ended)
+    assert min(row["steps"] for row in ended) < job.train.steps
+    assert all(row["ended"] - row["started"] == pytest.approx(row["time"]) for row in rows)
+
+
+def test_inert_trials_are_never_best_however_high_their_score() -> None:
+    study = simulate(table_job(trials=100, sampler="random", scheduler="none"), surface())
+    inert = [row for row in study.rows if row["inert"]]
+    assert inert
+    assert max(row["score"] for row in inert) > min(row["score"] for row in study.rows if not row["inert"])
+    assert best(study)["predicted_share"] >= 0.05
+
+
+def test_asha_saves_cost_and_keeps_a_best_as_good() -> None:
+    full = [simulate(table_job(trials=60, scheduler="none", seed=seed), surface()) for seed in range(4)]
+    asha = [simulate(table_job(trials=60, seed=seed), surface()) for seed in range(4)]
+    assert fmean(study.cost for study in asha) < 0.85 * fmean(study.cost for study in full)
+    lost = fmean(best(one)["objective"] for one in full) - fmean(best(one)["objective"] for one in asha)
+    assert lost < 0.02
+
+
+def test_workers_side_by_side_end_sooner_for_the_same_cost() -> None:
+    alone = simulate(table_job(trials=40, sampler="random", scheduler="none"), surface())
+    four = simulate(table_job(trials=40, sampler="random", scheduler="none"), surface(), concurrency=4)
+    assert alone.makespan == pytest.approx(alone.cost)
+    assert four.cost == pytest.approx(alone.cost)
+    assert four.cost / 4 <= four.makespan < 1.1 * four.cost / 4
+
+
+def test_a_stopped_trial_costs_what_it_used_and_no_more() -> None:
+    rows = simulate(table_job(trials=40), surface()).rows
+    stopped = [row for row in rows if row["state"] == "PRUNED"]
+    assert stopped
+    assert all(row["ended"] - row["started"] == pytest.approx(row["time"]) for row in rows)
+    assert all(160 <= row["steps"] < 300 for row in stopped)  # the grace period, and the end
+
+
+def test_failures_in_a_row_end_the_search() -> None:
+    study = simulate(table_job(trials=50), surface(), faults=Faults(died=1.0), concurrency=2)
+    assert study.gave_up
+    assert [row["state"] for row in study.rows] == ["FAIL"] * 6  # five in a row, and the one beside the fifth
+    assert study.confirmation is None
+
+
+def test_a_trial_whose_process_dies_is_tried_again_and_pays_twice() -> None:
+    job = table_job(trials=1, scheduler="none", sampler="random")
+    once = simulate(replace(job, search=replace(job.search, max_failures=0)), surface(), faults=Faults(died=1.0))
+    twice = simulate(job, surface(), faults=Faults(died=1.0))
+    assert twice.cost == pytest.approx(2 * once.cost)
+
+
+@cache
+def searched(mode: str) -> SimulatedStudy:
+    return simulate(table_job(mode=mode, trials=40), surface(), concurrency=2)
+
+
+def test_the_same_seed_is_the_same_study() -> None:
+    again = simulate(table_job(mode="score", trials=40), surface(), concurrency=2)
+    assert list(again.rows) == list(searched("score").rows)
+    assert again.makespan == searched("score").makespan
+    other = simulate(table_job(trials=40, seed=1), surface(), concurrency=2)
+    assert list(other.rows) != list(again.rows)
+
+
+@pytest.mark.parametrize("mode", ["score", "net", "pareto"])
+def test_every_objective_is_searched_to_its_end(mode: str) -> None:
+    study = searched(mode)
+    assert len(study.rows) == 40
+    assert {row["state"] for row in study.rows} <= {"COMPLETE", "PRUNED"}
+    complete = [trial for trial in study.optuna_study.trials if trial.state is TrialState.COMPLETE]
+    assert {len(trial.values) for trial in complete} == {2 if mode == "pareto" else 1}
+
+
+@pytest.mark.parametrize("scheduler", ["median", "none"])
+def test_the_other_schedulers_run_too(scheduler: str) -> None:
+    study = simulate(table_job(trials=30, scheduler=scheduler), surface())
+    pruned = sum(row["state"] == "PRUNED" for row in study.rows)
+    assert pruned > 0 if scheduler == "median" else pruned == 0
+
+
+def confirmed(knobs: Knobs, *, faster: float = 1.0, loss: float = 1.0, **confirm: Any) -> Mapping[str, Any]:
+    """What the confirmation says of one setting, searched and confirmed by itself."""
+    job = table_job(trials=1, best=1)
+    job = replace(job, confirm=replace(job.confirm, **confirm))
+    space = replace(load_space(job), presets={"this one": knobs._asdict()})
+    study = simulate(job, surface().with_gain(faster, loss=loss), space=space)
+    assert study.confirmation is not None
+    (entry,) = study.confirmation["candidates"]
+    return dict(entry)
+
+
+LONG, SHORT = Knobs(0.0, 20, 0), Knobs(0.2, 3, 0)
+"""Two settings that the table has with their controls on fresh seeds, and that predict there too."""
+
+
+def test_the_real_runs_confirm_no_gain_in_this_short_training() -> None:
+    for knobs in (LONG, SHORT):
+        entry = confirmed(knobs)
+        assert all(row["status"] == "finished" for rows in entry["runs"].values() for row in rows)
+        assert entry["verdict"] in ("no gain shown", "worse than stopping early")
+        assert entry["net_speedup"]["mean"] < 1
+
+
+def test_a_planted_gain_is_found() -> None:
+    assert confirmed(SHORT, faster=1.5, loss=0.97)["verdict"] == "real gain"
+
+
+def test_a_gain_in_time_alone_is_refused_since_a_placebo_does_as_well() -> None:
+    """In these runs predicting is no better than skipping the same steps and doing nothing."""
+    assert "placebo" in str(confirmed(SHORT, faster=1.5)["refusal"])
+    assert confirmed(SHORT, faster=1.5, arms=())["verdict"] == "real gain"
+
+
+def test_a_candidate_that_the_table_cannot_confirm_is_no_gain_and_says_why() -> None:
+    entry = confirmed(Knobs(0.1, 30, 0), faster=3.0)
+    assert entry["verdict"] != "real gain"
+    assert "no hybrid run of Knobs(" in entry["runs"]["hybrid"][0]["error"]

@@ -1,0 +1,98 @@
+"""The table of real runs: what stands for what, and what it refuses."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nano_surface import TABLE, surface, table_job
+
+from hybrid_ray.errors import ConfigError
+from hybrid_ray.evaluate.arms import frontier_runs
+from hybrid_ray.evaluate.execute import Task
+from hybrid_ray.tune.surface import Knobs, Surface
+
+
+def snapped(threshold: float, horizon: int, interval: int) -> Knobs:
+    return surface().snap(replace(surface().job.hybrid, **Knobs(threshold, horizon, interval)._asdict()))
+
+
+def test_the_table_is_small_and_of_at_least_200_real_runs() -> None:
+    assert TABLE.stat().st_size < 1_500_000
+    number = len(surface().runs)
+    assert number >= 200
+    assert surface().whole_seeds
+    assert len(surface().searched_seeds) >= 2
+    assert {run.status for run in surface().runs.values()} <= {"finished", "diverged"}
+
+
+def test_a_setting_of_the_grid_stands_for_itself() -> None:
+    assert all(snapped(*knobs) == knobs for knobs in surface().settings)
+
+
+def test_a_setting_between_is_the_nearest_in_logarithms() -> None:
+    assert snapped(0.0, 4, 0).prediction_horizon == 5  # and not 3
+    assert snapped(0.0, 25, 0).prediction_horizon == 30  # and not 20
+    assert snapped(0.0, 30, 2).correction_interval == 3
+    assert snapped(0.14, 3, 0).confidence_threshold == 0.1
+    assert snapped(0.6, 3, 0).confidence_threshold == 0.5
+
+
+def test_an_interval_that_is_never_reached_is_no_micro_correction() -> None:
+    assert snapped(0.2, 3, 3) == Knobs(0.2, 3, 0)
+    assert snapped(0.2, 1, 6) == Knobs(0.2, 1, 0)
+    assert snapped(0.2, 5, 4) == Knobs(0.2, 5, 3)
+
+
+def test_runs_of_real_steps_only_are_the_same_whatever_they_are_called() -> None:
+    run = frontier_runs(table_job())[1.0]
+    baseline, shorter = surface().execute(
+        [Task(run=run, directory=Path()), Task(run=replace(run, arm="equal_steps"), directory=Path())]
+    )
+    assert (baseline.arm, shorter.arm) == ("baseline", "equal_steps")
+    assert baseline.heldout == shorter.heldout
+
+
+def test_what_the_table_lacks_is_a_failed_run_that_says_so() -> None:
+    job = table_job()
+    (missing,) = surface().execute([Task(run=job.run(seed=77), directory=Path())])
+    assert missing.status == "failed"
+    assert "no hybrid run of Knobs(" in str(missing.error)
+    assert "seed 77" in str(missing.error)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train": {"learning_rate": 1e-3}}, "train.learning_rate: 0.006 -> 0.001"),
+        ({"hybrid": {"full_steps": 5}}, "hybrid.full_steps: 10 -> 5"),
+        ({"seed": 5}, "seed is 5"),
+    ],
+)
+def test_another_job_is_refused_with_every_difference(changes: dict[str, Any], said: str) -> None:
+    job = table_job()
+    parts = {
+        name: replace(getattr(job, name), **values) if isinstance(values, dict) else values
+        for name, values in changes.items()
+    }
+    with pytest.raises(ConfigError, match="the table of runs is of another job") as refused:
+        surface().check(replace(job, **parts))
+    assert said in str(refused.value)
+
+
+def test_a_job_that_only_searches_or_scores_otherwise_is_not_refused() -> None:
+    job = table_job(mode="net", trials=7, sampler="random")
+    surface().check(replace(job, hybrid=replace(job.hybrid, prediction_horizon=9)))
+
+
+def test_a_space_whose_ranges_have_changed_is_refused() -> None:
+    ranges = {**surface().ranges, "prediction_horizon": {**surface().ranges["prediction_horizon"], "high": 99}}
+    with pytest.raises(ConfigError, match=r"search\.ranges\.prediction_horizon\.high: 99 -> 30"):
+        replace(surface(), ranges=ranges).check(table_job())
+
+
+def test_no_table_is_told_with_what_makes_one(tmp_path: Path) -> None:
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    for name in ("missing.parquet", "broken.parquet"):
+        with pytest.raises(ConfigError, match=r"benchmarks/surface\.py"):
+            Surface.read(tmp_path / name)
