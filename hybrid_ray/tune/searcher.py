@@ -9,6 +9,9 @@ ever. Here every trial that was asked is told, and as what it was:
     exception, out of memory FAIL
     driver asked to stop     FAIL       its row's error says ``interrupted``; its settings are queued again
 
+Too few predicted steps are a violated constraint as well (``inert``, by how much): such a trial is never best, and its
+score, near that of plain training, would draw a sampler to where there is nothing to find.
+
 A trial's row is kept in the store *before* Optuna is told, so that a kill between the two loses nothing (study.py).
 """
 
@@ -21,6 +24,7 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from hybrid_ray.evaluate.summary import INERT_SHARE
 from hybrid_ray.tune.measure import MEASURES
 
 __all__ = ["INTERRUPTED", "Listener", "OptunaSearcher", "queue_again", "tell", "values_of", "was_interrupted"]
@@ -187,6 +191,7 @@ def tell(study: optuna.Study, trial: optuna.Trial, row: Mapping[str, Any], mode:
     state = TrialState[row["state"]]
     if state is not TrialState.FAIL:
         trial.set_constraint("diverged", float(row["diverged"]))
+        trial.set_constraint("inert", INERT_SHARE - float(row["predicted_share"]))
     study.tell(trial, values_of(row, mode) if state is TrialState.COMPLETE else None, state=state)
 
 

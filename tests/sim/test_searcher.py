@@ -50,6 +50,7 @@ def result(step: int, objective: float, **changes: Any) -> dict[str, Any]:
         "degradation": 0.01,
         "finished": 0,
         "diverged": 0,
+        "predicted_share": 0.3,
         "inert": 0,
         "status": "stopped",
         "error": None,

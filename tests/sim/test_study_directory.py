@@ -20,6 +20,8 @@ from hybrid_ray.tune.searcher import INTERRUPTED, tell
 from hybrid_ray.tune.space import load_space
 from hybrid_ray.tune.study import StudyDirectory, differences, identity
 
+PREDICTS = {"predicted_share": 0.3}
+
 
 def create(job: JobConfig) -> StudyDirectory:
     return StudyDirectory.create(job, space=load_space(job))
@@ -144,7 +146,7 @@ def half_done(tmp_path: Path) -> tuple[JobConfig, StudyStore]:
     for number in range(3):
         trial = study.ask()
         space.ask(trial, job)
-        row = {"number": number, "state": "COMPLETE", "objective": 1.5, "diverged": 0, "error": None}
+        row = {"number": number, "state": "COMPLETE", "objective": 1.5, "diverged": 0, "error": None, **PREDICTS}
         if number < 2:
             store.add_trial(row)
         if number < 1:
@@ -191,7 +193,7 @@ def test_what_failed_until_the_search_gave_up_is_tried_again_on_resume_and_once(
     for number, state in enumerate(("COMPLETE", "FAIL", "FAIL")):
         trial = study.ask()
         space.ask(trial, job)
-        row = {"number": number, "state": state, "objective": 1.5, "diverged": 0, "error": None}
+        row = {"number": number, "state": state, "objective": 1.5, "diverged": 0, "error": None, **PREDICTS}
         store.add_trial(row | ({"error": "no disk"} if state == "FAIL" else {}))
         tell(study, trial, row, "score")
     assert reconcile(study, store, job) == 0  # two failures among others are just that
