@@ -259,6 +259,7 @@ def counted(run: RunConfig) -> dict[str, int]:
     found = log.peaks()
     for number, phase in enumerate(listener.phases[1:], 2):  # what was before the first is not a step alone
         peaks[phase] = max(peaks[phase], found[f"step {number}"].total)
+    peaks["evaluation"] = found[f"step {len(listener.phases) + 1}"].total  # it comes after the last step
     return dict(peaks)
 
 

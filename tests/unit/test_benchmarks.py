@@ -1,0 +1,123 @@
+"""The benchmarks' own code: fair sides, what they count, and the one command for a GPU, rehearsed without one."""
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from hybrid_ray.config import ModelConfig
+from hybrid_ray.models import GPT2, PRESETS, count_parameters
+
+ROOT = Path(__file__).parents[2]
+GUIDE = ROOT / "docs/gpu_guide.md"
+ROW = re.compile(
+    r"^\| (?P<model>[\w.]+) \| (?P<micro>\d+) x \d+ \| (?P<settings>.*?) \| (?P<peak>[\d.]+) \*estimated\* \|"
+)
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A benchmark as a module: they import each other as scripts of one folder do."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+    def found(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    return found
+
+
+def on_gpu_command(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, str(ROOT / "benchmarks/gpu.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+
+
+def test_the_plain_model_is_the_same_function_as_ours(load: Any) -> None:
+    throughput = load("throughput")
+    shape = PRESETS["micro"]
+    ours, plain = GPT2(shape, 257, ModelConfig()), throughput.PlainGPT(shape, 257)
+    names = {"wte": "tokens", "wpe": "positions", "h": "blocks", "ln_1": "norm1", "ln_2": "norm2", "ln_f": "norm"}
+    names |= {"attn.c_attn": "qkv", "attn.c_proj": "out", "mlp.c_fc": "up", "mlp.c_proj": "down"}
+    pattern = re.compile(r"\b(" + "|".join(map(re.escape, names)) + r")\b")
+    state = {pattern.sub(lambda found: names[found[0]], key): value for key, value in ours.state_dict().items()}
+    plain.load_state_dict({**state, "head.weight": state["tokens.weight"]})
+    x, y = (torch.randint(257, (3, 32)) for _ in range(2))
+    assert count_parameters(plain) == count_parameters(ours)
+    torch.testing.assert_close(plain(x, y), ours(x, y))
+
+
+def test_the_plain_loop_learns_and_runs_in_turn_with_ours(load: Any) -> None:
+    throughput = load("throughput")
+    found = throughput.measure("micro", against="whole", pairs=2, gpu=False, compile=False)
+    assert len(found.ratios) == 2
+    assert 0.2 < median(found.ratios) < 5  # both sides did the same amount of work, whatever the machine does
+    assert 0 < found.ours_mfu < 1
+    run = throughput.plain_run("micro", gpu=False, compile=False, steps=100)
+    run = replace(run, train=replace(run.train, learning_rate=1e-2))
+    tokens = torch.zeros(10_000, dtype=torch.int64).numpy()  # nothing is easier to learn
+    torch.manual_seed(0)
+    loop = throughput.PlainLoop(throughput.PlainGPT(PRESETS["micro"], 257), run, tokens, torch.device("cpu"))
+    before = loop.forward(*loop.batch).item()
+    loop.block(30)
+    assert loop.forward(*loop.batch).item() < before / 2
+
+
+def test_counted_peaks_are_what_the_plan_says(load: Any) -> None:
+    memory = load("memory")
+    cases = {case.name: case for case in memory.CASES}
+    found = memory.measure(cases["hybrid"], "micro", steps=20, gpu=False)
+    assert found.peak == pytest.approx(found.estimate, rel=0.1)
+    assert found.predict < 0.3 * found.peak  # no activations, no gradients
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_gpu_command_says_so_in_a_line() -> None:
+    done = on_gpu_command()
+    assert done.returncode == 2
+    assert done.stdout.count("\n") == 1
+    assert "no" in done.stdout
+    assert "--cpu" in done.stdout
+
+
+def test_the_gpu_command_rehearses_on_a_cpu(tmp_path: Path) -> None:
+    done = on_gpu_command("--cpu", "--folder", str(tmp_path), "--sections", "steps", "350M")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "finished after 20 steps" in (tmp_path / "350M.log").read_text()
+    (found,) = json.loads((tmp_path / "steps.json").read_text())
+    assert median(found["hybrid"]["predict"]) < 0.5 * median(found["baseline"])
+    assert len(found["baseline"]) == sum(map(len, found["hybrid"].values())) == 60
+    assert [line.split()[:1] for line in done.stdout.splitlines()[-3:-1]] == [["steps"], ["350M"]]
+
+
+def test_a_section_whose_time_is_over_is_stopped_and_told(tmp_path: Path) -> None:
+    done = on_gpu_command("--cpu", "--folder", str(tmp_path), "--sections", "steps", "--minutes", "0")
+    assert done.returncode == 1
+    assert "when its time was over" in done.stdout
+
+
+def test_every_row_of_the_guide_is_a_job_that_can_be_asked_for(load: Any) -> None:
+    guide = load("guide")
+    rows = [found for line in GUIDE.read_text().splitlines() if (found := ROW.match(line))]
+    assert len(rows) == len(guide.CARDS) * len(guide.MODELS)
+    for row in rows:
+        job = guide.job_of(overrides(row))
+        assert job.model.preset == row["model"]
+
+
+def test_the_guide_says_what_the_plan_says(load: Any) -> None:
+    guide = load("guide")
+    row = next(found for line in GUIDE.read_text().splitlines() if (found := ROW.match(line)))
+    assert f"{guide.need(overrides(row)).total / 2**30:.1f}" == row["peak"], "python benchmarks/guide.py --write"
+
+
+def overrides(row: "re.Match[str]") -> tuple[str, ...]:
+    settings = re.findall(r"`([^`]+)`", row["settings"])
+    return (f"model.preset={row['model']}", f"train.micro_batch_size={row['micro']}", *settings)
