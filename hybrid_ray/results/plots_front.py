@@ -29,7 +29,8 @@ def speedup_and_degradation(study: Study) -> Figure:
         axes.plot(best["speedup"], percent, "*", color=BLUE, ms=16, mec=PAPER, label="highest score", zorder=5)
     tolerance = 100 * study.job.objective.tolerance
     low, high = axes.get_ylim()
-    axes.set_ylim(low, max(high, 1.1 * tolerance))
+    low = min(low, 0.0)
+    axes.set_ylim(low, max(high, 1.1 * tolerance))  # with the tolerance in sight, whatever was lost
     axes.axhspan(low, tolerance, color=WASH, lw=0, zorder=0)
     axes.annotate(
         "within the tolerance of the score", (0.99, tolerance), (0, -4), xycoords=("axes fraction", "data"),

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,13 @@ def test_the_front_is_named_marked_and_drawn(tmp_path: Path) -> None:
     axes = next(plot for plot in shown(study) if plot.name == "front").draw(study).axes[0]
     ringed = next(line for line in axes.lines if line.get_label() == "on the front")
     assert sorted(ringed.get_xdata()) == pytest.approx(sorted(done.set_index("number").loc[list(front), "speedup"]))
+
+
+def test_the_front_is_drawn_where_every_trial_lost_more_than_the_tolerance(tmp_path: Path) -> None:
+    study = searched(tmp_path / "study", "pareto", confirm=False)
+    worse = replace(study, trials=study.trials.assign(degradation=5.0 + 0.01 * study.trials["number"]))
+    low, high = next(plot for plot in PLOTS if plot.name == "front").draw(worse).axes[0].get_ylim()
+    assert low <= 0 < 2 < 500 < high
 
 
 def test_the_best_of_two_objectives_is_on_the_front_with_the_highest_score(tmp_path: Path) -> None:
