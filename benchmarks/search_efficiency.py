@@ -7,7 +7,7 @@ searcher and scheduler, two trials side by side. What is found is judged by the 
 one noisy value that the search saw: a trial counts that finished, may be called best (it predicts), and whose setting's
 mean objective is at least best - 0.01 |best|, the best being the highest mean of all settings that predict. Cost is the
 training time of all trials until that one ended, told in baseline runs; ``trials`` counts those that ended until then.
-A search that never gets there costs infinity.
+A search that never gets there costs infinity; in the ratio to random search, a baseline run for each trial it may have.
 
 ``incumbent`` is what the search itself would name best: how far its setting's mean objective is from the best, after
 16 and after 48 baseline runs of training, as a mean over seeds. The grid is tried in shuffled order, one order a seed.
@@ -55,17 +55,17 @@ class Search:
 SEARCHES = {
     "random": Search(sampler="random", scheduler="none"),
     "grid, shuffled": Search(sampler="random", scheduler="none", first="grid"),
+    "TPE + presets + ASHA (shipped)": Search(sampler="tpe", scheduler="asha", first="presets"),
     "random + presets": Search(sampler="random", scheduler="none", first="presets"),
     "random + ASHA": Search(sampler="random", scheduler="asha"),
     "TPE": Search(sampler="tpe", scheduler="none"),
     "TPE + presets": Search(sampler="tpe", scheduler="none", first="presets"),
     "TPE + ASHA": Search(sampler="tpe", scheduler="asha"),
-    "TPE + presets + ASHA (shipped)": Search(sampler="tpe", scheduler="asha", first="presets"),
 }
 
 
-def true_values(job: JobConfig, surface: Surface) -> dict[Knobs, float]:
-    """Mean objective over the seeds that a setting was run with; settings that hardly predict are left out."""
+def true_values(job: JobConfig, surface: Surface) -> tuple[dict[Knobs, float], float]:
+    """Mean objective of each setting over the seeds that it was run with, and the best of those that do predict."""
     rows: dict[Knobs, list[Mapping[str, Any]]] = {knobs: [] for knobs in surface.settings}
     for seed in surface.searched_seeds:
         plain = [surface.result(run) for run in frontier_runs(replace(job, seed=seed)).values()]
@@ -73,11 +73,9 @@ def true_values(job: JobConfig, surface: Surface) -> dict[Knobs, float]:
         for knobs, found in rows.items():
             if ("hybrid", seed, knobs) in surface.runs:
                 found.append(yardstick.final(surface.runs["hybrid", seed, knobs]))
-    return {
-        knobs: fmean(row["objective"] for row in found)
-        for knobs, found in rows.items()
-        if fmean(row["predicted_share"] for row in found) >= INERT_SHARE
-    }
+    means = {knobs: fmean(row["objective"] for row in found) for knobs, found in rows.items()}
+    shares = {knobs: fmean(row["predicted_share"] for row in found) for knobs, found in rows.items()}
+    return means, max(value for knobs, value in means.items() if shares[knobs] >= INERT_SHARE)
 
 
 def simulated(job: JobConfig, surface: Surface, search: Search, seed: int, trials: int) -> SimulatedStudy:
@@ -113,27 +111,25 @@ class Found:
     regrets: tuple[float, ...]
 
 
-def judged(study: SimulatedStudy, surface: Surface, values: Mapping[Knobs, float]) -> Found:
+def judged(study: SimulatedStudy, surface: Surface, values: Mapping[Knobs, float], best: float) -> Found:
     """When the study first had a setting within 1 % of the best, and how good what it thought best was."""
-    best, length = max(values.values()), study.job.train.steps
-    true = {row["number"]: values.get(surface.snap(settings(study.job, params_of(row)))) for row in study.rows}
+    length = study.job.train.steps
+    true = {row["number"]: values[surface.snap(settings(study.job, params_of(row)))] for row in study.rows}
     cost, trials = float("inf"), float("inf")
     for count, row in enumerate(study.rows, start=1):
-        value = true[row["number"]]
-        if claimable(row) and value is not None and value >= best - WITHIN * abs(best):
+        if claimable(row) and true[row["number"]] >= best - WITHIN * abs(best):
             cost, trials = study.cost_until(row["ended"]) / length, count
             break
     return Found(cost=cost, trials=trials, regrets=tuple(_regret(study, true, best, look * length) for look in LOOKS))
 
 
-def _regret(study: SimulatedStudy, true: Mapping[int, float | None], best: float, spent: float) -> float:
-    """How far the incumbent's mean objective is from the best once this much was spent; that of nothing at all (0,
-    the worth of a search that names no setting) before any trial may be called best.
+def _regret(study: SimulatedStudy, true: Mapping[int, float], best: float, spent: float) -> float:
+    """How far the incumbent's mean objective is from the best once this much was spent; from the worst setting tried
+    before any trial may be called best.
     """
     done = [row for row in study.rows if claimable(row) and study.cost_until(row["ended"]) <= spent]
     incumbent = max(done, key=lambda row: row["objective"], default=None)
-    value = None if incumbent is None else true[incumbent["number"]]
-    return best - (value or 0.0)
+    return best - (min(true.values()) if incumbent is None else true[incumbent["number"]])
 
 
 def ratio(mine: Sequence[float], reference: Sequence[float], *, resamples: int = 4000) -> tuple[float, float, float]:
@@ -143,9 +139,12 @@ def ratio(mine: Sequence[float], reference: Sequence[float], *, resamples: int =
     def medians(values: Sequence[float]) -> np.ndarray:
         return np.median(draw.choice(np.asarray(values), size=(resamples, len(values))), axis=1)
 
-    with np.errstate(invalid="ignore"):
-        low, high = np.nanpercentile(medians(mine) / medians(reference), [2.5, 97.5])
+    low, high = np.percentile(medians(mine) / medians(reference), [2.5, 97.5])
     return float(np.median(mine) / np.median(reference)), float(low), float(high)
+
+
+def _near(values: Mapping[Knobs, float], best: float) -> int:
+    return sum(value >= best - WITHIN * abs(best) for value in values.values())
 
 
 def main() -> None:
@@ -161,23 +160,20 @@ def main() -> None:
         objective=replace(surface.job.objective, mode=options.objective),
         confirm=replace(surface.job.confirm, best=0),
     )
-    values = true_values(job, surface)
-    best = max(values.values())
-    good = sum(value >= best - WITHIN * abs(best) for value in values.values())
-    print(
-        f"{len(surface.settings)} settings x seeds {surface.seeds}; {len(values)} predict; best {best:.4f}, {good} near"
-    )
+    values, best = true_values(job, surface)
+    print(f"{len(values)} settings; best {job.objective.mode} {best:.4f}, {_near(values, best)} within 1 % of it")
     print(f"{'':32} {'cost (95 %)':>22} {'trials':>7} {'misses':>6} {'of random (95 %)':>20}   incumbent after {LOOKS}")
     reference: list[float] = []
     for name, search in SEARCHES.items():
         found = [
-            judged(simulated(job, surface, search, seed, options.trials), surface, values)
+            judged(simulated(job, surface, search, seed, options.trials), surface, values, best)
             for seed in range(options.seeds)
         ]
         costs = [one.cost for one in found]
-        reference = reference or costs
+        capped = [min(cost, options.trials) for cost in costs]
+        reference = reference or capped
         cost, trials = median_interval(costs), median_interval([one.trials for one in found])
-        share, low, high = ratio(costs, reference)
+        share, low, high = ratio(capped, reference)
         regrets = "  ".join(f"-{fmean(one.regrets[look] for one in found):.4f}" for look in range(len(LOOKS)))
         told = f"{cost.median:6.1f} ({cost.low:5.1f} to {cost.high:5.1f})"
         print(
