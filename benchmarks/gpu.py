@@ -47,7 +47,7 @@ SECTIONS = {
     ),
     "throughput": Section(
         script="throughput.py",
-        gpu=["--presets", "124M", "350M", "--against", "whole"],
+        gpu=["--presets", "124M", "350M", "--against", "whole", "--pairs", "10"],
         cpu=["--cpu", "--presets", "micro", "--against", "loop", "--pairs", "2"],
         minutes=3.0,
         lines=4,

@@ -226,6 +226,7 @@ def measure(case: Case, preset: str, *, steps: int, gpu: bool) -> Found:
     run = run_of(case, preset, steps=steps, gpu=gpu)
     need = memory_need(run, prepare(run.data))
     listener = Listener()
+    free()
     result = train(run, reporter=listener)
     peaks = allocated(result) if gpu else counted(run)
     return Found(
@@ -263,14 +264,20 @@ def counted(run: RunConfig) -> dict[str, int]:
     return dict(peaks)
 
 
+def free() -> None:
+    """Give back what the last case held."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 @contextlib.contextmanager
 def capped(gigabytes: float) -> Iterator[None]:
     """PyTorch takes no more of the GPU than this, as if it were a smaller card."""
     if not torch.cuda.is_available():
         yield
         return
-    gc.collect()
-    torch.cuda.empty_cache()
+    free()
     total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, gigabytes * 1e9 / total))
     try:

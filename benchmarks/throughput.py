@@ -14,7 +14,8 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,13 +32,29 @@ from hybrid_ray.train.device import choose_device
 from hybrid_ray.train.loop import train
 
 VOCABULARY = 50_304  # GPT-2's, rounded up to a multiple of 64 as nanoGPT does
-# (micro-batch, sequence length, vocabulary, steps a block)
-ON_CPU = {"micro": (8, 32, 257, 20), "nano": (16, 64, 257, 10), "124M": (1, 64, VOCABULARY, 1)}
-ON_GPU = {
-    "124M": (32, 1024, VOCABULARY, 10),
-    "350M": (16, 1024, VOCABULARY, 8),
-    "774M": (8, 1024, VOCABULARY, 6),
-    "1.5B": (8, 1024, VOCABULARY, 4),
+
+
+class Work(NamedTuple):
+    """What is trained and timed: ``micro`` sequences a forward, ``accumulate`` forwards a step, ``block`` steps."""
+
+    micro: int
+    length: int
+    vocabulary: int
+    block: int
+    accumulate: int = 1
+
+    @property
+    def tokens(self) -> int:
+        """Of a block."""
+        return self.block * self.accumulate * self.micro * self.length
+
+
+ON_CPU = {"micro": Work(8, 32, 257, 20), "nano": Work(16, 64, 257, 10), "124M": Work(1, 64, VOCABULARY, 1)}
+ON_GPU = {  # four micro-batches a step, as the seeds' 124M runs (32 x 4)
+    "124M": Work(32, 1024, VOCABULARY, 4, accumulate=4),
+    "350M": Work(16, 1024, VOCABULARY, 3, accumulate=4),
+    "774M": Work(8, 1024, VOCABULARY, 3, accumulate=4),
+    "1.5B": Work(8, 1024, VOCABULARY, 2, accumulate=4),
 }
 
 
@@ -139,6 +156,9 @@ class PlainLoop:
 class Turns:
     """Hears every step of `train`. After the first block, and after every second one from there, it runs two of the
     other side: ours, theirs, theirs, ours, ours, theirs, ... The first pair warms up and is dropped.
+
+    The compiler's counts are of the process: `train` says at its end that the model was compiled again, and means the
+    other side's.
     """
 
     def __init__(self, other: Callable[[], PlainLoop], *, steps: int, clock: Callable[[], float]) -> None:
@@ -180,6 +200,7 @@ class Throughput:
     peak: str
     ratios: list[float]
     compiled: bool
+    fallbacks: str  # ours went back to a smaller micro-batch or to eager: the two sides are not alike then
 
     def row(self) -> list[str]:
         low, half, high = spread(self.ratios)
@@ -192,28 +213,32 @@ class Throughput:
             f"{self.plain_mfu:.1%}",
             f"{half:.3f}",
             f"{low:.3f} to {high:.3f}",
+            "compiled" if self.compiled else "eager",
+            self.fallbacks,
         ]
 
 
-HEADER = ["preset", "against", "ours tok/s", "plain tok/s", "ours MFU", "plain MFU", "ours/plain", "quartiles"]
+HEADER = ["preset", "against", "ours tok/s", "plain tok/s", "ours MFU", "plain MFU", "ours/plain", "quartiles", "", ""]
 
 
 def plain_run(preset: str, *, gpu: bool, compile: bool, steps: int) -> RunConfig:
     """A baseline of the preset's size on random tokens."""
-    micro, length, vocabulary, _ = (ON_GPU if gpu else ON_CPU)[preset]
+    work = (ON_GPU if gpu else ON_CPU)[preset]
+    words = work.vocabulary == VOCABULARY
     return RunConfig(
         arm="baseline",
-        model=ModelConfig(preset=preset),
+        model=ModelConfig(preset=preset, pad_vocab_to=64 if words else 1),
         data=DataConfig(
             corpus="random",
-            tokenizer="bytes" if vocabulary == 257 else "bpe",
-            vocab_size=None if vocabulary == 257 else 50_257,
+            tokenizer="bpe" if words else "bytes",
+            vocab_size=50_257 if words else None,
             heldout_tokens=4096,
         ),
         train=TrainConfig(
             steps=max(10, steps),
-            batch_size=micro,
-            sequence_length=length,
+            batch_size=work.micro * work.accumulate,
+            micro_batch_size=work.micro,
+            sequence_length=work.length,
             learning_rate=6e-4,
             precision="bf16" if gpu else "fp32",
             compile=compile,
@@ -228,25 +253,24 @@ def plain_run(preset: str, *, gpu: bool, compile: bool, steps: int) -> RunConfig
 
 def measure(preset: str, *, against: str, pairs: int, gpu: bool, compile: bool) -> Throughput:
     """`train` beside the plain loop."""
-    micro, length, vocabulary, block = (ON_GPU if gpu else ON_CPU)[preset]
-    run = plain_run(preset, gpu=gpu, compile=compile, steps=block * (pairs + 1))
-    run = replace(run, model=replace(run.model, pad_vocab_to=64 if vocabulary == VOCABULARY else 1))
+    work = (ON_GPU if gpu else ON_CPU)[preset]
+    run = plain_run(preset, gpu=gpu, compile=compile, steps=work.block * (pairs + 1))
     device, corpus = choose_device(run), prepare(run.data)
     shape = PRESETS[preset]
 
     def other() -> PlainLoop:
         torch.manual_seed(0)
         if against == "whole":
-            return PlainLoop(PlainGPT(shape, vocabulary), run, corpus.train, device)
-        model = build_model(run.model, vocab_size=corpus.vocab_size, sequence_length=length)
+            return PlainLoop(PlainGPT(shape, work.vocabulary), run, corpus.train, device)
+        model = build_model(run.model, vocab_size=corpus.classes, sequence_length=work.length)
         return PlainLoop(model, run, corpus.train, device)
 
-    turns = Turns(other, steps=block, clock=time.perf_counter if gpu else time.process_time)
+    turns = Turns(other, steps=work.block, clock=time.perf_counter if gpu else time.process_time)
     result = train(run, reporter=turns)
     ours, theirs = turns.ours[1 : pairs + 1], turns.theirs[1 : pairs + 1]
     rate, source = peak(device)
-    tokens, flops = block * micro * length, flops_per_token(shape, vocabulary, length)
-    speeds = [tokens / middle(seconds) for seconds in (ours, theirs)]
+    flops = flops_per_token(shape, work.vocabulary, work.length)
+    speeds = [work.tokens / middle(seconds) for seconds in (ours, theirs)]
     return Throughput(
         preset=preset,
         against=against,
@@ -258,32 +282,31 @@ def measure(preset: str, *, against: str, pairs: int, gpu: bool, compile: bool) 
         peak=source,
         ratios=[other / own for own, other in zip(ours, theirs, strict=True)],
         compiled=bool(result.machine.get("compiled")),
+        fallbacks=str(result.machine.get("fallbacks", "")),
     )
 
 
 def main() -> None:
-    gpu = torch.cuda.is_available()
-    presets = ON_GPU if gpu else ON_CPU
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--presets", nargs="+", choices=presets, default=[*presets] if gpu else ["micro", "nano"])
-    parser.add_argument(
-        "--against", nargs="+", choices=["whole", "loop"], default=["whole"] if gpu else ["whole", "loop"]
-    )
+    parser.add_argument("--presets", nargs="+", choices={**ON_CPU, **ON_GPU}, help="default: those of the device")
+    parser.add_argument("--against", nargs="+", choices=["whole", "loop"], default=["whole", "loop"])
     parser.add_argument("--pairs", type=int, default=12, help="of blocks, one of ours and one of theirs")
-    parser.add_argument("--eager", action="store_true", help="do not compile")
+    parser.add_argument("--eager", action="store_true", help="do not compile on a GPU")
     parser.add_argument("--cpu", action="store_true", help="on the CPU even if there is a GPU")
     parser.add_argument("--json", help="keep the figures here")
     options = parser.parse_args()
-    gpu = gpu and not options.cpu
-    found = []
-    for preset in options.presets:
+    gpu = torch.cuda.is_available() and not options.cpu
+    presets = options.presets or ([*ON_GPU] if gpu else ["micro", "nano"])
+    if unknown := set(presets) - set(ON_GPU if gpu else ON_CPU):
+        parser.error(f"no batch is set for {', '.join(sorted(unknown))} on this device")
+    found, compile = [], gpu and not options.eager
+    for preset in presets:
         for against in options.against:
-            found.append(
-                measure(preset, against=against, pairs=options.pairs, gpu=gpu, compile=gpu and not options.eager)
-            )
+            found.append(measure(preset, against=against, pairs=options.pairs, gpu=gpu, compile=compile))
             keep(options.json, map(asdict, found))
+            print(f"{preset} against {against}: {middle(found[-1].ratios):.3f}", flush=True)
     print(table(HEADER, [one.row() for one in found]))
-    print(f"MFU of {found[0].peak}; {'compiled' if found[0].compiled else 'not compiled'}; {found[0].device}")
+    print(f"MFU of {found[0].peak}; {found[0].device}")
 
 
 if __name__ == "__main__":
