@@ -91,6 +91,26 @@ def test_a_trial_that_raises_fails_alone_with_several_objectives_too(
     assert list(trials["state"]) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
     assert "prediction_horizon is 0 but must be at least 1" in trials["error"][1]
     assert "Traceback" in (outcome.directory / "trials" / "0001" / "error.txt").read_text()
+    study = load_study(outcome.directory)
+    assert outcome.text.count("on the front of speedup and degradation") == 1
+    told = open_study(outcome.directory, study.job)
+    assert {trial.number for trial in told.best_trials} == set(study.front["number"])
+    again = extend_study(outcome.directory, trials=5)
+    assert len(load_study(again.directory).trials) == 5
+
+
+def test_a_search_for_net_speedup_tells_it_and_leads_with_it(job: JobConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tune_spaces.these", space_of(4, 6))
+    wanted = replace(searched(job, trials=2), objective=ObjectiveConfig(mode="net", max_degradation=100.0))
+    outcome = run_study(wanted)
+    study = load_study(outcome.directory)
+    told = open_study(outcome.directory, study.job)
+    assert [trial.value for trial in told.trials] == study.trials["objective"].tolist()
+    assert study.trials["objective"].max() == study.winner["objective"]
+    heading = list(told.trials[0].intermediate_values.values())
+    assert len(heading) == 4
+    assert heading[-1] == told.trials[0].value
+    assert "net speedup" in outcome.text.split("score")[0]
 
 
 def test_when_every_trial_fails_the_search_ends_with_advice(job: JobConfig, monkeypatch: pytest.MonkeyPatch) -> None:
