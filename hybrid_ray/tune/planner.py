@@ -120,9 +120,7 @@ def settle(job: JobConfig) -> JobConfig:
         job = settle_micro_batch(job, _free_for_one(job))
     for name, variant in variant_jobs(job).items():
         if variant.train.micro_batch_size == "auto":
-            raise ConfigError(
-                f"compare.variants.{name} has micro_batch_size 'auto' but must have a number, or the job's"
-            )
+            raise ConfigError(f"compare.variants.{name} has micro_batch_size 'auto' but needs a number, or the job's")
     return job
 
 

@@ -11,7 +11,7 @@ import pytest
 from micro_jobs import micro_job
 
 from hybrid_ray.cli import main
-from hybrid_ray.config import CompareConfig, JobConfig, ModelConfig, ResourcesConfig, TrainConfig
+from hybrid_ray.config import CompareConfig, JobConfig, ResourcesConfig, TrainConfig
 from hybrid_ray.data import prepare
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.jobfile import dump_job, read_job
