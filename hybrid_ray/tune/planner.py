@@ -17,7 +17,6 @@ from hybrid_ray.data.dataset import Dataset, prepare
 from hybrid_ray.errors import ConfigError, StoreError
 from hybrid_ray.evaluate.arms import CONTROLS, baseline, frontier_runs
 from hybrid_ray.evaluate.cache import RunCache, baseline_key
-from hybrid_ray.jobfile import variant_jobs
 from hybrid_ray.memory.estimate import memory_need, size_text
 from hybrid_ray.models.build import build_model, check_preset
 from hybrid_ray.models.shapes import PRESETS, flops_per_token
@@ -118,9 +117,6 @@ def settle(job: JobConfig) -> JobConfig:
     job = settle_device(job)
     if job.train.micro_batch_size == "auto":
         job = settle_micro_batch(job, _free_for_one(job))
-    for name, variant in variant_jobs(job).items():
-        if variant.train.micro_batch_size == "auto":
-            raise ConfigError(f"compare.variants.{name} has micro_batch_size 'auto' but needs a number, or the job's")
     return job
 
 

@@ -11,7 +11,7 @@ import pytest
 from micro_jobs import micro_job
 
 from hybrid_ray.cli import main
-from hybrid_ray.config import CompareConfig, JobConfig, ResourcesConfig, TrainConfig
+from hybrid_ray.config import JobConfig, ResourcesConfig, TrainConfig
 from hybrid_ray.data import prepare
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.jobfile import dump_job, read_job
@@ -84,12 +84,6 @@ def test_a_cluster_cannot_be_looked_into(tmp_path: Path) -> None:
     job = micro_job(tmp_path, train=OPEN, resources=ResourcesConfig(address="auto"))
     with pytest.raises(ConfigError, match=r"micro_batch_size is 'auto' but the job runs on a cluster.*write a number"):
         settle(job)
-
-
-def test_a_variant_needs_a_number(tmp_path: Path) -> None:
-    compare = CompareConfig(variants={"large": {"train.micro_batch_size": "auto"}})
-    with pytest.raises(ConfigError, match=r"compare\.variants\.large .* needs a number"):
-        settle(micro_job(tmp_path, compare=compare))
 
 
 def test_advice_goes_from_cheap_to_dear_and_each_step_helps(tmp_path: Path) -> None:
