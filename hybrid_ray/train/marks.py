@@ -1,4 +1,4 @@
-"""A run's marks: first and last training loss, highest confidence, and the memory in use as it went on."""
+"""A run's marks: first and last training loss, highest confidence after warmup, and the memory in use as it went on."""
 
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import psutil
 import torch
 
+from hybrid_ray.hybrid.phases import Phase
 from hybrid_ray.hybrid.step_result import StepResult
 
 __all__ = ["Marks", "bytes_in_use"]
@@ -37,7 +38,8 @@ class Marks:
         if result.loss is not None:
             self.first_loss = result.loss if self.first_loss is None else self.first_loss
             self.last_loss = result.loss
-        self.highest_confidence = max(self.highest_confidence, result.confidence)
+        if result.phase is not Phase.WARMUP:  # nothing is decided there, however high it is
+            self.highest_confidence = max(self.highest_confidence, result.confidence)
         used = bytes_in_use()
         self.first_memory_bytes = used if self.first_memory_bytes is None else self.first_memory_bytes
         self.last_memory_bytes = used
