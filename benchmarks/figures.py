@@ -1,21 +1,15 @@
-"""What the benchmarks share: two sides timed in turn, the middle of what was timed, a table, a machine's peak."""
+"""What the benchmarks share: two sides timed in turn, the middle of what was timed, a table, where figures go."""
 
 import json
 import os
 import statistics
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-__all__ = ["GIB", "alternate", "folder", "keep", "middle", "peak", "spread", "table", "told"]
+__all__ = ["GIB", "alternate", "folder", "keep", "middle", "spread", "table", "told"]
 
 GIB = 2**30
-
-# Dense bf16 FLOP/s as their makers state them, by a part of the name that PyTorch reports.
-STATED_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "RTX 4090": 165e12, "RTX 3090": 71e12, "L4": 121e12}
 
 
 def alternate(
@@ -65,32 +59,6 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
         "  ".join(cell.ljust(width) if not place else cell.rjust(width) for place, (cell, width) in enumerate(cells))
         for cells in (zip(line, widths, strict=True) for line in lines)
     )
-
-
-def peak(device: torch.device) -> tuple[float, str]:
-    """FLOP/s that utilisation is told against, and where the number is from: the maker's, or a matrix product here."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        for part, rate in STATED_PEAKS.items():
-            if part in name:
-                return rate, f"{rate / 1e12:.0f} TFLOP/s, stated for dense bf16 on {name}"
-        rate = _product_rate(device, 8192, torch.bfloat16, time.perf_counter)
-        return rate, f"{rate / 1e12:.0f} TFLOP/s, a bf16 matrix product measured here on {name}"
-    rate = _product_rate(device, 1024, torch.float32, time.process_time)
-    return rate, f"{rate / 1e9:.0f} GFLOP/s, an fp32 matrix product measured here on one thread"
-
-
-def _product_rate(device: torch.device, side: int, dtype: torch.dtype, clock: Callable[[], float]) -> float:
-    """FLOP/s of the best of ten products of two square matrices."""
-    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    best = float("inf")
-    for _ in range(10):
-        started = clock()
-        torch.mm(left, right)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, clock() - started)
-    return 2 * side**3 / best
 
 
 def folder(name: str | None) -> Path:

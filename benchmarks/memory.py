@@ -2,6 +2,7 @@
 
     python benchmarks/memory.py [--preset nano] [--steps 200] [--cases NAME ...] [--json FILE]
     python benchmarks/memory.py --large 1.5B 350M          a GPU: 1.5B in a share of 16 GB, 350M in one of 2.5 GB
+    python benchmarks/memory.py --large 1.5B 350M --plan   what they are expected to need
 
 Each case is a run of `hybrid_ray.train.loop.train` on the same text in the same order from the same seed. Told are the
 most that is allocated in any step, and in Predict; the estimate of `hybrid-ray plan` (memory/estimate.py, without the
@@ -9,7 +10,7 @@ process); the held-out loss at the end; the median real step; and what the seeds
 
 On a GPU (124M, 8 x 512, 100 steps) the peak is the CUDA allocator's, by phase. On a CPU (nano, 16 x 64) it is counted
 in a second, short run: every storage that PyTorch allocates and frees, followed by memory/measure.py. There the host's
-memory is the device's, so what a case moves to the host is still counted. About two minutes on one CPU thread.
+memory is the device's, so what a case moves to the host is still counted. Some five minutes on one CPU thread.
 """
 
 import argparse
@@ -286,8 +287,8 @@ def capped(gigabytes: float) -> Iterator[None]:
         torch.cuda.set_per_process_memory_fraction(1.0)
 
 
-def large(name: str, *, steps: int | None, gpu: bool) -> str:
-    """Train a large model in a small share, and say whether it fits its goal and stays well."""
+def large_run(name: str, *, steps: int | None, gpu: bool) -> RunConfig:
+    """A large model's training, with all that saves activations."""
     case = LARGE[name]
     settings = TrainConfig(
         steps=steps or case.steps,
@@ -299,13 +300,25 @@ def large(name: str, *, steps: int | None, gpu: bool) -> str:
         sample_tokens=0,
         device="cuda" if gpu else "cpu",
     )
-    run = RunConfig(
+    return RunConfig(
         arm="baseline" if case.hybrid.predictor == "off" else "hybrid",
         model=ModelConfig(preset=case.preset, pad_vocab_to=64 if gpu else 1, **SMALL),
         data=text(words=gpu),
         train=replace(settings, **case.train),
         hybrid=case.hybrid,
     )
+
+
+def planned(name: str) -> str:
+    """What a large model is expected to need on a GPU, which need not be here."""
+    run = large_run(name, steps=None, gpu=True)
+    need = memory_need(run, prepare(replace(run.data, corpus="random")))
+    return f"{name}: plan {need.allocated / 1e9:.2f} GB, goal {LARGE[name].goal:g} GB"
+
+
+def large(name: str, *, steps: int | None, gpu: bool) -> str:
+    """Train a large model in a small share, and say whether it fits its goal and stays well."""
+    case, run = LARGE[name], large_run(name, steps=steps, gpu=gpu)
     need, listener = memory_need(run, prepare(run.data)), Listener()
     with capped(case.cap):
         try:
@@ -340,6 +353,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="default: 100 on a GPU, 200 on a CPU")
     parser.add_argument("--cases", nargs="+", choices=[case.name for case in CASES], metavar="NAME")
     parser.add_argument("--large", nargs="+", choices=LARGE, help="these large models instead of the table")
+    parser.add_argument("--plan", action="store_true", help="of the large models only what they are expected to need")
     parser.add_argument("--cpu", action="store_true", help="on the CPU even if there is a GPU")
     parser.add_argument("--json", help="keep the figures here")
     options = parser.parse_args()
@@ -347,7 +361,9 @@ def main() -> None:
     without = importlib.util.find_spec("torchao") is None
     if options.large:
         for name in options.large:
-            if LARGE[name].train.get("optimizer") == "adamw8bit" and without:
+            if options.plan:
+                print(planned(name), flush=True)
+            elif LARGE[name].train.get("optimizer") == "adamw8bit" and without:
                 print(f"{name}: left out, its optimizer needs torchao (pip install torchao); {name}-host does not")
             else:
                 print(large(name, steps=options.steps, gpu=gpu), flush=True)

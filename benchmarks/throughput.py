@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from figures import keep, middle, peak, spread, table
+from figures import keep, middle, spread, table
 from torch import Tensor, nn
 
 from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, RunConfig, TrainConfig
@@ -32,6 +32,10 @@ from hybrid_ray.train.device import choose_device
 from hybrid_ray.train.loop import train
 
 VOCABULARY = 50_304  # GPT-2's, rounded up to a multiple of 64 as nanoGPT does
+
+
+# Dense bf16 FLOP/s as their makers state them, by a part of the name that PyTorch reports.
+STATED_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "RTX 4090": 165e12, "RTX 3090": 71e12, "L4": 121e12}
 
 
 class Work(NamedTuple):
@@ -284,6 +288,32 @@ def measure(preset: str, *, against: str, pairs: int, gpu: bool, compile: bool) 
         compiled=bool(result.machine.get("compiled")),
         fallbacks=str(result.machine.get("fallbacks", "")),
     )
+
+
+def peak(device: torch.device) -> tuple[float, str]:
+    """FLOP/s that utilisation is told against, and where the number is from: the maker's, or a matrix product here."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        for part, rate in STATED_PEAKS.items():
+            if part in name:
+                return rate, f"{rate / 1e12:.0f} TFLOP/s, stated for dense bf16 on {name}"
+        rate = _product_rate(device, 8192, torch.bfloat16, time.perf_counter)
+        return rate, f"{rate / 1e12:.0f} TFLOP/s, a bf16 matrix product measured here on {name}"
+    rate = _product_rate(device, 1024, torch.float32, time.process_time)
+    return rate, f"{rate / 1e9:.0f} GFLOP/s, an fp32 matrix product measured here on one thread"
+
+
+def _product_rate(device: torch.device, side: int, dtype: torch.dtype, clock: Callable[[], float]) -> float:
+    """FLOP/s of the best of ten products of two square matrices."""
+    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(10):
+        started = clock()
+        torch.mm(left, right)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, clock() - started)
+    return 2 * side**3 / best
 
 
 def main() -> None:
