@@ -19,8 +19,8 @@ from typing import Any
 from hybrid_ray.config import RunConfig
 from hybrid_ray.durable import sync_to_disk
 from hybrid_ray.evaluate.execute import Execute, Task, stored_result
-from hybrid_ray.evaluate.sources import RUN_PARTS, source_hashes
 from hybrid_ray.records import RunResult
+from hybrid_ray.sources import RUN_PARTS, source_hashes
 from hybrid_ray.version import __version__
 
 __all__ = ["RunCache", "baseline_key", "cached"]

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from hybrid_ray.config import RunConfig
 from hybrid_ray.errors import TrialOutOfMemory
-from hybrid_ray.evaluate.sources import RUN_PARTS, source_hashes
 from hybrid_ray.records import Replay, RunResult
+from hybrid_ray.sources import RUN_PARTS, source_hashes
 
 __all__ = ["Execute", "Task", "execute_here", "execute_missing", "failed_result", "stored_result"]
 
@@ -25,9 +25,6 @@ class Task:
     run: RunConfig
     directory: Path
 
-
-_CODE = "code.json"
-"""File of a run directory: hashes of the sources that its run was, or is, executed with."""
 
 Execute = Callable[[Sequence[Task]], list[RunResult]]
 """Runs every task. A failed one gives a result with status "failed" and ``error``, never an exception."""
@@ -83,7 +80,8 @@ def failed_result(run: RunConfig, error: str) -> RunResult:
 
 
 def stored_result(task: Task) -> RunResult | None:
-    """What an earlier, interrupted session left in the task's directory, if it is this very run and it came to its end.
+    """What an earlier, interrupted session left in the task's directory, if it is this very run of today's code and it
+    came to its end.
 
     A run that failed or was stopped is not an end: it is run again.
     """
@@ -92,29 +90,27 @@ def stored_result(task: Task) -> RunResult | None:
         result = RunResult.from_dict(json.loads((task.directory / "result.json").read_text()))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    same = run == json.loads(json.dumps(asdict(task.run)))
+    same = run == json.loads(json.dumps(asdict(task.run))) and not _of_other_code(task.directory)
     return result if same and result.status in ("finished", "diverged") else None
 
 
 def execute_missing(execute: Execute, tasks: Sequence[Task]) -> list[RunResult]:
-    """Run only the tasks without a stored result of today's code, so that a resumed study repeats nothing finished.
+    """Run only the tasks without a stored result, so that a resumed study repeats nothing finished.
 
-    What older code left in a task's directory is removed: arms of two versions must not stand beside each other.
+    What other code left in a task's directory is removed: arms of two versions must not stand beside each other, and
+    no run goes on from a checkpoint of another version.
     """
     for task in tasks:
-        _claim(task.directory)
+        if task.directory.exists() and _of_other_code(task.directory):
+            shutil.rmtree(task.directory)
     stored = [stored_result(task) for task in tasks]
     fresh = iter(execute([task for task, result in zip(tasks, stored, strict=True) if result is None]))
     return [result or next(fresh) for result in stored]
 
 
-def _claim(directory: Path) -> None:
-    """Make the directory one of today's code: as it was left, if that was today's too, else empty."""
-    code = json.dumps(source_hashes(*RUN_PARTS), sort_keys=True)
-    mark = directory / _CODE
-    if mark.is_file() and mark.read_text() == code:
-        return
-    if directory.exists():
-        shutil.rmtree(directory)
-    directory.mkdir(parents=True)
-    mark.write_text(code)
+def _of_other_code(directory: Path) -> bool:
+    """Whether a run directory was filled by other sources than today's, or by nobody knows which."""
+    try:
+        return bool(json.loads((directory / "code.json").read_text()) != source_hashes(*RUN_PARTS))
+    except (OSError, ValueError):
+        return True

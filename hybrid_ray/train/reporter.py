@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from hybrid_ray.config import RunConfig
 from hybrid_ray.records import Evaluation, RunResult, Status, StepRecord
 from hybrid_ray.results.store import JsonLines, write_json_atomic, write_steps_parquet
+from hybrid_ray.sources import RUN_PARTS, source_hashes
 
 __all__ = ["NullReporter", "Reporter", "Reporters", "RunWriter"]
 
@@ -51,7 +52,7 @@ class Reporters:
 
 
 class RunWriter:
-    """Writes a run directory: ``run.json``, the steps, ``result.json``.
+    """Writes a run directory: ``run.json``, ``code.json`` (hashes of the sources it runs on), steps, ``result.json``.
 
     Steps are kept back and appended a chunk at a time, so that a predicted step of a few microseconds is not followed
     by a write. A killed run keeps every chunk; a resumed one writes some steps twice and the later line counts.
@@ -69,6 +70,7 @@ class RunWriter:
         if not resumed:
             for name in ("result.json", "steps.jsonl", "steps.parquet"):
                 (directory / name).unlink(missing_ok=True)
+        write_json_atomic(directory / "code.json", source_hashes(*RUN_PARTS))
         write_json_atomic(directory / "run.json", asdict(run))
         self._lines = JsonLines(self._steps, sync=False)
         self._waiting: list[dict[str, Any]] = []

@@ -11,6 +11,7 @@ import numpy as np
 from hybrid_ray.config import RunConfig
 from hybrid_ray.evaluate.execute import Task
 from hybrid_ray.records import Evaluation, Heldout, Replay, RunResult
+from hybrid_ray.sources import RUN_PARTS, source_hashes
 
 SHARE = 0.3  # of a simulated hybrid's steps that are predicted
 
@@ -116,5 +117,6 @@ class Simulator:
         from dataclasses import asdict
 
         task.directory.mkdir(parents=True, exist_ok=True)
+        (task.directory / "code.json").write_text(json.dumps(source_hashes(*RUN_PARTS)))
         (task.directory / "run.json").write_text(json.dumps(asdict(task.run)))
         (task.directory / "result.json").write_text(json.dumps(found.as_dict()))

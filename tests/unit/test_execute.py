@@ -157,7 +157,7 @@ def test_failed_runs_and_checkpoints_are_not_kept_and_damage_is_a_miss(tmp_path:
     simulator = Simulator(write=True)
     run_cached(cache, simulator, tmp_path / "two")
     assert len(simulator.ran) == 2
-    assert sorted(path.name for path in kept.iterdir()) == ["cache_key", "result.json", "run.json"]
+    assert sorted(path.name for path in kept.iterdir()) == ["cache_key", "code.json", "result.json", "run.json"]
     assert cache.fetch(kept.name, tmp_path / "three") is not None
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "hybrid_ray"
-FOUNDATION = {"errors", "config", "records", "version", "durable"}
+FOUNDATION = {"errors", "config", "records", "version", "durable", "sources"}
 PIECES = FOUNDATION | {"objective", "models", "data", "optim"}
 RESULTS = {"results"}
 ALLOWED = {
     "errors": set(),
     "version": set(),
     "durable": set(),
+    "sources": set(),
     "processors": set(),
     "config": {"errors"},
     "records": {"errors", "config"},

@@ -23,7 +23,7 @@ def source_hashes(*parts: str) -> dict[str, str]:
 
 
 def _hash(part: str) -> str:
-    package = Path(__file__).parents[1]
+    package = Path(__file__).parent
     path, digest = package / part, hashlib.sha256()
     for source in [path] if path.is_file() else sorted(path.rglob("*.py")):
         digest.update(source.relative_to(package).as_posix().encode() + source.read_bytes())
