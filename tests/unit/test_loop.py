@@ -202,7 +202,7 @@ def test_bf16_trains_as_well() -> None:
 def test_a_run_directory(tmp_path: Path) -> None:
     run = micro_run(hybrid=CYCLES)
     result = train(run, directory=tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"run.json", "steps.parquet", "result.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"code.json", "run.json", "steps.parquet", "result.json"}
     stored = RunResult.from_dict(json.loads((tmp_path / "result.json").read_text()))
     assert json.dumps(stored.as_dict()) == json.dumps(result.as_dict())
     assert (stored.curve, stored.replay, stored.heldout) == (result.curve, result.replay, result.heldout)
