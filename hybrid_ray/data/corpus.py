@@ -25,6 +25,7 @@ RANDOM_TOKENS = 4_000_000  # of the random corpus, unless max_bytes says otherwi
 TOGETHER = 256  # files encoded at a time: enough for all cores, little enough memory
 STRETCHES = 32  # batches of one pass over a held-out split
 LARGEST_BATCH = 16_384  # tokens of one; beyond it a batch costs memory and gains nothing
+LARGEST_LOGITS = 2**26  # numbers; else an evaluation, not a step, would be a large vocabulary's peak of memory
 TOKEN = np.dtype(np.uint16)
 Tokens = np.memmap[tuple[int], np.dtype[np.uint16]]
 
@@ -67,7 +68,8 @@ class Corpus:
     def stretches(self, split: Split, *, sequence_length: int) -> Iterator[tuple[Tensor, Tensor]]:
         """A split in some 32 stretches of neighbouring text, a batch each; more where such a batch would be large."""
         rows = len(self.heldout[split]) // sequence_length
-        batch = max(1, min(rows // STRETCHES, LARGEST_BATCH // sequence_length))
+        largest = min(LARGEST_BATCH, LARGEST_LOGITS // self.classes)
+        batch = max(1, min(rows // STRETCHES, largest // sequence_length))
         return heldout_batches(self, split, batch_size=batch, sequence_length=sequence_length)
 
 

@@ -11,6 +11,8 @@ from hybrid_ray.hybrid.step_result import StepResult
 
 __all__ = ["Marks", "bytes_in_use"]
 
+_EVERY = 16
+
 
 def bytes_in_use() -> int:
     """What this process holds: reserved by PyTorch on the GPU where it uses one, else resident in host memory."""
@@ -22,6 +24,7 @@ def bytes_in_use() -> int:
 @dataclass(slots=True)
 class Marks:
     """Noted after every step. Memory is what is in use between steps, from the first step on: Adam has its state then.
+    It is asked for every `_EVERY` steps and at the end, since the asking costs as much as a small model's predicted step.
 
     Whether it grows is what first and last tell; a step's own peak is the device's to tell (`PhaseMemory`).
     """
@@ -32,6 +35,7 @@ class Marks:
     first_memory_bytes: int | None = None
     last_memory_bytes: int | None = None
     most_memory_bytes: int = 0
+    steps: int = 0
 
     def note(self, result: StepResult) -> None:
         """A nominal step is done."""
@@ -40,6 +44,11 @@ class Marks:
             self.last_loss = result.loss
         if result.phase is not Phase.WARMUP:  # nothing is decided there, however high it is
             self.highest_confidence = max(self.highest_confidence, result.confidence)
+        if self.steps % _EVERY == 0:
+            self._note_memory()
+        self.steps += 1
+
+    def _note_memory(self) -> None:
         used = bytes_in_use()
         self.first_memory_bytes = used if self.first_memory_bytes is None else self.first_memory_bytes
         self.last_memory_bytes = used
@@ -48,12 +57,13 @@ class Marks:
     @property
     def memory(self) -> dict[str, int | None]:
         """Bytes, for a result's ``machine``."""
+        self._note_memory()
         return {name: value for name, value in asdict(self).items() if name.endswith("_bytes")}
 
     @property
     def training(self) -> dict[str, float | None]:
         """Losses and confidence, for a result's ``statistics``."""
-        return {name: value for name, value in asdict(self).items() if not name.endswith("_bytes")}
+        return {name: getattr(self, name) for name in ("first_loss", "last_loss", "highest_confidence")}
 
     def state_dict(self) -> dict[str, Any]:
         return asdict(self)

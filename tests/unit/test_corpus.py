@@ -147,7 +147,7 @@ def _prepare_and_log(config: DataConfig, log: str, together: Any) -> None:
 
     module._write = logged  # type: ignore[assignment]
     together.wait(60)
-    assert len(module.prepare(config).train) > 1024
+    assert len(module.prepare_text(config).train) > 1024
 
 
 def test_processes_that_prepare_at_once_build_once(tmp_path: Path) -> None:
