@@ -73,7 +73,10 @@ class RunCache:
 
 
 def cached(execute: Execute, cache: RunCache, *, corpus: str, machine: Mapping[str, Any]) -> Execute:
-    """An ``Execute`` that runs only what neither its directory nor the cache holds, and keeps what finishes.
+    """An ``Execute`` that runs only what neither its directory nor the cache holds, and keeps what finishes as asked.
+
+    A run that fell back at its start (`train.fallback`) is not kept: it had too little memory that day, and trials that
+    had enough could never be measured against it.
 
     What the directory holds comes first: a study's trials were measured against that very run.
     """
@@ -87,7 +90,7 @@ def cached(execute: Execute, cache: RunCache, *, corpus: str, machine: Mapping[s
         fresh = iter(execute([tasks[index] for index in missing]))
         results = [result or next(fresh) for result in known]
         for key, task, result in zip(keys, tasks, results, strict=True):
-            if result.status == "finished":
+            if result.status == "finished" and not result.machine.get("fallbacks"):
                 cache.store(key, task.directory)
         return results
 

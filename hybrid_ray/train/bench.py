@@ -76,17 +76,18 @@ class Bench:
 
     def compile(self) -> None:
         """Compile the forward and backward, as far as it goes (`compile_forward` warns where it does not)."""
+        batch = self.to_device(self.sampler().next())
 
         def warm_up(forward: Callable[..., Tensor]) -> None:
-            self.gradient(forward)
+            self.gradient(forward, batch)
             self.model.zero_grad(set_to_none=True)
             synchronize(self.device)
 
-        self.compiled = compile_forward(self.model, warm_up)
+        self.compiled = compile_forward(self.model, warm_up, alone=not self.sharded)
 
-    def gradient(self, forward: Callable[..., Tensor]) -> None:
-        """Forward and backward of the first micro-batch, by this rank alone where it has the whole model."""
-        x_BT, y_BT = self.to_device(self.sampler().next())
+    def gradient(self, forward: Callable[..., Tensor], batch: tuple[Tensor, Tensor]) -> None:
+        """Forward and backward of one micro-batch, by this rank alone where it has the whole model."""
+        x_BT, y_BT = batch
         alone = self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else contextlib.nullcontext()
         with alone:
             with self.precision():
@@ -102,6 +103,10 @@ class Bench:
         load_weights(self.module, full_weights(self._initialized()))
         self.model.zero_grad(set_to_none=True)
         self.model.train()
+        return self.training(run, replay=replay)
+
+    def training(self, run: RunConfig, *, replay: Replay | None = None) -> Training:
+        """What trains the model on from the weights it has."""
         optimizer = build_optimizer(self.model, run.train, seed=run.seed)
         trainer = HybridTrainer(
             self.model,

@@ -5,8 +5,8 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -26,8 +26,8 @@ class Compiled:
 
     ``graphs`` and ``breaks`` are dynamo's counts. The pattern that tells that code was compiled: ``first_seconds``, the
     first forward and backward, which compiles, is long; ``step_seconds``, the median of those after it, is shorter than
-    ``eager_seconds``, the same of the eager model (None: that did not fit in memory). ``took`` is False where the eager
-    model is used.
+    ``eager_seconds``, the same of the eager model (None: that did not fit in memory, or was not tried). ``took`` is
+    False where the eager model is used.
     """
 
     forward: Forward
@@ -39,6 +39,10 @@ class Compiled:
     step_seconds: float = 0.0
     eager_seconds: float | None = None
     counted: int = 0  # dynamo's count of graphs once the start was over
+
+    def started(self) -> Self:
+        """The start is over: what is compiled from here on is compiled in the middle of the run."""
+        return replace(self, counted=_counts()[0]) if self.took else self
 
     @property
     def recompilations(self) -> int:
@@ -66,7 +70,9 @@ class Compiled:
         }
 
 
-def compile_forward(model: nn.Module, warm_up: Callable[[Forward], None], *, backend: str = "inductor") -> Compiled:
+def compile_forward(
+    model: nn.Module, warm_up: Callable[[Forward], None], *, alone: bool = True, backend: str = "inductor"
+) -> Compiled:
     """Compile a model's forward (and so its backward) and run it a few times to see that it did.
 
     The module itself stays as it is, so checkpoints, evaluation and the trainer see no wrapper.
@@ -74,9 +80,11 @@ def compile_forward(model: nn.Module, warm_up: Callable[[Forward], None], *, bac
     Args:
         model: the module as ranks train it.
         warm_up: does one forward and backward with the callable it is given, and waits for the device.
+        alone: no other rank takes part in the warm-up. If some do, they would wait for ever for one that goes on
+            without them; so a failure is raised, and the eager model, which may not fit on one of them, is not timed.
 
     Raises:
-        RuntimeError: out of memory. Any other failure of the compiler is a warning.
+        RuntimeError: out of memory; or the compiler failed and this rank is not alone. Else that is a warning.
 
     Warns:
         RuntimeWarning: the compiler failed or compiled nothing; the eager forward is used.
@@ -94,6 +102,10 @@ def compile_forward(model: nn.Module, warm_up: Callable[[Forward], None], *, bac
     except RuntimeError as error:  # dynamo's own exceptions are of this kind
         if is_out_of_memory(error):
             raise
+        if not alone:
+            raise RuntimeError(
+                "torch.compile failed on a rank of a sharded model: set train.compile to false"
+            ) from error
         return _fallen_back(model, f"torch.compile failed: {str(error).splitlines()[0]}")
     counted, broken = _counts()
     if counted == before[0]:
@@ -105,7 +117,7 @@ def compile_forward(model: nn.Module, warm_up: Callable[[Forward], None], *, bac
         breaks=broken - before[1],
         first_seconds=first,
         step_seconds=step,
-        eager_seconds=_eager_seconds(warm_up, model),
+        eager_seconds=_eager_seconds(warm_up, model) if alone else None,
         counted=counted,
     )
     _say(found)
@@ -113,7 +125,7 @@ def compile_forward(model: nn.Module, warm_up: Callable[[Forward], None], *, bac
 
 
 def _say(found: Compiled) -> None:
-    eager = "eager does not fit" if found.eager_seconds is None else f"{1e3 * found.eager_seconds:.1f} ms eager"
+    eager = "eager is not timed" if found.eager_seconds is None else f"{1e3 * found.eager_seconds:.1f} ms eager"
     log.info(
         "torch.compile took: %d graphs; forward and backward %.1f s at first, then %.1f ms (%s)",
         found.graphs,

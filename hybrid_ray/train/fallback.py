@@ -85,14 +85,20 @@ def _pace_in(setting: Setting, bench: Bench, accounts: Accounts, replay: Replay 
             problem = _tried(lambda: _compile(bench), catch=apart)
         if problem:
             return problem
+    # An optimizer of PyTorch refers to itself, so after use it stays, with its state, until the collector comes.
     with accounts.other("setup"):
         problem = _tried(lambda: _rehearse(bench, replay), catch=apart)
+        free_memory()
     if problem:
         return problem
     with accounts.other("calibration"):
         pace = Pace(bench)
         problem = _tried(lambda: _calibrate(pace, accounts), catch=world_size() == 1)
-    return problem or pace
+        free_memory()
+    if problem:
+        return problem
+    bench.compiled = bench.compiled.started()  # an optimizer's step may have been compiled too
+    return pace
 
 
 def _tried(work: Callable[[], str | None], *, catch: bool) -> str | None:
@@ -127,18 +133,21 @@ def _compile(bench: Bench) -> str | None:
 
 
 def _rehearse(bench: Bench, replay: Replay | None) -> None:
-    """Hold at one time all that a real step holds: weights, gradients, the optimizer's and the predictor's state, and
-    what one micro-batch leaves for the backward.
+    """Hold at one time what a real step holds: weights, gradients, the optimizer's and the predictor's state, and what
+    one micro-batch leaves for the backward.
+
+    Not rehearsed: the predictor's own temporaries when it closes a window or predicts, clipping, an evaluation. Where
+    one of these is the most, it is found in the run, and ends it.
 
     Several workers with the whole model each (DDP) do this without a word to each other, so that one that runs out of
     memory leaves no other waiting.
     """
-    training = bench.fresh(bench.run, replay=replay)
-    bench.gradient(bench.compiled.forward)
+    training, batch = bench.training(bench.run, replay=replay), bench.to_device(bench.sampler().next())
+    bench.gradient(bench.compiled.forward, batch)
     training.optimizer.step()
     if bench.accumulate == 1:  # else gradients of earlier micro-batches are there when the next one runs
         bench.model.zero_grad(set_to_none=True)
-    bench.gradient(bench.compiled.forward)
+    bench.gradient(bench.compiled.forward, batch)
     bench.model.zero_grad(set_to_none=True)
 
 

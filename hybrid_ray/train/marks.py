@@ -1,6 +1,8 @@
 """A run's marks: first and last training loss, highest confidence after warmup, and the memory in use as it went on."""
 
+import os
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from typing import Any
 
 import psutil
@@ -15,16 +17,24 @@ _EVERY = 16
 
 
 def bytes_in_use() -> int:
-    """What this process holds: reserved by PyTorch on the GPU where it uses one, else resident in host memory."""
+    """What this process holds: allocated by PyTorch on the GPU where it uses one, else resident in host memory.
+
+    Not what is reserved there: the start takes a whole step's memory and gives little of it back.
+    """
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        return torch.cuda.memory_reserved()
-    return int(psutil.Process().memory_info().rss)
+        return torch.cuda.memory_allocated()
+    return int(_process(os.getpid()).memory_info().rss)
+
+
+@cache
+def _process(pid: int) -> psutil.Process:
+    return psutil.Process(pid)
 
 
 @dataclass(slots=True)
 class Marks:
     """Noted after every step. Memory is what is in use between steps, from the first step on: Adam has its state then.
-    It is asked for every `_EVERY` steps and at the end, since the asking costs as much as a small model's predicted step.
+    It is asked for every `_EVERY` steps and at the end: asking costs as much as a small model's predicted step.
 
     Whether it grows is what first and last tell; a step's own peak is the device's to tell (`PhaseMemory`).
     """

@@ -3,6 +3,7 @@
 What one run needs is estimated (`hybrid_ray.memory.estimate`). Measured peaks belong to a run's result.
 """
 
+import math
 from dataclasses import dataclass
 
 import psutil
@@ -68,7 +69,7 @@ def room(there: int, device: torch.device) -> int:
 def sharing(job: JobConfig, runs: int) -> int:
     """Workers that share one memory: all of a machine's on processors, those with a share of the same GPU else."""
     workers, share = runs * job.resources.workers, job.resources.gpus
-    return min(workers, max(1, int(1 // share))) if share else workers
+    return min(workers, max(1, math.floor(1 / share + 1e-9))) if share else workers
 
 
 def _too_much(job: JobConfig, found: Fit) -> str:

@@ -4,6 +4,7 @@ The injector is a limit on sequences in one forward: above it PyTorch's own mess
 keyed on the model's forward and, with several ranks, on the rank.
 """
 
+import gc
 import json
 import logging
 import subprocess
@@ -24,9 +25,11 @@ from hybrid_ray.errors import TrialOutOfMemory
 from hybrid_ray.models import GPT2
 from hybrid_ray.objective import Baseline
 from hybrid_ray.records import RunResult, StepRecord
+from hybrid_ray.train.calibrate import Pace
 from hybrid_ray.train.checkpoint import load
 from hybrid_ray.train.fallback import settings
 from hybrid_ray.train.loop import train
+from hybrid_ray.train.out_of_memory import is_out_of_memory
 from hybrid_ray.train.parallel import process_group, rank
 
 CYCLES = HybridConfig(warmup_steps=6, full_steps=4, correct_steps=2, prediction_horizon=3, confidence_threshold=0.0)
@@ -175,6 +178,42 @@ def test_an_error_that_is_no_lack_of_memory_is_raised_at_once() -> None:
     finally:
         handle.remove()
     assert Wrong.calls == 1
+
+
+def optimizers() -> int:
+    """How many there are in this process."""
+    return sum(issubclass(type(each), torch.optim.Optimizer) for each in gc.get_objects())
+
+
+def test_no_optimizer_of_the_start_is_there_when_the_run_begins() -> None:
+    """Each has two thirds of the memory of a model's training, and refers to itself."""
+    there: list[int] = []
+
+    class Counts(Losses):
+        def step(self, record: StepRecord) -> None:
+            there.append(optimizers())
+
+    class Pacing(Pace):
+        def calibrate(self) -> float:
+            there.append(optimizers())
+            return super().calibrate()
+
+    gc.collect()
+    before = optimizers()
+    gc.disable()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("hybrid_ray.train.fallback.Pace", Pacing)
+            train(run_of(steps=10, evaluations=1), reporter=Counts())
+    finally:
+        gc.enable()
+    assert [count - before for count in there[:2]] == [0, 1]  # before calibration; at the first step
+
+
+@pytest.mark.parametrize("said", ["CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"])
+def test_what_pinned_memory_and_cublas_say_is_out_of_memory(said: str) -> None:
+    assert is_out_of_memory(RuntimeError(said))
+    assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
 
 
 def test_out_of_memory_in_the_middle_ends_the_run() -> None:

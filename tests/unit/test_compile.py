@@ -125,6 +125,24 @@ def test_a_compiler_that_fails_is_said_and_eager_goes_on() -> None:
     assert torch.equal(compiled.forward(X), model(X))
 
 
+def test_a_rank_that_others_wait_for_does_not_go_on_eagerly() -> None:
+    """Of a sharded model: it raises, and times no eager forward, which could end on one rank alone."""
+
+    def broken(graph: object, inputs: object) -> Callable[..., Tensor]:
+        raise OSError("no compiler on this machine")
+
+    with pytest.raises(RuntimeError, match=r"set train\.compile to false"):
+        compile_forward(Tiny(), warm_up, alone=False, backend=broken)  # type: ignore[arg-type]
+    assert compile_forward(Tiny(), warm_up, alone=False, backend="aot_eager").eager_seconds is None
+
+
+def test_what_the_start_itself_compiles_is_not_the_middle_of_the_run() -> None:
+    found = compile_forward(Tiny(), warm_up, backend="aot_eager")
+    torch.compile(lambda x: x + 1, backend="aot_eager")(X)  # as an optimizer's step in the rehearsal
+    assert found.recompilations == 1
+    assert found.started().recompilations == 0
+
+
 def test_a_compiler_that_does_nothing_is_said() -> None:
     with pytest.warns(RuntimeWarning, match="compiled nothing"):
         assert not compile_forward(Opaque(), warm_up, backend="aot_eager").took

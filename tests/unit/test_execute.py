@@ -177,6 +177,25 @@ def test_what_was_run_on_another_machine_is_neither_taken_nor_kept_for_this_one(
     assert nobody.ran == []
 
 
+def test_a_run_that_fell_back_is_kept_for_its_study_alone(tmp_path: Path) -> None:
+    cache, study = RunCache(root=tmp_path / "cache"), tmp_path / "study"
+
+    def short_of_memory(tasks: Sequence[Task]) -> list[RunResult]:
+        results = [
+            replace(each, machine={"fallbacks": "eager, micro-batch 16: out of memory"}) for each in whole(tasks)
+        ]
+        for task, result in zip(tasks, results, strict=True):
+            (task.directory / "result.json").write_text(json.dumps(result.as_dict()))
+        return results
+
+    whole, other = Simulator(write=True), Simulator(write=True)
+    tasks = [Task(run=PLAIN, directory=study)]
+    fallen = cached(short_of_memory, cache, corpus="abc", machine=MACHINE)(tasks)
+    assert run_cached(cache, other, tmp_path / "other study")[0] != fallen[0]
+    assert cached(other, cache, corpus="abc", machine=MACHINE)(tasks) == fallen
+    assert len(other.ran) == 2
+
+
 def test_a_directory_without_a_key_is_run_again(tmp_path: Path) -> None:
     cache, study = RunCache(root=tmp_path / "cache"), tmp_path / "study"
     Simulator(write=True)([Task(run=replace(PLAIN, seed=seed), directory=study / str(seed)) for seed in (0, 1)])
