@@ -1,17 +1,21 @@
 """What a search costs until it has found a setting within 1 % of the best: as shipped, and against random and a grid.
 
-    python benchmarks/search_efficiency.py [--objective score|net] [--seeds 30] [--trials 160]
+    python benchmarks/search_efficiency.py [--objective score|net] [--seeds 30] [--trials 80]
 
 Studies are simulated (hybrid_ray/tune/simulator.py) on the table of real runs that benchmarks/surface.py made: the real
-searcher and scheduler, two trials side by side. What is found is judged by the table's mean over its seeds, not by the
-one noisy value that the search saw: a trial counts that finished, may be called best (it predicts), and whose setting's
-mean objective is at least best - 0.01 |best|, the best being the highest mean of all settings that predict. Cost is the
-training time of all trials until that one ended, told in baseline runs; ``trials`` counts those that ended until then.
-A search that never gets there costs infinity; in the ratio to random search, a baseline run for each trial it may have.
+searcher and scheduler, two trials side by side, each study on the runs of one data seed of the table, in its turn. What
+is found is judged by the runs of the *other* data seeds, which the search never saw: a trial counts that finished, may
+be called best (it predicts), and whose setting's mean objective there is at least best - 0.01 |best|, the best being
+the highest mean of all settings that predict. Cost is the training time of all trials until that one ended, told in
+baseline runs; ``trials`` counts those that ended until then. A search that never gets there costs infinity; in the
+ratio to random search, a baseline run for each trial it may have.
 
 ``incumbent`` is what the search itself would name best: how far its setting's mean objective is from the best, after
 16 and after 48 baseline runs of training, as a mean over seeds. The grid is tried in shuffled order, one order a seed.
 About two minutes.
+
+The shipped settings (startup_trials 4, reduction_factor 2) were chosen among 32 combinations on data seeds 0 and 1 of
+the table that ships, for both objectives, and checked on data seed 2. They were 8 and 3 before.
 """
 
 import argparse
@@ -31,6 +35,7 @@ from hybrid_ray.config import JobConfig
 from hybrid_ray.evaluate.arms import frontier_runs
 from hybrid_ray.evaluate.statistics import median_interval
 from hybrid_ray.evaluate.summary import INERT_SHARE
+from hybrid_ray.jobfile import read_job
 from hybrid_ray.tune.candidates import params_of
 from hybrid_ray.tune.measure import Yardstick, claimable
 from hybrid_ray.tune.scheduler import grace_steps
@@ -64,18 +69,31 @@ SEARCHES = {
 }
 
 
-def true_values(job: JobConfig, surface: Surface) -> tuple[dict[Knobs, float], float]:
-    """Mean objective of each setting over the seeds that it was run with, and the best of those that do predict."""
+@dataclass(frozen=True, kw_only=True)
+class Truth:
+    """Mean objective of each setting over some data seeds; the best of those that predict, and how many are near it."""
+
+    values: Mapping[Knobs, float]
+    best: float
+    near: int
+
+    def reached(self, knobs: Knobs) -> bool:
+        return self.values[knobs] >= self.best - WITHIN * abs(self.best)
+
+
+def truth(job: JobConfig, surface: Surface, seeds: Sequence[int]) -> Truth:
+    """What the runs of these data seeds say of each setting."""
     rows: dict[Knobs, list[Mapping[str, Any]]] = {knobs: [] for knobs in surface.settings}
-    for seed in surface.searched_seeds:
+    for seed in seeds:
         plain = [surface.result(run) for run in frontier_runs(replace(job, seed=seed)).values()]
         yardstick = Yardstick.from_results(plain, job.objective)
         for knobs, found in rows.items():
-            if ("hybrid", seed, knobs) in surface.runs:
-                found.append(yardstick.final(surface.runs["hybrid", seed, knobs]))
+            found.append(yardstick.final(surface.runs["hybrid", seed, knobs]))
     means = {knobs: fmean(row["objective"] for row in found) for knobs, found in rows.items()}
     shares = {knobs: fmean(row["predicted_share"] for row in found) for knobs, found in rows.items()}
-    return means, max(value for knobs, value in means.items() if shares[knobs] >= INERT_SHARE)
+    predicting = [value for knobs, value in means.items() if shares[knobs] >= INERT_SHARE]
+    best = max(predicting)
+    return Truth(values=means, best=best, near=sum(value >= best - WITHIN * abs(best) for value in predicting))
 
 
 def simulated(job: JobConfig, surface: Surface, search: Search, seed: int, trials: int) -> SimulatedStudy:
@@ -111,16 +129,18 @@ class Found:
     regrets: tuple[float, ...]
 
 
-def judged(study: SimulatedStudy, surface: Surface, values: Mapping[Knobs, float], best: float) -> Found:
+def judged(study: SimulatedStudy, surface: Surface, there: Truth) -> Found:
     """When the study first had a setting within 1 % of the best, and how good what it thought best was."""
     length = study.job.train.steps
-    true = {row["number"]: values[surface.snap(settings(study.job, params_of(row)))] for row in study.rows}
+    knobs = {row["number"]: surface.snap(settings(study.job, params_of(row))) for row in study.rows}
     cost, trials = float("inf"), float("inf")
     for count, row in enumerate(study.rows, start=1):
-        if claimable(row) and true[row["number"]] >= best - WITHIN * abs(best):
+        if claimable(row) and there.reached(knobs[row["number"]]):
             cost, trials = study.cost_until(row["ended"]) / length, count
             break
-    return Found(cost=cost, trials=trials, regrets=tuple(_regret(study, true, best, look * length) for look in LOOKS))
+    true = {number: there.values[setting] for number, setting in knobs.items()}
+    regrets = tuple(_regret(study, true, there.best, look * length) for look in LOOKS)
+    return Found(cost=cost, trials=trials, regrets=regrets)
 
 
 def _regret(study: SimulatedStudy, true: Mapping[int, float], best: float, spent: float) -> float:
@@ -143,30 +163,31 @@ def ratio(mine: Sequence[float], reference: Sequence[float], *, resamples: int =
     return float(np.median(mine) / np.median(reference)), float(low), float(high)
 
 
-def _near(values: Mapping[Knobs, float], best: float) -> int:
-    return sum(value >= best - WITHIN * abs(best) for value in values.values())
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--objective", choices=("score", "net"), default="score")
     parser.add_argument("--seeds", type=int, default=30)
-    parser.add_argument("--trials", type=int, default=160)
+    parser.add_argument("--trials", type=int, default=80)
     parser.add_argument("--table", type=Path, default=TABLE)
     options = parser.parse_args()
     surface = Surface.read(options.table)
     job = replace(
         surface.job,
+        search=read_job("jobs/local.yaml").search,
         objective=replace(surface.job.objective, mode=options.objective),
         confirm=replace(surface.job.confirm, best=0),
     )
-    values, best = true_values(job, surface)
-    print(f"{len(values)} settings; best {job.objective.mode} {best:.4f}, {_near(values, best)} within 1 % of it")
+    whole = surface.whole_seeds
+    judges = {seed: truth(job, surface, [other for other in whole if other != seed]) for seed in whole}
+    for seed, judge in judges.items():
+        print(
+            f"seed {seed}: of {len(judge.values)} settings the best has {judge.best:.4f}, {judge.near} are within 1 %"
+        )
     print(f"{'':32} {'cost (95 %)':>22} {'trials':>7} {'misses':>6} {'of random (95 %)':>20}   incumbent after {LOOKS}")
     reference: list[float] = []
     for name, search in SEARCHES.items():
         found = [
-            judged(simulated(job, surface, search, seed, options.trials), surface, values, best)
+            judged(simulated(job, surface, search, seed, options.trials), surface, judges[whole[seed % len(whole)]])
             for seed in range(options.seeds)
         ]
         costs = [one.cost for one in found]

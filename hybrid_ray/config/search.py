@@ -16,10 +16,10 @@ class SearchConfig:
     space: str = "three_knobs"
     trials: int = 16
     sampler: Literal["tpe", "random"] = "tpe"
-    startup_trials: int = 8  # random trials before tpe models anything, the presets counted in
+    startup_trials: int = 4  # trials before tpe models anything, the presets counted in
     scheduler: Literal["asha", "median", "none"] = "asha"
     grace_steps: int | None = None  # None: warmup + full + 3 of the longest cycles among the presets
-    reduction_factor: int = 3
+    reduction_factor: int = 2  # ASHA keeps one trial in so many at a rung
     seed: int = 0
     max_failures: int = 1  # retries of a trial whose worker died
     stop_after_failures: int = 5  # failed trials in a row that end the search
