@@ -9,14 +9,14 @@ that is not finite counts as the worst there is.
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hybrid_ray.config import ObjectiveConfig
 from hybrid_ray.records import RunResult
 
-__all__ = ["LARGEST", "Baseline", "degradation", "pareto_front", "ranked", "score", "speedup"]
+__all__ = ["LARGEST", "Baseline", "degradation", "mismatches", "pareto_front", "ranked", "score", "speedup"]
 
 LARGEST = 1e9
 """Bound of every number made here: far beyond anything that means something, far below overflow."""
@@ -147,12 +147,17 @@ class Baseline:
 
     def mismatches(self, fingerprint: Mapping[str, Any]) -> list[str]:
         """Why a run with this fingerprint can't be scored against the baseline, one sentence each; empty: it can."""
-        different = [
-            name
-            for name in sorted({*self.fingerprint, *fingerprint})
-            if self.fingerprint.get(name) != fingerprint.get(name)
-        ]
-        return [_difference(name, self.fingerprint.get(name), fingerprint.get(name)) for name in different]
+        return mismatches(self.fingerprint, fingerprint)
+
+
+def mismatches(baseline: Mapping[str, Any], run: Mapping[str, Any], *, but: Collection[str] = ()) -> list[str]:
+    """Why runs with these two fingerprints can't be compared, one sentence each; empty: they can.
+
+    Args:
+        but: entries in which they may differ.
+    """
+    different = [name for name in sorted({*baseline, *run} - {*but}) if baseline.get(name) != run.get(name)]
+    return [_difference(name, baseline.get(name), run.get(name)) for name in different]
 
 
 def _difference(name: str, baseline: Any, run: Any) -> str:

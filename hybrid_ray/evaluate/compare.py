@@ -2,13 +2,14 @@
 
 What `hybrid-ray compare` does. The hybrid settings are the job's own; nothing is searched, so nothing is picked for
 its luck. The one primary test is the net speedup; it alone spends the alpha. All other intervals are given at the same
-level as an explanation, uncorrected for their number.
+level as an explanation, uncorrected for their number (what else can refuse a gain: `summary.verdict`).
 """
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,14 +17,15 @@ from typing import Any
 from hybrid_ray.config import Arm, JobConfig, Split
 from hybrid_ray.errors import HybridRayError
 from hybrid_ray.evaluate.arms import baseline, frontier_runs
+from hybrid_ray.evaluate.comparable import comparable, fingerprint_of
 from hybrid_ray.evaluate.configurations import Runs, configurations, variant_runs, variant_tasks
 from hybrid_ray.evaluate.confirm import fresh_seeds
-from hybrid_ray.evaluate.execute import Execute, Task, execute_missing
+from hybrid_ray.evaluate.execute import Execute, Task, check_code, execute_missing
 from hybrid_ray.evaluate.frontier import Frontier
 from hybrid_ray.evaluate.looks import Looks, seeds_needed
 from hybrid_ray.evaluate.paired import ArmRuns, Candidate, run_arms
 from hybrid_ray.evaluate.statistics import median_interval, time_to_target
-from hybrid_ray.evaluate.summary import comparisons, net_speedup, rows, verdict
+from hybrid_ray.evaluate.summary import comparisons, mean_predicted_share, net_speedup, rows, verdict
 from hybrid_ray.evaluate.table import comparison_text
 from hybrid_ray.jobfile import variant_jobs
 from hybrid_ray.records import RunResult
@@ -51,16 +53,17 @@ def compare(
         What ``comparison.json`` holds.
 
     Raises:
-        ConfigError: a variant of the job can't be.
+        ConfigError: a variant of the job can't be, or the directory holds finished runs of other code.
         HybridRayError: no baseline, or too little of the frontier, finished.
     """
     variant_jobs(job)  # what is wrong with one is said before anything runs
-    plain = execute_plain or execute
+    check_code(directory)
+    plain = execute_plain or partial(execute_missing, execute)  # a cache looks by itself, and by more than the run
     tuning = _tune(job, plain, directory) if job.compare.tune_baseline else None
     if tuning is not None:
         job = replace(job, train=replace(job.train, learning_rate=tuning["learning_rate"]))
-    frontier = _frontier(job, plain, directory)
-    result = decide(job, execute=execute, directory=directory, frontier=frontier)
+    frontier, fingerprint = _frontier(job, plain, directory)
+    result = decide(job, execute=execute, directory=directory, frontier=frontier, fingerprint=fingerprint)
     result = {
         "name": job.name, "job": _settings(job), "tuning": tuning, "learning_rate": job.train.learning_rate, **result
     }  # fmt: skip
@@ -98,7 +101,8 @@ def _tune(job: JobConfig, execute: Execute, directory: Path) -> dict[str, Any]:
         )
         for factor, rate in zip(factors, rates, strict=True)
     ]
-    results = execute_missing(execute, tasks)
+    results = execute(tasks)
+    results = comparable(results, fingerprint_of(results))
     losses = [result.heldout["search"].loss if result.status == "finished" else None for result in results]
     finished = [(loss, rate) for loss, rate in zip(losses, rates, strict=True) if loss is not None]
     if not finished:
@@ -111,13 +115,16 @@ def _tune(job: JobConfig, execute: Execute, directory: Path) -> dict[str, Any]:
     }
 
 
-def _frontier(job: JobConfig, execute: Execute, directory: Path) -> Frontier:
+def _frontier(job: JobConfig, execute: Execute, directory: Path) -> tuple[Frontier, Mapping[str, Any] | None]:
+    """And the fingerprint of its runs, which everything measured against them must share."""
     tasks = [
         Task(run=run, directory=directory / "frontier" / f"{length:.2f}") for length, run in frontier_runs(job).items()
     ]
-    results = execute_missing(execute, tasks)
+    results = execute(tasks)
+    fingerprint = fingerprint_of(results)
+    results = comparable(results, fingerprint)
     try:
-        return Frontier.from_results(results, _SPLIT)
+        return Frontier.from_results(results, _SPLIT), fingerprint
     except ValueError as error:
         raise HybridRayError(f"{error}; the first: {_first_error(results)}") from error
 
@@ -126,11 +133,21 @@ def _first_error(results: Sequence[RunResult]) -> str:
     return next((result.error or result.status for result in results if result.status != "finished"), "no error")
 
 
-def decide(job: JobConfig, *, execute: Execute, directory: Path, frontier: Frontier) -> dict[str, Any]:
+def decide(
+    job: JobConfig,
+    *,
+    execute: Execute,
+    directory: Path,
+    frontier: Frontier,
+    fingerprint: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Add seeds at the fixed looks of ``job.compare`` until the net speedup is decided, or the looks are used up.
 
     At each look the interval has the level that the spending function leaves it (`Looks.levels`), so the chance that
     noise alone is ever called a gain or a loss is at most 5 % over all looks together.
+
+    Args:
+        fingerprint: of the frontier's runs, which every run here must share (`run_arms`).
     """
     looks = Looks(seeds=job.compare.looks, spending=job.compare.spending)
     seeds = fresh_seeds(job, looks.seeds[-1], block=_SEED_BLOCK)
@@ -143,14 +160,15 @@ def decide(job: JobConfig, *, execute: Execute, directory: Path, frontier: Front
         tasks = variant_tasks(job, variants, new, directory / "variants")
         (added,), beside = run_arms(
             job, [candidate], seeds=new, arms=arms, execute=execute, directory=directory / "arms",
-            beside=[task for several in tasks.values() for task in several],
+            beside=[task for several in tasks.values() for task in several], fingerprint=fingerprint,
         )  # fmt: skip
         for arm, results in added.items():
             runs.setdefault(arm, {}).update(results)
         for name, results in variant_runs(tasks, beside).items():
             others.setdefault(name, {}).update(results)
         net = net_speedup(runs, frontier, _SPLIT, level=1 - level)
-        share = fmean(result.predicted_share for result in runs["hybrid"].values())
+        fingerprint = fingerprint or fingerprint_of(runs["baseline"].values())
+        share = mean_predicted_share(runs["hybrid"].values())
         compared = comparisons(runs, _SPLIT, level=1 - level)
         found, refusal = verdict(net, compared, predicted_share=share, p_corrected=net["p"], alpha=level)
         if found != "no gain shown":
@@ -168,6 +186,7 @@ def decide(job: JobConfig, *, execute: Execute, directory: Path, frontier: Front
             job.compare.variants,
             _SPLIT,
             level=1 - level,
+            frontier=frontier,
         ),
         "net_speedup": net,
         "verdict": found,

@@ -2,9 +2,10 @@
 more than prediction (precision, batch, memory).
 
 Another batch or precision makes another step, so time can't be told in a run's own real steps here. It is told in raw
-seconds: runs of one seed take turns and are paired, and the interval over seeds says how much of a ratio is noise. Each
-variant stands beside its own settings without prediction, so that what batch and precision bring is not credited to the
-method.
+seconds: runs of one seed are started together, each seed with another one first, and are paired, and the interval over
+seeds says how much of a ratio is noise. Each variant stands beside its own settings without prediction, so that what
+batch and precision bring is not credited to the method; where those are the job's own baseline it is also measured
+against just stopping earlier.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,8 +14,10 @@ from typing import Any
 
 from hybrid_ray.config import JobConfig, Split
 from hybrid_ray.evaluate.arms import baseline
+from hybrid_ray.evaluate.comparable import comparable, fingerprint_of
 from hybrid_ray.evaluate.execute import Task
-from hybrid_ray.evaluate.summary import paired_ratio
+from hybrid_ray.evaluate.frontier import Frontier
+from hybrid_ray.evaluate.summary import net_speedup, paired_ratio
 from hybrid_ray.records import RunResult
 
 __all__ = ["Runs", "configurations", "variant_runs", "variant_tasks"]
@@ -48,17 +51,32 @@ def variant_runs(tasks: Mapping[str, Sequence[Task]], results: Sequence[RunResul
 
 
 def configurations(
-    runs: Mapping[str, Runs], variants: Mapping[str, Mapping[str, Any]], split: Split, *, level: float
+    runs: Mapping[str, Runs],
+    variants: Mapping[str, Mapping[str, Any]],
+    split: Split,
+    *,
+    level: float,
+    frontier: Frontier,
 ) -> list[dict[str, Any]]:
     """What ``comparison.json`` holds of them, JSON-ready: per configuration its runs and its ratios.
 
     Args:
         runs: ``baseline``, ``hybrid``, and each variant with and without prediction (`variant_runs`).
         variants: the settings of each.
+        frontier: of the job's own settings. Variants that share them but for prediction have a net speedup over it, by
+            the baseline of their seed; nobody ran the others' frontier, and theirs is None.
+
+    A configuration that fell back to another setting than its own runs without prediction has failed runs.
     """
     plains = {name: _PLAIN.format(name) for name in variants}
     plain_of = {"hybrid": "baseline"} | {name: plain if plain in runs else "baseline" for name, plain in plains.items()}
     of_plain = {plain: name for name, plain in plains.items()}
+    runs = {
+        name: dict(
+            zip(own, comparable(own.values(), fingerprint_of(runs[plain_of.get(name, name)].values())), strict=True)
+        )
+        for name, own in runs.items()
+    }
     return [
         {
             "name": name,
@@ -66,6 +84,9 @@ def configurations(
             "settings": dict(variants.get(of_plain.get(name, name), {})),
             "runs": [account(result, split) for _, result in sorted(results.items())],
             "ratios": _ratios(runs, name, plain_of.get(name), split, level),
+            "net_speedup": net_speedup({"baseline": runs["baseline"], "hybrid": results}, frontier, split, level=level)
+            if name in variants and plain_of[name] == "baseline"
+            else None,
         }
         for name, results in runs.items()
     ]
@@ -126,7 +147,9 @@ def _tokens_per_second(result: RunResult) -> float:
 
 
 def _memory(result: RunResult) -> dict[str, Any]:
-    """Bytes between steps at the start and at the end, and the most: the allocator's own peak on a GPU."""
+    """Bytes between steps at the start and at the end, and the most: the allocator's own peak on a GPU. On a CPU the
+    most that was seen between steps, every 16th, of a process that may have trained other runs before.
+    """
     peaks = [peak["reserved"] for peak in result.statistics.get("memory", {}).values()]
     most = max([*peaks, result.machine.get("most_memory_bytes") or 0]) or None
     return {

@@ -3,10 +3,9 @@
 The best of many noisy trials is biased: it was picked for its luck. Fresh seeds and fresh data have none of that luck.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from hybrid_ray.config import Arm, JobConfig, Split
@@ -14,7 +13,7 @@ from hybrid_ray.evaluate.execute import Execute
 from hybrid_ray.evaluate.frontier import Frontier
 from hybrid_ray.evaluate.paired import ArmRuns, Candidate, run_arms
 from hybrid_ray.evaluate.statistics import holm
-from hybrid_ray.evaluate.summary import comparisons, net_speedup, rows, verdict
+from hybrid_ray.evaluate.summary import comparisons, mean_predicted_share, net_speedup, rows, verdict
 
 __all__ = ["ALPHA", "Candidate", "confirm", "fresh_seeds"]
 
@@ -40,6 +39,7 @@ def confirm(
     execute: Execute,
     directory: Path,
     frontier: Frontier,
+    fingerprint: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Run the candidates and their controls on ``job.confirm.seeds`` fresh seeds and say what held up.
 
@@ -48,6 +48,7 @@ def confirm(
         execute: runs the runs, here or side by side on a cluster.
         directory: the study's ``confirmation`` folder. Runs that an earlier session finished there are not repeated.
         frontier: fitted on the confirm-split losses of the search's frontier runs.
+        fingerprint: of those runs, which every run here must share (`run_arms`).
 
     Returns:
         What ``confirmation.json`` holds: per candidate its runs by arm, paired comparisons, the net speedup with a 95 %
@@ -57,7 +58,9 @@ def confirm(
     seeds = fresh_seeds(job, job.confirm.seeds)
     job = replace(job, train=replace(job.train, evaluations=1))  # what is claimed rests on the ends alone
     arms: list[Arm] = ["equal_steps", *job.confirm.arms]
-    runs, _ = run_arms(job, candidates, seeds=seeds, arms=arms, execute=execute, directory=directory)
+    runs, _ = run_arms(
+        job, candidates, seeds=seeds, arms=arms, execute=execute, directory=directory, fingerprint=fingerprint
+    )
     nets = [net_speedup(arm_runs, frontier, _SPLIT, level=1 - ALPHA) for arm_runs in runs]
     corrected = holm([net["p"] for net in nets])
     return {
@@ -72,7 +75,7 @@ def confirm(
 
 
 def _entry(candidate: Candidate, runs: ArmRuns, net: dict[str, Any], p_corrected: float) -> dict[str, Any]:
-    share = fmean(result.predicted_share for result in runs["hybrid"].values())
+    share = mean_predicted_share(runs["hybrid"].values())
     compared = comparisons(runs, _SPLIT, level=1 - ALPHA)
     found, refusal = verdict(net, compared, predicted_share=share, p_corrected=p_corrected, alpha=ALPHA)
     return {

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hybrid_ray.config import RunConfig
-from hybrid_ray.errors import TrialOutOfMemory
+from hybrid_ray.errors import ConfigError, TrialOutOfMemory
 from hybrid_ray.records import Replay, RunResult
 from hybrid_ray.sources import RUN_PARTS, source_hashes
 
-__all__ = ["Execute", "Task", "execute_here", "execute_missing", "failed_result", "stored_result"]
+__all__ = ["Execute", "Task", "check_code", "execute_here", "execute_missing", "failed_result", "stored_result"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,21 +85,55 @@ def stored_result(task: Task) -> RunResult | None:
 
     A run that failed or was stopped is not an end: it is run again.
     """
+    result = _ended(task.directory)
     try:
         run = json.loads((task.directory / "run.json").read_text())
-        result = RunResult.from_dict(json.loads((task.directory / "result.json").read_text()))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return None
     same = run == json.loads(json.dumps(asdict(task.run))) and not _of_other_code(task.directory)
-    return result if same and result.status in ("finished", "diverged") else None
+    return result if same else None
+
+
+def _ended(directory: Path) -> RunResult | None:
+    """The result of a run that came to an end of its own."""
+    try:
+        result = RunResult.from_dict(json.loads((directory / "result.json").read_text()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return result if result.status in ("finished", "diverged") else None
+
+
+def check_code(directory: Path) -> None:
+    """Whether all that came to its end under ``directory`` is of today's code.
+
+    Arms of two versions must not stand beside each other, and hours of finished runs are not removed without a word.
+
+    Raises:
+        ConfigError: a finished run is of other code, or of nobody knows which.
+    """
+    others = [
+        path.parent
+        for path in sorted(directory.rglob("result.json"))
+        if _of_other_code(path.parent) and _ended(path.parent) is not None
+    ]
+    if others:
+        raise ConfigError(
+            f"{directory} holds {len(others)} finished run(s) of other code than today's, {others[0]} the first: "
+            "choose another folder (--out, or another name), go back to that code, or delete the folder"
+        )
 
 
 def execute_missing(execute: Execute, tasks: Sequence[Task]) -> list[RunResult]:
     """Run only the tasks without a stored result, so that a resumed study repeats nothing finished.
 
-    What other code left in a task's directory is removed: arms of two versions must not stand beside each other, and
-    no run goes on from a checkpoint of another version.
+    What other code left unfinished in a task's directory is removed: no run goes on from a checkpoint of another
+    version.
+
+    Raises:
+        ConfigError: other code finished a run there (`check_code`). Nothing was run or removed.
     """
+    for task in tasks:
+        check_code(task.directory)
     for task in tasks:
         if task.directory.exists() and _of_other_code(task.directory):
             shutil.rmtree(task.directory)

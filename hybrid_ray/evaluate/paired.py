@@ -7,6 +7,7 @@ from typing import Any
 
 from hybrid_ray.config import Arm, HybridConfig, JobConfig
 from hybrid_ray.evaluate.arms import baseline, control
+from hybrid_ray.evaluate.comparable import comparable, fingerprint_of
 from hybrid_ray.evaluate.execute import Execute, Task, execute_missing, failed_result
 from hybrid_ray.records import RunResult
 
@@ -34,32 +35,48 @@ def run_arms(
     execute: Execute,
     directory: Path,
     beside: Sequence[Task] = (),
+    fingerprint: Mapping[str, Any] | None = None,
 ) -> tuple[list[ArmRuns], list[RunResult]]:
     """Baseline, hybrid and the given control arms of every candidate on every seed, and the results of ``beside``.
 
     The baselines are shared: they do not depend on the candidate. Each run fills ``directory/<trial>/<arm>-<seed>``
     (baselines: ``directory/baseline/baseline-<seed>``); runs that an earlier session finished there are not repeated.
+    Runs are started seed by seed, each seed with another one first, so that a machine which slows down slows all arms.
 
     Args:
-        beside: other runs of the same seeds whose raw seconds are compared with these: they take turns with them, seed
-            by seed, so that a machine which slows down slows all of them.
+        beside: other runs of the same seeds whose raw seconds are compared with these. They may be of other settings.
+        fingerprint: what every run must share to count; that of the first finished baseline if None. A run that does
+            not is a failed result which says why.
     """
     plain = [
         Task(run=baseline(job.run(seed=seed)), directory=directory / "baseline" / f"baseline-{seed}") for seed in seeds
     ]
     hybrid = [_hybrid(job, candidate, seed, directory) for candidate in candidates for seed in seeds]
     tasks = [*plain, *hybrid, *beside]
-    turns = (
-        sorted(range(len(tasks)), key=lambda index: seeds.index(tasks[index].run.seed)) if beside else range(len(tasks))
-    )
-    done = dict(zip(turns, execute_missing(execute, [tasks[index] for index in turns]), strict=True))
-    results = iter([done[index] for index in range(len(tasks))])
+    done = _in_turns(execute, tasks)
+    fingerprint = fingerprint or fingerprint_of(done[: len(plain)])
+    own = len(tasks) - len(beside)
+    results = iter(comparable(done[:own], fingerprint))
     baselines = {seed: next(results) for seed in seeds}
     runs: list[ArmRuns] = [
         {"baseline": baselines, "hybrid": {seed: next(results) for seed in seeds}} for _ in candidates
     ]
-    _run_controls(runs, hybrid, list(dict.fromkeys(arms)), execute)
-    return runs, list(results)
+    _run_controls(runs, hybrid, list(dict.fromkeys(arms)), execute, fingerprint)
+    return runs, comparable(done[own:], fingerprint, but=("setting",))
+
+
+def _in_turns(execute: Execute, tasks: Sequence[Task]) -> list[RunResult]:
+    """Seed by seed, each seed beginning with another of its tasks; results in the order of ``tasks``."""
+    by_seed: dict[int, list[int]] = {}
+    for index, task in enumerate(tasks):
+        by_seed.setdefault(task.run.seed, []).append(index)
+    turns = [
+        index
+        for place, own in enumerate(by_seed.values())
+        for index in (*own[place % len(own) :], *own[: place % len(own)])
+    ]
+    done = dict(zip(turns, execute_missing(execute, [tasks[index] for index in turns]), strict=True))
+    return [done[index] for index in range(len(tasks))]
 
 
 def _hybrid(job: JobConfig, candidate: Candidate, seed: int, directory: Path) -> Task:
@@ -67,7 +84,13 @@ def _hybrid(job: JobConfig, candidate: Candidate, seed: int, directory: Path) ->
     return Task(run=run, directory=directory / str(candidate.trial) / f"hybrid-{seed}")
 
 
-def _run_controls(runs: list[ArmRuns], hybrid: Sequence[Task], arms: Sequence[Arm], execute: Execute) -> None:
+def _run_controls(
+    runs: list[ArmRuns],
+    hybrid: Sequence[Task],
+    arms: Sequence[Arm],
+    execute: Execute,
+    fingerprint: Mapping[str, Any] | None,
+) -> None:
     """Second wave: add every control's results to ``runs``. A control that cannot be made is a failed result."""
     made: list[tuple[ArmRuns, Arm, Task]] = []
     remaining = iter(hybrid)
@@ -81,6 +104,6 @@ def _run_controls(runs: list[ArmRuns], hybrid: Sequence[Task], arms: Sequence[Ar
                     arm_runs.setdefault(arm, {})[seed] = failed_result(replace(task.run, arm=arm), str(error))
                 else:
                     made.append((arm_runs, arm, Task(run=run, directory=task.directory.parent / f"{arm}-{seed}")))
-    results = execute_missing(execute, [task for _, _, task in made])
+    results = comparable(_in_turns(execute, [task for _, _, task in made]), fingerprint)
     for (arm_runs, arm, task), result in zip(made, results, strict=True):
         arm_runs.setdefault(arm, {})[task.run.seed] = result

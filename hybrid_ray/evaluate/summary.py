@@ -1,11 +1,13 @@
 """What the runs of one candidate say: rows, paired comparisons, the net speedup with its interval, a verdict.
 
-The verdict rests on one number, the net speedup. The others explain it and are not corrected for their number.
+The verdict rests on the net speedup, and the same said in loss (`net_speedup`); dearer real steps, or a placebo that
+does as well, refuse a gain. The other numbers explain it and are not corrected for their number.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from statistics import fmean
 from typing import Any, Literal
 
 from hybrid_ray.config import Arm, Split
@@ -19,6 +21,7 @@ __all__ = [
     "Verdict",
     "comparisons",
     "frontier_of_seed",
+    "mean_predicted_share",
     "net_speedup",
     "paired_ratio",
     "rows",
@@ -186,6 +189,12 @@ def _censored(
     return found
 
 
+def mean_predicted_share(results: Iterable[RunResult]) -> float:
+    """Over the runs that finished; not a number where none did, since such a run says nothing about predicting."""
+    shares = [result.predicted_share for result in results if result.status == "finished"]
+    return fmean(shares) if shares else math.nan
+
+
 def verdict(
     net: Mapping[str, Any],
     compared: Mapping[str, Mapping[str, Any]],
@@ -199,7 +208,7 @@ def verdict(
     Args:
         net: as `net_speedup` gives it. Its interval and its advantage's must both lie on one side of 1.
         compared: as `comparisons` gives them: what can void a gain (`_refusal`).
-        predicted_share: mean share of predicted steps.
+        predicted_share: mean share of predicted steps (`mean_predicted_share`).
         p_corrected: the p of ``net``, corrected for the number of candidates (`holm`); asked of a gain only.
         alpha: two-sided level that the intervals belong to.
     """

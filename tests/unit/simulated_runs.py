@@ -77,6 +77,7 @@ class Simulator:
     stream: int = 0
     write: bool = False
     broken: Callable[[RunConfig], str | None] = lambda run: None
+    fingerprint: Callable[[RunConfig], dict[str, Any]] = lambda run: {}
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.stream)
@@ -107,6 +108,7 @@ class Simulator:
             tokens={"read": real, "gradient": real, "forward_only": 0},
             status=status,
             error=None if status == "finished" else "broken on purpose",
+            fingerprint=self.fingerprint(run),
             **({} if status == "finished" else {"heldout": {}}),
         )
         if self.write:

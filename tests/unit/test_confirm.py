@@ -106,6 +106,50 @@ def test_a_hybrid_that_hardly_predicts_is_inert_however_good() -> None:
     assert confirmed(Simulator(gain=1.2, share=0.03))["candidates"][0]["verdict"] == "inert"
 
 
+def test_a_hybrid_that_never_finished_is_not_called_inert() -> None:
+    entry = confirmed(Simulator(gain=1.2, broken=lambda run: "failed" if run.arm == "hybrid" else None))["candidates"][
+        0
+    ]
+    assert entry["verdict"] == "no gain shown"
+    assert str(fresh_seeds(JOB, 3)) in entry["net_speedup"]["note"]
+
+
+def test_runs_of_another_machine_or_setting_are_no_evidence_and_say_why() -> None:
+    """One hybrid on another card, one baseline that fell back to eager: no interval, and one pair fewer."""
+    first, second, third = fresh_seeds(JOB, 3)
+
+    def where(run: RunConfig) -> dict[str, Any]:
+        eager = (run.arm, run.seed) == ("baseline", second)
+        card = "H200" if (run.arm, run.seed) == ("hybrid", third) else "A100"
+        return {"hardware": card, "setting": {"compiled": not eager, "micro_batch_size": 4}}
+
+    runs = confirmed(Simulator(gain=1.2, fingerprint=where))["candidates"][0]
+    rows = {(arm, row["seed"]): row for arm, found in runs["runs"].items() for row in found}
+    assert [seed for (arm, seed), row in rows.items() if arm == "hybrid" and row["loss"] is None] == [third]
+    assert "hardware: the baseline ran with 'A100' but this run with 'H200'" in rows["hybrid", third]["error"]
+    assert "set train.compile to false" in rows["baseline", second]["error"]
+    assert rows["baseline", first]["status"] == "finished"
+    assert (runs["net_speedup"]["mean"], runs["verdict"]) == (None, "no gain shown")
+    assert str([third]) in runs["net_speedup"]["note"]
+
+
+def test_a_frontier_of_another_setting_is_refused(tmp_path: Path) -> None:
+    def where(run: RunConfig) -> dict[str, Any]:
+        return {"setting": {"compiled": run.arm == "baseline", "micro_batch_size": 4}}
+
+    with pytest.raises(HybridRayError, match=r"the frontier has 1 finished.*train\.compile to false"):
+        compare(JOB, execute=Simulator(fingerprint=where), directory=tmp_path)
+
+
+def test_seeds_take_turns_in_who_is_first() -> None:
+    simulator = Simulator()
+    confirmed(simulator)
+    firsts: dict[int, str] = {}
+    for run in simulator.ran:
+        firsts.setdefault(run.seed, f"{run.arm} {run.hybrid.prediction_horizon}")
+    assert len(set(firsts.values())) == 3
+
+
 @pytest.mark.parametrize("status", ["diverged", "failed"])
 def test_a_candidate_that_fails_on_one_seed_claims_nothing(status: str) -> None:
     bad = fresh_seeds(JOB, 3)[1]

@@ -10,7 +10,7 @@ import pytest
 from simulated_runs import Simulator
 
 from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, RunConfig, TrainConfig
-from hybrid_ray.errors import TrialOutOfMemory
+from hybrid_ray.errors import ConfigError, TrialOutOfMemory
 from hybrid_ray.evaluate.arms import baseline
 from hybrid_ray.evaluate.cache import RunCache, baseline_key, cached
 from hybrid_ray.evaluate.execute import Task, execute_here, execute_missing, failed_result, stored_result
@@ -78,13 +78,27 @@ def test_only_missing_runs_are_run_again_and_in_order(tmp_path: Path) -> None:
     assert results[1:3] == kept[:2]
 
 
-def test_what_older_code_left_is_run_again(tmp_path: Path) -> None:
+def test_what_other_code_finished_is_neither_compared_with_nor_removed(tmp_path: Path) -> None:
     tasks = [Task(run=replace(PLAIN, seed=seed), directory=tmp_path / str(seed)) for seed in range(2)]
     execute_missing(Simulator(write=True), tasks)
     (tmp_path / "1" / "code.json").write_text("{}")
     again = Simulator(write=True)
-    execute_missing(again, tasks)
-    assert [run.seed for run in again.ran] == [1]
+    with pytest.raises(ConfigError, match="another folder") as refused:
+        execute_missing(again, tasks)
+    assert str(tmp_path / "1") in str(refused.value)
+    assert again.ran == []
+    assert (tmp_path / "1" / "result.json").exists()
+
+
+def test_what_other_code_left_unfinished_is_run_again_from_its_start(tmp_path: Path) -> None:
+    task = Task(run=PLAIN, directory=tmp_path / "run")
+    Simulator(write=True, broken=lambda run: "stopped")([task])
+    (tmp_path / "run" / "code.json").write_text("{}")
+    (tmp_path / "run" / "checkpoint").mkdir()
+    again = Simulator(write=True)
+    execute_missing(again, [task])
+    assert len(again.ran) == 1
+    assert not (tmp_path / "run" / "checkpoint").exists()
 
 
 def test_another_run_in_the_same_directory_is_not_taken_for_it(tmp_path: Path) -> None:
