@@ -20,8 +20,9 @@ class Buffers:
     displacement. A long average shrinks it; a short one (``time_constant`` below some tens of steps) at a small
     learning rate drowns in it.
 
-    On the host the tensors are pinned where there is a GPU and are streamed through it, at the price of a transfer each
-    way for every use. Temporaries of both kinds are of at most ``optim.local.PIECE`` numbers.
+    On the host the tensors are streamed through the model's device, in their own type: a transfer to it for every use,
+    and one back, which is waited for, if they change. For a GPU they are pinned, and PyTorch rounds each of them up to
+    a power of two. Temporaries of both kinds are of at most ``optim.local.PIECE`` numbers.
 
     Weights in bf16 are read exactly and moved with the same rounding. So a displacement holds all of theirs: what
     several real steps left on them by chance is in it, and is as unbiased as they are.
@@ -30,7 +31,8 @@ class Buffers:
     def __init__(self, weights: Weights, *, dtype: str = "float32", device: str = "model", seed: int = 0) -> None:
         like = weights.local()
         host = device == "host"
-        pinned = host and torch.cuda.is_available()
+        pinned = host and weights.device.type == "cuda"
+        self._on_host = host
         self._device = weights.device
         self._direct = not host and dtype == "float32"
         self._rounding = Rounding(self._device, seed)
@@ -99,15 +101,22 @@ class Buffers:
             if is_narrow(target):
                 self._rounding.add(target, tensor, fraction)
             else:
-                target.add_(tensor.to(target.device, non_blocking=True), alpha=fraction)
+                for mine, theirs in pieces(target, tensor):
+                    mine.add_(theirs.to(target.device, non_blocking=True), alpha=fraction)
 
     def zero_(self) -> None:
         torch._foreach_zero_(self.tensors)
 
     def squares(self) -> list[torch.Tensor]:
-        """The squared norm of each tensor, in fp32, wherever the tensor lives."""
+        """The squared norm of each tensor, in fp32, on the model's device."""
+        if self._on_host:
+            return [self._square(tensor) for tensor in self.tensors]
         norms = torch._foreach_norm(self.tensors, 2, dtype=torch.float32)
         return [norm.square() for norm in norms]
+
+    def _square(self, tensor: torch.Tensor) -> torch.Tensor:
+        parts = [torch.linalg.vector_norm(self._load(mine)).square() for mine, _ in pieces(tensor, tensor)]
+        return torch.stack(parts).sum()
 
     def state_dict(self) -> dict[str, object]:
         """The tensors themselves, not copies, as an optimizer's state has them."""
@@ -122,8 +131,8 @@ class Buffers:
         self._rounding.draws = draws
 
     def _load(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A fresh fp32 copy on the model's device."""
-        return tensor.to(self._device, torch.float32, copy=True)
+        """A fresh fp32 copy on the model's device. A narrow tensor crosses the bus narrow, and is widened there."""
+        return tensor.to(self._device, non_blocking=True, copy=not is_narrow(tensor)).float()
 
     def _store(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
         """Write an fp32 value of the model's device, which is overwritten."""

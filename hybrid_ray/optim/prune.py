@@ -28,10 +28,10 @@ class AdamWPrune(StreamedAdamW):
     threshold holds for all prunable weights together. Every ``prune_every`` steps the share that ``sparsity_at`` says
     is set to zero; a pruned weight scores 0, so it stays pruned.
 
-    Costs one byte a prunable weight for its mask, wherever the rest of the state is, and four for all scores at the
-    moment of pruning. Weights that a predicted step moves are masked again by the next real one. One threshold needs
-    all weights in one place: it can't prune shards (FSDP). In bf16 many weights are equal, and those at the threshold
-    go together.
+    Costs one byte a prunable weight for its mask, which stays beside the weight if the moments are elsewhere, and four
+    for all scores at the moment of pruning. Weights that a predicted step moves are masked again by the next real one.
+    One threshold needs all weights in one place: it can't prune shards (FSDP). In bf16 many weights are equal, and
+    those at the threshold go together.
     """
 
     def __init__(

@@ -27,7 +27,8 @@ class Rounding:
     What is written is at most one step of bf16 from the value: |w| / 128, standard deviation at most |w| / 256.
 
     Temporaries: 9 bytes a number of a piece for ``add`` and 5 for ``write`` (in fp32 the sum; the chance; where it is
-    not a number), 4 more where an update comes from elsewhere. A piece is of at most ``optim.local.PIECE`` numbers.
+    not a number), 4 more where an update comes from elsewhere (6 in bf16), 2 more to write elsewhere. A piece is of at
+    most ``optim.local.PIECE`` numbers.
     """
 
     def __init__(self, device: torch.device, seed: int) -> None:
@@ -42,13 +43,15 @@ class Rounding:
 
     def write(self, target: Tensor, value: Tensor) -> None:
         """target = value, an fp32 tensor on the generator's device, which is overwritten."""
-        target.copy_(self._rounded(value))
+        rounded = self._rounded(value)
+        # Narrow before it crosses the bus: PyTorch would carry fp32 and convert on the CPU.
+        target.copy_(rounded if target.device == rounded.device else rounded.to(target.dtype))
 
     def add(self, target: Tensor, update: Tensor, factor: float) -> None:
         """target = target + factor x update, summed in fp32. The update may be elsewhere, and of any type."""
         self.begin()
         for mine, theirs in pieces(target, update):
-            moved = theirs.to(target.device, torch.float32, non_blocking=True)
+            moved = theirs.to(target.device, non_blocking=True).float()  # wide only once it is there
             self.write(mine, mine.float().add_(moved, alpha=factor))
 
     def _rounded(self, value: Tensor) -> Tensor:

@@ -3,11 +3,13 @@
 Elementwise optimizers don't care in which order weights are stepped. So each window of at most `PIECE` numbers is
 brought to fp32 on the model's device, stepped by the optimizer's own code, and written back: bf16 weights with
 stochastic rounding, state to where it lives. That is host memory if asked: 8 bytes a parameter less on the device for
-Adam, at the price of a transfer each way a step (8 bytes a parameter over the bus). Pinned memory is the larger of the
-two: PyTorch rounds each tensor of it up to a power of two.
+Adam, at the price of a transfer each way a step (8 bytes a parameter over the bus). Transfers run in one stream of
+their own, one after another, beside the steps: a window is fetched while the one before it is stepped. Pinned memory
+is the larger of the two: PyTorch rounds each tensor of it up to a power of two.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -53,6 +55,7 @@ class _Window:
     pieces: Sequence[_Piece]
     states: Sequence[dict[str, Any]]
     newborn: Sequence[bool]  # whether the parameter had no state before this step
+    fetched: "torch.cuda.Event | None"  # when the states have arrived; None: they are where they are stepped
 
 
 class Streamed(Optimizer):
@@ -153,15 +156,22 @@ class Streamed(Optimizer):
                 yield self._fetched(group, pieces, newborn)
 
     def _fetched(self, group: dict[str, Any], pieces: Sequence[_Piece], newborn: set[Tensor]) -> _Window:
-        with torch.cuda.stream(self._copies):  # None: does nothing
+        with self._copying():
             states = [{} if p.parameter in newborn else self._fetch(p) for p in pieces]
-        return _Window(group=group, pieces=pieces, states=states, newborn=[p.parameter in newborn for p in pieces])
+        born = [p.parameter in newborn for p in pieces]
+        fetched = None if self._copies is None else self._copies.record_event()
+        return _Window(group=group, pieces=pieces, states=states, newborn=born, fetched=fetched)
+
+    def _copying(self) -> AbstractContextManager[object]:
+        """Transfers are made here. ``torch.cuda.stream(None)`` would start CUDA in a run on the CPU."""
+        return nullcontext() if self._copies is None else torch.cuda.stream(self._copies)
 
     def _fetch(self, piece: _Piece) -> dict[str, Any]:
         state: dict[str, Any] = {}
         for key, value in self.state[piece.parameter].items():
             if not _is_elementwise(key, value):
-                state[key] = value.clone() if isinstance(value, Tensor) and not piece.whole else value
+                # Each piece counts the step; a mask is only read.
+                state[key] = value.clone() if key == "step" and isinstance(value, Tensor) and not piece.whole else value
             elif self._on_host:
                 state[key] = piece.of(value).to(piece.parameter.device, non_blocking=True, copy=True)
             else:
@@ -169,8 +179,8 @@ class Streamed(Optimizer):
         return state
 
     def _step_window(self, window: _Window) -> None:
-        if self._copies is not None:
-            torch.cuda.current_stream(self._copies.device).wait_stream(self._copies)
+        if window.fetched is not None:  # its own states alone: those of the window after it may still be on their way
+            torch.cuda.current_stream(window.pieces[0].parameter.device).wait_event(window.fetched)
         surrogates = [_surrogate(piece) for piece in window.pieces]
         self.param_groups = [{**window.group, "params": surrogates}]
         for surrogate, state in zip(surrogates, window.states, strict=True):
@@ -185,7 +195,7 @@ class Streamed(Optimizer):
                 self._rounding.write(target, surrogate)
         if self._copies is not None:
             self._copies.wait_stream(torch.cuda.current_stream(self._copies.device))
-        with torch.cuda.stream(self._copies):
+        with self._copying():
             for surrogate, piece, newborn in zip(surrogates, window.pieces, window.newborn, strict=True):
                 self._keep(piece, self.state.pop(surrogate), moved=newborn or self._on_host)
 

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from hybrid_ray.hybrid.measures import Measured, WindowMeasures
 from hybrid_ray.hybrid.memory import Slope
 from hybrid_ray.hybrid.sample import CoordinateSample
 from hybrid_ray.hybrid.weights import Weights
+from hybrid_ray.optim import local
 
 
 def weights_of(*shapes: tuple[int, ...]) -> Weights:
@@ -167,6 +169,29 @@ def test_bf16_rounding_is_unbiased() -> None:
     buffers.assign_([value], [1.0])
     assert set(buffers.tensors[0].unique().tolist()) == {1.0, 1.0078125}
     assert buffers.tensors[0].float().mean().item() == pytest.approx(1.001, abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_buffers_on_the_host_cross_in_pieces(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "PIECE", 7)
+    weights, sizes = weights_of((5, 6)), []
+    monkeypatch.setattr(torch.Tensor, "to", watched(torch.Tensor.to, sizes))
+    buffers = Buffers(weights, dtype=dtype, device="host")
+    buffers.accumulate_(0.0, [torch.full((5, 6), 0.5)], 1.0)
+    buffers.add_to(target := [torch.ones(5, 6)], 2.0)
+    assert torch.equal(target[0], torch.full((5, 6), 2.0))
+    assert buffers.squares()[0].item() == pytest.approx(0.25 * 30)
+    assert max(sizes) == 7
+
+
+def watched(call: Any, sizes: list[int]) -> Any:
+    """``Tensor.to``, which is how buffers cross to the model's device, with the size of what crosses noted."""
+
+    def noting(tensor: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        sizes.append(tensor.numel())
+        return call(tensor, *arguments, **options)
+
+    return noting
 
 
 def test_bf16_keeps_infinity_and_nan_visible() -> None:

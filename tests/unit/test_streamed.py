@@ -1,5 +1,6 @@
 """A step taken in windows is the plain step: the same bits in fp32; in bf16 training that follows fp32's."""
 
+import contextlib
 import copy
 import io
 from typing import Any
@@ -9,9 +10,12 @@ import torch
 from torch import nn
 
 from hybrid_ray.config import ModelConfig, TrainConfig
+from hybrid_ray.hybrid.buffers import Buffers
+from hybrid_ray.hybrid.weights import Weights
 from hybrid_ray.models import build_model
 from hybrid_ray.optim import build_optimizer, build_schedule
 from hybrid_ray.optim.offload import state_tensors
+from hybrid_ray.optim.streamed import StreamedAdamW
 
 NAMES = ["adamw", "adam", "sgd", "adamwspam", "adamwprune"]
 STEPS = 12
@@ -95,6 +99,58 @@ def test_a_stopped_run_goes_on_bit_for_bit(name: str, weights: Any, device: Any)
     train(second, after, 5, since=1)
     assert torch.equal(flat(second), flat(whole))
     assert {t.dtype for t in state_tensors(after) if t.dim()} <= {torch.float32, torch.bool}
+
+
+def test_on_a_cpu_nothing_asks_for_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(*_: Any) -> None:
+        raise AssertionError("CUDA was asked for")
+
+    model = micro()
+    optimizer = build_optimizer(model, settings("adamw", optimizer_device="host"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "stream", asked)
+    monkeypatch.setattr(torch.cuda, "_lazy_init", asked)
+    train(model, optimizer, 2)
+    Buffers(Weights(optimizer), device="host").zero_()
+
+
+class Stream:
+    """In a CUDA stream's place: tells what would wait for what."""
+
+    def __init__(self, name: str, log: list[str]) -> None:
+        self.device, self.name, self.log = torch.device("cpu"), name, log
+
+    def record_event(self) -> str:
+        self.log.append(f"fetch {sum(entry.startswith('fetch') for entry in self.log)}")
+        return self.log[-1]
+
+    def wait_event(self, event: str) -> None:
+        self.log.append(f"{self.name} wait for {event}")
+
+    def wait_stream(self, other: "Stream") -> None:
+        self.log.append(f"{self.name} wait for {other.name}")
+
+    def synchronize(self) -> None:
+        self.log.append("end")
+
+
+def test_a_window_is_stepped_while_the_next_one_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    parameter = nn.Parameter(torch.ones(30))
+    optimizer = windows_of(StreamedAdamW([parameter]), 10)
+    optimizer.stream(state_device="host")
+    parameter.grad = torch.ones(30)
+    optimizer.step()
+    log: list[str] = []
+    optimizer._copies = Stream("copies", log)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: Stream("steps", log))
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: None)
+    optimizer.step()
+    assert log == [
+        *("fetch 0", "fetch 1", "steps wait for fetch 0", "copies wait for steps"),
+        *("fetch 2", "steps wait for fetch 1", "copies wait for steps"),
+        *("steps wait for fetch 2", "copies wait for steps", "end"),
+    ]
 
 
 def test_another_seed_rounds_otherwise_and_the_same_seed_alike() -> None:
