@@ -112,9 +112,9 @@ class HybridTrainer:
         assert self._cycle is not None
         if position.index == 1:
             self.tally.begin_jump(self._cycle.planned_norms)
-            if self._offload is not None:
-                with self.clock.part("offload"):
-                    self._offload.leave()
+        if self._offload is not None:
+            with self.clock.part("offload"):
+                self._offload.leave()  # a micro-correction may have brought it back
         with self.clock.part("predict"):
             self._cycle.predictor.step()
         self._after_prediction = True

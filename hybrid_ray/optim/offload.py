@@ -1,8 +1,9 @@
 """An optimizer's state in host memory while no step needs it: through each Predict phase.
 
 What it is not: a way to train a larger model. It frees memory in Predict only, where no activation and no gradient
-exists and memory is at its lowest anyway; a run's peak is set by its real steps, at which the state is back. It gives
-room to *other* users of the GPU for the length of a Predict phase, and costs two transfers of the state each time.
+exists and memory is at its lowest anyway; a run's peak is set by its real steps, at which the state is back. What it
+frees is free for this process: PyTorch's allocator keeps the blocks, so other programs on the GPU get nothing. It costs
+two transfers of the state for each stretch of predicted steps; a micro-correction is a real step and ends a stretch.
 State that is to stay off the GPU is ``train.optimizer_device: host``.
 """
 
@@ -27,9 +28,9 @@ class StateOffload:
     """Moves an optimizer's state to host memory and back. The state's tensors stay the same objects, and can be read,
     saved and loaded wherever they are.
 
-    On the host it takes as many bytes as on the device (8 a parameter for Adam in fp32), pinned where there is a GPU,
-    allocated at the first move and kept. On a CPU the move is made all the same, between two places in one memory: it
-    frees nothing, and `freed_bytes` says so.
+    On the host it takes as many bytes as on the device (8 a parameter for Adam in fp32), allocated at the first move
+    and kept. Where that is a GPU they are pinned, and PyTorch rounds each tensor up to a power of two. On a CPU the
+    move is made all the same, between two places in one memory: it frees nothing, and `freed_bytes` says so.
 
     Args:
         optimizer: any; its state may still be empty.
