@@ -128,8 +128,10 @@ def _peaks(run: RunConfig, batches: Batches) -> dict[str, Peak]:
 
 
 def _device_peaks(run: RunConfig, batches: Batches, layers: int | None) -> dict[str, Peak]:
+    """Without what lives in host memory, where that is another memory."""
     elsewhere = {"host", "optimizer"} if run.train.optimizer_device == "host" else {"host"}
-    return trace(run, batches, layers=layers).peaks(without=elsewhere)
+    found = trace(run, batches, layers=layers)
+    return found.peaks(without=elsewhere if run.train.device == "cuda" else ())
 
 
 def _on_worker(run: RunConfig, sizes: _Sizes, parts: dict[str, int]) -> dict[str, int]:

@@ -93,7 +93,7 @@ def trace(run: RunConfig, batches: Batches, *, layers: int | None = None) -> All
     """One real step of a run with its optimizer's state there, one predicted step, and one held-out batch.
 
     With several micro-batches a step the gradients of those before the last are there all along. The parts are weights,
-    gradients, optimizer, predictor (those of its buffers that are to live on the host: host), activations, logits and
+    gradients, optimizer, predictor (those of its buffers that a GPU leaves to the host: host), activations, logits and
     temporaries. Forward and backward are parted into what is before the blocks, the first block, those between, the
     last one, and what is after.
 
@@ -184,7 +184,7 @@ def _trainer(run: RunConfig, model: nn.Module, optimizer: Optimizer, log: Alloca
     with log.moment("trainer", "predictor"):
         trainer = HybridTrainer(model, optimizer, settings, replay=replay)
     trainer.clock = _Moments(log)
-    if run.hybrid.predictor != "off" and run.hybrid.buffer_device == "host":
+    if run.hybrid.predictor != "off" and run.hybrid.buffer_device == "host" and run.train.device == "cuda":
         for buffers in trainer.state_dict()["parts"]["cycle"]["predictor"]["buffers"]:
             log.claim(buffers["tensors"], "host")
     return trainer

@@ -32,6 +32,11 @@ def _is_text(job: JobConfig) -> bool:
     return job.model.preset != "cnn"
 
 
+def _has_host(job: JobConfig) -> bool:
+    """Whether host memory is another memory than that which trains."""
+    return job.train.device == "cuda"
+
+
 _LADDER = (
     _Rung(settings={"train.micro_batch_size": 1}, costs="smaller products; the effective batch stays"),
     _Rung(settings={"model.loss_chunks": 8}, costs="one more product with the output table", applies=_is_text),
@@ -48,11 +53,11 @@ _LADDER = (
         applies=lambda job: job.train.optimizer == "adamw" and job.train.optimizer_device == "model",
     ),
     _Rung(settings={"hybrid.buffer_dtype": "bfloat16"}, costs="rounding of displacements"),
-    _Rung(settings={"hybrid.buffer_device": "host"}, costs="a transfer of the model at each window"),
+    _Rung(settings={"hybrid.buffer_device": "host"}, costs="a transfer of the model at each window", applies=_has_host),
     _Rung(
         settings={"train.optimizer": "adamw", "train.optimizer_device": "host"},
         costs="a transfer of its state each step",
-        applies=lambda job: job.train.optimizer in ("adamw", "adamw8bit"),
+        applies=lambda job: _has_host(job) and job.train.optimizer in ("adamw", "adamw8bit"),
     ),
 )
 

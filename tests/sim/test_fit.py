@@ -11,13 +11,14 @@ import pytest
 from micro_jobs import micro_job
 
 from hybrid_ray.cli import main
-from hybrid_ray.config import JobConfig, ResourcesConfig, TrainConfig
+from hybrid_ray.config import HybridConfig, JobConfig, ResourcesConfig, TrainConfig
 from hybrid_ray.data import prepare
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.jobfile import dump_job, read_job
 from hybrid_ray.memory.estimate import memory_need
 from hybrid_ray.results.store import read_json
 from hybrid_ray.tune.advice import advice
+from hybrid_ray.tune.fit import sharing
 from hybrid_ray.tune.micro_batch import SHARE, batch_text, settle_micro_batch
 from hybrid_ray.tune.planner import plan, plan_memory, settle
 from hybrid_ray.tune.single import train_once
@@ -87,7 +88,7 @@ def test_a_cluster_cannot_be_looked_into(tmp_path: Path) -> None:
 
 
 def test_advice_goes_from_cheap_to_dear_and_each_step_helps(tmp_path: Path) -> None:
-    job = micro_job(tmp_path, train=TrainConfig(batch_size=16, sequence_length=32))
+    job = micro_job(tmp_path, train=TrainConfig(batch_size=16, sequence_length=32, device="cuda"))
     before, measures = needed(job, 16), list(advice(job, prepare(job.data), 0))
     sizes = [measure.need.total for measure in measures]
     assert [before, *sizes] == sorted([before, *sizes], reverse=True)
@@ -98,6 +99,27 @@ def test_advice_goes_from_cheap_to_dear_and_each_step_helps(tmp_path: Path) -> N
     assert measures[-1].need.optimizer == 0  # in host memory
     enough = [measure.need.total for measure in advice(job, prepare(job.data), sizes[1])]
     assert enough == sizes[:2]
+
+
+def test_host_memory_is_no_advice_where_there_is_no_other(tmp_path: Path) -> None:
+    """Of a job that follows all other advice already."""
+    small = TrainConfig(batch_size=1, sequence_length=16, weights="bf16", precision="bf16", optimizer="sgd")
+    job = micro_job(tmp_path, train=small, hybrid=HybridConfig(buffer_dtype="bfloat16"))
+    job = replace(job, model=replace(job.model, loss_chunks=8, activation_checkpointing=True))
+
+    def settings(device: Any) -> list[str]:
+        there = replace(job, train=replace(job.train, device=device))
+        return [value for measure in advice(there, prepare(job.data), 0) for value in measure.settings.values()]
+
+    assert settings("cpu") == []
+    assert settings("cuda") == ["host"]
+
+
+def test_five_runs_share_a_gpu_of_which_each_has_a_fifth(tmp_path: Path) -> None:
+    def runs(share: float) -> int:
+        return sharing(micro_job(tmp_path, resources=ResourcesConfig(gpus_per_worker=share)), 8)
+
+    assert [runs(share) for share in (0.2, 0.25, 0.3, 1.0)] == [5, 4, 3, 1]
 
 
 def test_what_does_not_fit_is_told_how_it_would(tmp_path: Path, free: Callable[[float], None]) -> None:

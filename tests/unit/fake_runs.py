@@ -59,7 +59,7 @@ def run_of(
     model: Any = None,
     **train: Any,
 ) -> RunConfig:
-    """A run on a CPU with micro-batches of ``micro`` sequences."""
+    """A run, on a CPU if ``train`` says no other device, with micro-batches of ``micro`` sequences."""
     return RunConfig(
         model=ModelConfig(preset=preset, **(model or {})),
         train=TrainConfig(
@@ -67,8 +67,7 @@ def run_of(
             batch_size=micro * accumulate,
             micro_batch_size=micro,
             sequence_length=length,
-            device="cpu",
-            **train,
+            **{"device": "cpu", **train},
         ),
         hybrid=HybridConfig(warmup_steps=0, **(hybrid or {})),
     )
@@ -100,7 +99,7 @@ def _bench(run: RunConfig, data: Tokens) -> Bench:
 
 
 def _steps(bench: Bench, run: RunConfig, *, before_each: Callable[[], None]) -> int:
-    """Two real steps and a predicted one. Returns the bytes of what is to live on the host, had there been a GPU."""
+    """Two real steps and a predicted one. Returns the bytes of what would live elsewhere, had there been a GPU."""
     groups = 3 if run.train.optimizer == "adamwprune" else 2
     training = bench.fresh(run, replay=Replay(phases="FFP", norms=((1.0,) * groups,)))
     loss = bench.next_loss(training, lambda tokens: None)
@@ -112,6 +111,8 @@ def _steps(bench: Bench, run: RunConfig, *, before_each: Callable[[], None]) -> 
     for _ in range(2 if run.hybrid.predictor == "off" else 3):
         training.trainer.step(closure)
     host: list[Tensor] = []
+    if run.train.device != "cuda":
+        return 0
     if run.train.optimizer_device == "host":
         host += [value for state in training.optimizer.state.values() for value in state.values()]
     if run.hybrid.buffer_device == "host":

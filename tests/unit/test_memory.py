@@ -32,12 +32,14 @@ CASES: list[tuple[str, RunConfig]] = [
     ("accumulated", run_of("nano", 2, accumulate=4)),
     ("sgd", run_of("nano", 1, length=16, optimizer="sgd")),
     ("adamwspam", run_of("nano", 1, length=16, optimizer="adamwspam")),
-    ("state on the host", run_of("nano", 1, length=16, optimizer_device="host")),
+    ("state on the host", run_of("nano", 1, length=16, optimizer_device="host", device="cuda")),
+    ("state on the host, a CPU", run_of("nano", 1, length=16, optimizer_device="host")),
     ("no predictor", run_of("nano", 1, length=16, hybrid={"predictor": "off"})),
     ("snoo", run_of("nano", 1, length=16, hybrid={"predictor": "snoo"})),
     ("linear_fit", run_of("nano", 1, length=16, hybrid={"predictor": "linear_fit"})),
     ("bf16 buffers", run_of("nano", 1, length=16, hybrid={"buffer_dtype": "bfloat16"})),
-    ("buffers on the host", run_of("nano", 1, length=16, hybrid={"buffer_device": "host"})),
+    ("buffers on the host", run_of("nano", 1, length=16, hybrid={"buffer_device": "host"}, device="cuda")),
+    ("buffers on the host, a CPU", run_of("nano", 1, length=16, hybrid={"buffer_device": "host"})),
 ]
 
 
@@ -67,10 +69,16 @@ def test_memory_of_124m_is_16_bytes_a_parameter_and_8_for_the_predictor() -> Non
 
 
 def test_where_optimizer_and_buffers_live_is_where_they_are_counted() -> None:
-    held = need(run_of("nano", 1, length=16))
-    freed = need(run_of("nano", 1, length=16, optimizer_device="host", hybrid={"buffer_device": "host"}))
+    """On a CPU host memory is the memory that trains."""
+
+    def of(device: str, **train: Any) -> MemoryNeed:
+        return need(run_of("nano", 1, length=16, device=device, **train))
+
+    away: dict[str, Any] = {"optimizer_device": "host", "hybrid": {"buffer_device": "host"}}
+    held, freed, kept = of("cuda"), of("cuda", **away), of("cpu", **away)
     assert held.optimizer > 0 == freed.optimizer
     assert freed.predictor < held.predictor / 4  # sampled coordinates
+    assert (kept.optimizer, kept.predictor) == pytest.approx((held.optimizer, held.predictor), abs=64)
 
 
 def test_8_bit_state_is_two_bytes_a_parameter_and_its_scales() -> None:
