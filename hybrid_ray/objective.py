@@ -172,6 +172,8 @@ def _mend(baseline: Mapping[str, Any], run: Mapping[str, Any]) -> str:
         settings.append(f"train.micro_batch_size to {min(baseline['micro_batch_size'], run['micro_batch_size'])}")
     if baseline["compiled"] != run["compiled"]:
         settings.append("train.compile to false")
+    if not settings:
+        return "one of them went on, after a stop, in another setting than it began in: train it again"
     return (
         "one of them fell back at its start, so it trained on another machine in effect: "
         f"set {' and '.join(settings)} in the job, for all its runs"

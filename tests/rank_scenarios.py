@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hybrid_ray.config import HybridConfig
 from hybrid_ray.hybrid import HybridTrainer
 from hybrid_ray.records import Replay
+from hybrid_ray.train.monitor import energy_of_all
 
 GLOBAL_BATCH, INPUTS, CLASSES = 8, 12, 3
 CONFIG = HybridConfig(
@@ -215,3 +216,8 @@ def gradient_size(parallel: str, world: int = 2) -> int:
 def hang_on_rank_1() -> None:
     if dist.get_rank() == 1:
         time.sleep(60)
+
+
+def energy(devices: tuple[str, ...]) -> float:
+    """Of all devices, as every rank tells it: each sees 100 joules drawn by its own."""
+    return energy_of_all(100.0, devices[dist.get_rank()])

@@ -75,9 +75,6 @@ class RunCache:
 def cached(execute: Execute, cache: RunCache, *, corpus: str, machine: Mapping[str, Any]) -> Execute:
     """An ``Execute`` that runs only what neither its directory nor the cache holds, and keeps what finishes as asked.
 
-    A run that fell back at its start (`train.fallback`) is not kept: it had too little memory that day, and trials that
-    had enough could never be measured against it.
-
     What the directory holds comes first: a study's trials were measured against that very run.
     """
 
@@ -90,11 +87,19 @@ def cached(execute: Execute, cache: RunCache, *, corpus: str, machine: Mapping[s
         fresh = iter(execute([tasks[index] for index in missing]))
         results = [result or next(fresh) for result in known]
         for key, task, result in zip(keys, tasks, results, strict=True):
-            if result.status == "finished" and not result.machine.get("fallbacks"):
+            if result.status == "finished" and _as_asked(result):
                 cache.store(key, task.directory)
         return results
 
     return execute_cached
+
+
+def _as_asked(result: RunResult) -> bool:
+    """Whether it did not fall back at a start (`train.fallback`).
+
+    One that did had too little memory that day. Trials that have enough could never be measured against it.
+    """
+    return not result.machine.get("fallbacks") and not result.fingerprint.get("setting", {}).get("others")
 
 
 def _own(key: str, task: Task) -> RunResult | None:

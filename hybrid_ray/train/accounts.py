@@ -37,6 +37,7 @@ class Accounts:
         self.tokens: Counter[str] = Counter(read=0, gradient=0, forward_only=0)
         self.curve: list[Evaluation] = []
         self.marks = Marks()
+        self.settings: list[dict[str, Any]] = []  # that it trained in (`Bench.setting`): a resumed run may change it
         self._plain_steps = 0.0  # time up to the last look
         self._since = 0.0  # seconds of training since then
 
@@ -50,6 +51,11 @@ class Accounts:
         checked by `plain_step`, which is measured apart.
         """
         return sum(part_seconds.get(part, 0.0) for part in _PLAIN_PARTS) / max(1, self.real_steps)
+
+    def setting(self, now: dict[str, Any]) -> dict[str, Any]:
+        """``now``, with the others that the run has trained in, if any: its seconds are of all of them."""
+        others = [setting for setting in self.settings if setting != now]
+        return {**now, "others": others} if others else now
 
     @property
     def plain_step(self) -> float:
@@ -107,6 +113,7 @@ class Accounts:
             "tokens": dict(self.tokens),
             "curve": [asdict(evaluation) for evaluation in self.curve],
             "marks": self.marks.state_dict(),
+            "settings": self.settings,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -125,3 +132,4 @@ class Accounts:
                 mine[name] += value
         self.curve = [Evaluation(**row) for row in state["curve"]]
         self.marks.load_state_dict(state["marks"])
+        self.settings = list(state["settings"])

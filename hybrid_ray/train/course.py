@@ -5,6 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hybrid_ray.config import Split, TrainConfig
 from hybrid_ray.errors import Diverged
 from hybrid_ray.records import Evaluation, Heldout, RunResult, Status, StepRecord
@@ -15,7 +17,7 @@ from hybrid_ray.train.calibrate import Pace
 from hybrid_ray.train.device import check_placement
 from hybrid_ray.train.fingerprint import fingerprint
 from hybrid_ray.train.heldout import heldout_loss
-from hybrid_ray.train.monitor import Monitor
+from hybrid_ray.train.monitor import Monitor, device_name, energy_of_all
 from hybrid_ray.train.parallel import from_first_rank, rank, sum_over_ranks, world_size
 from hybrid_ray.train.reporter import Reporter, Reporters, RunWriter
 from hybrid_ray.train.sample import sample
@@ -61,6 +63,8 @@ class Course:
         resumed = directory is not None and resume.restore(directory, bench, training, accounts)
         self._writer = RunWriter(directory, bench.run, resumed=resumed) if directory and rank() == 0 else None
         self._reporter = Reporters(self._writer, reporter) if self._writer else reporter
+        if bench.setting() not in accounts.settings:
+            accounts.settings.append(bench.setting())
         if resumed:
             log.info("going on from step %d", accounts.step)
 
@@ -181,17 +185,17 @@ class Course:
             tokens=dict(accounts.tokens),
             replay=trainer.replay_record(),
             statistics={**trainer.statistics(), **accounts.marks.training},
-            fingerprint=fingerprint(bench.run, bench.corpus, bench.device, setting=bench.setting()),
-            machine={**_watched(monitor), **accounts.marks.memory, **bench.evidence()},
+            fingerprint=fingerprint(bench.run, bench.corpus, bench.device, setting=accounts.setting(bench.setting())),
+            machine={**_watched(monitor, bench.device), **accounts.marks.memory, **bench.evidence()},
             sample=self._sample,
             error=error,
         )
 
 
-def _watched(monitor: Monitor) -> dict[str, Any]:
+def _watched(monitor: Monitor, device: torch.device) -> dict[str, Any]:
     """What this rank's monitor saw, and the energy of all ranks' devices (collective)."""
     found = monitor.summary()
-    joules = sum_over_ranks([found.get("gpu_energy_joules", 0.0)])[0]
+    joules = energy_of_all(found.get("gpu_energy_joules", 0.0), device_name(device))
     return {**found, "gpu_energy_of_all_workers_joules": joules} if joules and world_size() > 1 else found
 
 

@@ -1,5 +1,6 @@
 """What the GPU did during a run, by NVML: memory, utilisation, power, energy. Without a GPU nothing is seen."""
 
+import hashlib
 import logging
 import threading
 import time
@@ -11,9 +12,10 @@ from typing import Any, Protocol, Self
 import pynvml
 import torch
 
+from hybrid_ray.train.parallel import rank, sum_over_ranks, world_size
 from hybrid_ray.train.phase_meter import PhaseMeter
 
-__all__ = ["Gpu", "GpuMonitor", "Monitor", "NullMonitor", "gpus", "watch"]
+__all__ = ["Gpu", "GpuMonitor", "Monitor", "NullMonitor", "device_name", "energy_of_all", "gpus", "watch"]
 
 log = logging.getLogger("hybrid_ray")
 
@@ -131,11 +133,22 @@ def watch(device: torch.device) -> Monitor:
     try:
         pynvml.nvmlInit()
         # By UUID: CUDA_VISIBLE_DEVICES renumbers torch's devices, not NVML's.
-        uuid = torch.cuda.get_device_properties(device).uuid
-        return GpuMonitor(pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"))
+        return GpuMonitor(pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{device_name(device)}"))
     except pynvml.NVMLError as error:
         log.info("the GPU is not watched: %s", error)
         return NullMonitor()
+
+
+def device_name(device: torch.device) -> str:
+    """What no two devices share: a GPU's UUID; nothing for processors."""
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else ""
+
+
+def energy_of_all(joules: float, device: str) -> float:
+    """The joules of all ranks' devices, each device once though several ranks share and watch it (collective)."""
+    name = float(int.from_bytes(hashlib.sha256(device.encode()).digest()[:6]))  # 48 bits: exact in a float
+    names = sum_over_ranks([name * (number == rank()) for number in range(world_size())])
+    return sum_over_ranks([joules / names.count(name)])[0]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,7 +23,7 @@ from torch import nn
 from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, RunConfig, TrainConfig
 from hybrid_ray.errors import TrialOutOfMemory
 from hybrid_ray.models import GPT2
-from hybrid_ray.objective import Baseline
+from hybrid_ray.objective import Baseline, mismatches
 from hybrid_ray.records import RunResult, StepRecord
 from hybrid_ray.train.calibrate import Pace
 from hybrid_ray.train.checkpoint import load
@@ -235,11 +235,18 @@ def test_a_stopped_run_goes_on_though_less_memory_is_left(tmp_path: Path) -> Non
 
     run = run_of(checkpoint_every=6)
     alone, rest = Losses(), Losses()
-    train(run, reporter=alone)
+    alone_result = train(run, reporter=alone)
     train(run, reporter=Stops(), directory=tmp_path)
     with memory_for(8):
         result = train(run, reporter=rest, directory=tmp_path)
     assert result.machine["micro_batch_used"] == 8
+    assert [result.fingerprint["setting"]["micro_batch_size"], *result.fingerprint["setting"]["others"]] == [
+        8, {"compiled": False, "micro_batch_size": 16},
+    ]  # fmt: skip
+    (said,) = Baseline.from_result(alone_result).mismatches(result.fingerprint)
+    assert "set train.micro_batch_size to 8" in said
+    fell = {**result.fingerprint, "setting": {"compiled": False, "micro_batch_size": 8}}
+    assert "train it again" in mismatches(fell, result.fingerprint)[0]
     later = alone.losses[-len(rest.losses) :]
     assert 6 <= len(rest.losses) < 24
     assert [loss for loss in rest.losses if loss] == pytest.approx([loss for loss in later if loss], rel=1e-5)

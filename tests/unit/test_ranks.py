@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from rank_pool import RankError, RankPool
-from rank_scenarios import CONFIG, Job, Story, gradient_size, hang_on_rank_1, traffic, train
+from rank_scenarios import CONFIG, Job, Story, energy, gradient_size, hang_on_rank_1, traffic, train
 
 from hybrid_ray.records import Replay
 
@@ -114,6 +114,11 @@ def test_a_stopped_run_goes_on_bit_for_bit(ranks: RankPool, parallel: str, step:
     whole = together(ranks, job)
     resumed = together(ranks, replace(job, restore_at=step))
     assert resumed == whole
+
+
+def test_the_energy_of_a_device_that_ranks_share_counts_once(ranks: RankPool) -> None:
+    assert ranks.run(energy, ("GPU-a", "GPU-b")) == [200.0, 200.0]
+    assert ranks.run(energy, ("GPU-a", "GPU-a")) == [100.0, 100.0]
 
 
 def test_a_rank_that_hangs_is_told_in_time(ranks: RankPool) -> None:
