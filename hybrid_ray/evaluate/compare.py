@@ -187,6 +187,7 @@ def decide(
             _SPLIT,
             level=1 - level,
             frontier=frontier,
+            net=net,
         ),
         "net_speedup": net,
         "verdict": found,

@@ -57,14 +57,16 @@ def configurations(
     *,
     level: float,
     frontier: Frontier,
+    net: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """What ``comparison.json`` holds of them, JSON-ready: per configuration its runs and its ratios.
 
     Args:
         runs: ``baseline``, ``hybrid``, and each variant with and without prediction (`variant_runs`).
         variants: the settings of each.
+        net: the hybrid's net speedup.
         frontier: of the job's own settings. Variants that share them but for prediction have a net speedup over it, by
-            the baseline of their seed; nobody ran the others' frontier, and theirs is None.
+            the baseline of their seed. Nobody ran the others' frontier: theirs is None.
 
     A configuration that fell back to another setting than its own runs without prediction has failed runs.
     """
@@ -77,6 +79,11 @@ def configurations(
         )
         for name, own in runs.items()
     }
+    nets = {"hybrid": net} | {
+        name: net_speedup({"baseline": runs["baseline"], "hybrid": runs[name]}, frontier, split, level=level)
+        for name in variants
+        if plain_of[name] == "baseline"
+    }
     return [
         {
             "name": name,
@@ -84,9 +91,7 @@ def configurations(
             "settings": dict(variants.get(of_plain.get(name, name), {})),
             "runs": [account(result, split) for _, result in sorted(results.items())],
             "ratios": _ratios(runs, name, plain_of.get(name), split, level),
-            "net_speedup": net_speedup({"baseline": runs["baseline"], "hybrid": results}, frontier, split, level=level)
-            if name in variants and plain_of[name] == "baseline"
-            else None,
+            "net_speedup": nets.get(name),
         }
         for name, results in runs.items()
     ]

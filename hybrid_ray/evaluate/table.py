@@ -65,6 +65,8 @@ def _configuration_lines(result: Mapping[str, Any]) -> Iterator[str]:
         line += f"{100 * fmean(run['accuracy'] for run in done):>9.2f}%" if scored else ""
         ratios = [entry["ratios"].get(f"speedup_vs_{other}") for other in ("baseline", "plain")]
         yield line + "   " + ", ".join(_interval(found) for found in ratios if found)
+        if entry["net_speedup"] and entry["name"] != "hybrid":
+            yield f"{'':<26}net speedup over stopping earlier {_interval(entry['net_speedup'])}"
 
 
 def _footnotes(result: Mapping[str, Any]) -> Iterator[str]:

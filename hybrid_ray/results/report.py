@@ -120,10 +120,11 @@ def _commands(study: Study) -> list[tuple[str, str]]:
         origin = directory.removesuffix(f"/rescored/{study.directory.name}")
         again = rescore_command(origin, study.rescoring.searched, study.job.objective)
         return [report, (again, "the scores anew, from what the study stored")]
+    other = "score" if study.job.objective.mode == "net" else "net"
     return [
         report,
         (f"hybrid-ray resume {directory}", "go on with a study that was stopped"),
-        (f"hybrid-ray rescore {directory} --set objective.mode=net", "its trials by another objective, no training"),
+        (f"hybrid-ray rescore {directory} --set objective.mode={other}", "trials by another objective, no training"),
         (f"hybrid-ray run {directory}/job.yaml", "the whole study again"),
     ]
 
@@ -131,13 +132,14 @@ def _commands(study: Study) -> list[tuple[str, str]]:
 def _facts(study: Study) -> list[str]:
     """One line of what was run."""
     job, ended = study.job, counted(study.trials)
+    unit = "pictures" if job.data.corpus == "digits" else f"× {job.train.sequence_length} tokens"
     states = ended["state"].value_counts()
     words = (("COMPLETE", "finished"), ("PRUNED", "stopped early or diverged"), ("FAIL", "failed"))
     counts = ", ".join(f"{states[state]} {word}" for state, word in words if state in states)
     return [
         f"model {job.model.preset}",
         f"corpus {job.data.corpus}",
-        f"{job.train.steps} nominal steps of {job.train.batch_size} × {job.train.sequence_length} tokens",
+        f"{job.train.steps} nominal steps of {job.train.batch_size} {unit}",
         f"predictor {job.hybrid.predictor}",
         _SEARCHED[job.objective.mode],
         f"{len(ended)} trials" + (f" ({counts})" if counts else ""),
@@ -190,6 +192,7 @@ def _tiles(study: Study) -> list[Mapping[str, str]]:
             "value": ("+" if worse > 0 else "") + tables.percent(worse),
             "name": "loss against the baseline",
             "note": searched.get("loss against the baseline", "")
-            + f"{best['loss']:.4f} against {best['baseline_loss']:.4f} nats/token",
+            + f"{best['loss']:.4f} against {best['baseline_loss']:.4f} nats a "
+            + ("picture" if study.job.data.corpus == "digits" else "token"),
         },
     ]

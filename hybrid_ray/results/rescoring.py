@@ -8,7 +8,7 @@ from typing import Any
 
 from hybrid_ray.config import ObjectiveConfig
 from hybrid_ray.errors import StoreError
-from hybrid_ray.results.store import read_json
+from hybrid_ray.results.store import read_json, read_jsonl
 
 __all__ = ["RESCORED", "Rescoring", "objective_changes", "read_rescoring", "rescore_command"]
 
@@ -22,6 +22,7 @@ class Rescoring:
 
     study: Path  # whose runs these are
     searched: ObjectiveConfig  # what steered the search
+    trials: int  # of the study, when they were scored anew
     diverged_now: tuple[int, ...] = ()  # finished trials that the new limit would have given up
     stopped_now: tuple[int, ...] = ()  # trials the old limit gave up: stopped early, by the new one
 
@@ -38,6 +39,12 @@ class Rescoring:
             "stopped early, and which were confirmed. The best here is the best of what that search tried; trials that "
             "it stopped early stay so, since how they would have ended is not known."
         )
+        now_there = len(read_jsonl(self.study / "trials.jsonl"))
+        if now_there != self.trials:
+            yield (
+                f"The study had {self.trials} trials then and has {now_there} now, and its confirmation may be of "
+                "others: score it anew again."
+            )
         if self.diverged_now:
             yield (
                 f"By the new max_degradation {_trials(self.diverged_now)} would have been given up as diverged, and "
@@ -76,6 +83,7 @@ def read_rescoring(directory: Path) -> Rescoring | None:
         return Rescoring(
             study=(directory / kept["study"]).resolve(),
             searched=ObjectiveConfig(**kept["searched"]),
+            trials=kept["trials"],
             diverged_now=tuple(kept["diverged_now"]),
             stopped_now=tuple(kept["stopped_now"]),
         )

@@ -1,6 +1,6 @@
-"""Which trials of a search are worth confirming."""
+"""Which trials of a search are confirmed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from hybrid_ray.config import JobConfig
@@ -11,9 +11,16 @@ from hybrid_ray.tune.space import settings
 __all__ = ["best_candidates", "params_of"]
 
 
-def best_candidates(rows: Iterable[Mapping[str, Any]], job: JobConfig) -> list[Candidate]:
-    """The best finished trials that do predict (`ranked`), as many as the job confirms."""
+def best_candidates(
+    rows: Sequence[Mapping[str, Any]], job: JobConfig, *, before: Collection[int] = ()
+) -> list[Candidate]:
+    """The best finished trials that do predict (`ranked`), as many as the job confirms, and those confirmed ``before``.
+
+    A study that is extended has other best trials then. What was confirmed first still counts: asking again and again
+    until something is called a gain must cost what asking all at once does (`holm`).
+    """
     best = ranked(rows, job.objective.mode)[: job.confirm.best]
+    best += [row for row in rows if row["number"] in before and row not in best]
     return [
         Candidate(trial=row["number"], hybrid=settings(job, params), params=params)
         for row in best

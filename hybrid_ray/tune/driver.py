@@ -12,6 +12,7 @@ from typing import Any
 
 from hybrid_ray.config import JobConfig
 from hybrid_ray.errors import ConfigError
+from hybrid_ray.objective import ranked
 from hybrid_ray.tune.candidates import params_of
 from hybrid_ray.tune.planner import plan, settle
 from hybrid_ray.tune.space import SearchSpace, load_space
@@ -81,8 +82,7 @@ def extend_study(directory: Path, *, trials: int) -> Outcome:
 
 
 def _best_params(study: StudyDirectory, space: SearchSpace) -> dict[str, dict[str, Any]]:
-    """The settings of the old study's best finished trials that the new space still allows, best first."""
-    rows = [row for row in study.store.trials() if row["state"] == "COMPLETE"]
-    best = sorted(rows, key=lambda row: row["objective"], reverse=True)[: max(1, study.job.confirm.best)]
+    """The settings of the old study's best trials (`ranked`) that the new space still allows, best first."""
+    best = ranked(study.store.trials(), study.job.objective.mode)[: max(1, study.job.confirm.best)]
     found = {f"from trial {row['number']}": params_of(row) for row in best}
     return {name: params for name, params in found.items() if space.allows(params)}

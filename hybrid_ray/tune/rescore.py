@@ -53,6 +53,7 @@ def rescore(directory: Path | str, overrides: Sequence[str] = ()) -> Path:
         searched=study.job.objective,
         diverged_now=found.diverged_now,
         stopped_now=found.stopped_now,
+        trials=len(found.rows),
     )
     write_json_atomic(place / RESCORED, note.as_dict(place))
     write_trials(place, found.rows)
@@ -65,7 +66,8 @@ def rescored_trials(study: Study, objective: ObjectiveConfig) -> Rescored:
     """A study's trials measured by another objective; writes nothing.
 
     Raises:
-        StoreError: baseline or frontier are missing, or not comparable with a trial.
+        StoreError: baseline or frontier are missing, or not comparable with a trial; or the result of a trial that
+            came to its end is gone.
     """
     runs = [result for place in study.frontier["run"] if (result := study.result(str(place))) is not None]
     rows = read_jsonl(study.directory / "trials.jsonl")
@@ -83,12 +85,17 @@ def rescored_trials(study: Study, objective: ObjectiveConfig) -> Rescored:
 
 
 def _measured(row: Mapping[str, Any], result: RunResult | None, old: Yardstick, new: Yardstick) -> dict[str, Any]:
-    """A trial's row with its measures made anew. One that failed has none."""
+    """A trial's row with its measures made anew. One that failed has none.
+
+    Raises ValueError for a trial that came to its end and left no result: a row alone has no held-out loss of an end.
+    """
     if row["state"] == "FAIL":
         return dict(row)
     stopped_early = row["state"] == "PRUNED" and not row["diverged"]
-    if stopped_early or result is None:
+    if stopped_early:
         measures = new.at(_last_report(row), row["calibration"])  # of a stopped trial its row is all there is
+    elif result is None:
+        raise ValueError(f"trial {row['number']} came to its end but its result.json is gone: put it back")
     else:
         measures = _of_a_whole_run(result, old, new)
     kept = {name: measures[name] for name in (*MEASURES, "objective")}

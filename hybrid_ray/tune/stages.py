@@ -10,11 +10,13 @@ from hybrid_ray.data import prepare
 from hybrid_ray.errors import HybridRayError
 from hybrid_ray.evaluate.arms import frontier_runs
 from hybrid_ray.evaluate.cache import cached
+from hybrid_ray.evaluate.comparable import comparable, fingerprint_of
 from hybrid_ray.evaluate.confirm import confirm
 from hybrid_ray.evaluate.execute import Task
 from hybrid_ray.evaluate.frontier import Frontier
 from hybrid_ray.records import RunResult
 from hybrid_ray.results.report import write_report
+from hybrid_ray.results.store import read_json
 from hybrid_ray.tune.candidates import best_candidates
 from hybrid_ray.tune.cluster import concurrency, ray_session
 from hybrid_ray.tune.display import Display, show
@@ -107,6 +109,7 @@ class Stages:
         self._study.check_machine(machine)
         execute_cached = cached(execute, run_cache(self._job), corpus=corpus.fingerprint, machine=machine)
         results = execute_cached(tasks)
+        results = comparable(results, fingerprint_of(results))
         failed = [
             f"{task.directory.name}: {result.error or result.status}"
             for task, result in zip(tasks, results, strict=True)
@@ -152,8 +155,10 @@ class Stages:
         return self._budget.used_up if left > 0 else None
 
     def _confirm(self, results: Sequence[RunResult], execute: RayExecute, display: Display) -> None:
-        """The best trials again on fresh seeds, beside their controls."""
-        best = best_candidates(self._study.store.trials(), self._job)
+        """The best trials again on fresh seeds, beside their controls; and those that were confirmed before."""
+        kept = self._study.path / "confirmation.json"
+        before = [one["trial"] for one in read_json(kept)["candidates"]] if kept.exists() else []
+        best = best_candidates(self._study.store.trials(), self._job, before=before)
         if not best:
             return
         self._budget.raise_if_used_up()
@@ -166,6 +171,7 @@ class Stages:
             execute=execute,
             directory=self._study.path / "confirmation",
             frontier=Frontier.from_results(results, "confirm"),
+            fingerprint=fingerprint_of(results),
         )
         self._study.store.write_json("confirmation.json", statistics)
 

@@ -46,7 +46,8 @@ T = TypeVar("T", int, float)
 
 Key = tuple[str, int, int | Knobs]
 """Kind, seed, and what tells runs of them apart. Runs of real steps only are all of kind "plain", and told apart by
-their length: baseline, frontier and ``equal_steps`` are the same training. The others are told apart by their knobs.
+their length: baseline, frontier and ``equal_steps`` are the same training. ``lr_matched`` trains at a rate of its own
+and is of that kind, told apart by its length too. The others are told apart by their knobs.
 """
 
 
@@ -147,7 +148,7 @@ class Surface:
 
     def _key(self, run: RunConfig) -> Key:
         if run.hybrid.predictor == "off":
-            return "plain", run.seed, run.train.steps
+            return _plain_kind(run.arm), run.seed, run.train.steps
         return run.arm, run.seed, self.snap(run.hybrid)
 
 
@@ -179,7 +180,7 @@ def _row(run: Mapping[str, Any], result: RunResult) -> dict[str, Any]:
         replay=Replay(phases=result.replay.phases, norms=()),
     )
     return {
-        "kind": "plain" if plain else run["arm"],
+        "kind": _plain_kind(run["arm"]) if plain else run["arm"],
         "seed": run["seed"],
         "steps": run["train"]["steps"],
         **{name: None if plain else run["hybrid"][name] for name in _NAMES},
@@ -191,9 +192,14 @@ def _row(run: Mapping[str, Any], result: RunResult) -> dict[str, Any]:
     }
 
 
+def _plain_kind(arm: str) -> str:
+    """Of a run of real steps only."""
+    return "lr_matched" if arm == "lr_matched" else "plain"
+
+
 def _key_of(row: Mapping[str, Any]) -> Key:
-    if row["kind"] == "plain":
-        return "plain", row["seed"], row["steps"]
+    if row["kind"] in ("plain", "lr_matched"):
+        return row["kind"], row["seed"], row["steps"]
     return row["kind"], row["seed"], Knobs(*(row[name] for name in _NAMES))
 
 

@@ -12,7 +12,8 @@ import pytest
 from nano_surface import surface, table_job
 from optuna.trial import TrialState
 
-from hybrid_ray.tune.measure import claimable
+from hybrid_ray.objective import ranked
+from hybrid_ray.tune.candidates import best_candidates
 from hybrid_ray.tune.simulator import Faults, SimulatedStudy, simulate
 from hybrid_ray.tune.space import load_space
 from hybrid_ray.tune.surface import Knobs
@@ -22,7 +23,7 @@ FAULTS = Faults(diverged=0.1, died=0.05, out_of_memory=0.02)
 
 
 def best(study: SimulatedStudy) -> Mapping[str, Any]:
-    return max(filter(claimable, study.rows), key=lambda row: row["objective"])
+    return ranked(study.rows, "score")[0]
 
 
 def test_a_thousand_trials_take_seconds_and_each_is_told_as_what_it_was() -> None:
@@ -42,13 +43,16 @@ def test_a_thousand_trials_take_seconds_and_each_is_told_as_what_it_was() -> Non
 
 
 def test_diverged_trials_are_pruned_with_a_violated_constraint_and_never_best() -> None:
-    study = simulate(table_job(trials=100, sampler="random"), surface(), faults=Faults(diverged=0.3))
+    job = table_job(trials=100, sampler="random")
+    study = simulate(job, surface(), faults=Faults(diverged=0.3))
     diverged = [row for row in study.rows if row["diverged"]]
     assert 10 < len(diverged) < 40
     trials = study.optuna_study.trials
     assert {row["state"] for row in diverged} == {"PRUNED"}
     assert all(trials[row["number"]].constraints["diverged"] > 0 for row in diverged)
-    assert not any(map(claimable, diverged))
+    assert not best_candidates(diverged, replace(job, confirm=replace(job.confirm, best=100)))
+    ended = [{**row, "state": "COMPLETE"} for row in diverged]  # by themselves, not by how their row says they ended
+    assert not best_candidates(ended, replace(job, confirm=replace(job.confirm, best=100)))
 
 
 def test_a_loss_too_bad_at_two_evaluations_in_a_row_ends_a_trial_there() -> None:
@@ -65,11 +69,13 @@ def test_a_loss_too_bad_at_two_evaluations_in_a_row_ends_a_trial_there() -> None
 
 
 def test_inert_trials_are_never_best_however_high_their_score() -> None:
-    study = simulate(table_job(trials=100, sampler="random", scheduler="none"), surface())
+    job = table_job(best=100, trials=100, sampler="random", scheduler="none")
+    study = simulate(replace(job, confirm=replace(job.confirm, best=0)), surface())
     inert = [row for row in study.rows if row["inert"]]
     assert inert
     assert max(row["score"] for row in inert) > min(row["score"] for row in study.rows if not row["inert"])
-    assert best(study)["predicted_share"] >= 0.05
+    named = {candidate.trial for candidate in best_candidates(study.rows, job)}
+    assert named == {row["number"] for row in study.rows if row["predicted_share"] >= 0.05 and not row["diverged"]}
 
 
 def test_asha_saves_cost_and_keeps_a_best_as_good() -> None:

@@ -1,10 +1,13 @@
 """Rendered digits and the small CNN: the same everywhere, balanced, and learnable as MNIST is."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from hybrid_ray.config import TrainConfig
+from hybrid_ray.data import digits as module
 from hybrid_ray.data.digits import Digits, DigitSampler, heldout_digits, prepare_digits
 from hybrid_ray.data.split import SPLITS
 from hybrid_ray.models import count_parameters
@@ -32,6 +35,16 @@ def test_rendering_is_repeatable(digits: Digits, tmp_path_factory: pytest.TempPa
     again = prepare_digits(str(tmp_path_factory.mktemp("again")))
     assert np.array_equal(again.images["confirm"], digits.images["confirm"])
     assert np.array_equal(again.labels["confirm"], digits.labels["confirm"])
+    assert again.fingerprint == digits.fingerprint
+
+
+def test_other_pictures_have_another_fingerprint(
+    digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another Pillow would draw them."""
+    drawn = module._glyphs
+    monkeypatch.setattr(module, "_glyphs", lambda: drawn() * 0.99)
+    assert prepare_digits(str(tmp_path)).fingerprint != digits.fingerprint
 
 
 def test_ranks_share_one_stream_and_a_held_out_split_is_read_once(digits: Digits) -> None:

@@ -141,6 +141,11 @@ def test_a_variant_stands_beside_the_baseline_and_beside_itself_without_predicti
     assert ratio["n"] == 3
     assert ratio["low"] < ratio["mean"] < ratio["high"]
     assert set(entries["baseline"]["ratios"]) == set()
+    assert entries["hybrid"]["net_speedup"] == found["net_speedup"]
+    assert entries["always_predicts"]["net_speedup"]["unit"] == "times"  # the only one with the baseline's own frontier
+    assert [entries[name]["net_speedup"] for name in ("baseline", "memory_optimised", "memory_optimised_plain")] == (
+        [None] * 3
+    )
     assert (
         entries["always_predicts"]["ratios"]["loss_vs_plain"]
         == entries["always_predicts"]["ratios"]["loss_vs_baseline"]
@@ -160,4 +165,6 @@ def test_its_pages_say_what_never_predicted_and_show_the_published_numbers(
     rows = [line for line in (compared / "report.md").read_text().splitlines() if line.startswith("| total time")]
     assert rows[0].startswith("| total time | 31.3s | 25.1s | 18.0s |")
     assert "–" not in rows[0]  # all three of ours ran
+    assert "50 steps, as published; here micro, 16 steps, random" in (compared / "report.md").read_text()
+    assert "net speedup over stopping earlier" in (compared / "comparison.txt").read_text()
     assert "memory optimised plain" in (compared / "comparison.txt").read_text()
