@@ -6,7 +6,7 @@ What is compared is ``objective``, which every report holds and which is always 
 rungs.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hybrid_ray.config import JobConfig
 from hybrid_ray.tune.space import SearchSpace
@@ -30,10 +30,13 @@ def grace_steps(job: JobConfig, space: SearchSpace) -> int:
     return min(own, job.train.steps)
 
 
+_LATEST = 0.75  # share of a run after which stopping a trial would save little and lose how it ends
+
+
 def rungs(job: JobConfig, space: SearchSpace) -> list[int]:
-    """Nominal steps at which ASHA compares a trial with those before it; empty if the run ends before the first."""
+    """Nominal steps at which ASHA compares a trial with those before it; empty if the first would come too late."""
     found, step = [], grace_steps(job, space)
-    while step < job.train.steps:
+    while step <= _LATEST * job.train.steps:
         found.append(step)
         step *= job.search.reduction_factor
     return found
@@ -47,9 +50,17 @@ def build_scheduler(job: JobConfig, space: SearchSpace) -> "TrialScheduler":
     """
     from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule
 
+    class LateTrialsFinish(AsyncHyperBandScheduler):
+        """ASHA without the rungs of a run's last part."""
+
+        def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+            if result["step"] > _LATEST * job.train.steps:
+                return str(AsyncHyperBandScheduler.CONTINUE)
+            return str(super().on_trial_result(tune_controller, trial, result))
+
     grace = grace_steps(job, space)
     if job.search.scheduler == "asha":
-        return AsyncHyperBandScheduler(
+        return LateTrialsFinish(
             time_attr="step",
             metric="objective",
             mode="max",
