@@ -6,9 +6,10 @@
 
 Settings that save memory are added in the order of what they cost in speed, until 4 sequences of 1,024 tokens fit with
 a tenth of the card free; then the largest micro-batch up to 32 is taken that still does. The peak is that of
-`hybrid-ray plan` for the job with the ``--set`` that the row shows. ``--measure`` runs each row in a share of the GPU
-as large as the card, without compilation. Its peaks go to docs/gpu_guide_measured.json, or to a file that is given;
-the tables show what is in the former. They take a minute or two on one CPU thread.
+`hybrid-ray plan` for the job with the ``--set`` that the row shows; what PyTorch allocates of it stands beside it.
+``--measure`` trains each row, without compilation, where PyTorch may take what the card would have left for it, and
+tells what PyTorch allocated. Its peaks go to docs/gpu_guide_measured.json, or to a file that is given; the tables show
+what is in the former. They take a minute or two on one CPU thread.
 """
 
 import argparse
@@ -36,6 +37,9 @@ BEGIN, END = "<!-- tables: python benchmarks/guide.py --write -->", "<!-- end of
 
 CARDS = (16, 24, 80)
 MODELS = ("124M", "350M", "774M", "1.5B")
+HEADER = (
+    "| model | micro-batch x accumulated | besides the job's own settings | peak, GiB | PyTorch's part | *measured* |"
+)
 ENOUGH = 4  # sequences in a micro-batch, below which a GPU is badly used
 MORE = (8, 16, 32)
 LESS = (2, 1)
@@ -71,11 +75,11 @@ class Row:
 
     def line(self, measured: dict[str, float]) -> str:
         seen = measured.get(key(self.card, self.overrides))
-        told = f"{seen / GIB:.1f} *measured*" if seen else "not yet"
+        told = f"{seen / GIB:.1f}" if seen else "not yet"
         settings = ", ".join(f"`{setting}`" for setting in self.settings) or "nothing"
         return (
             f"| {self.model} | {self.micro} x {64 // self.micro} | {settings} | "
-            f"{self.need.total / GIB:.1f} *estimated* | {told} |"
+            f"{self.need.total / GIB:.1f} *estimated* | {self.need.allocated / GIB:.1f} *estimated* | {told} |"
         )
 
 
@@ -133,8 +137,8 @@ def tables(cards: Sequence[int], models: Sequence[str]) -> Iterator[str]:
     for card in cards:
         yield f"**A card of {card} GB**"
         yield ""
-        yield "| model | micro-batch x accumulated | besides the job's own settings | peak, GiB | on a GPU, GiB |"
-        yield "|---|---|---|---|---|"
+        yield HEADER
+        yield "|---|---|---|---|---|---|"
         for model in models:
             yield best(card, model).line(measured)
         yield ""
@@ -148,7 +152,7 @@ def write(lines: Sequence[str]) -> None:
 
 
 def measure(cards: Sequence[int], models: Sequence[str], kept: Path) -> None:
-    """Train each row for a few steps in a share of this GPU, and keep its peak."""
+    """Train each row for a few steps in a share of this GPU, and keep the peak of what PyTorch allocates."""
     from memory import allocated, capped
 
     measured = json.loads(kept.read_text()) if kept.exists() else {}
@@ -160,16 +164,17 @@ def measure(cards: Sequence[int], models: Sequence[str], kept: Path) -> None:
         few = replace(job.train, steps=14, evaluations=1, calibration_steps=5, compile=False)
         data = replace(job.data, corpus="random")
         run = replace(job, train=few, hybrid=hybrid, data=data).run()
-        with capped(row.card * GIB / 1e9):
+        with capped((row.card * GIB - row.need.process) / 1e9):
             try:
                 result = train(run)
             except TrialOutOfMemory as error:
                 print(f"{key(row.card, row.overrides)}: {error}", flush=True)
                 continue
-        peak = max(allocated(result).values()) + row.need.process
+        peak = max(allocated(result).values())
         measured[key(row.card, row.overrides)] = peak
         kept.write_text(json.dumps(measured, indent=1) + "\n")
-        print(f"{key(row.card, row.overrides)}: {peak / GIB:.1f} GiB; plan {row.need.total / GIB:.1f}", flush=True)
+        told = f"{peak / GIB:.1f} GiB allocated; plan {row.need.allocated / GIB:.1f}"
+        print(f"{key(row.card, row.overrides)}: {told}", flush=True)
 
 
 def main() -> None:

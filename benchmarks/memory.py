@@ -107,7 +107,7 @@ class Large:
     steps: int
     batch: int
     length: int
-    cap: float
+    cap: float  # of the card, CUDA's own part included
     goal: float
     learning_rate: float
     train: Mapping[str, Any]
@@ -274,7 +274,7 @@ def free() -> None:
 
 @contextlib.contextmanager
 def capped(gigabytes: float) -> Iterator[None]:
-    """PyTorch takes no more of the GPU than this, as if it were a smaller card."""
+    """PyTorch takes no more of the GPU than this, as if no more were free. CUDA itself takes some beside."""
     if not torch.cuda.is_available():
         yield
         return
@@ -320,7 +320,7 @@ def large(name: str, *, steps: int | None, gpu: bool) -> str:
     """Train a large model in a small share, and say whether it fits its goal and stays well."""
     case, run = LARGE[name], large_run(name, steps=steps, gpu=gpu)
     need, listener = memory_need(run, prepare(run.data)), Listener()
-    with capped(case.cap):
+    with capped(case.cap - need.process / 1e9):
         try:
             result = train(run, reporter=listener)
         except TrialOutOfMemory as error:
@@ -335,7 +335,8 @@ def large(name: str, *, steps: int | None, gpu: bool) -> str:
         peak = max(allocated(result).values()) / 1e9
         lines.append(
             f"  peak {peak:.2f} GB allocated, {'within' if peak <= case.goal else 'above'} the goal of {case.goal:g} "
-            f"(cap {case.cap:g}); plan {need.allocated / 1e9:.2f} GB; {_whole_device(result)}"
+            f"(cap {case.cap:g}, of it {need.process / 1e9:.1f} for CUDA itself); "
+            f"plan {need.allocated / 1e9:.2f} GB; {_whole_device(result)}"
             f"memory grows by {listener.growth.value or 0.0:,.0f} bytes a step"
         )
     return "\n".join(lines)

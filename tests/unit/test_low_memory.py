@@ -67,7 +67,9 @@ def test_a_run_stopped_in_predict_goes_on_to_the_same_bits(
     assert result.curve[-1].loss == whole.curve[-1].loss
     if "offload_optimizer" in hybrid:
         assert result.part_seconds["offload"] > 0.0
-        assert result.statistics["offload"] == whole.statistics["offload"]
+        moved = [one.statistics["offload"]["moved_bytes"] for one in (whole, result)]
+        jumps = whole.statistics["jumps"]
+        assert moved[1] * jumps == moved[0] * (jumps + 1)  # loaded to the device in Predict, it left once more
 
 
 def test_fp32_weights_with_state_on_the_host_train_as_ever() -> None:
