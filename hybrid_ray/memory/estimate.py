@@ -33,6 +33,7 @@ __all__ = ["PARTS", "MemoryNeed", "memory_need", "size_text"]
 PARTS = ("weights", "gradients", "optimizer", "predictor", "activations", "logits", "temporaries")
 _TRACED = 3, 4  # blocks: a first and a last one, and one or two between
 _PROCESS = 600 * 2**20  # a Python process with PyTorch and Ray loaded; on a GPU its context and kernels
+_PINNED = "pinned"
 _BLOCK_8BIT, _LEAST_8BIT = 256, 4096  # optim/eight_bit.py
 _ROUNDED = 13  # bytes a number of a parameter, while its bf16 weights are stepped and rounded
 
@@ -51,6 +52,7 @@ class MemoryNeed:
     moment: str = "start"
     moments: Mapping[str, int] = field(default_factory=dict)  # the peak of each moment, most first
     process: int = _PROCESS
+    host: int = 0  # bytes of host memory beside a GPU: the process, and a model that is drawn or what is pinned
 
     @property
     def allocated(self) -> int:
@@ -70,8 +72,9 @@ class MemoryNeed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Sizes:
-    """Bytes of weights and of an 8-bit optimizer's state; parameters of the largest tensor."""
+    """Parameters in all and of the largest tensor; bytes of weights and of an 8-bit optimizer's state."""
 
+    parameters: int
     weights: int
     outside: int  # of the blocks
     block: int
@@ -98,15 +101,27 @@ def memory_need(run: RunConfig, data: Dataset) -> MemoryNeed:
 
 @lru_cache(maxsize=256)
 def _need(run: RunConfig, batches: Batches) -> MemoryNeed:
-    sizes = _sizes(run, batches)
-    peaks = {name: _on_worker(run, sizes, dict(peak.parts)) for name, peak in _peaks(run, batches).items()}
+    sizes, alone = _sizes(run, batches), _peaks(run, batches)
+    pinned = alone.pop(_PINNED).total
+    peaks = {name: _on_worker(run, sizes, dict(peak.parts)) for name, peak in alone.items()}
     totals = {name: sum(parts.values()) for name, parts in peaks.items()}
     order = sorted(totals, key=lambda name: totals[name], reverse=True)
-    return MemoryNeed(**peaks[order[0]], moment=order[0], moments={name: totals[name] for name in order})
+    return MemoryNeed(
+        **peaks[order[0]],
+        moment=order[0],
+        moments={name: totals[name] for name in order},
+        host=_host(run, sizes, pinned) if run.train.device == "cuda" else 0,
+    )
+
+
+def _host(run: RunConfig, sizes: _Sizes, pinned: int) -> int:
+    """Each worker draws the whole model in fp32, and lets go of it before anything is pinned."""
+    shards = run.workers if run.train.parallel == "fsdp" else 1
+    return _PROCESS + max(4 * sizes.parameters, math.ceil(pinned / shards))
 
 
 def _peaks(run: RunConfig, batches: Batches) -> dict[str, Peak]:
-    """The peak of each moment, as one worker alone would have it."""
+    """The peak of each moment, as one worker alone would have it; and as `_PINNED` what is in pinned memory."""
     train = run.train
     if train.optimizer == "adamw8bit":  # traced as an optimizer without state
         train = replace(train, optimizer="sgd", betas=(0.0, 0.0), optimizer_device="model")
@@ -128,10 +143,12 @@ def _peaks(run: RunConfig, batches: Batches) -> dict[str, Peak]:
 
 
 def _device_peaks(run: RunConfig, batches: Batches, layers: int | None) -> dict[str, Peak]:
-    """Without what lives in host memory, where that is another memory."""
+    """Without what lives in host memory, where that is another memory. In Predict an optimizer's state may go there."""
     elsewhere = {"host", "optimizer"} if run.train.optimizer_device == "host" else {"host"}
+    pinned = elsewhere | {"optimizer"} if run.hybrid.offload_optimizer else elsewhere
     found = trace(run, batches, layers=layers)
-    return found.peaks(without=elsewhere if run.train.device == "cuda" else ())
+    peaks = found.peaks(without=elsewhere if run.train.device == "cuda" else ())
+    return {**peaks, _PINNED: Peak(moment=_PINNED, parts={"predictor": found.pinned(pinned)})}
 
 
 def _on_worker(run: RunConfig, sizes: _Sizes, parts: dict[str, int]) -> dict[str, int]:
@@ -162,6 +179,7 @@ def _sizes(run: RunConfig, batches: Batches) -> _Sizes:
     blocks = list(model.h) if isinstance(model, GPT2) else []
     block = sum(parameter.numel() for parameter in blocks[0].parameters()) if blocks else 0
     return _Sizes(
+        parameters=sum(counts),
         weights=width * sum(counts),
         outside=width * (sum(counts) - len(blocks) * block),
         block=width * block,

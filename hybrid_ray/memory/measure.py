@@ -74,6 +74,11 @@ class AllocationLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if number is not None:
                 self._claimed[number] = part
 
+    def pinned(self, parts: Collection[str]) -> int:
+        """Bytes that claimed parts take in pinned memory, where PyTorch gives each storage a power of two."""
+        sizes = [self._sizes[number] for number, part in self._claimed.items() if part in parts]
+        return sum(1 << (size - 1).bit_length() for size in sizes if size)
+
     def peaks(self, *, without: Collection[str] = ()) -> dict[str, Peak]:
         """The peak of each moment, by its name, leaving out parts that live elsewhere."""
         now: defaultdict[str, int] = defaultdict(int)

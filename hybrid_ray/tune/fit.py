@@ -18,6 +18,7 @@ from hybrid_ray.tune.advice import advice_lines
 __all__ = ["Fit", "fit", "free_memory", "room", "sharing"]
 
 _RAY = 2**30  # Ray's own processes, in host memory
+_HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,11 +45,18 @@ def fit(job: JobConfig, data: Dataset, need: MemoryNeed, device: torch.device, *
         ConfigError: not even one run fits, or not as many as the job names; with what would make one fit.
     """
     there, local = free_memory(device), job.resources.address == "local"
+    host = room(free_memory(_HOST), _HOST) // (job.resources.workers * need.host) if local and need.host else most
     runs = most
     if local and job.resources.max_concurrent is None:
         left = room(there, device)
-        runs = next((runs for runs in range(most, 1, -1) if sharing(job, runs) * need.total <= left), 1)
+        runs = next((runs for runs in range(min(most, host), 1, -1) if sharing(job, runs) * need.total <= left), 1)
     found = Fit(runs=runs, need=need, there=there, sharing=sharing(job, runs))
+    if runs > host:
+        raise ConfigError(
+            f"{runs} run{'s' if runs > 1 else ''} of {job.model.preset} on a GPU need {size_text(need.host)} of host "
+            "memory for each worker, which is more than is free: lower resources.max_concurrent or resources.workers, "
+            "or leave state on the device (train.optimizer_device, hybrid.buffer_device, hybrid.offload_optimizer)"
+        )
     if local and found.needed > there:
         raise ConfigError([_too_much(job, found), *_mend(job, data, found)])
     return found

@@ -38,6 +38,8 @@ def memory_lines(run: RunConfig, need: MemoryNeed) -> Iterator[str]:
     yield f"memory of one worker, estimated: {size_text(need.total)}, most {moment}"
     for name, size in need.parts.items():
         yield f"  {name:<14}{size_text(size):>12}"
+    if need.host:
+        yield f"beside it in host memory: {size_text(need.host)}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

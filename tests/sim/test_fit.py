@@ -8,6 +8,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 from micro_jobs import micro_job
 
 from hybrid_ray.cli import main
@@ -15,10 +16,10 @@ from hybrid_ray.config import HybridConfig, JobConfig, ResourcesConfig, TrainCon
 from hybrid_ray.data import prepare
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.jobfile import dump_job, read_job
-from hybrid_ray.memory.estimate import memory_need
+from hybrid_ray.memory.estimate import MemoryNeed, memory_need
 from hybrid_ray.results.store import read_json
 from hybrid_ray.tune.advice import advice
-from hybrid_ray.tune.fit import sharing
+from hybrid_ray.tune.fit import fit, sharing
 from hybrid_ray.tune.micro_batch import SHARE, batch_text, settle_micro_batch
 from hybrid_ray.tune.planner import plan, plan_memory, settle
 from hybrid_ray.tune.single import train_once
@@ -113,6 +114,16 @@ def test_host_memory_is_no_advice_where_there_is_no_other(tmp_path: Path) -> Non
 
     assert settings("cpu") == []
     assert settings("cuda") == ["host"]
+
+
+def test_host_memory_limits_runs_on_gpus_too(tmp_path: Path, free: Callable[[float], None]) -> None:
+    job = micro_job(tmp_path, train=TrainConfig(device="cuda"), resources=ResourcesConfig(gpus_per_worker=1))
+    need, data, cuda = MemoryNeed(weights=2**20, host=2**30), prepare(job.data), torch.device("cpu")
+    free(4.5 * 2**30)  # beside Ray 3.5 GiB
+    assert fit(job, data, need, cuda, most=8).runs == 3
+    free(1.5 * 2**30)
+    with pytest.raises(ConfigError, match=r"1 run of micro on a GPU need 1\.0 GiB of host memory for each worker"):
+        fit(job, data, need, cuda, most=8)
 
 
 def test_five_runs_share_a_gpu_of_which_each_has_a_fifth(tmp_path: Path) -> None:

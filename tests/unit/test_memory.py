@@ -81,6 +81,18 @@ def test_where_optimizer_and_buffers_live_is_where_they_are_counted() -> None:
     assert (kept.optimizer, kept.predictor) == pytest.approx((held.optimizer, held.predictor), abs=64)
 
 
+def test_host_memory_beside_a_gpu_is_pinned_in_powers_of_two() -> None:
+    def of(**train: Any) -> MemoryNeed:
+        return need(run_of("nano", 1, length=16, **train))
+
+    away: dict[str, Any] = {"optimizer_device": "host", "hybrid": {"buffer_device": "host"}}
+    plain, gpu, freed = of(), of(device="cuda"), of(device="cuda", **away)
+    assert plain.host == 0
+    assert gpu.host == gpu.process + gpu.weights  # drawn there
+    state = gpu.optimizer + gpu.predictor - freed.predictor
+    assert state < freed.host - freed.process < 2 * state
+
+
 def test_8_bit_state_is_two_bytes_a_parameter_and_its_scales() -> None:
     plain, narrow = (
         need(run_of("124M", 1, length=16), BPE),
