@@ -1,4 +1,4 @@
-"""A finished study measured by another objective: the numbers, what a search did that can't be undone, and the files."""
+"""A finished study measured by another objective: its numbers, what a search did that stays done, and the files."""
 
 import json
 import math
@@ -15,6 +15,7 @@ from hybrid_ray.errors import ConfigError, StoreError
 from hybrid_ray.objective import score
 from hybrid_ray.results.headline import headline
 from hybrid_ray.results.load import load_study
+from hybrid_ray.results.report import write_report
 from hybrid_ray.results.store import StudyStore, read_jsonl
 from hybrid_ray.tune.rescore import rescore, rescored_trials
 
@@ -160,6 +161,27 @@ def test_without_a_baseline_there_is_nothing_to_measure_by(study: Path) -> None:
     with pytest.raises(StoreError, match="the baseline run is missing"):
         rescore(study)
     assert not (study / "rescored").exists()
+
+
+@pytest.mark.parametrize("diverged", [0, 1])
+def test_a_trial_whose_result_is_gone_is_named_and_not_called_stopped(study: Path, diverged: int) -> None:
+    number = next(row["number"] for row in rows_of(study).values() if row["state"] == "COMPLETE")
+    StudyStore(study).amend_trials({number: {"state": "PRUNED", "diverged": 1} if diverged else {}})
+    (study / "trials" / f"{number:04d}" / "result.json").unlink()
+    with pytest.raises(StoreError, match=f"trial {number} came to its end but its result.json is gone"):
+        rescore(study)
+
+
+def test_a_study_that_grew_since_says_so(study: Path) -> None:
+    place = rescore(study, ["objective.mode=net"])
+    said = "The study had 16 trials then and has 17 now"
+    assert said not in " ".join((place / "report.md").read_text().split())
+    row = rows_of(study)[1]
+    store = StudyStore(study)
+    store.add_trial({**row, "number": 16})
+    store.close()
+    write_report(place)
+    assert said in " ".join((place / "report.md").read_text().split())
 
 
 def test_both_can_be_moved_together(study: Path, tmp_path: Path) -> None:

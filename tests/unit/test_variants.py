@@ -161,6 +161,7 @@ def test_its_pages_say_what_never_predicted_and_show_the_published_numbers(
         page = (compared / name).read_text()
         assert "hybrid never predicted: its confidence rose to" in page
         assert "1,419 tok/s" in page
+        assert "the same in loss: stopping earlier" in page
         assert "always predicts never predicted" not in page
     rows = [line for line in (compared / "report.md").read_text().splitlines() if line.startswith("| total time")]
     assert rows[0].startswith("| total time | 31.3s | 25.1s | 18.0s |")
