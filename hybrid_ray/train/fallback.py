@@ -63,6 +63,10 @@ def start(
         RuntimeError: out of memory where a rank cannot try alone: a sharded model, calibration of several workers.
     """
     with accounts.other("setup"):
+        # The first optimizer of a process imports this. Left to do so, it is held in a circle by the import's frames,
+        # and with it what the rehearsal allocates.
+        import torch._dynamo  # noqa: F401
+
         bench = Bench(run, dataset, device)
     for setting in settings(run):
         outcome = _pace_in(setting, bench, accounts, replay)
@@ -85,20 +89,27 @@ def _pace_in(setting: Setting, bench: Bench, accounts: Accounts, replay: Replay 
             problem = _tried(lambda: _compile(bench), catch=apart)
         if problem:
             return problem
-    # An optimizer of PyTorch refers to itself, so after use it stays, with its state, until the collector comes.
     with accounts.other("setup"):
         problem = _tried(lambda: _rehearse(bench, replay), catch=apart)
-        free_memory()
+        _collect(bench.device)
     if problem:
         return problem
     with accounts.other("calibration"):
         pace = Pace(bench)
         problem = _tried(lambda: _calibrate(pace, accounts), catch=world_size() == 1)
-        free_memory()
+        _collect(bench.device)
     if problem:
         return problem
     bench.compiled = bench.compiled.started()  # an optimizer's step may have been compiled too
     return pace
+
+
+def _collect(device: torch.device) -> None:
+    """Nothing of a setting's trial may be there beside what comes next. On a CPU the last reference frees it; a GPU's
+    allocator keeps blocks that are cut to its sizes, and compiled code may refer to an optimizer in a circle.
+    """
+    if device.type == "cuda":
+        free_memory()
 
 
 def _tried(work: Callable[[], str | None], *, catch: bool) -> str | None:

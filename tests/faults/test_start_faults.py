@@ -186,7 +186,7 @@ def optimizers() -> int:
 
 
 def test_no_optimizer_of_the_start_is_there_when_the_run_begins() -> None:
-    """Each has two thirds of the memory of a model's training, and refers to itself."""
+    """Each has two thirds of the memory of a model's training. The collector may come late: it is off here."""
     there: list[int] = []
 
     class Counts(Losses):
