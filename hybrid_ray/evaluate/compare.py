@@ -193,7 +193,7 @@ def decide(
         "verdict": found,
         "refusal": refusal,
         "backward_share": _backward_share(runs["baseline"].values()),
-        "machine": dict(next(iter(runs["baseline"].values())).fingerprint),
+        "machine": dict(fingerprint or {}),
         "time_to_target": _time_to_target(job, runs),
         "planning": _planning(job, looks, net),
     }

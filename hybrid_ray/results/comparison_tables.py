@@ -26,8 +26,8 @@ def ends(found: Mapping[str, Any], digits: int = 3) -> str:
 
 
 def findings(result: Mapping[str, Any]) -> list[str]:
-    """What a reader must not miss: a configuration that never predicts, a learning rate at the edge of those tried."""
-    return [*_silent(result), *_edge(result)]
+    """What a reader must not miss: what never predicts, a learning rate at the edge of those tried, runs left out."""
+    return [*_silent(result), *_edge(result), *_lost(result)]
 
 
 def _silent(result: Mapping[str, Any]) -> Iterator[str]:
@@ -46,6 +46,16 @@ def _edge(result: Mapping[str, Any]) -> Iterator[str]:
         yield "The learning rate was not tuned: a baseline at its best rate may do better than this one."
     elif result["tuning"]["at_edge"]:
         yield f"The best learning rate, {result['learning_rate']:g}, is at the edge of those tried."
+
+
+def _lost(result: Mapping[str, Any]) -> Iterator[str]:
+    """Runs by why they did not finish, or were left out."""
+    reasons: dict[str, list[str]] = {}
+    for arm, rows in result["arms"].items():
+        for row in rows:
+            if row["loss"] is None:
+                reasons.setdefault(row["error"] or row["status"], []).append(f"{_words(arm)} (seed {row['seed']})")
+    yield from (f"Without a result: {', '.join(runs)}. {reason}." for reason, runs in reasons.items())
 
 
 def arms(result: Mapping[str, Any]) -> Table:

@@ -11,7 +11,7 @@ import pytest
 from simulated_runs import Simulator, law, result
 
 from hybrid_ray.config import CompareConfig, ConfirmConfig, HybridConfig, JobConfig, RunConfig
-from hybrid_ray.errors import HybridRayError
+from hybrid_ray.errors import ConfigError, HybridRayError
 from hybrid_ray.evaluate.arms import frontier_runs
 from hybrid_ray.evaluate.compare import compare, decide
 from hybrid_ray.evaluate.confirm import Candidate, confirm, fresh_seeds
@@ -283,6 +283,31 @@ def test_a_comparison_called_again_repeats_nothing(tmp_path: Path) -> None:
     again = Simulator(noise=0.01, stream=1)
     assert compare(job, execute=again, directory=tmp_path)["net_speedup"]["mean"] == first["net_speedup"]["mean"]
     assert again.ran == []
+
+
+def test_a_comparison_of_other_code_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    job = replace(JOB, compare=CompareConfig(looks=(3,), arms=()))
+    compare(job, execute=Simulator(write=True), directory=tmp_path)
+    arms = tmp_path / "arms" / "0"
+    (next(arms.glob("hybrid-*")) / "code.json").write_text("{}")
+    again = Simulator(write=True)
+    with pytest.raises(ConfigError, match="1 finished run"):
+        compare(job, execute=again, directory=tmp_path)
+    assert again.ran == []
+
+
+def test_the_page_says_why_a_run_does_not_count(tmp_path: Path) -> None:
+    job = replace(JOB, compare=CompareConfig(looks=(3,), arms=(), tune_baseline=False))
+    last = fresh_seeds(job, 3, block=2)[-1]
+
+    def where(run: RunConfig) -> dict[str, Any]:
+        other = (run.arm, run.seed) == ("baseline", last)
+        return {"hardware": {"device": "H200" if other else "A100", "threads": 1}}
+
+    found = compare(job, execute=Simulator(noise=1e-3, fingerprint=where), directory=tmp_path)
+    assert (found["comparisons"]["speedup"]["n"], found["comparisons"]["speedup"]["mean"]) == (2, None)
+    page = (tmp_path / "report.md").read_text()
+    assert f"Without a result: baseline (seed {last}). hardware: the baseline ran with {{'device': 'A100'" in page
 
 
 def test_without_a_baseline_nothing_is_compared(tmp_path: Path) -> None:
