@@ -194,8 +194,8 @@ def _raw_ratios(result: Mapping[str, Any]) -> Table:
             f"Paired by seed, {result['level']:.1%} t-intervals on log ratios. Speedups are of raw training seconds: "
             "above 1 is faster; a loss ratio below 1 is better. What precision and batch bring stands in the rows "
             "marked plain; what predicting brings to a configuration is its speedup and loss against plain, together. "
-            "Both come cheaper by stopping earlier: the net speedup is over that, in plain steps, for configurations "
-            "that are the baseline but for prediction. Nobody ran a frontier of the others."
+            "Just stopping earlier is faster too: net speedups are over that, in plain steps, for configurations that "
+            "are the baseline but for prediction. Nobody ran a frontier of the others."
         ),
     )
 
