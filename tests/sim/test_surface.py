@@ -53,6 +53,12 @@ def test_runs_of_real_steps_only_are_the_same_whatever_they_are_called() -> None
     assert baseline.heldout == shorter.heldout
 
 
+def test_a_run_at_another_rate_is_none_of_them() -> None:
+    run = replace(frontier_runs(table_job())[1.0], arm="lr_matched")
+    (missing,) = surface().execute([Task(run=run, directory=Path())])
+    assert (missing.status, "no lr_matched run" in str(missing.error)) == ("failed", True)
+
+
 def test_what_the_table_lacks_is_a_failed_run_that_says_so() -> None:
     job = table_job()
     (missing,) = surface().execute([Task(run=job.run(seed=77), directory=Path())])
