@@ -191,7 +191,8 @@ def test_no_optimizer_of_the_start_is_there_when_the_run_begins() -> None:
 
     class Counts(Losses):
         def step(self, record: StepRecord) -> None:
-            there.append(optimizers())
+            if record.step == 1:
+                there.append(optimizers())
 
     class Pacing(Pace):
         def calibrate(self) -> float:
@@ -207,7 +208,7 @@ def test_no_optimizer_of_the_start_is_there_when_the_run_begins() -> None:
             train(run_of(steps=10, evaluations=1), reporter=Counts())
     finally:
         gc.enable()
-    assert [count - before for count in there[:2]] == [0, 1]  # before calibration; at the first step
+    assert [count - before for count in there] == [0, 1]  # before calibration; at the first step
 
 
 @pytest.mark.parametrize("said", ["CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"])
