@@ -155,7 +155,7 @@ def _memory(result: RunResult) -> dict[str, Any]:
     """Bytes between steps at the start and at the end, and the most: the allocator's own peak on a GPU. On a CPU the
     most that was seen between steps, every 16th, of a process that may have trained other runs before.
     """
-    peaks = [peak["reserved"] for peak in result.statistics.get("memory", {}).values()]
+    peaks = [peak["allocated"] for peak in result.statistics.get("memory", {}).values()]
     most = max([*peaks, result.machine.get("most_memory_bytes") or 0]) or None
     return {
         "first_memory_bytes": result.machine.get("first_memory_bytes"),
