@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 JOB ?= jobs/local.yaml
 ARGS ?=
 
-.PHONY: tune test lint tests notebook clean
+.PHONY: tune test lint tests tests-ray tests-rest notebook clean
 
 tune: $(VENV)/.runtime
 	$(BIN)/hybrid-ray run $(JOB) $(ARGS)
@@ -19,8 +19,19 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Tests that start Ray wait for processes most of their time: the others run beside them. With ARGS, one pytest as asked.
 tests: $(VENV)/.dev
+ifeq ($(ARGS),)
+	$(MAKE) --no-print-directory --jobs 2 --output-sync=target tests-ray tests-rest
+else
 	$(BIN)/python -m pytest $(ARGS)
+endif
+
+tests-ray: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/ray_local tests/faults
+
+tests-rest: $(VENV)/.dev
+	$(BIN)/python -m pytest tests --ignore tests/ray_local --ignore tests/faults
 
 notebook: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt jupyterlab
