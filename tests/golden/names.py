@@ -1,0 +1,82 @@
+"""Every name of the package that the guard touches: a rename changes a line here, and no recorded file.
+
+Each table maps the name in the recorded files to the name the package uses today. Jobs and settings are written with
+recorded names and translated by `as_today`; what the package answers is translated back by `as_recorded`.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from hybrid_ray import HybridConfig, HybridTrainer, load_study
+
+__all__ = ["COMMAND_LINE", "HybridConfig", "HybridTrainer", "as_recorded", "as_today", "load_study", "text_as_recorded"]
+
+COMMAND_LINE = "hybrid_ray.cli"  # run with python -m
+
+PREDICTORS = {
+    "off": "off",
+    "nothing": "nothing",
+    "coast": "coast",
+    "ema_nesterov": "ema_nesterov",
+    "snoo": "snoo",
+    "linear_fit": "linear_fit",
+    "random": "random",
+    "reversed": "reversed",
+}
+SPLITS = {"search": "search", "confirm": "confirm"}  # keys of a result's ``heldout``
+PHASES = {"warmup": "warmup", "full": "full", "predict": "predict", "correct": "correct"}
+ARMS = {
+    name: name
+    for name in (
+        "baseline",
+        "hybrid",
+        "frontier",
+        "equal_steps",
+        "equal_time",
+        "placebo",
+        "random_direction",
+        "reversed",
+        "lr_matched",
+    )
+}
+# Settings of jobs, attributes of a step's result, keys of ``statistics()`` and of files, columns: add the renamed ones.
+FIELDS: dict[str, str] = {"misses": "misses"}
+# Words in what commands print (regular expression of today's words, recorded words), for texts that only changed names.
+TEXTS: tuple[tuple[str, str], ...] = ()
+
+_VALUES = {"predictor": PREDICTORS, "arms": ARMS, "arm": ARMS, "phase": PHASES, "split": SPLITS}
+_KEYS = {"heldout": SPLITS, "phase_steps": PHASES, "phase_shares": PHASES, "runs": ARMS, "comparisons": ARMS}
+
+
+def as_today(data: Any, *, key: str = "") -> Any:
+    """Recorded names to today's, in nested dictionaries and lists; ``key`` is the recorded name of where it lies."""
+    return _translated(data, key, back=False)
+
+
+def as_recorded(data: Any, *, key: str = "") -> Any:
+    """Today's names to recorded ones."""
+    return _translated(data, key, back=True)
+
+
+def text_as_recorded(text: str) -> str:
+    for today, recorded in TEXTS:
+        text = re.sub(today, recorded, text)
+    return text
+
+
+def _translated(data: Any, key: str, *, back: bool) -> Any:
+    if isinstance(data, Mapping):
+        names = _table(_KEYS.get(key, FIELDS), back)
+        found = {}
+        for name, value in data.items():
+            other = names.get(name, name)
+            found[other] = _translated(value, other if back else name, back=back)
+        return found
+    if isinstance(data, list | tuple):
+        return [_translated(value, key, back=back) for value in data]
+    return _table(_VALUES.get(key, {}), back).get(data, data) if isinstance(data, str) else data
+
+
+def _table(names: Mapping[str, str], back: bool) -> Mapping[str, str]:
+    return {today: recorded for recorded, today in names.items()} if back else names
