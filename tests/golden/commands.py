@@ -77,7 +77,7 @@ def micro_job(**sections: Mapping[str, Any]) -> dict[str, Any]:
         "resources": {"max_concurrent": 1},
     }
     for section, values in sections.items():
-        job[section] = {**job[section], **values}
+        job[section] = {**job.get(section, {}), **values}
     return job
 
 
