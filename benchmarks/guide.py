@@ -23,9 +23,9 @@ import torch
 from figures import GIB
 
 from hybrid_ray.config import DataConfig, JobConfig
+from hybrid_ray.config.jobfile import read_job
 from hybrid_ray.data import Dataset, prepare
 from hybrid_ray.errors import TrialOutOfMemory
-from hybrid_ray.jobfile import read_job
 from hybrid_ray.memory.estimate import MemoryNeed, memory_need
 from hybrid_ray.train.loop import train
 

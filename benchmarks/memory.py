@@ -31,7 +31,7 @@ from hybrid_ray.errors import TrialOutOfMemory
 from hybrid_ray.hybrid.memory import Slope
 from hybrid_ray.memory.estimate import memory_need, size_text
 from hybrid_ray.memory.measure import AllocationLog
-from hybrid_ray.records import Evaluation, RunResult, Status, StepRecord
+from hybrid_ray.run_result import Evaluation, RunResult, Status, StepRecord
 from hybrid_ray.train.loop import train
 
 CYCLES = HybridConfig(

@@ -32,10 +32,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from hybrid_ray.config import JobConfig
+from hybrid_ray.config.jobfile import read_job
 from hybrid_ray.evaluate.arms import frontier_runs
 from hybrid_ray.evaluate.statistics import median_interval
 from hybrid_ray.evaluate.summary import INERT_SHARE
-from hybrid_ray.jobfile import read_job
 from hybrid_ray.tune.candidates import params_of
 from hybrid_ray.tune.measure import Yardstick, claimable
 from hybrid_ray.tune.scheduler import grace_steps

@@ -22,7 +22,7 @@ from figures import keep, spread, table
 
 from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, RunConfig, TrainConfig
 from hybrid_ray.data import prepare
-from hybrid_ray.records import Evaluation, RunResult, Status, StepRecord
+from hybrid_ray.run_result import Evaluation, RunResult, Status, StepRecord
 from hybrid_ray.train.bench import Bench, synchronize
 from hybrid_ray.train.device import choose_device
 from hybrid_ray.train.loop import train

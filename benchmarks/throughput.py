@@ -27,7 +27,7 @@ from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, RunConfig, 
 from hybrid_ray.data import prepare
 from hybrid_ray.models import build_model
 from hybrid_ray.models.shapes import PRESETS, GPT2Shape, flops_per_token
-from hybrid_ray.records import Evaluation, Status, StepRecord
+from hybrid_ray.run_result import Evaluation, Status, StepRecord
 from hybrid_ray.train.device import choose_device
 from hybrid_ray.train.loop import train
 

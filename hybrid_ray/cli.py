@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from hybrid_ray.jobfile import read_job
+    from hybrid_ray.config.jobfile import read_job
     from hybrid_ray.tune.driver import run_study
 
     return _tell(run_study(read_job(options.job, options.set), source=Path(options.job)))
@@ -69,7 +69,7 @@ def _tell(outcome: "Outcome") -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from hybrid_ray.jobfile import read_job
+    from hybrid_ray.config.jobfile import read_job
     from hybrid_ray.tune.planner import plan, plan_memory
 
     job = read_job(options.job, options.set)
@@ -82,7 +82,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from hybrid_ray.jobfile import read_job
+    from hybrid_ray.config.jobfile import read_job
     from hybrid_ray.tune.single import train_once
 
     directory = Path(options.out)
@@ -103,7 +103,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from hybrid_ray.jobfile import read_job
+    from hybrid_ray.config.jobfile import read_job
     from hybrid_ray.tune.limits import Stopped
     from hybrid_ray.tune.single import compare_arms
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hybrid_ray.config import ObjectiveConfig
-from hybrid_ray.records import RunResult
+from hybrid_ray.run_result import RunResult
 
 __all__ = ["LARGEST", "Baseline", "degradation", "mismatches", "pareto_front", "ranked", "score", "speedup"]
 

@@ -14,7 +14,7 @@ from hybrid_ray.config import (
     SearchConfig,
     TrainConfig,
 )
-from hybrid_ray.records import Evaluation, Heldout, Replay, RunResult
+from hybrid_ray.run_result import Evaluation, Heldout, Replay, RunResult
 
 
 def micro_job(folder: Path, **sections: Any) -> JobConfig:

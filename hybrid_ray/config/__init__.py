@@ -1,4 +1,4 @@
-"""What a job says, as frozen dataclasses. ``jobfile.py`` reads them from YAML and lists every problem at once.
+"""What a job says, as frozen dataclasses. ``config/jobfile.py`` reads them from YAML and lists every problem at once.
 
 A *job* (`JobConfig`) is what a user writes. A *run* (`RunConfig`) is one training of one model with one seed: the
 baseline, a searched trial, a control. Every run goes through the one loop in ``train/loop.py`` and runs differ in their

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hybrid_ray.durable import sync_to_disk
 from hybrid_ray.errors import ConfigError
+from hybrid_ray.storage.fsync import sync_to_disk
 
 __all__ = ["cache_root", "cached_directory", "is_whole", "remember", "remembered"]
 

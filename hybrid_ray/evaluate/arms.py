@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hybrid_ray.config import Arm, HybridConfig, JobConfig, PredictorName, RunConfig
-from hybrid_ray.records import RunResult
+from hybrid_ray.run_result import RunResult
 
 __all__ = ["CONTROLS", "MIN_STEPS", "Control", "baseline", "control", "frontier_run", "frontier_runs"]
 

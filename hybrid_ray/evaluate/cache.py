@@ -16,11 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hybrid_ray.code_version import RUN_PARTS, source_hashes
 from hybrid_ray.config import RunConfig
-from hybrid_ray.durable import sync_to_disk
 from hybrid_ray.evaluate.execute import Execute, Task, stored_result
-from hybrid_ray.records import RunResult
-from hybrid_ray.sources import RUN_PARTS, source_hashes
+from hybrid_ray.run_result import RunResult
+from hybrid_ray.storage.fsync import sync_to_disk
 from hybrid_ray.version import __version__
 
 __all__ = ["RunCache", "baseline_key", "cached"]

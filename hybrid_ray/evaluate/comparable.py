@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from hybrid_ray.objective import mismatches
-from hybrid_ray.records import RunResult
+from hybrid_ray.run_result import RunResult
 
 __all__ = ["comparable", "fingerprint_of"]
 

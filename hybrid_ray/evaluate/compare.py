@@ -15,6 +15,7 @@ from statistics import fmean
 from typing import Any
 
 from hybrid_ray.config import Arm, JobConfig, Split
+from hybrid_ray.config.jobfile import variant_jobs
 from hybrid_ray.errors import HybridRayError
 from hybrid_ray.evaluate.arms import baseline, frontier_runs
 from hybrid_ray.evaluate.comparable import comparable, fingerprint_of
@@ -27,10 +28,9 @@ from hybrid_ray.evaluate.paired import ArmRuns, Candidate, run_arms
 from hybrid_ray.evaluate.statistics import median_interval, time_to_target
 from hybrid_ray.evaluate.summary import comparisons, mean_predicted_share, net_speedup, rows, verdict
 from hybrid_ray.evaluate.table import comparison_text
-from hybrid_ray.jobfile import variant_jobs
-from hybrid_ray.records import RunResult
 from hybrid_ray.results.comparison_page import write_comparison
-from hybrid_ray.results.store import write_atomic, write_json_atomic
+from hybrid_ray.run_result import RunResult
+from hybrid_ray.storage.study_store import write_atomic, write_json_atomic
 
 __all__ = ["compare", "decide"]
 

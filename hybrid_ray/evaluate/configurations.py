@@ -18,7 +18,7 @@ from hybrid_ray.evaluate.comparable import comparable, fingerprint_of
 from hybrid_ray.evaluate.execute import Task
 from hybrid_ray.evaluate.frontier import Frontier
 from hybrid_ray.evaluate.summary import net_speedup, paired_ratio
-from hybrid_ray.records import RunResult
+from hybrid_ray.run_result import RunResult
 
 __all__ = ["Runs", "configurations", "variant_runs", "variant_tasks"]
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from hybrid_ray.code_version import RUN_PARTS, source_hashes
 from hybrid_ray.config import RunConfig
 from hybrid_ray.errors import ConfigError, TrialOutOfMemory
-from hybrid_ray.records import Replay, RunResult
-from hybrid_ray.sources import RUN_PARTS, source_hashes
+from hybrid_ray.run_result import Replay, RunResult
 
 __all__ = ["Execute", "Task", "check_code", "execute_here", "execute_missing", "failed_result", "stored_result"]
 

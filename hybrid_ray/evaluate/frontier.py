@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hybrid_ray.config import Split
-from hybrid_ray.records import RunResult
+from hybrid_ray.run_result import RunResult
 
 __all__ = ["FEWEST", "Frontier"]
 

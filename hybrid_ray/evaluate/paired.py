@@ -9,7 +9,7 @@ from hybrid_ray.config import Arm, HybridConfig, JobConfig
 from hybrid_ray.evaluate.arms import baseline, control
 from hybrid_ray.evaluate.comparable import comparable, fingerprint_of
 from hybrid_ray.evaluate.execute import Execute, Task, execute_missing, failed_result
-from hybrid_ray.records import RunResult
+from hybrid_ray.run_result import RunResult
 
 __all__ = ["ArmRuns", "Candidate", "run_arms"]
 

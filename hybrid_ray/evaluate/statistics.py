@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special, stats
 
-from hybrid_ray.records import RunResult
+from hybrid_ray.run_result import RunResult
 
 __all__ = [
     "MIN_BOOTSTRAP",

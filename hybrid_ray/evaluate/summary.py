@@ -14,7 +14,7 @@ from hybrid_ray.config import Arm, Split
 from hybrid_ray.evaluate.frontier import Frontier
 from hybrid_ray.evaluate.paired import ArmRuns
 from hybrid_ray.evaluate.statistics import MIN_BOOTSTRAP, MIN_SEEDS, bootstrap_interval, log_ratios, paired_interval
-from hybrid_ray.records import RunResult
+from hybrid_ray.run_result import RunResult
 
 __all__ = [
     "INERT_SHARE",

@@ -9,7 +9,7 @@ import torch
 
 from hybrid_ray.config import HybridConfig
 from hybrid_ray.errors import CheckpointError, ConfigError, UnsupportedOptimizer
-from hybrid_ray.records import Replay
+from hybrid_ray.run_result import Replay
 
 __all__ = ["check_arguments", "check_same_settings"]
 

@@ -19,7 +19,7 @@ entered now (0: none). It is looked at only where the drawing says "decide"::
 
 From every state, a fall-back (divergence) leads to FULL at once.
 
-A run may instead follow the letters of a recorded one (`hybrid_ray.records.Replay`): W warmup, F full, P predicted,
+A run may instead follow the letters of a recorded one (`hybrid_ray.run_result.Replay`): W warmup, F full, P predicted,
 M micro-correction, C correct. Steps past the end of the recording are FULL.
 """
 

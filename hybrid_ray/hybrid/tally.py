@@ -39,7 +39,7 @@ class Tally:
 
     @property
     def letters(self) -> str:
-        """One letter a nominal step (`hybrid_ray.records.Replay`)."""
+        """One letter a nominal step (`hybrid_ray.run_result.Replay`)."""
         return self._letters.decode()
 
     @property

@@ -20,7 +20,7 @@ from hybrid_ray.hybrid.step_result import StepResult
 from hybrid_ray.hybrid.tally import Tally
 from hybrid_ray.hybrid.weights import Weights
 from hybrid_ray.optim.offload import StateOffload
-from hybrid_ray.records import Replay
+from hybrid_ray.run_result import Replay
 
 __all__ = ["HybridTrainer", "StepResult"]
 

@@ -27,7 +27,7 @@ from hybrid_ray.memory.measure import AllocationLog
 from hybrid_ray.models import GPT2, build_model
 from hybrid_ray.models.gpt2 import Attention, build_gpt2
 from hybrid_ray.optim import AdamWPrune, build_optimizer
-from hybrid_ray.records import Replay
+from hybrid_ray.run_result import Replay
 
 __all__ = ["Batches", "Numbers", "trace"]
 

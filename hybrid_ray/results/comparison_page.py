@@ -13,9 +13,9 @@ from markupsafe import Markup
 from hybrid_ray.results import comparison_tables as tables
 from hybrid_ray.results.pages import templates
 from hybrid_ray.results.plots_comparison import arms_over_frontier
-from hybrid_ray.results.store import read_json, write_atomic
 from hybrid_ray.results.style import png, svg
 from hybrid_ray.results.tables import ceilings_of, number, percent
+from hybrid_ray.storage.study_store import read_json, write_atomic
 
 __all__ = ["is_comparison", "write_comparison"]
 

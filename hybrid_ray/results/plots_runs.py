@@ -5,7 +5,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from hybrid_ray.records import RunResult
 from hybrid_ray.results.load import Study
 from hybrid_ray.results.style import (
     BLUE,
@@ -21,6 +20,7 @@ from hybrid_ray.results.style import (
     message,
     styled,
 )
+from hybrid_ray.run_result import RunResult
 
 __all__ = ["phase_shares", "signals", "step_time"]
 

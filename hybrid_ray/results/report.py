@@ -18,8 +18,8 @@ from hybrid_ray.results.pages import templates
 from hybrid_ray.results.plots import Plot, Section, shown
 from hybrid_ray.results.rescoring import rescore_command
 from hybrid_ray.results.samples import samples
-from hybrid_ray.results.store import write_atomic
 from hybrid_ray.results.style import png, svg
+from hybrid_ray.storage.study_store import write_atomic
 
 __all__ = ["GLOSSARY", "write_report"]
 

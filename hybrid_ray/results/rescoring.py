@@ -8,7 +8,7 @@ from typing import Any
 
 from hybrid_ray.config import ObjectiveConfig
 from hybrid_ray.errors import StoreError
-from hybrid_ray.results.store import read_json, read_jsonl
+from hybrid_ray.storage.study_store import read_json, read_jsonl
 
 __all__ = ["RESCORED", "Rescoring", "objective_changes", "read_rescoring", "rescore_command"]
 

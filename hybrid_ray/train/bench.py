@@ -16,7 +16,7 @@ from hybrid_ray.data import Dataset, Sampler
 from hybrid_ray.hybrid.trainer import HybridTrainer
 from hybrid_ray.models import CNN, GPT2, build_model
 from hybrid_ray.optim import build_optimizer, build_schedule
-from hybrid_ray.records import Replay
+from hybrid_ray.run_result import Replay
 from hybrid_ray.train.compile import Compiled, compile_forward
 from hybrid_ray.train.parallel import full_weights, load_weights, rank, world_size, wrap
 

@@ -29,8 +29,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hybrid_ray.config import RunConfig
-from hybrid_ray.durable import sync_to_disk
 from hybrid_ray.errors import CheckpointError
+from hybrid_ray.storage.fsync import sync_to_disk
 from hybrid_ray.train.parallel import any_rank, rank
 
 __all__ = ["Checkpoint", "load", "save"]

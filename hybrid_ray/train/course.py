@@ -9,7 +9,7 @@ import torch
 
 from hybrid_ray.config import Split, TrainConfig
 from hybrid_ray.errors import Diverged
-from hybrid_ray.records import Evaluation, Heldout, RunResult, Status, StepRecord
+from hybrid_ray.run_result import Evaluation, Heldout, RunResult, Status, StepRecord
 from hybrid_ray.train import resume
 from hybrid_ray.train.accounts import Accounts
 from hybrid_ray.train.bench import Bench, Training

@@ -17,7 +17,7 @@ import torch
 from hybrid_ray.config import RunConfig
 from hybrid_ray.data import Dataset
 from hybrid_ray.errors import TrialOutOfMemory
-from hybrid_ray.records import Replay
+from hybrid_ray.run_result import Replay
 from hybrid_ray.train.accounts import Accounts
 from hybrid_ray.train.bench import Bench
 from hybrid_ray.train.calibrate import Pace

@@ -9,7 +9,7 @@ import torch
 from hybrid_ray.config import RunConfig
 from hybrid_ray.data import prepare
 from hybrid_ray.errors import ConfigError, Diverged, TrialOutOfMemory
-from hybrid_ray.records import Replay, RunResult, Status, StepRecord
+from hybrid_ray.run_result import Replay, RunResult, Status, StepRecord
 from hybrid_ray.train.accounts import Accounts
 from hybrid_ray.train.bench import synchronize
 from hybrid_ray.train.course import Course

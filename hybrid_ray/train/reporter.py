@@ -4,10 +4,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
+from hybrid_ray.code_version import RUN_PARTS, source_hashes
 from hybrid_ray.config import RunConfig
-from hybrid_ray.records import Evaluation, RunResult, Status, StepRecord
-from hybrid_ray.results.store import JsonLines, write_json_atomic, write_steps_parquet
-from hybrid_ray.sources import RUN_PARTS, source_hashes
+from hybrid_ray.run_result import Evaluation, RunResult, Status, StepRecord
+from hybrid_ray.storage.study_store import JsonLines, write_json_atomic, write_steps_parquet
 
 __all__ = ["NullReporter", "Reporter", "Reporters", "RunWriter"]
 

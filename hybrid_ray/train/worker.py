@@ -11,7 +11,7 @@ import torch
 
 from hybrid_ray.config import ResourcesConfig, RunConfig
 from hybrid_ray.errors import ConfigError, TrialOutOfMemory
-from hybrid_ray.records import Evaluation, RunResult, Status, StepRecord
+from hybrid_ray.run_result import Evaluation, RunResult, Status, StepRecord
 from hybrid_ray.train.loop import train
 from hybrid_ray.train.reporter import Reporter
 

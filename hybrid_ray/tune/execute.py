@@ -9,7 +9,7 @@ from typing import Any
 from hybrid_ray.config import JobConfig, RunConfig
 from hybrid_ray.errors import HybridRayError, TrialOutOfMemory
 from hybrid_ray.evaluate.execute import Task, execute_here, failed_result
-from hybrid_ray.records import RunResult
+from hybrid_ray.run_result import RunResult
 from hybrid_ray.train.device import choose_device
 from hybrid_ray.train.fingerprint import machine
 from hybrid_ray.tune.cluster import CONTROLLER_CPUS

@@ -17,7 +17,7 @@ from hybrid_ray.config import ObjectiveConfig
 from hybrid_ray.evaluate.frontier import Frontier
 from hybrid_ray.evaluate.summary import INERT_SHARE
 from hybrid_ray.objective import LARGEST, Baseline, degradation, score, speedup
-from hybrid_ray.records import Evaluation, RunResult, Status
+from hybrid_ray.run_result import Evaluation, RunResult, Status
 
 __all__ = ["MEASURES", "Yardstick", "claimable", "failed_measures"]
 

@@ -20,8 +20,8 @@ from hybrid_ray.evaluate.cache import RunCache, baseline_key
 from hybrid_ray.memory.estimate import memory_need, size_text
 from hybrid_ray.models.build import build_model, check_preset
 from hybrid_ray.models.shapes import PRESETS, flops_per_token
-from hybrid_ray.records import RunResult
-from hybrid_ray.results.store import read_json
+from hybrid_ray.run_result import RunResult
+from hybrid_ray.storage.study_store import read_json
 from hybrid_ray.train.bench import synchronize
 from hybrid_ray.train.fingerprint import machine
 from hybrid_ray.tune.cluster import Resources, concurrency, local_resources, ray_session, temporary_root

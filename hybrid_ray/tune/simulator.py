@@ -24,7 +24,7 @@ from hybrid_ray.config import JobConfig
 from hybrid_ray.evaluate.arms import frontier_runs
 from hybrid_ray.evaluate.confirm import confirm
 from hybrid_ray.evaluate.frontier import Frontier
-from hybrid_ray.records import Evaluation, RunResult
+from hybrid_ray.run_result import Evaluation, RunResult
 from hybrid_ray.tune.candidates import best_candidates
 from hybrid_ray.tune.journal import queue_settings
 from hybrid_ray.tune.measure import Yardstick, failed_measures

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hybrid_ray.config import JobConfig, RunConfig
+from hybrid_ray.config.jobfile import dump_job, read_job, variant_jobs
 from hybrid_ray.data import prepare
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.evaluate.arms import baseline
 from hybrid_ray.evaluate.cache import cached
 from hybrid_ray.evaluate.compare import compare
-from hybrid_ray.jobfile import dump_job, read_job, variant_jobs
-from hybrid_ray.records import Evaluation, RunResult, Status, StepRecord
-from hybrid_ray.results.store import write_atomic
+from hybrid_ray.run_result import Evaluation, RunResult, Status, StepRecord
+from hybrid_ray.storage.study_store import write_atomic
 from hybrid_ray.train.worker import fit_with_workers
 from hybrid_ray.tune.cluster import concurrency, ray_session
 from hybrid_ray.tune.execute import RayExecute, machine_of_runs

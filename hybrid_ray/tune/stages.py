@@ -14,9 +14,9 @@ from hybrid_ray.evaluate.comparable import comparable, fingerprint_of
 from hybrid_ray.evaluate.confirm import confirm
 from hybrid_ray.evaluate.execute import Task
 from hybrid_ray.evaluate.frontier import Frontier
-from hybrid_ray.records import RunResult
 from hybrid_ray.results.report import write_report
-from hybrid_ray.results.store import read_json
+from hybrid_ray.run_result import RunResult
+from hybrid_ray.storage.study_store import read_json
 from hybrid_ray.tune.candidates import best_candidates
 from hybrid_ray.tune.cluster import concurrency, ray_session
 from hybrid_ray.tune.display import Display, show

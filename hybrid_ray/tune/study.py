@@ -19,12 +19,12 @@ from typing import IO, Any
 
 import torch
 
+from hybrid_ray.code_version import RUN_PARTS, SCORE_PARTS, source_hashes
 from hybrid_ray.config import JobConfig
+from hybrid_ray.config.jobfile import dump_job, read_job
 from hybrid_ray.data import prepare
 from hybrid_ray.errors import ConfigError, StoreError, StudyLocked
-from hybrid_ray.jobfile import dump_job, read_job
-from hybrid_ray.results.store import StudyStore, read_json, write_atomic
-from hybrid_ray.sources import RUN_PARTS, SCORE_PARTS, source_hashes
+from hybrid_ray.storage.study_store import StudyStore, read_json, write_atomic
 from hybrid_ray.train.device import choose_device
 from hybrid_ray.train.fingerprint import machine
 from hybrid_ray.tune.environment import environment

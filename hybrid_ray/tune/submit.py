@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 import hybrid_ray
 import tune_spaces
 from hybrid_ray.config import JobConfig
+from hybrid_ray.config.jobfile import dump_job, read_job
 from hybrid_ray.errors import ConfigError, HybridRayError
-from hybrid_ray.jobfile import dump_job, read_job
 from hybrid_ray.tune.cluster import WORKER_SETTINGS
 from hybrid_ray.tune.micro_batch import check_open_micro_batch
 

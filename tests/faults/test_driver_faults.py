@@ -14,9 +14,9 @@ from micro_jobs import micro_job
 import hybrid_ray.tune.driver  # noqa: F401  its imports take seconds: before a clock runs
 from hybrid_ray.cli import main
 from hybrid_ray.config import ConfirmConfig, JobConfig, ObjectiveConfig, SearchConfig, TrainConfig
-from hybrid_ray.jobfile import dump_job
+from hybrid_ray.config.jobfile import dump_job
 from hybrid_ray.results.load import load_study
-from hybrid_ray.results.store import read_jsonl
+from hybrid_ray.storage.study_store import read_jsonl
 
 pytestmark = [pytest.mark.ray_local, pytest.mark.slow]
 

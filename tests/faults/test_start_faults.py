@@ -24,7 +24,7 @@ from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, RunConfig, 
 from hybrid_ray.errors import TrialOutOfMemory
 from hybrid_ray.models import GPT2
 from hybrid_ray.objective import Baseline, mismatches
-from hybrid_ray.records import RunResult, StepRecord
+from hybrid_ray.run_result import RunResult, StepRecord
 from hybrid_ray.train.calibrate import Pace
 from hybrid_ray.train.checkpoint import load
 from hybrid_ray.train.fallback import settings

@@ -18,8 +18,8 @@ import pytest
 from micro_jobs import micro_job
 
 from hybrid_ray.config import ConfirmConfig, JobConfig, SearchConfig
+from hybrid_ray.config.jobfile import dump_job
 from hybrid_ray.errors import ConfigError, HybridRayError
-from hybrid_ray.jobfile import dump_job
 from hybrid_ray.results.load import load_study
 from hybrid_ray.tune.submit import submit
 

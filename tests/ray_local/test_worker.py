@@ -15,7 +15,7 @@ import torch
 
 from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, ResourcesConfig, RunConfig, TrainConfig
 from hybrid_ray.errors import TrialOutOfMemory
-from hybrid_ray.records import StepRecord
+from hybrid_ray.run_result import StepRecord
 from hybrid_ray.train.loop import train
 from hybrid_ray.train.worker import EvaluationReporter, Send, fit_with_workers
 

@@ -13,11 +13,11 @@ from micro_jobs import micro_job
 
 from hybrid_ray.cli import main
 from hybrid_ray.config import HybridConfig, JobConfig, ResourcesConfig, TrainConfig
+from hybrid_ray.config.jobfile import dump_job, read_job
 from hybrid_ray.data import prepare
 from hybrid_ray.errors import ConfigError
-from hybrid_ray.jobfile import dump_job, read_job
 from hybrid_ray.memory.estimate import MemoryNeed, memory_need
-from hybrid_ray.results.store import read_json
+from hybrid_ray.storage.study_store import read_json
 from hybrid_ray.tune.advice import advice
 from hybrid_ray.tune.fit import fit, sharing
 from hybrid_ray.tune.micro_batch import SHARE, batch_text, settle_micro_batch

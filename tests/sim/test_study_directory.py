@@ -9,10 +9,10 @@ from micro_jobs import micro_job
 from optuna.trial import TrialState
 
 from hybrid_ray.config import JobConfig, ResourcesConfig, SearchConfig, TrainConfig
+from hybrid_ray.config.jobfile import read_job
 from hybrid_ray.errors import ConfigError, StudyLocked
-from hybrid_ray.jobfile import read_job
 from hybrid_ray.results.load import load_study
-from hybrid_ray.results.store import StudyStore, read_json
+from hybrid_ray.storage.study_store import StudyStore, read_json
 from hybrid_ray.tune.driver import extend_study, resume_study
 from hybrid_ray.tune.journal import counted_trials, open_study, queue_settings, reconcile
 from hybrid_ray.tune.planner import settle

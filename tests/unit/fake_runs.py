@@ -13,7 +13,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from hybrid_ray.config import HybridConfig, ModelConfig, RunConfig, Split, TrainConfig
 from hybrid_ray.data import Dataset
 from hybrid_ray.memory.trace import Numbers
-from hybrid_ray.records import Replay
+from hybrid_ray.run_result import Replay
 from hybrid_ray.train.bench import Bench
 
 CPU = torch.device("cpu")

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from hybrid_ray.code_version import RUN_PARTS, source_hashes
 from hybrid_ray.config import RunConfig
 from hybrid_ray.evaluate.execute import Task
-from hybrid_ray.records import Evaluation, Heldout, Replay, RunResult
-from hybrid_ray.sources import RUN_PARTS, source_hashes
+from hybrid_ray.run_result import Evaluation, Heldout, Replay, RunResult
 
 SHARE = 0.3  # of a simulated hybrid's steps that are predicted
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_ray.config import ConfirmConfig, JobConfig, SearchConfig
+from hybrid_ray.config.jobfile import dump_job
 from hybrid_ray.evaluate.frontier import Frontier
 from hybrid_ray.evaluate.summary import comparisons, net_speedup, rows, verdict
-from hybrid_ray.jobfile import dump_job
 from hybrid_ray.objective import degradation, score
-from hybrid_ray.records import Evaluation, Heldout, Replay, RunResult
-from hybrid_ray.results.store import StudyStore, write_atomic
+from hybrid_ray.run_result import Evaluation, Heldout, Replay, RunResult
+from hybrid_ray.storage.study_store import StudyStore, write_atomic
 
 STEPS = 600
 PLAIN = 0.02  # seconds of a plain step

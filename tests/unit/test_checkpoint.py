@@ -20,7 +20,7 @@ from micro_runs import CYCLES, Listener, micro_run
 from safetensors.torch import load_file
 
 from hybrid_ray.errors import CheckpointError
-from hybrid_ray.records import RunResult, StepRecord
+from hybrid_ray.run_result import RunResult, StepRecord
 from hybrid_ray.train import checkpoint
 from hybrid_ray.train.loop import train
 

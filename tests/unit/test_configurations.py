@@ -10,7 +10,7 @@ from hybrid_ray.config import RunConfig
 from hybrid_ray.evaluate.arms import baseline
 from hybrid_ray.evaluate.configurations import configurations
 from hybrid_ray.evaluate.frontier import Frontier
-from hybrid_ray.records import RunResult
+from hybrid_ray.run_result import RunResult
 
 FRONTIER = Frontier.from_points((steps, law(steps)) for steps in (200, 300, 400, 500, 600, 700))
 

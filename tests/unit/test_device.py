@@ -9,7 +9,7 @@ from micro_runs import Listener, micro_run
 
 from hybrid_ray.config import ResourcesConfig
 from hybrid_ray.errors import ConfigError
-from hybrid_ray.records import StepRecord
+from hybrid_ray.run_result import StepRecord
 from hybrid_ray.train.device import check_placement, choose_device
 from hybrid_ray.train.loop import train
 from hybrid_ray.train.worker import fit_with_workers

@@ -10,10 +10,10 @@ import torch
 from micro_runs import Listener
 
 from hybrid_ray.config import DataConfig, HybridConfig, JobConfig, ModelConfig, RunConfig, TrainConfig
+from hybrid_ray.config.jobfile import job_from_dict
 from hybrid_ray.data import prepare
 from hybrid_ray.data.digits import heldout_digits, prepare_digits
 from hybrid_ray.errors import ConfigError
-from hybrid_ray.jobfile import job_from_dict
 from hybrid_ray.memory.estimate import memory_need
 from hybrid_ray.models import CNN
 from hybrid_ray.train.heldout import heldout_loss

@@ -14,7 +14,7 @@ from hybrid_ray.errors import ConfigError, TrialOutOfMemory
 from hybrid_ray.evaluate.arms import baseline
 from hybrid_ray.evaluate.cache import RunCache, baseline_key, cached
 from hybrid_ray.evaluate.execute import Task, execute_here, execute_missing, failed_result, stored_result
-from hybrid_ray.records import RunResult
+from hybrid_ray.run_result import RunResult
 from hybrid_ray.train import loop
 
 MACHINE = {"hardware": "cpu", "software": {"torch": "2.13"}}

@@ -10,7 +10,7 @@ from hybrid_ray.config import HybridConfig
 from hybrid_ray.errors import ConfigError, Diverged, UnsupportedOptimizer
 from hybrid_ray.hybrid import HybridTrainer, Level, Phase
 from hybrid_ray.hybrid.divergence import Assessment, Recovery
-from hybrid_ray.records import Replay
+from hybrid_ray.run_result import Replay
 
 
 def test_the_seeds_quick_run_has_the_seeds_phase_shares() -> None:

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from hybrid_ray.config import HybridConfig, JobConfig, RunConfig, TrainConfig
+from hybrid_ray.config.jobfile import dump_job, job_from_dict, read_job
 from hybrid_ray.errors import ConfigError
-from hybrid_ray.jobfile import dump_job, job_from_dict, read_job
 
 ROOT = Path(__file__).parents[2]
 JOBS = sorted((ROOT / "jobs").rglob("*.yaml"))

@@ -14,7 +14,7 @@ from study_builder import STEPS, build_study
 
 from hybrid_ray.errors import StoreError
 from hybrid_ray.results.load import load_study
-from hybrid_ray.results.store import StudyStore
+from hybrid_ray.storage.study_store import StudyStore
 
 
 def change(directory: Path, number: int, **values: object) -> None:

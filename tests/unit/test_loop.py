@@ -18,7 +18,7 @@ from hybrid_ray.hybrid.phases import Phase
 from hybrid_ray.hybrid.trainer import StepResult
 from hybrid_ray.models import build_model
 from hybrid_ray.optim import build_optimizer, build_schedule
-from hybrid_ray.records import RunResult, StepRecord
+from hybrid_ray.run_result import RunResult, StepRecord
 from hybrid_ray.train.accounts import Accounts
 from hybrid_ray.train.calibrate import middle_mean
 from hybrid_ray.train.course import evaluation_points

@@ -8,7 +8,7 @@ import pytest
 import torch
 from micro_runs import CYCLES, Listener, micro_run
 
-from hybrid_ray.records import Evaluation, RunResult, Status, StepRecord
+from hybrid_ray.run_result import Evaluation, RunResult, Status, StepRecord
 from hybrid_ray.train.loop import train
 from hybrid_ray.train.parallel import process_group, rank
 

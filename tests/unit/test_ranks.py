@@ -8,7 +8,7 @@ import pytest
 from rank_pool import RankError, RankPool
 from rank_scenarios import CONFIG, Job, Story, energy, gradient_size, hang_on_rank_1, traffic, train
 
-from hybrid_ray.records import Replay
+from hybrid_ray.run_result import Replay
 
 SMALL = 40  # numbers that ranks may exchange to decide; the smallest gradient of the model is larger
 

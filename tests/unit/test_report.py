@@ -18,9 +18,9 @@ from hybrid_ray.results.load import TRIAL_COLUMNS, load_study
 from hybrid_ray.results.pages import markdown_cell
 from hybrid_ray.results.plots import PLOTS
 from hybrid_ray.results.report import write_report
-from hybrid_ray.results.store import StudyStore
 from hybrid_ray.results.style import INK, png, svg
 from hybrid_ray.results.tables import ceilings_of, trials_table
+from hybrid_ray.storage.study_store import StudyStore
 
 
 def table(*changes: dict[str, Any]) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from micro_runs import CYCLES, Listener, micro_run
 
 from hybrid_ray.config import DataConfig, ModelConfig
 from hybrid_ray.data import Corpus, prepare
-from hybrid_ray.records import RunResult
+from hybrid_ray.run_result import RunResult
 from hybrid_ray.train.loop import train
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from study_builder import build_study
 
-from hybrid_ray.records import RunResult
 from hybrid_ray.results.load import load_study
 from hybrid_ray.results.report import write_report
 from hybrid_ray.results.samples import LONGEST, Sample, samples
-from hybrid_ray.results.store import read_json, write_json_atomic
+from hybrid_ray.run_result import RunResult
+from hybrid_ray.storage.study_store import read_json, write_json_atomic
 
 EVIL = "<script>alert(1)</script>\n```\n# a heading & <img src=x onerror=y>\x00\x1b[31m"
 

@@ -12,7 +12,7 @@ import pandas
 import pytest
 
 from hybrid_ray.errors import StoreError
-from hybrid_ray.results.store import (
+from hybrid_ray.storage.study_store import (
     JsonLines,
     StudyStore,
     read_json,
@@ -173,7 +173,7 @@ def test_steps_become_parquet_with_typed_columns_and_each_step_once(tmp_path: Pa
 def test_a_killed_writer_loses_no_appended_row(tmp_path: Path) -> None:
     code = """if True:
         import os, signal, sys
-        from hybrid_ray.results.store import StudyStore
+        from hybrid_ray.storage.study_store import StudyStore
         store = StudyStore(sys.argv[1])
         for number in range(5):
             store.add_trial({"number": number, "state": "COMPLETE"})

@@ -18,9 +18,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from hybrid_ray.durable import sync_to_disk
 from hybrid_ray.errors import StoreError
-from hybrid_ray.records import StepRecord
+from hybrid_ray.run_result import StepRecord
+from hybrid_ray.storage.fsync import sync_to_disk
 
 __all__ = [
     "TRIAL_STATES",
