@@ -17,7 +17,7 @@ from scipy import stats
 
 from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, TrainConfig
 from hybrid_ray.data import BatchSampler, Corpus, prepare
-from hybrid_ray.hybrid import HybridTrainer
+from hybrid_ray.method import HybridTrainer
 from hybrid_ray.models import build_model
 from hybrid_ray.optim import build_optimizer, build_schedule
 

@@ -9,8 +9,8 @@ most that is allocated in any step, and in Predict; the estimate of `hybrid-ray 
 process); the held-out loss at the end; the median real step; and what the seeds expected of 124M.
 
 On a GPU (124M, 8 x 512, 100 steps) the peak is the CUDA allocator's, by phase. On a CPU (nano, 16 x 64) it is counted
-in a second, short run: every storage that PyTorch allocates and frees, followed by memory/measure.py. There the host's
-memory is the device's, so what a case moves to the host is still counted. Some five minutes on one CPU thread.
+in a second, short run: every storage that PyTorch allocates and frees, followed by memory/allocation_log.py. There the
+host's memory is the device's, so what a case moves to the host is still counted. Some five minutes on one CPU thread.
 """
 
 import argparse
@@ -28,9 +28,9 @@ from figures import keep, middle, table
 from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, RunConfig, TrainConfig
 from hybrid_ray.data import prepare
 from hybrid_ray.errors import TrialOutOfMemory
-from hybrid_ray.hybrid.memory import Slope
+from hybrid_ray.memory.allocation_log import AllocationLog
 from hybrid_ray.memory.estimate import memory_need, size_text
-from hybrid_ray.memory.measure import AllocationLog
+from hybrid_ray.method.phase_memory import Slope
 from hybrid_ray.run_result import Evaluation, RunResult, Status, StepRecord
 from hybrid_ray.train.loop import train
 

@@ -21,9 +21,9 @@ import torch
 from figures import alternate, told
 
 from hybrid_ray.config import HybridConfig, ModelConfig, TrainConfig
-from hybrid_ray.hybrid import HybridTrainer, Phase
-from hybrid_ray.hybrid.predictors import build_predictor
-from hybrid_ray.hybrid.weights import Weights
+from hybrid_ray.method import HybridTrainer, Phase
+from hybrid_ray.method.predictors import build_predictor
+from hybrid_ray.method.weights import Weights
 from hybrid_ray.models import GPT2, GPT2Shape, build_model, count_parameters
 from hybrid_ray.optim import build_optimizer, build_schedule
 from hybrid_ray.train.bench import synchronize

@@ -13,7 +13,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from hybrid_ray.config import HybridConfig
-from hybrid_ray.hybrid import HybridTrainer
+from hybrid_ray.method import HybridTrainer
 from hybrid_ray.run_result import Replay
 from hybrid_ray.train.monitor import energy_of_all
 

@@ -35,7 +35,7 @@ class HybridConfig:
     off_fraction: float = 0.25  # no predictions in this last part of the run (needs total_steps)
     total_steps: int | None = None  # nominal steps of the whole run
     horizon_mode: Literal["fixed", "scaled"] = "fixed"
-    # How fast the length of predictions follows what real steps then do (hybrid/corrector.py, with what it brought).
+    # How fast the length of predictions follows what real steps then do (method/corrector.py, with what it brought).
     # It lowers the error of the next prediction. Off (0) because it steers the length whatever ``gain`` says.
     residual_feedback: float = 0.0
     divergence_sigma: float = 2.5  # loss z-score that is Caution

@@ -1,6 +1,6 @@
 """What a run needs of a device's memory, found by following its allocations without making them."""
 
+from hybrid_ray.memory.allocation_log import AllocationLog, Peak
 from hybrid_ray.memory.estimate import MemoryNeed, memory_need, size_text
-from hybrid_ray.memory.measure import AllocationLog, Peak
 
 __all__ = ["AllocationLog", "MemoryNeed", "Peak", "memory_need", "size_text"]

@@ -24,7 +24,7 @@ import torch
 
 from hybrid_ray.config import DataConfig, RunConfig
 from hybrid_ray.data import Dataset
-from hybrid_ray.memory.measure import Peak
+from hybrid_ray.memory.allocation_log import Peak
 from hybrid_ray.memory.trace import Batches, trace
 from hybrid_ray.models import GPT2, PRESETS, build_model
 

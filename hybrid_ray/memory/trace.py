@@ -21,9 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hybrid_ray.config import RunConfig
 from hybrid_ray.data import Dataset
-from hybrid_ray.hybrid.clock import StepClock
-from hybrid_ray.hybrid.trainer import HybridTrainer
-from hybrid_ray.memory.measure import AllocationLog
+from hybrid_ray.memory.allocation_log import AllocationLog
+from hybrid_ray.method.step_clock import StepClock
+from hybrid_ray.method.trainer import HybridTrainer
 from hybrid_ray.models import GPT2, build_model
 from hybrid_ray.models.gpt2 import Attention, build_gpt2
 from hybrid_ray.optim import AdamWPrune, build_optimizer

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from hybrid_ray.hybrid.trainer import StepResult
+from hybrid_ray.method.trainer import StepResult
 from hybrid_ray.run_result import Evaluation
 from hybrid_ray.train.marks import Marks
 

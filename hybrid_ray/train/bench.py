@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from hybrid_ray.config import RunConfig
 from hybrid_ray.data import Dataset, Sampler
-from hybrid_ray.hybrid.trainer import HybridTrainer
+from hybrid_ray.method.trainer import HybridTrainer
 from hybrid_ray.models import CNN, GPT2, build_model
 from hybrid_ray.optim import build_optimizer, build_schedule
 from hybrid_ray.run_result import Replay

@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 
 from hybrid_ray.config import RunConfig
-from hybrid_ray.hybrid.clock import StepClock
-from hybrid_ray.hybrid.gradients import compute_gradients
+from hybrid_ray.method.gradients import compute_gradients
+from hybrid_ray.method.step_clock import StepClock
 from hybrid_ray.train.bench import Bench, synchronize
 from hybrid_ray.train.parallel import from_first_rank
 

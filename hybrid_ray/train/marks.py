@@ -8,8 +8,8 @@ from typing import Any
 import psutil
 import torch
 
-from hybrid_ray.hybrid.phases import Phase
-from hybrid_ray.hybrid.step_result import StepResult
+from hybrid_ray.method.phases import Phase
+from hybrid_ray.method.step_result import StepResult
 
 __all__ = ["Marks", "bytes_in_use"]
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from hybrid_ray.config import HybridConfig
-from hybrid_ray.hybrid import HybridTrainer
+from hybrid_ray.method import HybridTrainer
 
 
 def toy_model(seed: int = 0, width: int = 16) -> torch.nn.Module:

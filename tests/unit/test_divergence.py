@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid_ray.hybrid.divergence import Assessment, DivergenceMonitor, Level, Recovery
+from hybrid_ray.method.guard.divergence import Assessment, DivergenceMonitor, Level, Recovery
 
 STEPS = 10_000
 Row = tuple[float, float, bool]  # loss, gradient norm, right after a prediction

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hybrid_ray.config import HybridConfig
 from hybrid_ray.errors import CheckpointError
-from hybrid_ray.hybrid import HybridTrainer
+from hybrid_ray.method import HybridTrainer
 from hybrid_ray.run_result import Replay
 
 STEPS = 45

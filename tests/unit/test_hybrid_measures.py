@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybrid_ray.config import HybridConfig
-from hybrid_ray.hybrid.buffers import Buffers
-from hybrid_ray.hybrid.clock import StepClock
-from hybrid_ray.hybrid.confidence import Confidence
-from hybrid_ray.hybrid.corrector import Corrector
-from hybrid_ray.hybrid.divergence import Level
-from hybrid_ray.hybrid.horizon import choose_horizon
-from hybrid_ray.hybrid.measures import Measured, WindowMeasures
-from hybrid_ray.hybrid.memory import Slope
-from hybrid_ray.hybrid.sample import CoordinateSample
-from hybrid_ray.hybrid.weights import Weights
+from hybrid_ray.method.corrector import Corrector
+from hybrid_ray.method.gate.confidence import Confidence
+from hybrid_ray.method.gate.coordinate_sample import CoordinateSample
+from hybrid_ray.method.gate.horizon import choose_horizon
+from hybrid_ray.method.gate.window_measures import Measured, WindowMeasures
+from hybrid_ray.method.guard.divergence import Level
+from hybrid_ray.method.phase_memory import Slope
+from hybrid_ray.method.predictors.buffers import Buffers
+from hybrid_ray.method.step_clock import StepClock
+from hybrid_ray.method.weights import Weights
 from hybrid_ray.optim import local
 
 

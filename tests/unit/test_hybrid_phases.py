@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hybrid_ray.config import HybridConfig
 from hybrid_ray.errors import ConfigError
-from hybrid_ray.hybrid.phases import Phase, PhaseMachine
+from hybrid_ray.method.phases import Phase, PhaseMachine
 
 CONFIGS = st.builds(
     HybridConfig,

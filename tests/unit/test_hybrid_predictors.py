@@ -7,10 +7,10 @@ import torch
 from hybrid_toy import flat, quick, toy_model
 
 from hybrid_ray.errors import ConfigError
-from hybrid_ray.hybrid.predictors import build_predictor, reference
-from hybrid_ray.hybrid.predictors.linear_fit import slope_weights
-from hybrid_ray.hybrid.predictors.reference import Window
-from hybrid_ray.hybrid.weights import Weights
+from hybrid_ray.method.predictors import build_predictor, reference
+from hybrid_ray.method.predictors.linear_fit import slope_weights
+from hybrid_ray.method.predictors.reference import Window
+from hybrid_ray.method.weights import Weights
 
 LENGTHS = [(5,), (3, 1), (4,), (1, 2, 2), (6,), (2,)]  # real steps of each window, by cycle
 

@@ -8,8 +8,8 @@ from hybrid_toy import Batches, flat, quick, toy_model, toy_run
 
 from hybrid_ray.config import HybridConfig
 from hybrid_ray.errors import ConfigError, Diverged, UnsupportedOptimizer
-from hybrid_ray.hybrid import HybridTrainer, Level, Phase
-from hybrid_ray.hybrid.divergence import Assessment, Recovery
+from hybrid_ray.method import HybridTrainer, Level, Phase
+from hybrid_ray.method.guard.divergence import Assessment, Recovery
 from hybrid_ray.run_result import Replay
 
 

@@ -13,9 +13,9 @@ from micro_runs import CYCLES, DATA, Listener, micro_run
 from hybrid_ray.config import HybridConfig
 from hybrid_ray.data import BatchSampler, heldout_batches, prepare
 from hybrid_ray.errors import ConfigError, TrialOutOfMemory
-from hybrid_ray.hybrid.divergence import Level
-from hybrid_ray.hybrid.phases import Phase
-from hybrid_ray.hybrid.trainer import StepResult
+from hybrid_ray.method.guard.divergence import Level
+from hybrid_ray.method.phases import Phase
+from hybrid_ray.method.trainer import StepResult
 from hybrid_ray.models import build_model
 from hybrid_ray.optim import build_optimizer, build_schedule
 from hybrid_ray.run_result import RunResult, StepRecord

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from hybrid_ray.config import HybridConfig, TrainConfig
 from hybrid_ray.config.jobfile import job_from_dict
 from hybrid_ray.errors import ConfigError
-from hybrid_ray.hybrid import HybridTrainer
+from hybrid_ray.method import HybridTrainer
 from hybrid_ray.optim import build_optimizer
 from hybrid_ray.run_result import StepRecord
 from hybrid_ray.train.loop import train

@@ -9,8 +9,8 @@ from fake_runs import Tokens, allocated_peak, run_of, tracked_peak
 
 from hybrid_ray.config import RunConfig
 from hybrid_ray.data import Dataset
+from hybrid_ray.memory.allocation_log import AllocationLog
 from hybrid_ray.memory.estimate import MemoryNeed, memory_need
-from hybrid_ray.memory.measure import AllocationLog
 from hybrid_ray.memory.trace import Batches, trace
 
 BYTES, BPE = Tokens(257), Tokens(50_257)

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from hybrid_ray.config import ModelConfig, TrainConfig
-from hybrid_ray.hybrid.buffers import Buffers
-from hybrid_ray.hybrid.weights import Weights
+from hybrid_ray.method.predictors.buffers import Buffers
+from hybrid_ray.method.weights import Weights
 from hybrid_ray.models import build_model
 from hybrid_ray.optim import build_optimizer, build_schedule
 from hybrid_ray.optim.offload import state_tensors

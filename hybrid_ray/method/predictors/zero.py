@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from hybrid_ray.hybrid.predictors.base import Predictor
+from hybrid_ray.method.predictors.base import Predictor
 
 __all__ = ["Nothing"]
 

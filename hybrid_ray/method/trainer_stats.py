@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from hybrid_ray.hybrid.clock import StepClock
-from hybrid_ray.hybrid.measures import Measured
-from hybrid_ray.hybrid.memory import PhaseMemory
-from hybrid_ray.hybrid.phases import Phase, Position
+from hybrid_ray.method.gate.window_measures import Measured
+from hybrid_ray.method.phase_memory import PhaseMemory
+from hybrid_ray.method.phases import Phase, Position
+from hybrid_ray.method.step_clock import StepClock
 
 __all__ = ["Tally"]
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from hybrid_ray.hybrid.divergence import Level
-from hybrid_ray.hybrid.phases import Phase
+from hybrid_ray.method.guard.divergence import Level
+from hybrid_ray.method.phases import Phase
 
 __all__ = ["StepResult"]
 

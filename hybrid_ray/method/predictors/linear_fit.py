@@ -5,9 +5,9 @@ from itertools import accumulate
 from typing import Any
 
 from hybrid_ray.config import HybridConfig
-from hybrid_ray.hybrid.buffers import Buffers
-from hybrid_ray.hybrid.predictors.base import Predictor
-from hybrid_ray.hybrid.weights import Weights
+from hybrid_ray.method.predictors.base import Predictor
+from hybrid_ray.method.predictors.buffers import Buffers
+from hybrid_ray.method.weights import Weights
 
 __all__ = ["LinearFit", "slope_weights"]
 

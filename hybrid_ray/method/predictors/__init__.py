@@ -3,14 +3,14 @@
 import torch
 
 from hybrid_ray.config import HybridConfig, PredictorName
-from hybrid_ray.hybrid.predictors.base import Predictor
-from hybrid_ray.hybrid.predictors.coast import Coast
-from hybrid_ray.hybrid.predictors.controls import RandomDirection, Reversed
-from hybrid_ray.hybrid.predictors.ema_nesterov import EmaNesterov
-from hybrid_ray.hybrid.predictors.linear_fit import LinearFit
-from hybrid_ray.hybrid.predictors.nothing import Nothing
-from hybrid_ray.hybrid.predictors.snoo import Snoo
-from hybrid_ray.hybrid.weights import Weights
+from hybrid_ray.method.predictors.base import Predictor
+from hybrid_ray.method.predictors.controls import RandomDirection, Reversed
+from hybrid_ray.method.predictors.ema_nesterov import EmaNesterov
+from hybrid_ray.method.predictors.linear_fit import LinearFit
+from hybrid_ray.method.predictors.momentum import Coast
+from hybrid_ray.method.predictors.snoo import Snoo
+from hybrid_ray.method.predictors.zero import Nothing
+from hybrid_ray.method.weights import Weights
 
 __all__ = [
     "Coast",

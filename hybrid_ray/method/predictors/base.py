@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from hybrid_ray.config import HybridConfig
-from hybrid_ray.hybrid.buffers import Buffers
-from hybrid_ray.hybrid.weights import Weights, sum_over_ranks
+from hybrid_ray.method.predictors.buffers import Buffers
+from hybrid_ray.method.weights import Weights, sum_over_ranks
 
 __all__ = ["Predictor"]
 

@@ -13,7 +13,7 @@ from enum import StrEnum
 from operator import mul
 from typing import Any
 
-from hybrid_ray.hybrid.trend import Trend
+from hybrid_ray.method.guard.trend import Trend
 
 __all__ = ["Finding", "GradientSignal", "Level", "LossSignal", "OscillationSignal", "PredictionSignal"]
 

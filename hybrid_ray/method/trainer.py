@@ -8,17 +8,17 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from hybrid_ray.config import HybridConfig
 from hybrid_ray.errors import Diverged
-from hybrid_ray.hybrid.checks import check_arguments, check_same_settings
-from hybrid_ray.hybrid.clock import StepClock
-from hybrid_ray.hybrid.cycle import Cycle
-from hybrid_ray.hybrid.divergence import Assessment, DivergenceMonitor, Level, Recovery
-from hybrid_ray.hybrid.gradients import Closure, Gradient, clip_gradients, compute_gradients, measure_gradients
-from hybrid_ray.hybrid.learning_rate import LearningRate
-from hybrid_ray.hybrid.phases import Phase, PhaseMachine, Position
-from hybrid_ray.hybrid.recovery import Restraint, carried_out, ends_cycle
-from hybrid_ray.hybrid.step_result import StepResult
-from hybrid_ray.hybrid.tally import Tally
-from hybrid_ray.hybrid.weights import Weights
+from hybrid_ray.method.checks import check_arguments, check_same_settings
+from hybrid_ray.method.cycle import Cycle
+from hybrid_ray.method.gradients import Closure, Gradient, clip_gradients, compute_gradients, measure_gradients
+from hybrid_ray.method.guard.divergence import Assessment, DivergenceMonitor, Level, Recovery
+from hybrid_ray.method.guard.recovery import Restraint, carried_out, ends_cycle
+from hybrid_ray.method.learning_rate import LearningRate
+from hybrid_ray.method.phases import Phase, PhaseMachine, Position
+from hybrid_ray.method.step_clock import StepClock
+from hybrid_ray.method.step_result import StepResult
+from hybrid_ray.method.trainer_stats import Tally
+from hybrid_ray.method.weights import Weights
 from hybrid_ray.optim.offload import StateOffload
 from hybrid_ray.run_result import Replay
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from hybrid_ray.config import HybridConfig
-from hybrid_ray.hybrid.predictors.base import Predictor
-from hybrid_ray.hybrid.weights import Weights
+from hybrid_ray.method.predictors.base import Predictor
+from hybrid_ray.method.weights import Weights
 
 __all__ = ["Snoo"]
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from hybrid_ray.hybrid.divergence import Level
-from hybrid_ray.hybrid.measures import Measured
+from hybrid_ray.method.gate.window_measures import Measured
+from hybrid_ray.method.guard.divergence import Level
 
 __all__ = ["Confidence"]
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hybrid_ray.hybrid.divergence import Recovery
+from hybrid_ray.method.guard.divergence import Recovery
 
 __all__ = ["Restraint", "carried_out", "ends_cycle"]
 

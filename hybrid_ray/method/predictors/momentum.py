@@ -11,8 +11,8 @@ import torch
 
 from hybrid_ray.config import HybridConfig
 from hybrid_ray.errors import ConfigError
-from hybrid_ray.hybrid.predictors.base import Predictor
-from hybrid_ray.hybrid.weights import Weights, local_part
+from hybrid_ray.method.predictors.base import Predictor
+from hybrid_ray.method.weights import Weights, local_part
 
 __all__ = ["Coast"]
 

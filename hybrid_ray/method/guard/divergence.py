@@ -36,7 +36,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
-from hybrid_ray.hybrid.signals import (
+from hybrid_ray.method.guard.signals import (
     Finding,
     GradientSignal,
     Level,

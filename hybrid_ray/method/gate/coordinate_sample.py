@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from hybrid_ray.hybrid.weights import Weights
+from hybrid_ray.method.weights import Weights
 
 __all__ = ["CoordinateSample"]
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from hybrid_ray.hybrid.phases import Phase
+from hybrid_ray.method.phases import Phase
 
 __all__ = ["PhaseMemory", "Slope"]
 

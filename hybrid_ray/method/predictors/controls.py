@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 
 from hybrid_ray.config import HybridConfig
-from hybrid_ray.hybrid.predictors.base import Predictor
-from hybrid_ray.hybrid.predictors.ema_nesterov import EmaNesterov
-from hybrid_ray.hybrid.weights import Weights, shard_number
+from hybrid_ray.method.predictors.base import Predictor
+from hybrid_ray.method.predictors.ema_nesterov import EmaNesterov
+from hybrid_ray.method.weights import Weights, shard_number
 
 __all__ = ["RandomDirection", "Reversed"]
 

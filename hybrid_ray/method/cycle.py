@@ -7,14 +7,14 @@ from typing import Any
 import torch
 
 from hybrid_ray.config import HybridConfig
-from hybrid_ray.hybrid.confidence import Confidence
-from hybrid_ray.hybrid.corrector import Corrector
-from hybrid_ray.hybrid.horizon import choose_horizon
-from hybrid_ray.hybrid.learning_rate import LearningRate
-from hybrid_ray.hybrid.measures import Measured, WindowMeasures
-from hybrid_ray.hybrid.predictors import build_predictor
-from hybrid_ray.hybrid.sample import CoordinateSample
-from hybrid_ray.hybrid.weights import Weights, sum_over_ranks
+from hybrid_ray.method.corrector import Corrector
+from hybrid_ray.method.gate.confidence import Confidence
+from hybrid_ray.method.gate.coordinate_sample import CoordinateSample
+from hybrid_ray.method.gate.horizon import choose_horizon
+from hybrid_ray.method.gate.window_measures import Measured, WindowMeasures
+from hybrid_ray.method.learning_rate import LearningRate
+from hybrid_ray.method.predictors import build_predictor
+from hybrid_ray.method.weights import Weights, sum_over_ranks
 
 __all__ = ["Cycle"]
 

@@ -10,8 +10,8 @@ import math
 from collections.abc import Sequence
 
 from hybrid_ray.config import HybridConfig
-from hybrid_ray.hybrid.predictors.base import Predictor
-from hybrid_ray.hybrid.weights import Weights
+from hybrid_ray.method.predictors.base import Predictor
+from hybrid_ray.method.weights import Weights
 
 __all__ = ["EmaNesterov"]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from hybrid_ray.hybrid.sample import CoordinateSample
-from hybrid_ray.hybrid.weights import sum_over_ranks
+from hybrid_ray.method.gate.coordinate_sample import CoordinateSample
+from hybrid_ray.method.weights import sum_over_ranks
 
 __all__ = ["Measured", "WindowMeasures"]
 
