@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 
 from hybrid_ray.config import DataConfig, HybridConfig, RunConfig, TrainConfig
-from hybrid_ray.train.loop import train
+from hybrid_ray.training.loop import train
 
 NEIGHBOUR = """
 import random, sys, time, torch

@@ -164,7 +164,7 @@ def _no_gpu() -> str | None:
     """Why there is no GPU, or None."""
     import torch
 
-    from hybrid_ray.train.device import why_no_gpu
+    from hybrid_ray.training.hardware.placement import why_no_gpu
 
     return None if torch.cuda.is_available() else why_no_gpu()
 

@@ -27,7 +27,7 @@ from hybrid_ray.config.jobfile import read_job
 from hybrid_ray.data import Dataset, prepare
 from hybrid_ray.errors import TrialOutOfMemory
 from hybrid_ray.memory.estimate import MemoryNeed, memory_need
-from hybrid_ray.train.loop import train
+from hybrid_ray.training.loop import train
 
 ROOT = Path(__file__).parents[1]
 JOB = "jobs/gpt2_124m_single_gpu.yaml"

@@ -17,7 +17,7 @@ from hybrid_ray.models import build_model, count_parameters
 from hybrid_ray.optim import build_optimizer
 from hybrid_ray.optim.offload import state_tensors
 from hybrid_ray.run_result import Evaluation, Status, StepRecord
-from hybrid_ray.train.loop import train
+from hybrid_ray.training.loop import train
 
 KINDS: dict[str, dict[str, object]] = {
     "fp32 weights, adamw": {},

@@ -26,7 +26,7 @@ from hybrid_ray.method.predictors import build_predictor
 from hybrid_ray.method.weights import Weights
 from hybrid_ray.models import GPT2, GPT2Shape, build_model, count_parameters
 from hybrid_ray.optim import build_optimizer, build_schedule
-from hybrid_ray.train.bench import synchronize
+from hybrid_ray.training.setup import synchronize
 
 NANO = TrainConfig()  # batch 16 x 64, AdamW: about 25 ms a real step
 CYCLE = HybridConfig(confidence_threshold=0.0, warmup_steps=0, full_steps=10, prediction_horizon=5, correct_steps=5)

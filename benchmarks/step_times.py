@@ -2,8 +2,8 @@
 
     python benchmarks/step_times.py [--sizes nano seeds full] [--json FILE]
 
-The hybrid side is a whole run of `hybrid_ray.train.loop.train`. After each of its nominal steps one step of a baseline
-of its own (same model, batch, trainer with prediction off) is done, so that neighbours disturb both alike. Random
+The hybrid side is a whole run of `hybrid_ray.training.loop.train`. After each of its nominal steps one step of a
+baseline of its own (same model, batch, trainer with prediction off) is done, so that neighbours disturb both alike. Random
 tokens; confidence is not asked (threshold 0), so that there are predicted steps to time. By phase: the median of a
 step's synchronised seconds, the first of each phase left out. By part: seconds of the trainer's own clock over real
 steps, ``predict`` over predicted ones; ``overhead`` is what the trainer does beside training.
@@ -23,9 +23,9 @@ from figures import keep, spread, table
 from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, RunConfig, TrainConfig
 from hybrid_ray.data import prepare
 from hybrid_ray.run_result import Evaluation, RunResult, Status, StepRecord
-from hybrid_ray.train.bench import Bench, synchronize
-from hybrid_ray.train.device import choose_device
-from hybrid_ray.train.loop import train
+from hybrid_ray.training.hardware.placement import choose_device
+from hybrid_ray.training.loop import train
+from hybrid_ray.training.setup import Bench, synchronize
 
 PHASES = ("warmup", "full", "predict", "correct")
 # Seeds, phase 2B validation (RTX 5080): milliseconds a step, as ranges where they give ranges.

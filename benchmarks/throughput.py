@@ -1,4 +1,4 @@
-"""Tokens a second and MFU of `hybrid_ray.train.loop.train`, prediction off, beside a plain loop after nanoGPT.
+"""Tokens a second and MFU of `hybrid_ray.training.loop.train`, prediction off, beside a plain loop after nanoGPT.
 
     python benchmarks/throughput.py [--presets nano ...] [--against whole loop] [--pairs 12] [--json FILE]
 
@@ -28,8 +28,8 @@ from hybrid_ray.data import prepare
 from hybrid_ray.models import build_model
 from hybrid_ray.models.shapes import PRESETS, GPT2Shape, flops_per_token
 from hybrid_ray.run_result import Evaluation, Status, StepRecord
-from hybrid_ray.train.device import choose_device
-from hybrid_ray.train.loop import train
+from hybrid_ray.training.hardware.placement import choose_device
+from hybrid_ray.training.loop import train
 
 VOCABULARY = 50_304  # GPT-2's, rounded up to a multiple of 64 as nanoGPT does
 

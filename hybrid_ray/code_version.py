@@ -6,7 +6,7 @@ from pathlib import Path
 
 __all__ = ["RUN_PARTS", "SCORE_PARTS", "source_hashes"]
 
-RUN_PARTS = ("config", "models", "data", "optim", "method", "train")
+RUN_PARTS = ("config", "models", "data", "optim", "method", "training")
 """What a run passes through."""
 
 SCORE_PARTS = ("objective.py", "evaluate/frontier.py", "tune/measure.py", "tune/trial.py")

@@ -15,7 +15,7 @@ import psutil
 from hybrid_ray.processors import cpu_count
 
 if TYPE_CHECKING:
-    from hybrid_ray.train.monitor import Gpu
+    from hybrid_ray.training.telemetry.monitor import Gpu
 
 __all__ = ["Finding", "examine"]
 
@@ -72,8 +72,8 @@ def _memory() -> Finding:
 def _gpus() -> Iterator[Finding]:
     import torch
 
-    from hybrid_ray.train.device import why_no_gpu
-    from hybrid_ray.train.monitor import gpus
+    from hybrid_ray.training.hardware.placement import why_no_gpu
+    from hybrid_ray.training.telemetry.monitor import gpus
 
     found = gpus()
     if not found:

@@ -166,7 +166,7 @@ def _difference(name: str, baseline: Any, run: Any) -> str:
 
 
 def _mend(baseline: Mapping[str, Any], run: Mapping[str, Any]) -> str:
-    """What makes two runs alike of which one could not train as asked (train/fallback.py)."""
+    """What makes two runs alike of which one could not train as asked (training/start.py)."""
     settings = []
     if baseline["micro_batch_size"] != run["micro_batch_size"]:
         settings.append(f"train.micro_batch_size to {min(baseline['micro_batch_size'], run['micro_batch_size'])}")

@@ -88,7 +88,7 @@ class RunResult:
         default_factory=dict
     )  # hardware, software, data: what a comparison must share
     machine: Mapping[str, Any] = field(default_factory=dict)  # what the device did: memory, power, compilation
-    sample: str | None = None  # what the finished model writes, for the report (train/sample.py)
+    sample: str | None = None  # what the finished model writes, for the report (training/generated_text.py)
     error: str | None = None
 
     @property

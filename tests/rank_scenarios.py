@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hybrid_ray.config import HybridConfig
 from hybrid_ray.method import HybridTrainer
 from hybrid_ray.run_result import Replay
-from hybrid_ray.train.monitor import energy_of_all
+from hybrid_ray.training.telemetry.monitor import energy_of_all
 
 GLOBAL_BATCH, INPUTS, CLASSES = 8, 12, 3
 CONFIG = HybridConfig(

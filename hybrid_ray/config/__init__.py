@@ -1,8 +1,8 @@
 """What a job says, as frozen dataclasses. ``config/jobfile.py`` reads them from YAML and lists every problem at once.
 
 A *job* (`JobConfig`) is what a user writes. A *run* (`RunConfig`) is one training of one model with one seed: the
-baseline, a searched trial, a control. Every run goes through the one loop in ``train/loop.py`` and runs differ in their
-configuration alone.
+baseline, a searched trial, a control. Every run goes through the one loop in ``training/loop.py`` and runs differ in
+their configuration alone.
 
 Each class checks its own values in ``problems()`` and returns sentences; nothing here raises while a job is being read.
 """

@@ -45,7 +45,7 @@ def execute_here(tasks: Sequence[Task]) -> list[RunResult]:
 
 
 def _run(task: Task) -> RunResult:
-    from hybrid_ray.train.loop import train  # here, so that the statistics need no torch
+    from hybrid_ray.training.loop import train  # here, so that the statistics need no torch
 
     try:
         return train(task.run, directory=task.directory)

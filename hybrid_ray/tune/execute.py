@@ -10,8 +10,8 @@ from hybrid_ray.config import JobConfig, RunConfig
 from hybrid_ray.errors import HybridRayError, TrialOutOfMemory
 from hybrid_ray.evaluate.execute import Task, execute_here, failed_result
 from hybrid_ray.run_result import RunResult
-from hybrid_ray.train.device import choose_device
-from hybrid_ray.train.fingerprint import machine
+from hybrid_ray.training.hardware.fingerprint import machine
+from hybrid_ray.training.hardware.placement import choose_device
 from hybrid_ray.tune.cluster import CONTROLLER_CPUS
 from hybrid_ray.tune.limits import Budget, StopFlag
 from hybrid_ray.tune.trial import in_one_line
@@ -141,7 +141,7 @@ def _run(task: Task) -> RunResult:
 
 def _run_with_workers(job: JobConfig, storage: Path, task: Task) -> RunResult:
     """In a task that only holds a TorchTrainer; its workers ask for processors of their own."""
-    from hybrid_ray.train.worker import fit_with_workers
+    from hybrid_ray.training.ray_worker import fit_with_workers
 
     try:
         return fit_with_workers(

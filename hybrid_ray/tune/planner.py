@@ -22,8 +22,8 @@ from hybrid_ray.models.build import build_model, check_preset
 from hybrid_ray.models.shapes import PRESETS, flops_per_token
 from hybrid_ray.run_result import RunResult
 from hybrid_ray.storage.study_store import read_json
-from hybrid_ray.train.bench import synchronize
-from hybrid_ray.train.fingerprint import machine
+from hybrid_ray.training.hardware.fingerprint import machine
+from hybrid_ray.training.setup import synchronize
 from hybrid_ray.tune.cluster import Resources, concurrency, local_resources, ray_session, temporary_root
 from hybrid_ray.tune.fit import Fit, fit, free_memory, room, sharing
 from hybrid_ray.tune.limits import check_budget

@@ -17,7 +17,7 @@ from hybrid_ray.evaluate.cache import cached
 from hybrid_ray.evaluate.compare import compare
 from hybrid_ray.run_result import Evaluation, RunResult, Status, StepRecord
 from hybrid_ray.storage.study_store import write_atomic
-from hybrid_ray.train.worker import fit_with_workers
+from hybrid_ray.training.ray_worker import fit_with_workers
 from hybrid_ray.tune.cluster import concurrency, ray_session
 from hybrid_ray.tune.execute import RayExecute, machine_of_runs
 from hybrid_ray.tune.limits import Budget, StopFlag
@@ -53,7 +53,7 @@ def train_once(job: JobConfig, *, arm: Literal["baseline", "hybrid"], directory:
     run = job.run() if arm == "hybrid" else baseline(job.run())
     _check_directory(directory, run)
     if run.workers == 1:
-        from hybrid_ray.train.loop import train
+        from hybrid_ray.training.loop import train
 
         return train(run, reporter=_Progress(run.train.steps), directory=directory)
     with ray_session(job):

@@ -78,7 +78,7 @@ def trial(config: dict[str, Any], *, spec: TrialSpec) -> None:
     """A Tune function for one device. ``config``: the trial's number and its params."""
     from ray import tune
 
-    from hybrid_ray.train.loop import train
+    from hybrid_ray.training.loop import train
 
     directory = spec.directory(config["number"])
     reporter = TrialReporter(tune.report, yardstick=spec.yardstick, steps=spec.job.train.steps)
@@ -98,7 +98,7 @@ def trial_with_workers(config: dict[str, Any], *, spec: TrialSpec) -> None:
     from ray.train import TrainingFailedError
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    from hybrid_ray.train.worker import fit_with_workers
+    from hybrid_ray.training.ray_worker import fit_with_workers
 
     directory = spec.directory(config["number"])
     callback = TuneReportCallback()  # type: ignore[no-untyped-call]

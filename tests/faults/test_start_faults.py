@@ -25,12 +25,12 @@ from hybrid_ray.errors import TrialOutOfMemory
 from hybrid_ray.models import GPT2
 from hybrid_ray.objective import Baseline, mismatches
 from hybrid_ray.run_result import RunResult, StepRecord
-from hybrid_ray.train.calibrate import Pace
-from hybrid_ray.train.checkpoint import load
-from hybrid_ray.train.fallback import settings
-from hybrid_ray.train.loop import train
-from hybrid_ray.train.out_of_memory import is_out_of_memory
-from hybrid_ray.train.parallel import process_group, rank
+from hybrid_ray.training.checkpoint.files import load
+from hybrid_ray.training.distributed import process_group, rank
+from hybrid_ray.training.hardware.out_of_memory import is_out_of_memory
+from hybrid_ray.training.loop import train
+from hybrid_ray.training.start import settings
+from hybrid_ray.training.step_timer import Pace
 
 CYCLES = HybridConfig(warmup_steps=6, full_steps=4, correct_steps=2, prediction_horizon=3, confidence_threshold=0.0)
 
@@ -131,7 +131,7 @@ import json, resource
 from dataclasses import replace
 from pathlib import Path
 from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, RunConfig, TrainConfig
-from hybrid_ray.train.loop import train
+from hybrid_ray.training.loop import train
 
 settings = TrainConfig(steps=10, batch_size=2, sequence_length=64, evaluations=1, calibration_steps=5)
 data = DataConfig(max_bytes=1_000_000, heldout_tokens=8192)
@@ -204,7 +204,7 @@ def test_no_optimizer_of_the_start_is_there_when_the_run_begins() -> None:
     gc.disable()
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("hybrid_ray.train.fallback.Pace", Pacing)
+            patch.setattr("hybrid_ray.training.start.Pace", Pacing)
             train(run_of(steps=10, evaluations=1), reporter=Counts())
     finally:
         gc.enable()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, RunConfig, TrainConfig
-from hybrid_ray.train.loop import train
+from hybrid_ray.training.loop import train
 
 GOLDEN = {15: 3.86913, 30: 2.98094, 45: 2.74812, 60: 2.67893}
 

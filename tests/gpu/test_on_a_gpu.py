@@ -9,7 +9,7 @@ from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, RunConfig, 
 from hybrid_ray.data import prepare
 from hybrid_ray.memory.estimate import memory_need
 from hybrid_ray.run_result import RunResult
-from hybrid_ray.train.loop import train
+from hybrid_ray.training.loop import train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

@@ -16,8 +16,8 @@ import torch
 from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, ResourcesConfig, RunConfig, TrainConfig
 from hybrid_ray.errors import TrialOutOfMemory
 from hybrid_ray.run_result import StepRecord
-from hybrid_ray.train.loop import train
-from hybrid_ray.train.worker import EvaluationReporter, Send, fit_with_workers
+from hybrid_ray.training.loop import train
+from hybrid_ray.training.ray_worker import EvaluationReporter, Send, fit_with_workers
 
 pytestmark = [
     pytest.mark.ray_local,

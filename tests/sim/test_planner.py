@@ -18,8 +18,8 @@ from hybrid_ray.evaluate.arms import baseline
 from hybrid_ray.evaluate.cache import baseline_key
 from hybrid_ray.evaluate.execute import Task, execute_here
 from hybrid_ray.storage.study_store import read_json
-from hybrid_ray.train.device import choose_device
-from hybrid_ray.train.fingerprint import machine
+from hybrid_ray.training.hardware.fingerprint import machine
+from hybrid_ray.training.hardware.placement import choose_device
 from hybrid_ray.tune import planner
 from hybrid_ray.tune.cluster import Resources, concurrency, temporary_root
 from hybrid_ray.tune.driver import run_study

@@ -14,7 +14,7 @@ from hybrid_ray.config import HybridConfig, ModelConfig, RunConfig, Split, Train
 from hybrid_ray.data import Dataset
 from hybrid_ray.memory.trace import Numbers
 from hybrid_ray.run_result import Replay
-from hybrid_ray.train.bench import Bench
+from hybrid_ray.training.setup import Bench
 
 CPU = torch.device("cpu")
 

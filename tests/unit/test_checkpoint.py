@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 
 from hybrid_ray.errors import CheckpointError
 from hybrid_ray.run_result import RunResult, StepRecord
-from hybrid_ray.train import checkpoint
-from hybrid_ray.train.loop import train
+from hybrid_ray.training.checkpoint import files as checkpoint
+from hybrid_ray.training.loop import train
 
 RUN = micro_run(hybrid=CYCLES, steps=48, dropout=0.1, evaluations=2, checkpoint_every=7)
 IN_PREDICT, IN_CORRECT = 22, 30

@@ -10,8 +10,8 @@ import torch
 from micro_runs import Listener, micro_run
 from torch import Tensor, nn
 
-from hybrid_ray.train.compile import compile_forward
-from hybrid_ray.train.loop import train
+from hybrid_ray.training.compile import compile_forward
+from hybrid_ray.training.loop import train
 
 X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
 

@@ -10,9 +10,9 @@ from micro_runs import Listener, micro_run
 from hybrid_ray.config import ResourcesConfig
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.run_result import StepRecord
-from hybrid_ray.train.device import check_placement, choose_device
-from hybrid_ray.train.loop import train
-from hybrid_ray.train.worker import fit_with_workers
+from hybrid_ray.training.hardware.placement import check_placement, choose_device
+from hybrid_ray.training.loop import train
+from hybrid_ray.training.ray_worker import fit_with_workers
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 

@@ -16,8 +16,8 @@ from hybrid_ray.data.digits import heldout_digits, prepare_digits
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.memory.estimate import memory_need
 from hybrid_ray.models import CNN
-from hybrid_ray.train.heldout import heldout_loss
-from hybrid_ray.train.loop import train
+from hybrid_ray.training.heldout import heldout_loss
+from hybrid_ray.training.loop import train
 from hybrid_ray.tune.planner import plan
 
 DIGITS = {"model": {"preset": "cnn"}, "data": {"corpus": "digits"}}

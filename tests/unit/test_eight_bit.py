@@ -20,7 +20,7 @@ from hybrid_ray.errors import ConfigError
 from hybrid_ray.models import build_model
 from hybrid_ray.optim import build_optimizer, build_schedule, eight_bit
 from hybrid_ray.optim.offload import StateOffload, state_tensors
-from hybrid_ray.train.loop import train as run_training
+from hybrid_ray.training.loop import train as run_training
 
 
 @pytest.fixture(autouse=True)

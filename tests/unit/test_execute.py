@@ -15,7 +15,7 @@ from hybrid_ray.evaluate.arms import baseline
 from hybrid_ray.evaluate.cache import RunCache, baseline_key, cached
 from hybrid_ray.evaluate.execute import Task, execute_here, execute_missing, failed_result, stored_result
 from hybrid_ray.run_result import RunResult
-from hybrid_ray.train import loop
+from hybrid_ray.training import loop
 
 MACHINE = {"hardware": "cpu", "software": {"torch": "2.13"}}
 PLAIN = baseline(RunConfig())

@@ -19,11 +19,11 @@ from hybrid_ray.method.trainer import StepResult
 from hybrid_ray.models import build_model
 from hybrid_ray.optim import build_optimizer, build_schedule
 from hybrid_ray.run_result import RunResult, StepRecord
-from hybrid_ray.train.accounts import Accounts
-from hybrid_ray.train.calibrate import middle_mean
-from hybrid_ray.train.course import evaluation_points
-from hybrid_ray.train.fingerprint import machine
-from hybrid_ray.train.loop import train
+from hybrid_ray.training.costs import Accounts
+from hybrid_ray.training.hardware.fingerprint import machine
+from hybrid_ray.training.loop import train
+from hybrid_ray.training.run import evaluation_points
+from hybrid_ray.training.step_timer import middle_mean
 
 
 def losses(listener: Listener) -> list[float]:

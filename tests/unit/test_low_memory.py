@@ -21,7 +21,7 @@ from hybrid_ray.errors import ConfigError
 from hybrid_ray.method import HybridTrainer
 from hybrid_ray.optim import build_optimizer
 from hybrid_ray.run_result import StepRecord
-from hybrid_ray.train.loop import train
+from hybrid_ray.training.loop import train
 
 BF16 = {"weights": "bf16", "precision": "bf16"}
 

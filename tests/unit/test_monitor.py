@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from hybrid_ray import doctor
-from hybrid_ray.train import monitor as monitor_module
-from hybrid_ray.train.monitor import GpuMonitor, NullMonitor, gpus, watch
+from hybrid_ray.training.telemetry import monitor as monitor_module
+from hybrid_ray.training.telemetry.monitor import GpuMonitor, NullMonitor, gpus, watch
 
 
 def nvml_answers() -> bool:

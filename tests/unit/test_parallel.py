@@ -9,8 +9,8 @@ import torch
 from micro_runs import CYCLES, Listener, micro_run
 
 from hybrid_ray.run_result import Evaluation, RunResult, Status, StepRecord
-from hybrid_ray.train.loop import train
-from hybrid_ray.train.parallel import process_group, rank
+from hybrid_ray.training.distributed import process_group, rank
+from hybrid_ray.training.loop import train
 
 pytestmark = pytest.mark.slow
 RUN = micro_run(hybrid=CYCLES, steps=30, evaluations=2)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid_ray.train.phase_meter import PhaseMeter
+from hybrid_ray.training.telemetry.phase_meter import PhaseMeter
 
 
 def test_phases_longer_than_an_interval_get_what_they_drew() -> None:

@@ -9,7 +9,7 @@ from micro_runs import CYCLES, Listener, micro_run
 from hybrid_ray.config import DataConfig, ModelConfig
 from hybrid_ray.data import Corpus, prepare
 from hybrid_ray.run_result import RunResult
-from hybrid_ray.train.loop import train
+from hybrid_ray.training.loop import train
 
 
 def test_a_finished_run_writes_and_is_otherwise_as_it_was() -> None:

@@ -17,8 +17,8 @@ from hybrid_ray.method.trainer import HybridTrainer
 from hybrid_ray.models import CNN, GPT2, build_model
 from hybrid_ray.optim import build_optimizer, build_schedule
 from hybrid_ray.run_result import Replay
-from hybrid_ray.train.compile import Compiled, compile_forward
-from hybrid_ray.train.parallel import full_weights, load_weights, rank, world_size, wrap
+from hybrid_ray.training.compile import Compiled, compile_forward
+from hybrid_ray.training.distributed import full_weights, load_weights, rank, world_size, wrap
 
 __all__ = ["Bench", "Training", "synchronize"]
 
@@ -56,7 +56,7 @@ class Bench:
         module: the bare model: its weights, and what is evaluated.
         model: the module as it is trained: itself, in DDP, or sharded.
         compiled: how its forward is called.
-        micro_batch_size: sequences in one forward on one worker: as the run says, or fewer (`train/fallback.py`).
+        micro_batch_size: sequences in one forward on one worker: as the run says, or fewer (`training/start.py`).
         fallbacks: what did not work before, one sentence a setting.
     """
 

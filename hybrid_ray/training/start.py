@@ -18,11 +18,11 @@ from hybrid_ray.config import RunConfig
 from hybrid_ray.data import Dataset
 from hybrid_ray.errors import TrialOutOfMemory
 from hybrid_ray.run_result import Replay
-from hybrid_ray.train.accounts import Accounts
-from hybrid_ray.train.bench import Bench
-from hybrid_ray.train.calibrate import Pace
-from hybrid_ray.train.out_of_memory import free_memory, is_out_of_memory
-from hybrid_ray.train.parallel import any_rank, world_size
+from hybrid_ray.training.costs import Accounts
+from hybrid_ray.training.distributed import any_rank, world_size
+from hybrid_ray.training.hardware.out_of_memory import free_memory, is_out_of_memory
+from hybrid_ray.training.setup import Bench
+from hybrid_ray.training.step_timer import Pace
 
 __all__ = ["Setting", "settings", "start"]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hybrid_ray.config import Split
 from hybrid_ray.data import Dataset
 from hybrid_ray.run_result import Heldout
-from hybrid_ray.train.parallel import rank, reshard, sum_over_ranks, world_size
+from hybrid_ray.training.distributed import rank, reshard, sum_over_ranks, world_size
 
 __all__ = ["heldout_loss"]
 

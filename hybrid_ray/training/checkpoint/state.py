@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from hybrid_ray.train import checkpoint
-from hybrid_ray.train.accounts import Accounts
-from hybrid_ray.train.bench import Bench, Training
-from hybrid_ray.train.parallel import full_weights, load_weights
+from hybrid_ray.training.checkpoint import files as checkpoint
+from hybrid_ray.training.costs import Accounts
+from hybrid_ray.training.distributed import full_weights, load_weights
+from hybrid_ray.training.setup import Bench, Training
 
 __all__ = ["restore", "save"]
 

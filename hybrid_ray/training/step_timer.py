@@ -9,8 +9,8 @@ import torch
 from hybrid_ray.config import RunConfig
 from hybrid_ray.method.gradients import compute_gradients
 from hybrid_ray.method.step_clock import StepClock
-from hybrid_ray.train.bench import Bench, synchronize
-from hybrid_ray.train.parallel import from_first_rank
+from hybrid_ray.training.distributed import from_first_rank
+from hybrid_ray.training.setup import Bench, synchronize
 
 __all__ = ["Pace", "middle_mean"]
 

@@ -31,7 +31,7 @@ from torch import Tensor
 from hybrid_ray.config import RunConfig
 from hybrid_ray.errors import CheckpointError
 from hybrid_ray.storage.fsync import sync_to_disk
-from hybrid_ray.train.parallel import any_rank, rank
+from hybrid_ray.training.distributed import any_rank, rank
 
 __all__ = ["Checkpoint", "load", "save"]
 

@@ -12,8 +12,8 @@ import torch
 from hybrid_ray.config import ResourcesConfig, RunConfig
 from hybrid_ray.errors import ConfigError, TrialOutOfMemory
 from hybrid_ray.run_result import Evaluation, RunResult, Status, StepRecord
-from hybrid_ray.train.loop import train
-from hybrid_ray.train.reporter import Reporter
+from hybrid_ray.training.loop import train
+from hybrid_ray.training.reporter import Reporter
 
 __all__ = ["EvaluationReporter", "ReporterFactory", "fit_with_workers", "train_worker"]
 

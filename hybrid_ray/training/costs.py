@@ -15,7 +15,7 @@ import torch
 
 from hybrid_ray.method.trainer import StepResult
 from hybrid_ray.run_result import Evaluation
-from hybrid_ray.train.marks import Marks
+from hybrid_ray.training.marks import Marks
 
 __all__ = ["Accounts"]
 

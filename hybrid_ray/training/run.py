@@ -10,17 +10,17 @@ import torch
 from hybrid_ray.config import Split, TrainConfig
 from hybrid_ray.errors import Diverged
 from hybrid_ray.run_result import Evaluation, Heldout, RunResult, Status, StepRecord
-from hybrid_ray.train import resume
-from hybrid_ray.train.accounts import Accounts
-from hybrid_ray.train.bench import Bench, Training
-from hybrid_ray.train.calibrate import Pace
-from hybrid_ray.train.device import check_placement
-from hybrid_ray.train.fingerprint import fingerprint
-from hybrid_ray.train.heldout import heldout_loss
-from hybrid_ray.train.monitor import Monitor, device_name, energy_of_all
-from hybrid_ray.train.parallel import from_first_rank, rank, sum_over_ranks, world_size
-from hybrid_ray.train.reporter import Reporter, Reporters, RunWriter
-from hybrid_ray.train.sample import sample
+from hybrid_ray.training.checkpoint import state as resume
+from hybrid_ray.training.costs import Accounts
+from hybrid_ray.training.distributed import from_first_rank, rank, sum_over_ranks, world_size
+from hybrid_ray.training.generated_text import sample
+from hybrid_ray.training.hardware.fingerprint import fingerprint
+from hybrid_ray.training.hardware.placement import check_placement
+from hybrid_ray.training.heldout import heldout_loss
+from hybrid_ray.training.reporter import Reporter, Reporters, RunWriter
+from hybrid_ray.training.setup import Bench, Training
+from hybrid_ray.training.step_timer import Pace
+from hybrid_ray.training.telemetry.monitor import Monitor, device_name, energy_of_all
 
 __all__ = ["Course", "evaluation_points"]
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from hybrid_ray.train.out_of_memory import free_memory, is_out_of_memory
+from hybrid_ray.training.hardware.out_of_memory import free_memory, is_out_of_memory
 
 __all__ = ["Compiled", "compile_forward"]
 

@@ -4,8 +4,8 @@ import torch
 
 from hybrid_ray.data import Corpus
 from hybrid_ray.models import GPT2, generate
-from hybrid_ray.train.bench import Bench
-from hybrid_ray.train.parallel import rank
+from hybrid_ray.training.distributed import rank
+from hybrid_ray.training.setup import Bench
 
 __all__ = ["sample"]
 

@@ -10,16 +10,16 @@ from hybrid_ray.config import RunConfig
 from hybrid_ray.data import prepare
 from hybrid_ray.errors import ConfigError, Diverged, TrialOutOfMemory
 from hybrid_ray.run_result import Replay, RunResult, Status, StepRecord
-from hybrid_ray.train.accounts import Accounts
-from hybrid_ray.train.bench import synchronize
-from hybrid_ray.train.course import Course
-from hybrid_ray.train.device import check_placement, choose_device
-from hybrid_ray.train.fallback import start
-from hybrid_ray.train.interruption import StopRequest
-from hybrid_ray.train.monitor import Monitor, watch
-from hybrid_ray.train.out_of_memory import free_memory, is_out_of_memory
-from hybrid_ray.train.parallel import any_rank, world_size
-from hybrid_ray.train.reporter import NullReporter, Reporter
+from hybrid_ray.training.costs import Accounts
+from hybrid_ray.training.distributed import any_rank, world_size
+from hybrid_ray.training.hardware.out_of_memory import free_memory, is_out_of_memory
+from hybrid_ray.training.hardware.placement import check_placement, choose_device
+from hybrid_ray.training.interruption import StopRequest
+from hybrid_ray.training.reporter import NullReporter, Reporter
+from hybrid_ray.training.run import Course
+from hybrid_ray.training.setup import synchronize
+from hybrid_ray.training.start import start
+from hybrid_ray.training.telemetry.monitor import Monitor, watch
 
 __all__ = ["train"]
 
@@ -131,7 +131,7 @@ def _place(run: RunConfig) -> torch.device:
     if world_size() != run.workers:
         raise ConfigError(
             f"the run has workers: {run.workers} but {world_size()} rank(s) are here: start it through "
-            "hybrid_ray.train.worker.fit_with_workers, or set workers to the number of ranks"
+            "hybrid_ray.training.ray_worker.fit_with_workers, or set workers to the number of ranks"
         )
     torch.set_num_threads(run.train.threads)
     return choose_device(run)
