@@ -33,11 +33,11 @@ import numpy as np
 
 from hybrid_ray.config import JobConfig
 from hybrid_ray.config.jobfile import read_job
-from hybrid_ray.evaluate.arms import frontier_runs
-from hybrid_ray.evaluate.statistics import median_interval
-from hybrid_ray.evaluate.summary import INERT_SHARE
+from hybrid_ray.evaluation.arms import frontier_runs
+from hybrid_ray.evaluation.scoring import Yardstick, claimable
+from hybrid_ray.evaluation.statistics import median_interval
+from hybrid_ray.evaluation.summary import INERT_SHARE
 from hybrid_ray.tune.candidates import params_of
-from hybrid_ray.tune.measure import Yardstick, claimable
 from hybrid_ray.tune.scheduler import grace_steps
 from hybrid_ray.tune.simulator import SimulatedStudy, simulate
 from hybrid_ray.tune.space import load_space, settings

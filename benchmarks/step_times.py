@@ -3,8 +3,8 @@
     python benchmarks/step_times.py [--sizes nano seeds full] [--json FILE]
 
 The hybrid side is a whole run of `hybrid_ray.training.loop.train`. After each of its nominal steps one step of a
-baseline of its own (same model, batch, trainer with prediction off) is done, so that neighbours disturb both alike. Random
-tokens; confidence is not asked (threshold 0), so that there are predicted steps to time. By phase: the median of a
+baseline of its own (same model, batch, trainer with prediction off) is done, so that neighbours disturb both alike.
+Random tokens; confidence is not asked (threshold 0), so that there are predicted steps to time. By phase: the median of a
 step's synchronised seconds, the first of each phase left out. By part: seconds of the trainer's own clock over real
 steps, ``predict`` over predicted ones; ``overhead`` is what the trainer does beside training.
 

@@ -27,12 +27,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from hybrid_ray.config import JobConfig
 from hybrid_ray.config.jobfile import read_job
-from hybrid_ray.evaluate.arms import frontier_runs
-from hybrid_ray.evaluate.confirm import fresh_seeds
-from hybrid_ray.evaluate.execute import Execute, Task, execute_here, execute_missing
-from hybrid_ray.evaluate.paired import Candidate, run_arms
+from hybrid_ray.evaluation.arms import frontier_runs
+from hybrid_ray.evaluation.confirm import fresh_seeds
+from hybrid_ray.evaluation.paired import Candidate, run_arms
+from hybrid_ray.evaluation.runner import Execute, Task, execute_here, execute_missing
+from hybrid_ray.evaluation.scoring import Yardstick
 from hybrid_ray.run_result import RunResult
-from hybrid_ray.tune.measure import Yardstick
 from hybrid_ray.tune.surface import write_surface
 
 TABLE = Path("tests/sim/nano_surface.parquet")

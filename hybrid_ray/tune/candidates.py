@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from hybrid_ray.config import JobConfig
-from hybrid_ray.evaluate.paired import Candidate
+from hybrid_ray.evaluation.paired import Candidate
 from hybrid_ray.objective import ranked
 from hybrid_ray.tune.space import settings
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from hybrid_ray.config import JobConfig, RunConfig
 from hybrid_ray.errors import HybridRayError, TrialOutOfMemory
-from hybrid_ray.evaluate.execute import Task, execute_here, failed_result
+from hybrid_ray.evaluation.runner import Task, execute_here, failed_result
 from hybrid_ray.run_result import RunResult
 from hybrid_ray.training.hardware.fingerprint import machine
 from hybrid_ray.training.hardware.placement import choose_device
@@ -23,7 +23,7 @@ _LONGEST_WAIT = 600.0  # seconds for a first free worker
 
 
 class RayExecute:
-    """An ``Execute`` (evaluate/execute.py) over the Ray that is joined.
+    """An ``Execute`` (evaluation/runner.py) over the Ray that is joined.
 
     Args:
         job: what one run gets of the cluster.

@@ -15,8 +15,8 @@ from hybrid_ray.config import JobConfig, ResourcesConfig, RunConfig
 from hybrid_ray.data.cache import cache_root
 from hybrid_ray.data.dataset import Dataset, prepare
 from hybrid_ray.errors import ConfigError, StoreError
-from hybrid_ray.evaluate.arms import CONTROLS, baseline, frontier_runs
-from hybrid_ray.evaluate.cache import RunCache, baseline_key
+from hybrid_ray.evaluation.arms import CONTROLS, baseline, frontier_runs
+from hybrid_ray.evaluation.run_cache import RunCache, baseline_key
 from hybrid_ray.memory.estimate import memory_need, size_text
 from hybrid_ray.models.build import build_model, check_preset
 from hybrid_ray.models.shapes import PRESETS, flops_per_token

@@ -24,8 +24,8 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from hybrid_ray.evaluate.summary import INERT_SHARE
-from hybrid_ray.tune.measure import MEASURES
+from hybrid_ray.evaluation.scoring import MEASURES
+from hybrid_ray.evaluation.summary import INERT_SHARE
 
 __all__ = ["INTERRUPTED", "Listener", "OptunaSearcher", "queue_again", "tell", "values_of", "was_interrupted"]
 

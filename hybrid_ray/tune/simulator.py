@@ -21,13 +21,13 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
 from hybrid_ray.config import JobConfig
-from hybrid_ray.evaluate.arms import frontier_runs
-from hybrid_ray.evaluate.confirm import confirm
-from hybrid_ray.evaluate.frontier import Frontier
+from hybrid_ray.evaluation.arms import frontier_runs
+from hybrid_ray.evaluation.confirm import confirm
+from hybrid_ray.evaluation.frontier import Frontier
+from hybrid_ray.evaluation.scoring import Yardstick, failed_measures
 from hybrid_ray.run_result import Evaluation, RunResult
 from hybrid_ray.tune.candidates import best_candidates
 from hybrid_ray.tune.journal import queue_settings
-from hybrid_ray.tune.measure import Yardstick, failed_measures
 from hybrid_ray.tune.sampler import build_sampler
 from hybrid_ray.tune.scheduler import build_scheduler
 from hybrid_ray.tune.searcher import OptunaSearcher

@@ -12,9 +12,9 @@ from hybrid_ray.config import JobConfig, RunConfig
 from hybrid_ray.config.jobfile import dump_job, read_job, variant_jobs
 from hybrid_ray.data import prepare
 from hybrid_ray.errors import ConfigError
-from hybrid_ray.evaluate.arms import baseline
-from hybrid_ray.evaluate.cache import cached
-from hybrid_ray.evaluate.compare import compare
+from hybrid_ray.evaluation.arms import baseline
+from hybrid_ray.evaluation.compare import compare
+from hybrid_ray.evaluation.run_cache import cached
 from hybrid_ray.run_result import Evaluation, RunResult, Status, StepRecord
 from hybrid_ray.storage.study_store import write_atomic
 from hybrid_ray.training.ray_worker import fit_with_workers

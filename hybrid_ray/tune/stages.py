@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 from hybrid_ray.data import prepare
 from hybrid_ray.errors import HybridRayError
-from hybrid_ray.evaluate.arms import frontier_runs
-from hybrid_ray.evaluate.cache import cached
-from hybrid_ray.evaluate.comparable import comparable, fingerprint_of
-from hybrid_ray.evaluate.confirm import confirm
-from hybrid_ray.evaluate.execute import Task
-from hybrid_ray.evaluate.frontier import Frontier
+from hybrid_ray.evaluation.arms import frontier_runs
+from hybrid_ray.evaluation.comparable import comparable, fingerprint_of
+from hybrid_ray.evaluation.confirm import confirm
+from hybrid_ray.evaluation.frontier import Frontier
+from hybrid_ray.evaluation.run_cache import cached
+from hybrid_ray.evaluation.runner import Task
+from hybrid_ray.evaluation.scoring import Yardstick
 from hybrid_ray.results.report import write_report
 from hybrid_ray.run_result import RunResult
 from hybrid_ray.storage.study_store import read_json
@@ -23,7 +24,6 @@ from hybrid_ray.tune.display import Display, show
 from hybrid_ray.tune.execute import RayExecute, machine_of_runs
 from hybrid_ray.tune.journal import counted_trials, open_study, queue_settings, reconcile
 from hybrid_ray.tune.limits import Budget, StopFlag, Stopped
-from hybrid_ray.tune.measure import Yardstick
 from hybrid_ray.tune.planner import Plan, run_cache
 from hybrid_ray.tune.space import SearchSpace
 from hybrid_ray.tune.study import StudyDirectory

@@ -17,8 +17,8 @@ import yaml
 from hybrid_ray.config import HybridConfig, JobConfig, RunConfig
 from hybrid_ray.config.jobfile import dump_job, job_from_dict
 from hybrid_ray.errors import ConfigError
-from hybrid_ray.evaluate.arms import frontier_runs
-from hybrid_ray.evaluate.execute import Task, failed_result
+from hybrid_ray.evaluation.arms import frontier_runs
+from hybrid_ray.evaluation.runner import Task, failed_result
 from hybrid_ray.run_result import Replay, RunResult
 from hybrid_ray.tune.space import load_space
 from hybrid_ray.tune.study import differences

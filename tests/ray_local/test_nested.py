@@ -11,7 +11,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.util.placement_group import placement_group_table
 
 from hybrid_ray.config import ConfirmConfig, ObjectiveConfig, ResourcesConfig, SearchConfig
-from hybrid_ray.evaluate import frontier
+from hybrid_ray.evaluation import frontier
 from hybrid_ray.results.load import load_study
 from hybrid_ray.tune import search, stages
 from hybrid_ray.tune.driver import run_study

@@ -8,10 +8,10 @@ import pytest
 from micro_jobs import plain_result
 
 from hybrid_ray.config import ObjectiveConfig
-from hybrid_ray.evaluate.frontier import Frontier
+from hybrid_ray.evaluation.frontier import Frontier
+from hybrid_ray.evaluation.scoring import Yardstick, claimable
 from hybrid_ray.objective import Baseline
 from hybrid_ray.run_result import Evaluation, Heldout, StepRecord
-from hybrid_ray.tune.measure import Yardstick, claimable
 from hybrid_ray.tune.trial import TrialReporter, attempt
 
 

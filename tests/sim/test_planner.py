@@ -14,9 +14,9 @@ from micro_jobs import micro_job
 from hybrid_ray.config import BudgetConfig, JobConfig, ModelConfig, ResourcesConfig, SearchConfig, TrainConfig
 from hybrid_ray.data import prepare
 from hybrid_ray.errors import ConfigError
-from hybrid_ray.evaluate.arms import baseline
-from hybrid_ray.evaluate.cache import baseline_key
-from hybrid_ray.evaluate.execute import Task, execute_here
+from hybrid_ray.evaluation.arms import baseline
+from hybrid_ray.evaluation.run_cache import baseline_key
+from hybrid_ray.evaluation.runner import Task, execute_here
 from hybrid_ray.storage.study_store import read_json
 from hybrid_ray.training.hardware.fingerprint import machine
 from hybrid_ray.training.hardware.placement import choose_device

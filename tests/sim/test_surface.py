@@ -8,8 +8,8 @@ import pytest
 from nano_surface import TABLE, surface, table_job
 
 from hybrid_ray.errors import ConfigError
-from hybrid_ray.evaluate.arms import frontier_runs
-from hybrid_ray.evaluate.execute import Task
+from hybrid_ray.evaluation.arms import frontier_runs
+from hybrid_ray.evaluation.runner import Task
 from hybrid_ray.tune.surface import Knobs, Surface
 
 

@@ -7,12 +7,12 @@ import pytest
 
 from hybrid_ray.config import ConfirmConfig, DataConfig, HybridConfig, JobConfig, ModelConfig, SearchConfig, TrainConfig
 from hybrid_ray.config.jobfile import dump_job
-from hybrid_ray.evaluate.arms import frontier_runs
-from hybrid_ray.evaluate.confirm import Candidate, confirm
-from hybrid_ray.evaluate.execute import Task, execute_here
-from hybrid_ray.evaluate.frontier import Frontier
+from hybrid_ray.evaluation.arms import frontier_runs
+from hybrid_ray.evaluation.confirm import Candidate, confirm
+from hybrid_ray.evaluation.frontier import Frontier
+from hybrid_ray.evaluation.runner import Task, execute_here
+from hybrid_ray.evaluation.scoring import MEASURES, Yardstick
 from hybrid_ray.storage.study_store import StudyStore, write_atomic
-from hybrid_ray.tune.measure import MEASURES, Yardstick
 
 KNOBS = ({"prediction_horizon": 2}, {"prediction_horizon": 5}, {"prediction_horizon": 1})
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from hybrid_ray.code_version import RUN_PARTS, source_hashes
 from hybrid_ray.config import RunConfig
-from hybrid_ray.evaluate.execute import Task
+from hybrid_ray.evaluation.runner import Task
 from hybrid_ray.run_result import Evaluation, Heldout, Replay, RunResult
 
 SHARE = 0.3  # of a simulated hybrid's steps that are predicted

@@ -14,8 +14,8 @@ from typing import Any
 
 from hybrid_ray.config import ConfirmConfig, JobConfig, SearchConfig
 from hybrid_ray.config.jobfile import dump_job
-from hybrid_ray.evaluate.frontier import Frontier
-from hybrid_ray.evaluate.summary import comparisons, net_speedup, rows, verdict
+from hybrid_ray.evaluation.frontier import Frontier
+from hybrid_ray.evaluation.summary import comparisons, net_speedup, rows, verdict
 from hybrid_ray.objective import degradation, score
 from hybrid_ray.run_result import Evaluation, Heldout, Replay, RunResult
 from hybrid_ray.storage.study_store import StudyStore, write_atomic

@@ -8,7 +8,7 @@ import pytest
 from simulated_runs import result
 
 from hybrid_ray.config import ControlArm, HybridConfig, JobConfig, RunConfig, TrainConfig
-from hybrid_ray.evaluate.arms import CONTROLS, baseline, control, frontier_run, frontier_runs
+from hybrid_ray.evaluation.arms import CONTROLS, baseline, control, frontier_run, frontier_runs
 
 RUN = RunConfig(arm="hybrid", seed=7, train=TrainConfig(steps=600), hybrid=HybridConfig(prediction_horizon=9))
 DONE = result(RUN, real_steps=420, predicted_steps=180, train_seconds=450.9 * 0.02)

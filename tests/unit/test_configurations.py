@@ -7,9 +7,9 @@ import pytest
 from simulated_runs import law, result
 
 from hybrid_ray.config import RunConfig
-from hybrid_ray.evaluate.arms import baseline
-from hybrid_ray.evaluate.configurations import configurations
-from hybrid_ray.evaluate.frontier import Frontier
+from hybrid_ray.evaluation.arms import baseline
+from hybrid_ray.evaluation.configurations import configurations
+from hybrid_ray.evaluation.frontier import Frontier
 from hybrid_ray.run_result import RunResult
 
 FRONTIER = Frontier.from_points((steps, law(steps)) for steps in (200, 300, 400, 500, 600, 700))

@@ -12,12 +12,12 @@ from simulated_runs import Simulator, law, result
 
 from hybrid_ray.config import CompareConfig, ConfirmConfig, HybridConfig, JobConfig, RunConfig
 from hybrid_ray.errors import ConfigError, HybridRayError
-from hybrid_ray.evaluate.arms import frontier_runs
-from hybrid_ray.evaluate.compare import compare, decide
-from hybrid_ray.evaluate.confirm import Candidate, confirm, fresh_seeds
-from hybrid_ray.evaluate.execute import Task
-from hybrid_ray.evaluate.frontier import Frontier
-from hybrid_ray.evaluate.summary import net_speedup, verdict
+from hybrid_ray.evaluation.arms import frontier_runs
+from hybrid_ray.evaluation.compare import compare, decide
+from hybrid_ray.evaluation.confirm import Candidate, confirm, fresh_seeds
+from hybrid_ray.evaluation.frontier import Frontier
+from hybrid_ray.evaluation.runner import Task
+from hybrid_ray.evaluation.summary import net_speedup, verdict
 
 JOB = JobConfig()
 NOWHERE = Path("nowhere")

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from simulated_runs import law, result
 
 from hybrid_ray.config import FrontierConfig, RunConfig
-from hybrid_ray.evaluate.arms import frontier_run
-from hybrid_ray.evaluate.frontier import Frontier
+from hybrid_ray.evaluation.arms import frontier_run
+from hybrid_ray.evaluation.frontier import Frontier
 
 LENGTHS = FrontierConfig().lengths
 CLEAN = Frontier.from_results([result(frontier_run(RunConfig(), length)) for length in LENGTHS], "search")

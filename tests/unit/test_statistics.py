@@ -10,8 +10,8 @@ from scipy import stats
 from simulated_runs import result
 
 from hybrid_ray.config import RunConfig
-from hybrid_ray.evaluate.looks import Looks, power, seeds_needed
-from hybrid_ray.evaluate.statistics import (
+from hybrid_ray.evaluation.interim_analyses import Looks, power, seeds_needed
+from hybrid_ray.evaluation.statistics import (
     bootstrap_interval,
     holm,
     log_ratios,

@@ -20,8 +20,8 @@ from hybrid_ray.config import (
 )
 from hybrid_ray.config.jobfile import dump_job, job_from_dict, variant_jobs
 from hybrid_ray.errors import ConfigError
-from hybrid_ray.evaluate.compare import compare
-from hybrid_ray.evaluate.execute import execute_here
+from hybrid_ray.evaluation.compare import compare
+from hybrid_ray.evaluation.runner import execute_here
 from hybrid_ray.results.comparison_tables import OURS
 from hybrid_ray.results.published import PUBLISHED
 

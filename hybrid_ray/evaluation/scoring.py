@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from hybrid_ray.config import ObjectiveConfig
-from hybrid_ray.evaluate.frontier import Frontier
-from hybrid_ray.evaluate.summary import INERT_SHARE
+from hybrid_ray.evaluation.frontier import Frontier
+from hybrid_ray.evaluation.summary import INERT_SHARE
 from hybrid_ray.objective import LARGEST, Baseline, degradation, score, speedup
 from hybrid_ray.run_result import Evaluation, RunResult, Status
 

@@ -17,17 +17,17 @@ from typing import Any
 from hybrid_ray.config import Arm, JobConfig, Split
 from hybrid_ray.config.jobfile import variant_jobs
 from hybrid_ray.errors import HybridRayError
-from hybrid_ray.evaluate.arms import baseline, frontier_runs
-from hybrid_ray.evaluate.comparable import comparable, fingerprint_of
-from hybrid_ray.evaluate.configurations import Runs, configurations, variant_runs, variant_tasks
-from hybrid_ray.evaluate.confirm import fresh_seeds
-from hybrid_ray.evaluate.execute import Execute, Task, check_code, execute_missing
-from hybrid_ray.evaluate.frontier import Frontier
-from hybrid_ray.evaluate.looks import Looks, seeds_needed
-from hybrid_ray.evaluate.paired import ArmRuns, Candidate, run_arms
-from hybrid_ray.evaluate.statistics import median_interval, time_to_target
-from hybrid_ray.evaluate.summary import comparisons, mean_predicted_share, net_speedup, rows, verdict
-from hybrid_ray.evaluate.table import comparison_text
+from hybrid_ray.evaluation.arms import baseline, frontier_runs
+from hybrid_ray.evaluation.comparable import comparable, fingerprint_of
+from hybrid_ray.evaluation.comparison_text import comparison_text
+from hybrid_ray.evaluation.configurations import Runs, configurations, variant_runs, variant_tasks
+from hybrid_ray.evaluation.confirm import fresh_seeds
+from hybrid_ray.evaluation.frontier import Frontier
+from hybrid_ray.evaluation.interim_analyses import Looks, seeds_needed
+from hybrid_ray.evaluation.paired import ArmRuns, Candidate, run_arms
+from hybrid_ray.evaluation.runner import Execute, Task, check_code, execute_missing
+from hybrid_ray.evaluation.statistics import median_interval, time_to_target
+from hybrid_ray.evaluation.summary import comparisons, mean_predicted_share, net_speedup, rows, verdict
 from hybrid_ray.results.comparison_page import write_comparison
 from hybrid_ray.run_result import RunResult
 from hybrid_ray.storage.study_store import write_atomic, write_json_atomic

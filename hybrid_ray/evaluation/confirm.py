@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_ray.config import Arm, JobConfig, Split
-from hybrid_ray.evaluate.execute import Execute
-from hybrid_ray.evaluate.frontier import Frontier
-from hybrid_ray.evaluate.paired import ArmRuns, Candidate, run_arms
-from hybrid_ray.evaluate.statistics import holm
-from hybrid_ray.evaluate.summary import comparisons, mean_predicted_share, net_speedup, rows, verdict
+from hybrid_ray.evaluation.frontier import Frontier
+from hybrid_ray.evaluation.paired import ArmRuns, Candidate, run_arms
+from hybrid_ray.evaluation.runner import Execute
+from hybrid_ray.evaluation.statistics import holm
+from hybrid_ray.evaluation.summary import comparisons, mean_predicted_share, net_speedup, rows, verdict
 
 __all__ = ["ALPHA", "Candidate", "confirm", "fresh_seeds"]
 

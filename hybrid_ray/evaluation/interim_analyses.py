@@ -12,7 +12,7 @@ from typing import Literal
 
 from scipy import special
 
-from hybrid_ray.evaluate.statistics import MIN_SEEDS
+from hybrid_ray.evaluation.statistics import MIN_SEEDS
 
 __all__ = ["Looks", "Spending", "power", "seeds_needed"]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_ray.config import Arm, HybridConfig, JobConfig
-from hybrid_ray.evaluate.arms import baseline, control
-from hybrid_ray.evaluate.comparable import comparable, fingerprint_of
-from hybrid_ray.evaluate.execute import Execute, Task, execute_missing, failed_result
+from hybrid_ray.evaluation.arms import baseline, control
+from hybrid_ray.evaluation.comparable import comparable, fingerprint_of
+from hybrid_ray.evaluation.runner import Execute, Task, execute_missing, failed_result
 from hybrid_ray.run_result import RunResult
 
 __all__ = ["ArmRuns", "Candidate", "run_arms"]

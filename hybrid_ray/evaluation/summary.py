@@ -11,9 +11,9 @@ from statistics import fmean
 from typing import Any, Literal
 
 from hybrid_ray.config import Arm, Split
-from hybrid_ray.evaluate.frontier import Frontier
-from hybrid_ray.evaluate.paired import ArmRuns
-from hybrid_ray.evaluate.statistics import MIN_BOOTSTRAP, MIN_SEEDS, bootstrap_interval, log_ratios, paired_interval
+from hybrid_ray.evaluation.frontier import Frontier
+from hybrid_ray.evaluation.paired import ArmRuns
+from hybrid_ray.evaluation.statistics import MIN_BOOTSTRAP, MIN_SEEDS, bootstrap_interval, log_ratios, paired_interval
 from hybrid_ray.run_result import RunResult
 
 __all__ = [

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_ray.config import JobConfig, Split
-from hybrid_ray.evaluate.arms import baseline
-from hybrid_ray.evaluate.comparable import comparable, fingerprint_of
-from hybrid_ray.evaluate.execute import Task
-from hybrid_ray.evaluate.frontier import Frontier
-from hybrid_ray.evaluate.summary import net_speedup, paired_ratio
+from hybrid_ray.evaluation.arms import baseline
+from hybrid_ray.evaluation.comparable import comparable, fingerprint_of
+from hybrid_ray.evaluation.frontier import Frontier
+from hybrid_ray.evaluation.runner import Task
+from hybrid_ray.evaluation.summary import net_speedup, paired_ratio
 from hybrid_ray.run_result import RunResult
 
 __all__ = ["Runs", "configurations", "variant_runs", "variant_tasks"]

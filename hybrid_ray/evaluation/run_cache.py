@@ -18,7 +18,7 @@ from typing import Any
 
 from hybrid_ray.code_version import RUN_PARTS, source_hashes
 from hybrid_ray.config import RunConfig
-from hybrid_ray.evaluate.execute import Execute, Task, stored_result
+from hybrid_ray.evaluation.runner import Execute, Task, stored_result
 from hybrid_ray.run_result import RunResult
 from hybrid_ray.storage.fsync import sync_to_disk
 from hybrid_ray.version import __version__
