@@ -4,8 +4,8 @@
     python benchmarks/memory.py --large 1.5B 350M          a GPU: 1.5B in a share of 16 GB, 350M in one of 2.5 GB
     python benchmarks/memory.py --large 1.5B 350M --plan   what they are expected to need
 
-Each case is a run of `hybrid_ray.training.loop.train` on the same text in the same order from the same seed. It prints the
-most that is allocated in any step, and in Predict; the estimate of `hybrid-ray plan` (memory/estimate.py, without
+Each case is a run of `hybrid_ray.training.loop.train` on the same text in the same order from the same seed. It prints
+the most that is allocated in any step, and in Predict; the estimate of `hybrid-ray plan` (memory/estimate.py, without
 the process); the held-out loss at the end; the median real step; and what the seeds expected of 124M.
 
 On a GPU (124M, 8 x 512, 100 steps) the peak is the CUDA allocator's, by phase. On a CPU (nano, 16 x 64) it is counted

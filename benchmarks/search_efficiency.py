@@ -2,12 +2,12 @@
 
     python benchmarks/search_efficiency.py [--objective score|net] [--seeds 30] [--trials 80]
 
-Studies are simulated (hybrid_ray/tune/simulator.py) on the table of real runs that benchmarks/surface.py made: the real
-searcher and scheduler, two trials side by side, each study on the runs of one data seed of the table, in its turn. What
-is found is judged by the runs of the *other* data seeds, which the search never saw: a trial counts that finished, may
-be called best (it predicts), and whose setting's mean objective there is at least best - 0.01 |best|, the best being
-the highest mean of all settings that predict. Cost is the training time of all trials until that one ended, told in
-baseline runs; ``trials`` counts those that ended until then. A search that never gets there costs infinity; in the
+Studies are simulated (hybrid_ray/ray_tune/simulator.py) on the table of real runs that benchmarks/surface.py made: the
+real searcher and scheduler, two trials side by side, each study on the runs of one data seed of the table, in its turn.
+What is found is judged by the runs of the *other* data seeds, which the search never saw: a trial counts that finished,
+may be called best (it predicts), and whose setting's mean objective there is at least best - 0.01 |best|, the best
+being the highest mean of all settings that predict. Cost is the training time of all trials until that one ended, told
+in baseline runs; ``trials`` counts those that ended until then. A search that never gets there costs infinity; in the
 ratio to random search, a baseline run for each trial it may have.
 
 ``incumbent`` is what the search itself would name best: how far its setting's mean objective is from the best, after
@@ -37,11 +37,11 @@ from hybrid_ray.evaluation.arms import frontier_runs
 from hybrid_ray.evaluation.scoring import Yardstick, claimable
 from hybrid_ray.evaluation.statistics import median_interval
 from hybrid_ray.evaluation.summary import INERT_SHARE
-from hybrid_ray.tune.candidates import params_of
-from hybrid_ray.tune.scheduler import grace_steps
-from hybrid_ray.tune.simulator import SimulatedStudy, simulate
-from hybrid_ray.tune.space import load_space, settings
-from hybrid_ray.tune.surface import Knobs, Surface
+from hybrid_ray.ray_tune.scheduler import grace_steps
+from hybrid_ray.ray_tune.simulator import SimulatedStudy, simulate
+from hybrid_ray.ray_tune.space import load_space, settings
+from hybrid_ray.ray_tune.surface import Knobs, Surface
+from hybrid_ray.study.candidates import params_of
 
 TABLE = Path("tests/sim/nano_surface.parquet")
 WITHIN = 0.01

@@ -4,8 +4,8 @@
 
 The hybrid side is a whole run of `hybrid_ray.training.loop.train`. After each of its nominal steps one step of a
 baseline of its own (same model, batch, trainer with prediction off) is done, so that neighbours disturb both alike.
-Random tokens; confidence is not asked (threshold 0), so that there are predicted steps to time. By phase: the median of a
-step's synchronised seconds, the first of each phase left out. By part: seconds of the trainer's own clock over real
+Random tokens; confidence is not asked (threshold 0), so that there are predicted steps to time. By phase: the median of
+a step's synchronised seconds, the first of each phase left out. By part: seconds of the trainer's own clock over real
 steps, ``predict`` over predicted ones; ``overhead`` is what the trainer does beside training.
 
 ``seeds`` is the seeds' own setting: 124M, 4 x 64 tokens, Adam at 6e-4, 50 steps, fp32. ``full`` is 124M at 32 x 1024 in

@@ -9,8 +9,8 @@ and the grid again with the further seeds, the best settings first, so that a co
 that matter. 417 runs, about half an hour on two quiet cores.
 
 Runs are kept in studies/surface as they finish, and none that is there is repeated. The table is written anew after
-each stage to tests/sim/nano_surface.parquet (hybrid_ray/tune/surface.py reads it). Times are told in a run's own real
-steps, so neighbours on the machine hardly matter; losses are those of one thread.
+each stage to tests/sim/nano_surface.parquet (hybrid_ray/ray_tune/surface.py reads it). Times are told in a run's own
+real steps, so neighbours on the machine hardly matter; losses are those of one thread.
 """
 
 import argparse
@@ -32,8 +32,8 @@ from hybrid_ray.evaluation.confirm import fresh_seeds
 from hybrid_ray.evaluation.paired import Candidate, run_arms
 from hybrid_ray.evaluation.runner import Execute, Task, execute_here, execute_missing
 from hybrid_ray.evaluation.scoring import Yardstick
+from hybrid_ray.ray_tune.surface import write_surface
 from hybrid_ray.run_result import RunResult
-from hybrid_ray.tune.surface import write_surface
 
 TABLE = Path("tests/sim/nano_surface.parquet")
 SHORTER = (

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from hybrid_ray.errors import ConfigError, HybridRayError
 
 if TYPE_CHECKING:
-    from hybrid_ray.tune.driver import Outcome
+    from hybrid_ray.study.pipeline import Outcome
 
 __all__ = ["main"]
 
@@ -46,19 +46,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from hybrid_ray.config.jobfile import read_job
-    from hybrid_ray.tune.driver import run_study
+    from hybrid_ray.study.pipeline import run_study
 
     return _tell(run_study(read_job(options.job, options.set), source=Path(options.job)))
 
 
 def _resume(options: argparse.Namespace) -> int:
-    from hybrid_ray.tune.driver import resume_study
+    from hybrid_ray.study.pipeline import resume_study
 
     return _tell(resume_study(Path(options.study), fork=options.fork))
 
 
 def _extend(options: argparse.Namespace) -> int:
-    from hybrid_ray.tune.driver import extend_study
+    from hybrid_ray.study.pipeline import extend_study
 
     return _tell(extend_study(Path(options.study), trials=options.trials))
 
@@ -70,7 +70,7 @@ def _tell(outcome: "Outcome") -> int:
 
 def _plan(options: argparse.Namespace) -> int:
     from hybrid_ray.config.jobfile import read_job
-    from hybrid_ray.tune.planner import plan, plan_memory
+    from hybrid_ray.study.plan import plan, plan_memory
 
     job = read_job(options.job, options.set)
     if options.memory is None:
@@ -83,7 +83,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from hybrid_ray.config.jobfile import read_job
-    from hybrid_ray.tune.single import train_once
+    from hybrid_ray.study.commands import train_once
 
     directory = Path(options.out)
     result = train_once(read_job(options.job, options.set), arm=options.arm, directory=directory)
@@ -104,8 +104,8 @@ def _train(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     from hybrid_ray.config.jobfile import read_job
-    from hybrid_ray.tune.limits import Stopped
-    from hybrid_ray.tune.single import compare_arms
+    from hybrid_ray.study.commands import compare_arms
+    from hybrid_ray.study.stopping import Stopped
 
     job = read_job(options.job, options.set)
     directory = Path(options.out or Path("comparisons") / job.name)
@@ -132,7 +132,7 @@ def _report(options: argparse.Namespace) -> int:
 def _rescore(options: argparse.Namespace) -> int:
     from hybrid_ray.results.headline import headline
     from hybrid_ray.results.load import load_study
-    from hybrid_ray.tune.rescore import rescore
+    from hybrid_ray.study.rescore import rescore
 
     directory = rescore(Path(options.study), options.set)
     print(headline(load_study(directory)).text)
@@ -141,7 +141,7 @@ def _rescore(options: argparse.Namespace) -> int:
 
 
 def _submit(options: argparse.Namespace) -> int:
-    from hybrid_ray.tune.submit import submit
+    from hybrid_ray.ray_tune.submit import submit
 
     return submit(
         Path(options.job), address=options.address, overrides=options.set, token=os.environ.get("RAY_AUTH_TOKEN")

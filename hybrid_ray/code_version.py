@@ -9,7 +9,7 @@ __all__ = ["RUN_PARTS", "SCORE_PARTS", "source_hashes"]
 RUN_PARTS = ("config", "models", "data", "optim", "method", "training")
 """What a run passes through."""
 
-SCORE_PARTS = ("objective.py", "evaluation/frontier.py", "evaluation/scoring.py", "tune/trial.py")
+SCORE_PARTS = ("objective.py", "evaluation/frontier.py", "evaluation/scoring.py", "ray_tune/trial.py")
 """What its score passes through after that."""
 
 

@@ -1,7 +1,7 @@
 """How runs outside a search are executed: a list of tasks in, a list of results out, in the same order.
 
 The protocol is one function type, so that ``evaluate/`` needs no Ray and yet uses a cluster when it is handed an
-``Execute`` that does (``tune/execute.py``).
+``Execute`` that does (``ray_tune/runner.py``).
 """
 
 import json

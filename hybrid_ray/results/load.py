@@ -1,7 +1,7 @@
 """A study, read back as pandas tables: `load_study`. Works while the study runs and after it was killed.
 
 Everything is read from the study's own files. The Optuna journal is looked at for one thing only: which trials are
-waiting or running, since the study's own rows hold finished trials alone. A study scored anew (tune/rescore.py) has
+waiting or running, since the study's own rows hold finished trials alone. A study scored anew (study/rescore.py) has
 trials of its own; all else is read where the runs lie.
 """
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from micro_jobs import micro_job
 
-import hybrid_ray.tune.driver  # noqa: F401  its imports take seconds: before a clock runs
+import hybrid_ray.study.pipeline  # noqa: F401  its imports take seconds: before a clock runs
 from hybrid_ray.cli import main
 from hybrid_ray.config import ConfirmConfig, JobConfig, ObjectiveConfig, SearchConfig, TrainConfig
 from hybrid_ray.config.jobfile import dump_job

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hybrid_ray.config import JobConfig, ResourcesConfig
-from hybrid_ray.tune.cluster import ray_session
+from hybrid_ray.ray_tune.cluster import ray_session
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,8 @@ SCRIPT = """
 import ray
 from hybrid_ray.config import JobConfig, ResourcesConfig, TrainConfig
 from hybrid_ray.errors import ConfigError
-from hybrid_ray.tune.execute import machine_of_runs
-from hybrid_ray.tune.limits import StopFlag
+from hybrid_ray.ray_tune.runner import machine_of_runs
+from hybrid_ray.study.stopping import StopFlag
 
 ray.init(address="local", num_cpus=1, num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 job = JobConfig(train=TrainConfig(device="cuda"), resources=ResourcesConfig(gpus_per_worker=1))

@@ -7,8 +7,8 @@ import pytest
 
 from hybrid_ray.config import JobConfig, ResourcesConfig
 from hybrid_ray.errors import HybridRayError
-from hybrid_ray.tune.execute import machine_of_runs
-from hybrid_ray.tune.limits import StopFlag, Stopped
+from hybrid_ray.ray_tune.runner import machine_of_runs
+from hybrid_ray.study.stopping import StopFlag, Stopped
 
 pytestmark = [
     pytest.mark.ray_local,

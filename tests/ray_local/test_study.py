@@ -11,9 +11,9 @@ from micro_jobs import micro_job
 
 from hybrid_ray.config import BudgetConfig, ConfirmConfig, JobConfig, ObjectiveConfig, SearchConfig
 from hybrid_ray.errors import ConfigError
+from hybrid_ray.ray_tune.optuna_storage import open_study
 from hybrid_ray.results.load import load_study
-from hybrid_ray.tune.driver import extend_study, resume_study, run_study
-from hybrid_ray.tune.journal import open_study
+from hybrid_ray.study.pipeline import extend_study, resume_study, run_study
 
 pytestmark = [
     pytest.mark.ray_local,

@@ -20,8 +20,8 @@ from micro_jobs import micro_job
 from hybrid_ray.config import ConfirmConfig, JobConfig, SearchConfig
 from hybrid_ray.config.jobfile import dump_job
 from hybrid_ray.errors import ConfigError, HybridRayError
+from hybrid_ray.ray_tune.submit import submit
 from hybrid_ray.results.load import load_study
-from hybrid_ray.tune.submit import submit
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_ray.config import JobConfig
-from hybrid_ray.tune.surface import Surface
+from hybrid_ray.ray_tune.surface import Surface
 
 TABLE = Path(__file__).with_name("nano_surface.parquet")
 

@@ -8,8 +8,8 @@ from micro_jobs import micro_job
 from rich.console import Console
 
 from hybrid_ray.config import ObjectiveConfig
-from hybrid_ray.tune.display import Display, LiveDisplay
-from hybrid_ray.tune.planner import plan
+from hybrid_ray.study.display import Display, LiveDisplay
+from hybrid_ray.study.plan import plan
 
 
 def row(number: int, state: str = "COMPLETE", **changes: Any) -> dict[str, Any]:

@@ -16,13 +16,13 @@ from hybrid_ray.config import HybridConfig, JobConfig, ResourcesConfig, TrainCon
 from hybrid_ray.config.jobfile import dump_job, read_job
 from hybrid_ray.data import prepare
 from hybrid_ray.errors import ConfigError
+from hybrid_ray.memory.advice import advice
 from hybrid_ray.memory.estimate import MemoryNeed, memory_need
+from hybrid_ray.memory.micro_batch import SHARE, batch_text, settle_micro_batch
 from hybrid_ray.storage.study_store import read_json
-from hybrid_ray.tune.advice import advice
-from hybrid_ray.tune.fit import fit, sharing
-from hybrid_ray.tune.micro_batch import SHARE, batch_text, settle_micro_batch
-from hybrid_ray.tune.planner import plan, plan_memory, settle
-from hybrid_ray.tune.single import train_once
+from hybrid_ray.study.commands import train_once
+from hybrid_ray.study.concurrency import fit, sharing
+from hybrid_ray.study.plan import plan, plan_memory, settle
 
 OPEN = TrainConfig(steps=60, batch_size=16, micro_batch_size="auto", sequence_length=16, threads=1)
 

@@ -8,8 +8,8 @@ from micro_jobs import micro_job
 
 from hybrid_ray.config import BudgetConfig, ResourcesConfig
 from hybrid_ray.errors import ConfigError
-from hybrid_ray.tune.driver import run_study
-from hybrid_ray.tune.limits import check_budget
+from hybrid_ray.study.pipeline import run_study
+from hybrid_ray.study.stopping import check_budget
 
 
 def test_gpu_hours_need_a_gpu(tmp_path: Path) -> None:

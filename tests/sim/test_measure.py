@@ -11,8 +11,8 @@ from hybrid_ray.config import ObjectiveConfig
 from hybrid_ray.evaluation.frontier import Frontier
 from hybrid_ray.evaluation.scoring import Yardstick, claimable
 from hybrid_ray.objective import Baseline
+from hybrid_ray.ray_tune.trial import TrialReporter, attempt
 from hybrid_ray.run_result import Evaluation, Heldout, StepRecord
-from hybrid_ray.tune.trial import TrialReporter, attempt
 
 
 def yardstick(**objective: Any) -> Yardstick:

@@ -17,15 +17,15 @@ from hybrid_ray.errors import ConfigError
 from hybrid_ray.evaluation.arms import baseline
 from hybrid_ray.evaluation.run_cache import baseline_key
 from hybrid_ray.evaluation.runner import Task, execute_here
+from hybrid_ray.ray_tune.cluster import Resources, concurrency, temporary_root
 from hybrid_ray.storage.study_store import read_json
+from hybrid_ray.study import plan as planner
+from hybrid_ray.study.commands import train_once
+from hybrid_ray.study.pipeline import run_study
+from hybrid_ray.study.plan import fit_runs, plan, run_cache, settle
+from hybrid_ray.study.stopping import Budget
 from hybrid_ray.training.hardware.fingerprint import machine
 from hybrid_ray.training.hardware.placement import choose_device
-from hybrid_ray.tune import planner
-from hybrid_ray.tune.cluster import Resources, concurrency, temporary_root
-from hybrid_ray.tune.driver import run_study
-from hybrid_ray.tune.limits import Budget
-from hybrid_ray.tune.planner import fit_runs, plan, run_cache, settle
-from hybrid_ray.tune.single import train_once
 
 
 def test_a_plan_counts_every_run(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from hybrid_ray.config import ObjectiveConfig, SearchConfig
-from hybrid_ray.tune.journal import counted_trials, open_study, queue_settings
-from hybrid_ray.tune.searcher import OptunaSearcher, was_interrupted
-from hybrid_ray.tune.space import load_space
+from hybrid_ray.ray_tune.optuna_storage import counted_trials, open_study, queue_settings
+from hybrid_ray.ray_tune.searcher import OptunaSearcher, was_interrupted
+from hybrid_ray.ray_tune.space import load_space
 
 ENDINGS = ("finished", "stopped", "diverged", "raised", "oom", "died silently")
 

@@ -8,8 +8,8 @@ import torch
 from hybrid_ray.config import JobConfig, ResourcesConfig, TrainConfig
 from hybrid_ray.config.jobfile import dump_job, job_from_dict
 from hybrid_ray.errors import ConfigError
-from hybrid_ray.tune.cluster import Resources, check_resources, run_needs
-from hybrid_ray.tune.planner import settle
+from hybrid_ray.ray_tune.cluster import Resources, check_resources, run_needs
+from hybrid_ray.study.plan import settle
 
 
 @pytest.fixture

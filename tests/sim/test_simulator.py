@@ -13,10 +13,10 @@ from nano_surface import surface, table_job
 from optuna.trial import TrialState
 
 from hybrid_ray.objective import ranked
-from hybrid_ray.tune.candidates import best_candidates
-from hybrid_ray.tune.simulator import Faults, SimulatedStudy, simulate
-from hybrid_ray.tune.space import load_space
-from hybrid_ray.tune.surface import Knobs
+from hybrid_ray.ray_tune.simulator import Faults, SimulatedStudy, simulate
+from hybrid_ray.ray_tune.space import load_space
+from hybrid_ray.ray_tune.surface import Knobs
+from hybrid_ray.study.candidates import best_candidates
 
 PATIENCE = 0.05
 FAULTS = Faults(diverged=0.1, died=0.05, out_of_memory=0.02)

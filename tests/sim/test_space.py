@@ -15,8 +15,8 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 from hybrid_ray.config import HybridConfig, JobConfig, SearchConfig, TrainConfig
 from hybrid_ray.config.jobfile import read_job
 from hybrid_ray.errors import ConfigError
-from hybrid_ray.tune.scheduler import build_scheduler, grace_steps, rungs
-from hybrid_ray.tune.space import load_space, settings
+from hybrid_ray.ray_tune.scheduler import build_scheduler, grace_steps, rungs
+from hybrid_ray.ray_tune.space import load_space, settings
 from tune_spaces import presets
 
 JOBS = Path(__file__).parents[2] / "jobs"

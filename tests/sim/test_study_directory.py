@@ -11,14 +11,14 @@ from optuna.trial import TrialState
 from hybrid_ray.config import JobConfig, ResourcesConfig, SearchConfig, TrainConfig
 from hybrid_ray.config.jobfile import read_job
 from hybrid_ray.errors import ConfigError, StudyLocked
+from hybrid_ray.ray_tune.optuna_storage import counted_trials, open_study, queue_settings, reconcile
+from hybrid_ray.ray_tune.searcher import INTERRUPTED, tell
+from hybrid_ray.ray_tune.space import load_space
 from hybrid_ray.results.load import load_study
 from hybrid_ray.storage.study_store import StudyStore, read_json
-from hybrid_ray.tune.driver import extend_study, resume_study
-from hybrid_ray.tune.journal import counted_trials, open_study, queue_settings, reconcile
-from hybrid_ray.tune.planner import settle
-from hybrid_ray.tune.searcher import INTERRUPTED, tell
-from hybrid_ray.tune.space import load_space
-from hybrid_ray.tune.study import StudyDirectory, differences, identity
+from hybrid_ray.study.directory import StudyDirectory, differences, identity
+from hybrid_ray.study.pipeline import extend_study, resume_study
+from hybrid_ray.study.plan import settle
 
 PREDICTS = {"predicted_share": 0.3}
 

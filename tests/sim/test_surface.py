@@ -10,7 +10,7 @@ from nano_surface import TABLE, surface, table_job
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.evaluation.arms import frontier_runs
 from hybrid_ray.evaluation.runner import Task
-from hybrid_ray.tune.surface import Knobs, Surface
+from hybrid_ray.ray_tune.surface import Knobs, Surface
 
 
 def snapped(threshold: float, horizon: int, interval: int) -> Knobs:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from hybrid_ray.config import ConfirmConfig, JobConfig
-from hybrid_ray.tune.candidates import best_candidates
+from hybrid_ray.study.candidates import best_candidates
 
 JOB = replace(JobConfig(), confirm=ConfirmConfig(best=2))
 

@@ -16,9 +16,9 @@ from hybrid_ray.data.digits import heldout_digits, prepare_digits
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.memory.estimate import memory_need
 from hybrid_ray.models import CNN
+from hybrid_ray.study.plan import plan
 from hybrid_ray.training.heldout import heldout_loss
 from hybrid_ray.training.loop import train
-from hybrid_ray.tune.planner import plan
 
 DIGITS = {"model": {"preset": "cnn"}, "data": {"corpus": "digits"}}
 

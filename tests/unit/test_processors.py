@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hybrid_ray import doctor, processors
-from hybrid_ray.tune.cluster import local_resources
+from hybrid_ray.ray_tune.cluster import local_resources
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from hybrid_ray.results.headline import headline
 from hybrid_ray.results.load import load_study
 from hybrid_ray.results.report import write_report
 from hybrid_ray.storage.study_store import StudyStore, read_jsonl
-from hybrid_ray.tune.rescore import rescore, rescored_trials
+from hybrid_ray.study.rescore import rescore, rescored_trials
 
 
 @pytest.fixture

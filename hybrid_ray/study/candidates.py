@@ -6,7 +6,7 @@ from typing import Any
 from hybrid_ray.config import JobConfig
 from hybrid_ray.evaluation.paired import Candidate
 from hybrid_ray.objective import ranked
-from hybrid_ray.tune.space import settings
+from hybrid_ray.ray_tune.space import settings
 
 __all__ = ["best_candidates", "params_of"]
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from hybrid_ray.config import JobConfig, RunConfig
 from hybrid_ray.data import Dataset
+from hybrid_ray.memory.advice import advice_lines
 from hybrid_ray.memory.estimate import MemoryNeed, memory_need, size_text
-from hybrid_ray.tune.advice import advice_lines
-from hybrid_ray.tune.micro_batch import batch_text
+from hybrid_ray.memory.micro_batch import batch_text
 
 __all__ = ["MemoryPlan", "memory_lines"]
 

@@ -13,7 +13,7 @@ import ray
 from ray.tune import Callback
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
-from hybrid_ray.tune.cluster import CONTROLLER_CPUS
+from hybrid_ray.ray_tune.cluster import CONTROLLER_CPUS
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial

@@ -24,11 +24,11 @@ from hybrid_ray.config import JobConfig
 from hybrid_ray.config.jobfile import dump_job, read_job
 from hybrid_ray.data import prepare
 from hybrid_ray.errors import ConfigError, StoreError, StudyLocked
+from hybrid_ray.ray_tune.space import SearchSpace
 from hybrid_ray.storage.study_store import StudyStore, read_json, write_atomic
+from hybrid_ray.study.environment import environment
 from hybrid_ray.training.hardware.fingerprint import machine
 from hybrid_ray.training.hardware.placement import choose_device
-from hybrid_ray.tune.environment import environment
-from hybrid_ray.tune.space import SearchSpace
 
 __all__ = ["StudyDirectory", "differences", "identity"]
 

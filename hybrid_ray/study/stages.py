@@ -15,19 +15,19 @@ from hybrid_ray.evaluation.frontier import Frontier
 from hybrid_ray.evaluation.run_cache import cached
 from hybrid_ray.evaluation.runner import Task
 from hybrid_ray.evaluation.scoring import Yardstick
+from hybrid_ray.ray_tune.cluster import concurrency, ray_session
+from hybrid_ray.ray_tune.optuna_storage import counted_trials, open_study, queue_settings, reconcile
+from hybrid_ray.ray_tune.runner import RayExecute, machine_of_runs
+from hybrid_ray.ray_tune.space import SearchSpace
+from hybrid_ray.ray_tune.trial import TrialSpec
 from hybrid_ray.results.report import write_report
 from hybrid_ray.run_result import RunResult
 from hybrid_ray.storage.study_store import read_json
-from hybrid_ray.tune.candidates import best_candidates
-from hybrid_ray.tune.cluster import concurrency, ray_session
-from hybrid_ray.tune.display import Display, show
-from hybrid_ray.tune.execute import RayExecute, machine_of_runs
-from hybrid_ray.tune.journal import counted_trials, open_study, queue_settings, reconcile
-from hybrid_ray.tune.limits import Budget, StopFlag, Stopped
-from hybrid_ray.tune.planner import Plan, run_cache
-from hybrid_ray.tune.space import SearchSpace
-from hybrid_ray.tune.study import StudyDirectory
-from hybrid_ray.tune.trial import TrialSpec
+from hybrid_ray.study.candidates import best_candidates
+from hybrid_ray.study.directory import StudyDirectory
+from hybrid_ray.study.display import Display, show
+from hybrid_ray.study.plan import Plan, run_cache
+from hybrid_ray.study.stopping import Budget, StopFlag, Stopped
 
 __all__ = ["Outcome", "Stages"]
 
@@ -124,7 +124,7 @@ class Stages:
 
     def _search(self, results: Sequence[RunResult], side_by_side: int, display: Display) -> str | None:
         """Trials up to the number asked. Returns why there are fewer, if there are."""
-        from hybrid_ray.tune.search import run_search
+        from hybrid_ray.ray_tune.search import run_search
 
         study = self._study
         optuna_study = open_study(study.path, self._job)

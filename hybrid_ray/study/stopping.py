@@ -8,7 +8,7 @@ from typing import Any
 
 from hybrid_ray.config import JobConfig
 from hybrid_ray.errors import ConfigError
-from hybrid_ray.tune.cluster import run_needs
+from hybrid_ray.ray_tune.cluster import run_needs
 
 __all__ = ["Budget", "StopFlag", "Stopped", "check_budget"]
 

@@ -15,13 +15,13 @@ from hybrid_ray.errors import ConfigError
 from hybrid_ray.evaluation.arms import baseline
 from hybrid_ray.evaluation.compare import compare
 from hybrid_ray.evaluation.run_cache import cached
+from hybrid_ray.ray_tune.cluster import concurrency, ray_session
+from hybrid_ray.ray_tune.runner import RayExecute, machine_of_runs
 from hybrid_ray.run_result import Evaluation, RunResult, Status, StepRecord
 from hybrid_ray.storage.study_store import write_atomic
+from hybrid_ray.study.plan import fit_runs, run_cache, settle
+from hybrid_ray.study.stopping import Budget, StopFlag
 from hybrid_ray.training.ray_worker import fit_with_workers
-from hybrid_ray.tune.cluster import concurrency, ray_session
-from hybrid_ray.tune.execute import RayExecute, machine_of_runs
-from hybrid_ray.tune.limits import Budget, StopFlag
-from hybrid_ray.tune.planner import fit_runs, run_cache, settle
 
 __all__ = ["compare_arms", "train_once"]
 

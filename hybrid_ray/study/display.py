@@ -16,7 +16,7 @@ from rich.text import Text
 from hybrid_ray.config import JobConfig
 from hybrid_ray.objective import pareto_front, ranked
 from hybrid_ray.run_result import RunResult
-from hybrid_ray.tune.planner import Plan
+from hybrid_ray.study.plan import Plan
 
 __all__ = ["Display", "show"]
 

@@ -9,7 +9,7 @@ rungs.
 from typing import TYPE_CHECKING, Any
 
 from hybrid_ray.config import JobConfig
-from hybrid_ray.tune.space import SearchSpace
+from hybrid_ray.ray_tune.space import SearchSpace
 
 if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler

@@ -12,8 +12,8 @@ import torch
 from hybrid_ray.config import JobConfig
 from hybrid_ray.data import Dataset
 from hybrid_ray.errors import ConfigError
+from hybrid_ray.memory.advice import advice_lines
 from hybrid_ray.memory.estimate import MemoryNeed, size_text
-from hybrid_ray.tune.advice import advice_lines
 
 __all__ = ["Fit", "fit", "free_memory", "room", "sharing"]
 

@@ -13,11 +13,11 @@ from typing import Any
 from hybrid_ray.config import JobConfig
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.objective import ranked
-from hybrid_ray.tune.candidates import params_of
-from hybrid_ray.tune.planner import plan, settle
-from hybrid_ray.tune.space import SearchSpace, load_space
-from hybrid_ray.tune.stages import Outcome, Stages
-from hybrid_ray.tune.study import StudyDirectory, identity
+from hybrid_ray.ray_tune.space import SearchSpace, load_space
+from hybrid_ray.study.candidates import params_of
+from hybrid_ray.study.directory import StudyDirectory, identity
+from hybrid_ray.study.plan import plan, settle
+from hybrid_ray.study.stages import Outcome, Stages
 
 __all__ = ["Outcome", "extend_study", "resume_study", "run_study"]
 

@@ -15,9 +15,9 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from hybrid_ray.config import JobConfig
+from hybrid_ray.ray_tune.sampler import build_sampler
+from hybrid_ray.ray_tune.searcher import INTERRUPTED, queue_again, tell, was_interrupted
 from hybrid_ray.storage.study_store import StudyStore
-from hybrid_ray.tune.sampler import build_sampler
-from hybrid_ray.tune.searcher import INTERRUPTED, queue_again, tell, was_interrupted
 
 __all__ = ["counted_trials", "open_study", "queue_settings", "reconcile"]
 

@@ -9,12 +9,12 @@ from typing import Any
 from hybrid_ray.config import JobConfig, RunConfig
 from hybrid_ray.errors import HybridRayError, TrialOutOfMemory
 from hybrid_ray.evaluation.runner import Task, execute_here, failed_result
+from hybrid_ray.ray_tune.cluster import CONTROLLER_CPUS
+from hybrid_ray.ray_tune.trial import in_one_line
 from hybrid_ray.run_result import RunResult
+from hybrid_ray.study.stopping import Budget, StopFlag
 from hybrid_ray.training.hardware.fingerprint import machine
 from hybrid_ray.training.hardware.placement import choose_device
-from hybrid_ray.tune.cluster import CONTROLLER_CPUS
-from hybrid_ray.tune.limits import Budget, StopFlag
-from hybrid_ray.tune.trial import in_one_line
 
 __all__ = ["RayExecute", "machine_of_runs"]
 
@@ -85,7 +85,7 @@ class RayExecute:
         for reference in references:
             ray.cancel(reference, force=True)
         if references and self._job.resources.workers > 1:
-            from hybrid_ray.tune.groups import sweep_groups
+            from hybrid_ray.ray_tune.placement_groups import sweep_groups
 
             sweep_groups()
 

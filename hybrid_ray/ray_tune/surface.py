@@ -19,9 +19,9 @@ from hybrid_ray.config.jobfile import dump_job, job_from_dict
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.evaluation.arms import frontier_runs
 from hybrid_ray.evaluation.runner import Task, failed_result
+from hybrid_ray.ray_tune.space import load_space
 from hybrid_ray.run_result import Replay, RunResult
-from hybrid_ray.tune.space import load_space
-from hybrid_ray.tune.study import differences
+from hybrid_ray.study.directory import differences
 
 __all__ = ["Knobs", "Surface", "write_surface"]
 

@@ -22,8 +22,8 @@ import tune_spaces
 from hybrid_ray.config import JobConfig
 from hybrid_ray.config.jobfile import dump_job, read_job
 from hybrid_ray.errors import ConfigError, HybridRayError
-from hybrid_ray.tune.cluster import WORKER_SETTINGS
-from hybrid_ray.tune.micro_batch import check_open_micro_batch
+from hybrid_ray.memory.micro_batch import check_open_micro_batch
+from hybrid_ray.ray_tune.cluster import WORKER_SETTINGS
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

@@ -25,15 +25,15 @@ from hybrid_ray.evaluation.arms import frontier_runs
 from hybrid_ray.evaluation.confirm import confirm
 from hybrid_ray.evaluation.frontier import Frontier
 from hybrid_ray.evaluation.scoring import Yardstick, failed_measures
+from hybrid_ray.ray_tune.optuna_storage import queue_settings
+from hybrid_ray.ray_tune.sampler import build_sampler
+from hybrid_ray.ray_tune.scheduler import build_scheduler
+from hybrid_ray.ray_tune.searcher import OptunaSearcher
+from hybrid_ray.ray_tune.space import SearchSpace, load_space, settings
+from hybrid_ray.ray_tune.surface import Surface
+from hybrid_ray.ray_tune.trial import TrialReporter
 from hybrid_ray.run_result import Evaluation, RunResult
-from hybrid_ray.tune.candidates import best_candidates
-from hybrid_ray.tune.journal import queue_settings
-from hybrid_ray.tune.sampler import build_sampler
-from hybrid_ray.tune.scheduler import build_scheduler
-from hybrid_ray.tune.searcher import OptunaSearcher
-from hybrid_ray.tune.space import SearchSpace, load_space, settings
-from hybrid_ray.tune.surface import Surface
-from hybrid_ray.tune.trial import TrialReporter
+from hybrid_ray.study.candidates import best_candidates
 
 if TYPE_CHECKING:
     import optuna

@@ -19,8 +19,8 @@ from typing import Any
 from hybrid_ray.config import JobConfig, RunConfig
 from hybrid_ray.errors import TrialOutOfMemory
 from hybrid_ray.evaluation.scoring import Yardstick, failed_measures
+from hybrid_ray.ray_tune.space import settings
 from hybrid_ray.run_result import Evaluation, RunResult, Status, StepRecord
-from hybrid_ray.tune.space import settings
 
 __all__ = ["TrialReporter", "TrialSpec", "in_one_line", "trial", "trial_with_workers"]
 

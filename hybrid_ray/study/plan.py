@@ -18,19 +18,19 @@ from hybrid_ray.errors import ConfigError, StoreError
 from hybrid_ray.evaluation.arms import CONTROLS, baseline, frontier_runs
 from hybrid_ray.evaluation.run_cache import RunCache, baseline_key
 from hybrid_ray.memory.estimate import memory_need, size_text
+from hybrid_ray.memory.micro_batch import check_open_micro_batch, settle_micro_batch
+from hybrid_ray.memory.plan_text import MemoryPlan, memory_lines
 from hybrid_ray.models.build import build_model, check_preset
 from hybrid_ray.models.shapes import PRESETS, flops_per_token
+from hybrid_ray.ray_tune.cluster import Resources, concurrency, local_resources, ray_session, temporary_root
+from hybrid_ray.ray_tune.scheduler import grace_steps, rungs
+from hybrid_ray.ray_tune.space import SearchSpace, load_space
 from hybrid_ray.run_result import RunResult
 from hybrid_ray.storage.study_store import read_json
+from hybrid_ray.study.concurrency import Fit, fit, free_memory, room, sharing
+from hybrid_ray.study.stopping import check_budget
 from hybrid_ray.training.hardware.fingerprint import machine
 from hybrid_ray.training.setup import synchronize
-from hybrid_ray.tune.cluster import Resources, concurrency, local_resources, ray_session, temporary_root
-from hybrid_ray.tune.fit import Fit, fit, free_memory, room, sharing
-from hybrid_ray.tune.limits import check_budget
-from hybrid_ray.tune.memory_plan import MemoryPlan, memory_lines
-from hybrid_ray.tune.micro_batch import check_open_micro_batch, settle_micro_batch
-from hybrid_ray.tune.scheduler import grace_steps, rungs
-from hybrid_ray.tune.space import SearchSpace, load_space
 
 __all__ = ["Plan", "Stage", "fit_runs", "plan", "plan_memory", "run_cache", "settle"]
 

@@ -11,14 +11,14 @@ from ray import tune
 from ray.tune.stopper import Stopper
 
 from hybrid_ray.config import JobConfig
-from hybrid_ray.tune.cluster import CONTROLLER_CPUS
-from hybrid_ray.tune.groups import GroupReaper, sweep_groups
-from hybrid_ray.tune.limits import Budget, StopFlag
-from hybrid_ray.tune.scheduler import build_scheduler
-from hybrid_ray.tune.searcher import Listener, OptunaSearcher
-from hybrid_ray.tune.space import SearchSpace
-from hybrid_ray.tune.study import StudyDirectory
-from hybrid_ray.tune.trial import TrialSpec, trial, trial_with_workers
+from hybrid_ray.ray_tune.cluster import CONTROLLER_CPUS
+from hybrid_ray.ray_tune.placement_groups import GroupReaper, sweep_groups
+from hybrid_ray.ray_tune.scheduler import build_scheduler
+from hybrid_ray.ray_tune.searcher import Listener, OptunaSearcher
+from hybrid_ray.ray_tune.space import SearchSpace
+from hybrid_ray.ray_tune.trial import TrialSpec, trial, trial_with_workers
+from hybrid_ray.study.directory import StudyDirectory
+from hybrid_ray.study.stopping import Budget, StopFlag
 
 __all__ = ["run_search"]
 
