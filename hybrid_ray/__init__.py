@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hybrid_ray.config import HybridConfig
     from hybrid_ray.method.trainer import HybridTrainer, StepResult
-    from hybrid_ray.results.load import Study, load_study
+    from hybrid_ray.report.load import Study, load_study
 
 __all__ = ["HybridConfig", "HybridTrainer", "StepResult", "Study", "load_study"]
 
@@ -17,8 +17,8 @@ _WHERE = {
     "HybridConfig": "hybrid_ray.config",
     "HybridTrainer": "hybrid_ray.method.trainer",
     "StepResult": "hybrid_ray.method.trainer",
-    "Study": "hybrid_ray.results.load",
-    "load_study": "hybrid_ray.results.load",
+    "Study": "hybrid_ray.report.load",
+    "load_study": "hybrid_ray.report.load",
 }
 
 

@@ -120,8 +120,8 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from hybrid_ray.results.comparison_page import is_comparison, write_comparison
-    from hybrid_ray.results.report import write_report
+    from hybrid_ray.report.comparison_page import is_comparison, write_comparison
+    from hybrid_ray.report.study_page import write_report
 
     directory = Path(options.study)
     print(write_comparison(directory) if is_comparison(directory) else write_report(directory).text)
@@ -130,8 +130,8 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _rescore(options: argparse.Namespace) -> int:
-    from hybrid_ray.results.headline import headline
-    from hybrid_ray.results.load import load_study
+    from hybrid_ray.report.headline import headline
+    from hybrid_ray.report.load import load_study
     from hybrid_ray.study.rescore import rescore
 
     directory = rescore(Path(options.study), options.set)

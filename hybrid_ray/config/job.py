@@ -26,7 +26,7 @@ class JobConfig:
     name: str = "study"
     seed: int = 0
     studies_dir: str = "studies"
-    published: PublishedName | None = None  # a table to show beside ours in a comparison (results/published.py)
+    published: PublishedName | None = None  # a table to show beside ours in a comparison (report/tables/published.py)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

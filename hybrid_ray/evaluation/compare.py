@@ -28,7 +28,7 @@ from hybrid_ray.evaluation.paired import ArmRuns, Candidate, run_arms
 from hybrid_ray.evaluation.runner import Execute, Task, check_code, execute_missing
 from hybrid_ray.evaluation.statistics import median_interval, time_to_target
 from hybrid_ray.evaluation.summary import comparisons, mean_predicted_share, net_speedup, rows, verdict
-from hybrid_ray.results.comparison_page import write_comparison
+from hybrid_ray.report.comparison_page import write_comparison
 from hybrid_ray.run_result import RunResult
 from hybrid_ray.storage.study_store import write_atomic, write_json_atomic
 

@@ -13,9 +13,9 @@ from hybrid_ray.config import ObjectiveConfig
 from hybrid_ray.config.jobfile import dump_job, read_job
 from hybrid_ray.errors import ConfigError, StoreError
 from hybrid_ray.evaluation.scoring import MEASURES, Yardstick
-from hybrid_ray.results.load import Study, load_study
-from hybrid_ray.results.report import write_report
-from hybrid_ray.results.rescoring import RESCORED, Rescoring
+from hybrid_ray.report.load import Study, load_study
+from hybrid_ray.report.rescoring import RESCORED, Rescoring
+from hybrid_ray.report.study_page import write_report
 from hybrid_ray.run_result import Evaluation, RunResult
 from hybrid_ray.storage.study_store import read_jsonl, write_atomic, write_json_atomic, write_trials
 

@@ -20,7 +20,7 @@ from hybrid_ray.ray_tune.optuna_storage import counted_trials, open_study, queue
 from hybrid_ray.ray_tune.runner import RayExecute, machine_of_runs
 from hybrid_ray.ray_tune.space import SearchSpace
 from hybrid_ray.ray_tune.trial import TrialSpec
-from hybrid_ray.results.report import write_report
+from hybrid_ray.report.study_page import write_report
 from hybrid_ray.run_result import RunResult
 from hybrid_ray.storage.study_store import read_json
 from hybrid_ray.study.candidates import best_candidates

@@ -13,7 +13,7 @@ from ray.util.placement_group import placement_group_table
 from hybrid_ray.config import ConfirmConfig, ObjectiveConfig, ResourcesConfig, SearchConfig
 from hybrid_ray.evaluation import frontier
 from hybrid_ray.ray_tune import search
-from hybrid_ray.results.load import load_study
+from hybrid_ray.report.load import load_study
 from hybrid_ray.study import stages
 from hybrid_ray.study.pipeline import run_study
 

@@ -12,7 +12,7 @@ from micro_jobs import micro_job
 from hybrid_ray.config import BudgetConfig, ConfirmConfig, JobConfig, ObjectiveConfig, SearchConfig
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.ray_tune.optuna_storage import open_study
-from hybrid_ray.results.load import load_study
+from hybrid_ray.report.load import load_study
 from hybrid_ray.study.pipeline import extend_study, resume_study, run_study
 
 pytestmark = [

@@ -21,7 +21,7 @@ from hybrid_ray.config import ConfirmConfig, JobConfig, SearchConfig
 from hybrid_ray.config.jobfile import dump_job
 from hybrid_ray.errors import ConfigError, HybridRayError
 from hybrid_ray.ray_tune.submit import submit
-from hybrid_ray.results.load import load_study
+from hybrid_ray.report.load import load_study
 
 
 @pytest.fixture

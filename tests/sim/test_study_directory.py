@@ -14,7 +14,7 @@ from hybrid_ray.errors import ConfigError, StudyLocked
 from hybrid_ray.ray_tune.optuna_storage import counted_trials, open_study, queue_settings, reconcile
 from hybrid_ray.ray_tune.searcher import INTERRUPTED, tell
 from hybrid_ray.ray_tune.space import load_space
-from hybrid_ray.results.load import load_study
+from hybrid_ray.report.load import load_study
 from hybrid_ray.storage.study_store import StudyStore, read_json
 from hybrid_ray.study.directory import StudyDirectory, differences, identity
 from hybrid_ray.study.pipeline import extend_study, resume_study

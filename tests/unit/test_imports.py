@@ -35,10 +35,10 @@ ALLOWED = {
 }
 """Each part of the package and the parts it may import: no import runs upward. The study starts Ray where it is needed,
 and Ray's side of a search writes to the study's directory, so these two know each other."""
-MOVING = {"results": "report"}
+MOVING: dict = {}
 """Folders under the names they had, until they are moved."""
 RAY_AT = {"training/ray_worker.py", "ray_tune"}
-OPTUNA_AT = {"ray_tune", "report/load.py", "results/load.py"}
+OPTUNA_AT = {"ray_tune", "report/load.py"}
 MOST_FILES = 14
 
 

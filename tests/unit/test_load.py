@@ -13,7 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 from study_builder import STEPS, build_study
 
 from hybrid_ray.errors import StoreError
-from hybrid_ray.results.load import load_study
+from hybrid_ray.report.load import load_study
 from hybrid_ray.storage.study_store import StudyStore
 
 

@@ -7,8 +7,8 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from hybrid_ray.results.headline import headline
-from hybrid_ray.results.load import load_study
+from hybrid_ray.report.headline import headline
+from hybrid_ray.report.load import load_study
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "explore_results.ipynb"
 

@@ -13,13 +13,13 @@ from study_builder import STEPS, build_study, confirmed, run_result, trial_row
 
 from hybrid_ray.config import JobConfig
 from hybrid_ray.errors import StoreError
-from hybrid_ray.results.headline import Headline, conclude
-from hybrid_ray.results.load import TRIAL_COLUMNS, load_study
-from hybrid_ray.results.pages import markdown_cell
-from hybrid_ray.results.plots import PLOTS
-from hybrid_ray.results.report import write_report
-from hybrid_ray.results.style import INK, png, svg
-from hybrid_ray.results.tables import ceilings_of, trials_table
+from hybrid_ray.report.headline import Headline, conclude
+from hybrid_ray.report.load import TRIAL_COLUMNS, load_study
+from hybrid_ray.report.pages import markdown_cell
+from hybrid_ray.report.plots.study import PLOTS
+from hybrid_ray.report.plots.style import INK, png, svg
+from hybrid_ray.report.study_page import write_report
+from hybrid_ray.report.tables.study import ceilings_of, trials_table
 from hybrid_ray.storage.study_store import StudyStore
 
 

@@ -9,12 +9,12 @@ import pytest
 from study_builder import build_study
 
 from hybrid_ray.objective import pareto_front
-from hybrid_ray.results.headline import headline
-from hybrid_ray.results.load import Study, load_study
-from hybrid_ray.results.plots import PLOTS, shown
-from hybrid_ray.results.report import write_report
-from hybrid_ray.results.tables import trials_table
-from hybrid_ray.results.tables_runs import device_by_phase, memory
+from hybrid_ray.report.headline import headline
+from hybrid_ray.report.load import Study, load_study
+from hybrid_ray.report.plots.study import PLOTS, shown
+from hybrid_ray.report.study_page import write_report
+from hybrid_ray.report.tables.runs import device_by_phase, memory
+from hybrid_ray.report.tables.study import trials_table
 
 
 def searched(directory: Path, mode: str, *, net: float = 1.1, **options: bool) -> Study:

@@ -13,9 +13,9 @@ from hybrid_ray.cli import main
 from hybrid_ray.config import ObjectiveConfig
 from hybrid_ray.errors import ConfigError, StoreError
 from hybrid_ray.objective import score
-from hybrid_ray.results.headline import headline
-from hybrid_ray.results.load import load_study
-from hybrid_ray.results.report import write_report
+from hybrid_ray.report.headline import headline
+from hybrid_ray.report.load import load_study
+from hybrid_ray.report.study_page import write_report
 from hybrid_ray.storage.study_store import StudyStore, read_jsonl
 from hybrid_ray.study.rescore import rescore, rescored_trials
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from hybrid_ray.results.published import PUBLISHED
-from hybrid_ray.results.tables import NONE, Table, number, percent
+from hybrid_ray.report.tables.published import PUBLISHED
+from hybrid_ray.report.tables.study import NONE, Table, number, percent
 
 __all__ = ["arms", "configurations", "ends", "findings", "published", "ratio", "ratios", "tuning"]
 

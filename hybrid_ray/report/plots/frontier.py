@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
-from hybrid_ray.results.load import Study
-from hybrid_ray.results.style import (
+from hybrid_ray.report.load import Study
+from hybrid_ray.report.plots.style import (
     BLUE,
     GREEN,
     GREY,

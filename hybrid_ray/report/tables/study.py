@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from hybrid_ray.results.headline import interval_text
-from hybrid_ray.results.load import Study
+from hybrid_ray.report.headline import interval_text
+from hybrid_ray.report.load import Study
 
 __all__ = [
     "Table", "best_settings", "ceilings_of", "confirmation_tables", "first_to_see", "number", "speedups",

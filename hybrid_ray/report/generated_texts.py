@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hybrid_ray.results.load import Study
+from hybrid_ray.report.load import Study
 
 __all__ = ["Sample", "samples"]
 

@@ -11,14 +11,15 @@ from typing import Any, get_args
 import pandas as pd
 from markupsafe import Markup
 
-from hybrid_ray.results import tables, tables_runs
-from hybrid_ray.results.headline import Headline, counted, headline
-from hybrid_ray.results.load import Study, load_study
-from hybrid_ray.results.pages import templates
-from hybrid_ray.results.plots import Plot, Section, shown
-from hybrid_ray.results.rescoring import rescore_command
-from hybrid_ray.results.samples import samples
-from hybrid_ray.results.style import png, svg
+from hybrid_ray.report.generated_texts import samples
+from hybrid_ray.report.headline import Headline, counted, headline
+from hybrid_ray.report.load import Study, load_study
+from hybrid_ray.report.pages import templates
+from hybrid_ray.report.plots.study import Plot, Section, shown
+from hybrid_ray.report.plots.style import png, svg
+from hybrid_ray.report.rescoring import rescore_command
+from hybrid_ray.report.tables import runs as tables_runs
+from hybrid_ray.report.tables import study as tables
 from hybrid_ray.storage.study_store import write_atomic
 
 __all__ = ["GLOSSARY", "write_report"]

@@ -10,11 +10,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from hybrid_ray.results import comparison_tables as tables
-from hybrid_ray.results.pages import templates
-from hybrid_ray.results.plots_comparison import arms_over_frontier
-from hybrid_ray.results.style import png, svg
-from hybrid_ray.results.tables import ceilings_of, number, percent
+from hybrid_ray.report.pages import templates
+from hybrid_ray.report.plots.comparison import arms_over_frontier
+from hybrid_ray.report.plots.style import png, svg
+from hybrid_ray.report.tables import comparison as tables
+from hybrid_ray.report.tables.study import ceilings_of, number, percent
 from hybrid_ray.storage.study_store import read_json, write_atomic
 
 __all__ = ["is_comparison", "write_comparison"]

@@ -16,7 +16,7 @@ from hybrid_ray.config import JobConfig
 from hybrid_ray.config.jobfile import read_job
 from hybrid_ray.errors import ConfigError, StoreError
 from hybrid_ray.objective import pareto_front, ranked
-from hybrid_ray.results.rescoring import Rescoring, read_rescoring
+from hybrid_ray.report.rescoring import Rescoring, read_rescoring
 from hybrid_ray.run_result import Evaluation, RunResult, StepRecord
 from hybrid_ray.storage.study_store import read_json, read_jsonl
 

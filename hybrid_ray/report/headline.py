@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from hybrid_ray.results.load import Study
-from hybrid_ray.results.rescoring import objective_changes
+from hybrid_ray.report.load import Study
+from hybrid_ray.report.rescoring import objective_changes
 
 __all__ = ["Headline", "conclude", "counted", "headline", "interval_text"]
 

@@ -6,8 +6,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
-from hybrid_ray.results.plots_frontier import ARMS
-from hybrid_ray.results.style import INK, LOSS, TIME, canvas, legend, message, styled
+from hybrid_ray.report.plots.frontier import ARMS
+from hybrid_ray.report.plots.style import INK, LOSS, TIME, canvas, legend, message, styled
 
 __all__ = ["arms_over_frontier"]
 

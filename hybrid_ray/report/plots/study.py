@@ -13,11 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hybrid_ray.results.load import Study
-from hybrid_ray.results.plots_front import speedup_and_degradation
-from hybrid_ray.results.plots_frontier import confirmation, score_and_net, trials_over_frontier
-from hybrid_ray.results.plots_runs import phase_shares, signals, step_time
-from hybrid_ray.results.style import BLUE, GREEN, INK, LOSS, PURPLE, STATES, TIME, canvas, legend, message, styled
+from hybrid_ray.report.load import Study
+from hybrid_ray.report.plots.frontier import confirmation, score_and_net, trials_over_frontier
+from hybrid_ray.report.plots.pareto_front import speedup_and_degradation
+from hybrid_ray.report.plots.runs import phase_shares, signals, step_time
+from hybrid_ray.report.plots.style import BLUE, GREEN, INK, LOSS, PURPLE, STATES, TIME, canvas, legend, message, styled
 
 __all__ = [
     "PLOTS", "Plot", "confirmation", "history", "knobs", "loss_curves", "phase_shares", "score_and_net", "shown",

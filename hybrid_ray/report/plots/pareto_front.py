@@ -4,8 +4,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hybrid_ray.results.load import Study
-from hybrid_ray.results.style import BLUE, INK, MUTED, PAPER, WASH, canvas, legend, message, styled
+from hybrid_ray.report.load import Study
+from hybrid_ray.report.plots.style import BLUE, INK, MUTED, PAPER, WASH, canvas, legend, message, styled
 
 __all__ = ["speedup_and_degradation"]
 
