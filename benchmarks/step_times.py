@@ -25,7 +25,7 @@ from hybrid_ray.data import prepare
 from hybrid_ray.run_result import Evaluation, RunResult, Status, StepRecord
 from hybrid_ray.training.hardware.placement import choose_device
 from hybrid_ray.training.loop import train
-from hybrid_ray.training.setup import Bench, synchronize
+from hybrid_ray.training.setup import TrainSetup, synchronize
 
 PHASES = ("warmup", "full", "predict", "correct")
 # Seeds, phase 2B validation (RTX 5080): milliseconds a step, as ranges where they give ranges.
@@ -67,7 +67,7 @@ class Baseline:
     """Plain steps done on demand."""
 
     def __init__(self, run: RunConfig) -> None:
-        self.bench = Bench(run, prepare(run.data), choose_device(run))
+        self.bench = TrainSetup(run, prepare(run.data), choose_device(run))
         if run.train.compile:
             self.bench.compile()
         self.seconds: list[float] = []

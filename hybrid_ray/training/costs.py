@@ -15,16 +15,16 @@ import torch
 
 from hybrid_ray.method.trainer import StepResult
 from hybrid_ray.run_result import Evaluation
-from hybrid_ray.training.marks import Marks
+from hybrid_ray.training.telemetry.extremes import RunExtremes
 
-__all__ = ["Accounts"]
+__all__ = ["RunCosts"]
 
 
 _PLAIN_PARTS = ("data", "forward", "backward", "optimizer")
 
 
-class Accounts:
-    """Counts of one run. ``step_cost``: seconds of a plain step in this process when last looked at (`Pace`)."""
+class RunCosts:
+    """Counts of one run. ``step_cost``: seconds of a plain step in this process when last looked at (`StepTimer`)."""
 
     def __init__(self) -> None:
         self.step_cost = 1.0
@@ -36,8 +36,10 @@ class Accounts:
         self.other_seconds: defaultdict[str, float] = defaultdict(float)
         self.tokens: Counter[str] = Counter(read=0, gradient=0, forward_only=0)
         self.curve: list[Evaluation] = []
-        self.marks = Marks()
-        self.settings: list[dict[str, Any]] = []  # that it trained in (`Bench.setting`): a resumed run may change it
+        self.extremes = RunExtremes()
+        self.settings: list[
+            dict[str, Any]
+        ] = []  # that it trained in (`TrainSetup.setting`): a resumed run may change it
         self._plain_steps = 0.0  # time up to the last look
         self._since = 0.0  # seconds of training since then
 
@@ -59,7 +61,7 @@ class Accounts:
 
     @property
     def plain_step(self) -> float:
-        """Seconds of a plain step by the clock of `Pace`: before the run and at each evaluation.
+        """Seconds of a plain step by the clock of `StepTimer`: before the run and at each evaluation.
 
         Each second of training counts by what a plain step cost around it.
         """
@@ -67,10 +69,10 @@ class Accounts:
 
     @property
     def _time(self) -> float:
-        """Training time in plain steps as `Pace` has them."""
+        """Training time in plain steps as `StepTimer` has them."""
         return self._plain_steps + self._since / self.step_cost
 
-    def pace(self, step_cost: float) -> None:
+    def update_step_cost(self, step_cost: float) -> None:
         """A new look at what a plain step costs: the seconds since the last one count by the mean of the two."""
         self._plain_steps += 2.0 * self._since / (self.step_cost + step_cost)
         self._since, self.step_cost = 0.0, step_cost
@@ -84,7 +86,7 @@ class Accounts:
         self._since += seconds
         self.phase_steps[phase] += 1
         self.phase_seconds[phase] += seconds
-        self.marks.note(result)
+        self.extremes.note(result)
 
     def read(self, tokens: int) -> None:
         """A micro-batch was read, for a gradient if gradients are on, else for a forward alone. Tokens of all ranks."""
@@ -112,7 +114,7 @@ class Accounts:
             "other_seconds": dict(self.other_seconds),
             "tokens": dict(self.tokens),
             "curve": [asdict(evaluation) for evaluation in self.curve],
-            "marks": self.marks.state_dict(),
+            "extremes": self.extremes.state_dict(),
             "settings": self.settings,
         }
 
@@ -131,5 +133,5 @@ class Accounts:
             for name, value in saved.items():
                 mine[name] += value
         self.curve = [Evaluation(**row) for row in state["curve"]]
-        self.marks.load_state_dict(state["marks"])
+        self.extremes.load_state_dict(state["extremes"])
         self.settings = list(state["settings"])

@@ -5,7 +5,7 @@ import torch
 from hybrid_ray.data import Corpus
 from hybrid_ray.models import GPT2, generate
 from hybrid_ray.training.distributed import rank
-from hybrid_ray.training.setup import Bench
+from hybrid_ray.training.setup import TrainSetup
 
 __all__ = ["sample"]
 
@@ -14,18 +14,18 @@ TOP_K = 40
 SEED = 0  # the same draws in every run, so that two samples differ by their models alone
 
 
-def sample(bench: Bench) -> str | None:
+def sample(setup: TrainSetup) -> str | None:
     """The beginning of a file as the model writes it, ``train.sample_tokens`` tokens; rank 0's, None elsewhere.
 
     It starts from the token that ends a file, so all of the text is the model's own. It draws from a generator of its
     own and leaves no trace in the run. None too where there is nothing to read: a model of pictures, tokens that stand
     for nothing, a model of which each rank has only a part (its forward would need every rank, a token at a time).
     """
-    corpus, model, tokens = bench.corpus, bench.module, bench.run.train.sample_tokens
-    wanted = tokens > 0 and bench.run.arm in ("baseline", "hybrid") and rank() == 0 and not bench.sharded
+    corpus, model, tokens = setup.corpus, setup.module, setup.run.train.sample_tokens
+    wanted = tokens > 0 and setup.run.arm in ("baseline", "hybrid") and rank() == 0 and not setup.sharded
     if not wanted or not isinstance(model, GPT2) or not isinstance(corpus, Corpus) or corpus.vocabulary.end is None:
         return None
     start_BT = torch.tensor([[corpus.vocabulary.end]])
-    with bench.precision():
+    with setup.precision():
         written_BT = generate(model, start_BT, new_tokens=tokens, temperature=TEMPERATURE, top_k=TOP_K, seed=SEED)
     return corpus.decode(written_BT[0, 1:].tolist())

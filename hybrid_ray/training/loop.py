@@ -10,13 +10,13 @@ from hybrid_ray.config import RunConfig
 from hybrid_ray.data import prepare
 from hybrid_ray.errors import ConfigError, Diverged, TrialOutOfMemory
 from hybrid_ray.run_result import Replay, RunResult, Status, StepRecord
-from hybrid_ray.training.costs import Accounts
+from hybrid_ray.training.costs import RunCosts
 from hybrid_ray.training.distributed import any_rank, world_size
 from hybrid_ray.training.hardware.out_of_memory import free_memory, is_out_of_memory
 from hybrid_ray.training.hardware.placement import check_placement, choose_device
 from hybrid_ray.training.interruption import StopRequest
 from hybrid_ray.training.reporter import NullReporter, Reporter
-from hybrid_ray.training.run import Course
+from hybrid_ray.training.run import TrainingRun
 from hybrid_ray.training.setup import synchronize
 from hybrid_ray.training.start import start
 from hybrid_ray.training.telemetry.monitor import Monitor, watch
@@ -53,49 +53,49 @@ def train(run: RunConfig, *, reporter: Reporter | None = None, directory: Path |
 
 
 def _train(run: RunConfig, reporter: Reporter, directory: Path | None) -> RunResult:
-    accounts = Accounts()
+    costs = RunCosts()
     with StopRequest() as stop:
         # A place to train, and the data.
-        with accounts.other("setup"):
+        with costs.other("setup"):
             device = _place(run)
             replay = _replay(run)
             dataset = prepare(run.data)
 
         # The model there, as fast as it will go, and the time of some plain steps, to check later what the run's cost.
-        bench, pace = start(run, dataset, device, accounts, replay=replay)
-        check_placement(bench.module, device)
+        setup, timer = start(run, dataset, device, costs, replay=replay)
+        check_placement(setup.module, device)
 
         # Start afresh from the seed, or go on from where a checkpoint left off.
-        with accounts.other("setup"):
-            course = Course(bench, bench.fresh(run, replay=replay), accounts, pace, reporter, directory)
+        with costs.other("setup"):
+            training_run = TrainingRun(setup, setup.fresh(run, replay=replay), costs, timer, reporter, directory)
 
         with watch(device) as monitor:
             try:
-                status, error = _nominal_steps(course, stop, monitor)
+                status, error = _nominal_steps(training_run, stop, monitor)
             finally:
-                course.flush()
-        return course.close(status, error, monitor)
+                training_run.flush()
+        return training_run.close(status, error, monitor)
 
 
-def _nominal_steps(course: Course, stop: StopRequest, monitor: Monitor) -> tuple[Status, str | None]:
+def _nominal_steps(training_run: TrainingRun, stop: StopRequest, monitor: Monitor) -> tuple[Status, str | None]:
     """Step by step to the end of the run: how it ended, and why if not well."""
-    bench, training, accounts = course.bench, course.training, course.accounts
-    closure = bench.next_loss(training, accounts.read)
+    setup, training, costs = training_run.setup, training_run.training, training_run.costs
+    closure = setup.next_loss(training, costs.read)
     try:
-        while not course.ended:
+        while not training_run.ended:
             # One nominal step, real or predicted. Nothing else in this loop is training time.
             learning_rate = training.learning_rate
-            synchronize(bench.device)
+            synchronize(setup.device)
             started = time.perf_counter()
             result = training.trainer.step(closure)
-            synchronize(bench.device)
+            synchronize(setup.device)
             seconds = time.perf_counter() - started
 
-            accounts.count(result, seconds)
+            costs.count(result, seconds)
             monitor.spent(str(result.phase), started, started + seconds)
-            course.told(
+            training_run.told(
                 StepRecord(
-                    step=accounts.step,
+                    step=costs.step,
                     phase=str(result.phase),
                     predicted=result.predicted,
                     loss=result.loss,
@@ -109,17 +109,17 @@ def _nominal_steps(course: Course, stop: StopRequest, monitor: Monitor) -> tuple
             )
 
             # Once in a while, right after Correct: evaluate, checkpoint, report, and hear whether to go on (all ranks).
-            if course.evaluation_due():
-                status = course.evaluate_and_report()
+            if training_run.evaluation_due():
+                status = training_run.evaluate_and_report()
                 if status is not None:
                     return status, None
-            elif course.checkpoint_due():
-                course.checkpoint()
+            elif training_run.checkpoint_due():
+                training_run.checkpoint()
 
             # Asked to leave: ranks agree (a predicted step talks to nobody), keep the state, and go.
             alone = world_size() == 1
-            if (alone or not result.predicted) and not course.ended and any_rank(stop.asked):
-                course.checkpoint()
+            if (alone or not result.predicted) and not training_run.ended and any_rank(stop.asked):
+                training_run.checkpoint()
                 return "stopped", "asked to stop by a signal"
     except Diverged as error:
         return "diverged", str(error)

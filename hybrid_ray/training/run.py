@@ -11,18 +11,18 @@ from hybrid_ray.config import Split, TrainConfig
 from hybrid_ray.errors import Diverged
 from hybrid_ray.run_result import Evaluation, Heldout, RunResult, Status, StepRecord
 from hybrid_ray.training.checkpoint import state as resume
-from hybrid_ray.training.costs import Accounts
+from hybrid_ray.training.costs import RunCosts
 from hybrid_ray.training.distributed import from_first_rank, rank, sum_over_ranks, world_size
 from hybrid_ray.training.generated_text import sample
 from hybrid_ray.training.hardware.fingerprint import fingerprint
 from hybrid_ray.training.hardware.placement import check_placement
 from hybrid_ray.training.heldout import heldout_loss
 from hybrid_ray.training.reporter import Reporter, Reporters, RunWriter
-from hybrid_ray.training.setup import Bench, Training
-from hybrid_ray.training.step_timer import Pace
+from hybrid_ray.training.setup import Training, TrainSetup
+from hybrid_ray.training.step_timer import StepTimer
 from hybrid_ray.training.telemetry.monitor import Monitor, device_name, energy_of_all
 
-__all__ = ["Course", "evaluation_points"]
+__all__ = ["TrainingRun", "evaluation_points"]
 
 log = logging.getLogger("hybrid_ray")
 
@@ -34,7 +34,7 @@ def evaluation_points(config: TrainConfig) -> tuple[int, ...]:
     return tuple(round(config.steps * (index + 1) / config.evaluations) for index in range(config.evaluations))
 
 
-class Course:
+class TrainingRun:
     """A run from its start, or from its last checkpoint if the run directory has one.
 
     Args:
@@ -46,31 +46,31 @@ class Course:
 
     def __init__(
         self,
-        bench: Bench,
+        setup: TrainSetup,
         training: Training,
-        accounts: Accounts,
-        pace: Pace,
+        costs: RunCosts,
+        timer: StepTimer,
         reporter: Reporter,
         directory: Path | None,
     ) -> None:
-        self.bench = bench
+        self.setup = setup
         self.training = training
-        self.accounts = accounts
-        self._pace = pace
+        self.costs = costs
+        self._timer = timer
         self._directory = directory
         self._heldout: dict[str, Heldout] = {}
         self._sample: str | None = None
-        resumed = directory is not None and resume.restore(directory, bench, training, accounts)
-        self._writer = RunWriter(directory, bench.run, resumed=resumed) if directory and rank() == 0 else None
+        resumed = directory is not None and resume.restore(directory, setup, training, costs)
+        self._writer = RunWriter(directory, setup.run, resumed=resumed) if directory and rank() == 0 else None
         self._reporter = Reporters(self._writer, reporter) if self._writer else reporter
-        if bench.setting() not in accounts.settings:
-            accounts.settings.append(bench.setting())
+        if setup.setting() not in costs.settings:
+            costs.settings.append(setup.setting())
         if resumed:
-            log.info("going on from step %d", accounts.step)
+            log.info("going on from step %d", costs.step)
 
     @property
     def ended(self) -> bool:
-        return self.accounts.step >= self.bench.run.train.steps
+        return self.costs.step >= self.setup.run.train.steps
 
     def told(self, record: StepRecord) -> None:
         """A step was done: tell whoever listens."""
@@ -81,9 +81,9 @@ class Course:
 
         Right after Correct the weights are as good as they get in a cycle; in the middle of Predict they are a guess.
         """
-        curve, step = self.accounts.curve, self.accounts.step
+        curve, step = self.costs.curve, self.costs.step
         last = curve[-1].step if curve else 0
-        passed = any(last < point <= step for point in evaluation_points(self.bench.run.train))
+        passed = any(last < point <= step for point in evaluation_points(self.setup.run.train))
         return passed and (self.training.trainer.cycle_done or self.ended)
 
     def evaluate_and_report(self) -> Status | None:
@@ -95,36 +95,36 @@ class Course:
             Diverged: the loss is not finite.
             ConfigError: weights are no longer on the device that was asked for.
         """
-        accounts = self.accounts
-        check_placement(self.bench.module, self.bench.device)
-        with accounts.other("calibration"):
-            accounts.pace(self._pace.look())
+        costs = self.costs
+        check_placement(self.setup.module, self.setup.device)
+        with costs.other("calibration"):
+            costs.update_step_cost(self._timer.estimate())
         loss = self._evaluate("search")
         if not math.isfinite(loss):
-            raise Diverged(f"the held-out loss is {loss} at nominal step {accounts.step}")
-        seconds, calibration = from_first_rank([accounts.train_seconds, self._calibration()])
+            raise Diverged(f"the held-out loss is {loss} at nominal step {costs.step}")
+        seconds, calibration = from_first_rank([costs.train_seconds, self._calibration()])
         evaluation = Evaluation(
-            step=accounts.step,
+            step=costs.step,
             loss=loss,
-            real_steps=accounts.real_steps,
+            real_steps=costs.real_steps,
             train_seconds=seconds,
             time=seconds / calibration,
         )
-        accounts.curve.append(evaluation)
+        costs.curve.append(evaluation)
         log.info("step %d: held-out loss %.4f after %.1f s of training", evaluation.step, loss, seconds)
-        if self.bench.run.train.checkpoint_every:
+        if self.setup.run.train.checkpoint_every:
             self.checkpoint()
         return _agreed(self._reporter.evaluation(evaluation, calibration))
 
     def checkpoint_due(self) -> bool:
-        every = self.bench.run.train.checkpoint_every
-        return every > 0 and self.accounts.step % every == 0
+        every = self.setup.run.train.checkpoint_every
+        return every > 0 and self.costs.step % every == 0
 
     def checkpoint(self) -> None:
         """Keep the run's whole state (collective). Of a run that has ended only the last is kept."""
         if self._directory is not None:
-            with self.accounts.other("checkpoint"):
-                resume.save(self._directory, self.bench, self.training, self.accounts, keep=1 if self.ended else 2)
+            with self.costs.other("checkpoint"):
+                resume.save(self._directory, self.setup, self.training, self.costs, keep=1 if self.ended else 2)
 
     def flush(self) -> None:
         """Write the steps so far, whatever comes next."""
@@ -137,56 +137,55 @@ class Course:
             if "search" not in self._heldout:  # resumed from a checkpoint of its very end
                 self._evaluate("search")
             self._evaluate("confirm")
-            with self.accounts.other("sample"):
-                self._sample = sample(self.bench)
-        self.bench.compiled.say_recompilations()
+            with self.costs.other("sample"):
+                self._sample = sample(self.setup)
+        self.setup.compiled.say_recompilations()
         result = self._result(status, error, monitor)
         if self._writer:
             self._writer.close(result)
         return result
 
     def _evaluate(self, split: Split) -> float:
-        bench = self.bench
-        with self.accounts.other("evaluation"):
+        setup = self.setup
+        with self.costs.other("evaluation"):
             self._heldout[split] = heldout_loss(
-                bench.module,
-                bench.corpus,
+                setup.module,
+                setup.corpus,
                 split,
-                sequence_length=bench.run.train.sequence_length,
-                device=bench.device,
-                precision=bench.precision,
-                share=not bench.sharded,
+                sequence_length=setup.run.train.sequence_length,
+                device=setup.device,
+                precision=setup.precision,
+                share=not setup.sharded,
             )
         return self._heldout[split].loss
 
     def _calibration(self) -> float:
-        return self.accounts.calibration(self.training.trainer.clock.seconds())
+        return self.costs.calibration(self.training.trainer.clock.seconds())
 
     def _result(self, status: Status, error: str | None, monitor: Monitor) -> RunResult:
-        bench, accounts, trainer = self.bench, self.accounts, self.training.trainer
-        costs = [accounts.train_seconds, self._calibration(), accounts.plain_step]
-        seconds, calibration, plain_step = from_first_rank(costs)
+        setup, costs, trainer = self.setup, self.costs, self.training.trainer
+        seconds, calibration, plain_step = from_first_rank([costs.train_seconds, self._calibration(), costs.plain_step])
         return RunResult(
-            arm=bench.run.arm,
-            seed=bench.run.seed,
+            arm=setup.run.arm,
+            seed=setup.run.seed,
             status=status,
-            steps=accounts.step,
-            real_steps=accounts.real_steps,
-            predicted_steps=accounts.step - accounts.real_steps,
+            steps=costs.step,
+            real_steps=costs.real_steps,
+            predicted_steps=costs.step - costs.real_steps,
             train_seconds=seconds,
             calibration=calibration,
             plain_step=plain_step,
             heldout=self._heldout if status == "finished" else {},
-            curve=tuple(accounts.curve),
-            phase_steps=dict(accounts.phase_steps),
-            phase_seconds=dict(accounts.phase_seconds),
+            curve=tuple(costs.curve),
+            phase_steps=dict(costs.phase_steps),
+            phase_seconds=dict(costs.phase_seconds),
             part_seconds=trainer.clock.seconds(),
-            other_seconds=dict(accounts.other_seconds),
-            tokens=dict(accounts.tokens),
+            other_seconds=dict(costs.other_seconds),
+            tokens=dict(costs.tokens),
             replay=trainer.replay_record(),
-            statistics={**trainer.statistics(), **accounts.marks.training},
-            fingerprint=fingerprint(bench.run, bench.corpus, bench.device, setting=accounts.setting(bench.setting())),
-            machine={**_watched(monitor, bench.device), **accounts.marks.memory, **bench.evidence()},
+            statistics={**trainer.statistics(), **costs.extremes.training},
+            fingerprint=fingerprint(setup.run, setup.corpus, setup.device, setting=costs.setting(setup.setting())),
+            machine={**_watched(monitor, setup.device), **costs.extremes.memory, **setup.evidence()},
             sample=self._sample,
             error=error,
         )

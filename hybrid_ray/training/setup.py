@@ -20,7 +20,7 @@ from hybrid_ray.run_result import Replay
 from hybrid_ray.training.compile import Compiled, compile_forward
 from hybrid_ray.training.distributed import full_weights, load_weights, rank, world_size, wrap
 
-__all__ = ["Bench", "Training", "synchronize"]
+__all__ = ["TrainSetup", "Training", "synchronize"]
 
 
 def synchronize(device: torch.device) -> None:
@@ -31,7 +31,7 @@ def synchronize(device: torch.device) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Training:
-    """A run at its start (or loaded to where a checkpoint left it). ``run`` may be a plain variant of the bench's."""
+    """A run at its start (or loaded to where a checkpoint left it). ``run`` may be a plain variant of the setup's."""
 
     run: RunConfig
     trainer: HybridTrainer
@@ -44,7 +44,7 @@ class Training:
         return float(self.optimizer.param_groups[0]["lr"])
 
 
-class Bench:
+class TrainSetup:
     """The model on its device, as ranks train it together, compiled if asked. Made once a process.
 
     Args:
@@ -95,7 +95,7 @@ class Bench:
             torch.autograd.backward(loss)
 
     def fresh(self, run: RunConfig, *, replay: Replay | None = None) -> Training:
-        """The start of a run, whatever the bench was used for before: everything is drawn from the seed again.
+        """The start of a run, whatever the setup was used for before: everything is drawn from the seed again.
 
         Weights are written in place. So compiled code and process groups stay good, and no second copy of the
         model is kept.

@@ -18,11 +18,11 @@ from hybrid_ray.config import RunConfig
 from hybrid_ray.data import Dataset
 from hybrid_ray.errors import TrialOutOfMemory
 from hybrid_ray.run_result import Replay
-from hybrid_ray.training.costs import Accounts
+from hybrid_ray.training.costs import RunCosts
 from hybrid_ray.training.distributed import any_rank, world_size
 from hybrid_ray.training.hardware.out_of_memory import free_memory, is_out_of_memory
-from hybrid_ray.training.setup import Bench
-from hybrid_ray.training.step_timer import Pace
+from hybrid_ray.training.setup import TrainSetup
+from hybrid_ray.training.step_timer import StepTimer
 
 __all__ = ["Setting", "settings", "start"]
 
@@ -52,9 +52,9 @@ def settings(run: RunConfig) -> Iterator[Setting]:
 
 
 def start(
-    run: RunConfig, dataset: Dataset, device: torch.device, accounts: Accounts, *, replay: Replay | None = None
-) -> tuple[Bench, Pace]:
-    """The bench in the first setting that works on every rank, and its pace, calibrated in that setting (collective).
+    run: RunConfig, dataset: Dataset, device: torch.device, costs: RunCosts, *, replay: Replay | None = None
+) -> tuple[TrainSetup, StepTimer]:
+    """The setup in the first setting that works on every rank, and its timer, calibrated in that setting (collective).
 
     Ranks agree on each setting before the next is tried: the one with the least memory decides for all.
 
@@ -62,46 +62,46 @@ def start(
         TrialOutOfMemory: not even a micro-batch of 1 fits. What was held is freed.
         RuntimeError: out of memory where a rank cannot try alone: a sharded model, calibration of several workers.
     """
-    with accounts.other("setup"):
+    with costs.other("setup"):
         # The first optimizer of a process imports this. Left to do so, it is held in a circle by the import's frames,
         # and with it what the rehearsal allocates.
         import torch._dynamo  # noqa: F401
 
-        bench = Bench(run, dataset, device)
+        setup = TrainSetup(run, dataset, device)
     for setting in settings(run):
-        outcome = _pace_in(setting, bench, accounts, replay)
-        if isinstance(outcome, Pace):
-            _say_batch(bench)
-            return bench, outcome
-        _give_up(setting, bench, outcome)
+        outcome = _timer_in(setting, setup, costs, replay)
+        if isinstance(outcome, StepTimer):
+            _say_batch(setup)
+            return setup, outcome
+        _give_up(setting, setup, outcome)
     raise TrialOutOfMemory(
-        f"no setting works ({'; '.join(bench.fallbacks)}): there is no smaller train.micro_batch_size; give the run a "
+        f"no setting works ({'; '.join(setup.fallbacks)}): there is no smaller train.micro_batch_size; give the run a "
         "larger device, or choose a smaller model.preset"
     )
 
 
-def _pace_in(setting: Setting, bench: Bench, accounts: Accounts, replay: Replay | None) -> Pace | str:
-    """The pace, calibrated in this setting; or what went wrong on some rank."""
-    bench.micro_batch_size = setting.micro_batch_size
-    apart = not bench.sharded  # each rank can try without the others
+def _timer_in(setting: Setting, setup: TrainSetup, costs: RunCosts, replay: Replay | None) -> StepTimer | str:
+    """The timer, calibrated in this setting; or what went wrong on some rank."""
+    setup.micro_batch_size = setting.micro_batch_size
+    apart = not setup.sharded  # each rank can try without the others
     if setting.compiled:
-        with accounts.other("compile"):
-            problem = _tried(lambda: _compile(bench), catch=apart)
+        with costs.other("compile"):
+            problem = _tried(lambda: _compile(setup), catch=apart)
         if problem:
             return problem
-    with accounts.other("setup"):
-        problem = _tried(lambda: _rehearse(bench, replay), catch=apart)
-        _collect(bench.device)
+    with costs.other("setup"):
+        problem = _tried(lambda: _rehearse(setup, replay), catch=apart)
+        _collect(setup.device)
     if problem:
         return problem
-    with accounts.other("calibration"):
-        pace = Pace(bench)
-        problem = _tried(lambda: _calibrate(pace, accounts), catch=world_size() == 1)
-        _collect(bench.device)
+    with costs.other("calibration"):
+        timer = StepTimer(setup)
+        problem = _tried(lambda: _calibrate(timer, costs), catch=world_size() == 1)
+        _collect(setup.device)
     if problem:
         return problem
-    bench.compiled = bench.compiled.started()  # an optimizer's step may have been compiled too
-    return pace
+    setup.compiled = setup.compiled.started()  # an optimizer's step may have been compiled too
+    return timer
 
 
 def _collect(device: torch.device) -> None:
@@ -129,21 +129,21 @@ def _tried(work: Callable[[], str | None], *, catch: bool) -> str | None:
     return (problem or "it failed on another rank") if any_rank(problem is not None) else None
 
 
-def _give_up(setting: Setting, bench: Bench, problem: str) -> None:
+def _give_up(setting: Setting, setup: TrainSetup, problem: str) -> None:
     """Free what the setting held. Eager from now on."""
-    bench.fallbacks.append(f"{setting}: {problem}")
+    setup.fallbacks.append(f"{setting}: {problem}")
     log.warning("the run cannot train as asked (%s: %s); it goes on with the next smaller setting", setting, problem)
-    bench.use_eager()
-    bench.model.zero_grad(set_to_none=True)
+    setup.use_eager()
+    setup.model.zero_grad(set_to_none=True)
     free_memory()
 
 
-def _compile(bench: Bench) -> str | None:
-    bench.compile()
-    return None if bench.compiled.took else bench.compiled.reason
+def _compile(setup: TrainSetup) -> str | None:
+    setup.compile()
+    return None if setup.compiled.took else setup.compiled.reason
 
 
-def _rehearse(bench: Bench, replay: Replay | None) -> None:
+def _rehearse(setup: TrainSetup, replay: Replay | None) -> None:
     """Hold at one time what a real step holds: weights, gradients, the optimizer's and the predictor's state, and what
     one micro-batch leaves for the backward.
 
@@ -153,23 +153,23 @@ def _rehearse(bench: Bench, replay: Replay | None) -> None:
     Several workers with the whole model each (DDP) do this without a word to each other, so that one that runs out of
     memory leaves no other waiting.
     """
-    training, batch = bench.training(bench.run, replay=replay), bench.to_device(bench.sampler().next())
-    bench.gradient(bench.compiled.forward, batch)
+    training, batch = setup.training(setup.run, replay=replay), setup.to_device(setup.sampler().next())
+    setup.gradient(setup.compiled.forward, batch)
     training.optimizer.step()
-    if bench.accumulate == 1:  # else gradients of earlier micro-batches are there when the next one runs
-        bench.model.zero_grad(set_to_none=True)
-    bench.gradient(bench.compiled.forward, batch)
-    bench.model.zero_grad(set_to_none=True)
+    if setup.accumulate == 1:  # else gradients of earlier micro-batches are there when the next one runs
+        setup.model.zero_grad(set_to_none=True)
+    setup.gradient(setup.compiled.forward, batch)
+    setup.model.zero_grad(set_to_none=True)
 
 
-def _calibrate(pace: Pace, accounts: Accounts) -> None:
-    accounts.step_cost = pace.calibrate()
+def _calibrate(timer: StepTimer, costs: RunCosts) -> None:
+    costs.step_cost = timer.calibrate()
 
 
-def _say_batch(bench: Bench) -> None:
-    batch, micro, workers = bench.run.train.batch_size, bench.micro_batch_size, world_size()
-    assert bench.accumulate * micro * workers == batch, "the effective batch is never changed"
+def _say_batch(setup: TrainSetup) -> None:
+    batch, micro, workers = setup.run.train.batch_size, setup.micro_batch_size, world_size()
+    assert setup.accumulate * micro * workers == batch, "the effective batch is never changed"
     log.info(
         "effective batch %d = %d x %d x %d worker%s (micro-batch, accumulated, ranks)",
-        batch, micro, bench.accumulate, workers, "s" if workers > 1 else "",
+        batch, micro, setup.accumulate, workers, "s" if workers > 1 else "",
     )  # fmt: skip

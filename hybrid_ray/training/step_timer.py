@@ -10,21 +10,21 @@ from hybrid_ray.config import RunConfig
 from hybrid_ray.method.gradients import compute_gradients
 from hybrid_ray.method.step_clock import StepClock
 from hybrid_ray.training.distributed import from_first_rank
-from hybrid_ray.training.setup import Bench, synchronize
+from hybrid_ray.training.setup import TrainSetup, synchronize
 
-__all__ = ["Pace", "middle_mean"]
+__all__ = ["StepTimer", "middle_mean"]
 
 DROPPED = 5  # first steps: allocations, first use of kernels, cold caches
 PROBES = 8  # gradients timed at each look
 STANDSTILL = 1e-12  # a learning rate at which nothing can diverge; the arithmetic is the same
 
 
-class Pace:
-    """Seconds of a plain step of the bench's run, in this process, under the conditions of the moment.
+class StepTimer:
+    """Seconds of a plain step of the setup's run, in this process, under the conditions of the moment.
 
     Before the run `calibrate` times plain steps, and between them *probes*: the gradient of one fixed batch, computed
     and thrown away. A plain step costs a fixed multiple of a probe. So later a few probes tell what a plain step costs
-    then (`look`), without a trace in the run. That matters: a neighbour that comes or goes changes the speed of a
+    then (`estimate`), without a trace in the run. That matters: a neighbour that comes or goes changes the speed of a
     machine by more than the effects that are measured here.
 
     A run's time is told in the run's own real steps (`RunResult.calibration`). This is the measurement beside it, from
@@ -35,9 +35,9 @@ class Pace:
     lower than the mean by what disturbances add on the average, and the run's own steps have those in them.
     """
 
-    def __init__(self, bench: Bench) -> None:
-        self._bench = bench
-        self._batch = bench.to_device(bench.sampler().next())
+    def __init__(self, setup: TrainSetup) -> None:
+        self._setup = setup
+        self._batch = setup.to_device(setup.sampler().next())
         self._steps_per_probe = 1.0
 
     def calibrate(self) -> float:
@@ -45,34 +45,34 @@ class Pace:
 
         The steps are those of a baseline: the same trainer with prediction off.
         """
-        bench, run = self._bench, _plain(self._bench.run)
-        training = bench.fresh(run)
-        closure = bench.next_loss(training, lambda tokens: None)
+        setup, run = self._setup, _plain(self._setup.run)
+        training = setup.fresh(run)
+        closure = setup.next_loss(training, lambda tokens: None)
         steps, probes = [], []
         for _ in range(DROPPED + run.train.calibration_steps):
-            steps.append(_seconds(bench.device, lambda: training.trainer.step(closure)))
-            probes.append(_seconds(bench.device, self._probe))
+            steps.append(_seconds(setup.device, lambda: training.trainer.step(closure)))
+            probes.append(_seconds(setup.device, self._probe))
         step, probe = from_first_rank([middle_mean(steps[DROPPED:]), middle_mean(probes[DROPPED:])])
         self._steps_per_probe = step / probe
         return step
 
-    def look(self) -> float:
+    def estimate(self) -> float:
         """Seconds of a plain step now, from a few probes (collective). The run's state stays as it is."""
-        devices = [self._bench.device] if self._bench.device.type == "cuda" else []
+        devices = [self._setup.device] if self._setup.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):  # dropout draws
-            seconds = [_seconds(self._bench.device, self._probe) for _ in range(PROBES)]
+            seconds = [_seconds(self._setup.device, self._probe) for _ in range(PROBES)]
         return from_first_rank([middle_mean(seconds) * self._steps_per_probe])[0]
 
     def _probe(self) -> None:
-        bench = self._bench
+        setup = self._setup
         x_BT, y_BT = self._batch
 
         def loss() -> torch.Tensor:
-            with bench.precision():
-                return bench.compiled.forward(x_BT, y_BT)
+            with setup.precision():
+                return setup.compiled.forward(x_BT, y_BT)
 
-        compute_gradients(bench.model, loss, accumulate=bench.accumulate, clock=StepClock(bench.device))
-        bench.model.zero_grad(set_to_none=True)
+        compute_gradients(setup.model, loss, accumulate=setup.accumulate, clock=StepClock(setup.device))
+        setup.model.zero_grad(set_to_none=True)
 
 
 def middle_mean(values: list[float]) -> float:

@@ -30,7 +30,7 @@ from hybrid_ray.training.distributed import process_group, rank
 from hybrid_ray.training.hardware.out_of_memory import is_out_of_memory
 from hybrid_ray.training.loop import train
 from hybrid_ray.training.start import settings
-from hybrid_ray.training.step_timer import Pace
+from hybrid_ray.training.step_timer import StepTimer
 
 CYCLES = HybridConfig(warmup_steps=6, full_steps=4, correct_steps=2, prediction_horizon=3, confidence_threshold=0.0)
 
@@ -194,7 +194,7 @@ def test_no_optimizer_of_the_start_is_there_when_the_run_begins() -> None:
             if record.step == 1:
                 there.append(optimizers())
 
-    class Pacing(Pace):
+    class TimerOutOfMemory(StepTimer):
         def calibrate(self) -> float:
             there.append(optimizers())
             return super().calibrate()
@@ -204,7 +204,7 @@ def test_no_optimizer_of_the_start_is_there_when_the_run_begins() -> None:
     gc.disable()
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("hybrid_ray.training.start.Pace", Pacing)
+            patch.setattr("hybrid_ray.training.start.StepTimer", TimerOutOfMemory)
             train(run_of(steps=10, evaluations=1), reporter=Counts())
     finally:
         gc.enable()

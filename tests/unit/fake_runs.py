@@ -14,7 +14,7 @@ from hybrid_ray.config import HybridConfig, ModelConfig, RunConfig, Split, Train
 from hybrid_ray.data import Dataset
 from hybrid_ray.memory.trace import Numbers
 from hybrid_ray.run_result import Replay
-from hybrid_ray.training.setup import Bench
+from hybrid_ray.training.setup import TrainSetup
 
 CPU = torch.device("cpu")
 
@@ -74,35 +74,35 @@ def run_of(
 
 
 def tracked_peak(run: RunConfig, data: Tokens) -> int:
-    """Bytes at the peak of two real steps and a predicted one of the run's own bench, by PyTorch's MemTracker."""
+    """Bytes at the peak of two real steps and a predicted one of the run's own setup, by PyTorch's MemTracker."""
     with warnings.catch_warnings(), FakeTensorMode():
         warnings.simplefilter("ignore")
         with Numbers():
-            bench = _bench(run, data)
+            setup = _setup(run, data)
         tracker = MemTracker()
-        tracker.track_external(bench.module)
+        tracker.track_external(setup.module)
         with tracker, Numbers():
-            host = _steps(bench, run, before_each=tracker.reset_mod_stats)
+            host = _steps(setup, run, before_each=tracker.reset_mod_stats)
     return int(tracker.get_tracker_snapshot("peak")[CPU]["Total"]) - host
 
 
-def _bench(run: RunConfig, data: Tokens) -> Bench:
-    """The bench, made in the type of its weights: a module of fake tensors can't be converted."""
+def _setup(run: RunConfig, data: Tokens) -> TrainSetup:
+    """The setup, made in the type of its weights: a module of fake tensors can't be converted."""
     usual, convert = torch.get_default_dtype(), nn.Module.to
     torch.set_default_dtype(torch.bfloat16 if run.train.weights == "bf16" else usual)
     nn.Module.to = lambda module, *_: module  # type: ignore[assignment, method-assign]
     try:
-        return Bench(run, cast(Dataset, data), CPU)
+        return TrainSetup(run, cast(Dataset, data), CPU)
     finally:
         nn.Module.to = convert  # type: ignore[method-assign]
         torch.set_default_dtype(usual)
 
 
-def _steps(bench: Bench, run: RunConfig, *, before_each: Callable[[], None]) -> int:
+def _steps(setup: TrainSetup, run: RunConfig, *, before_each: Callable[[], None]) -> int:
     """Two real steps and a predicted one. Returns the bytes of what would live elsewhere, had there been a GPU."""
     groups = 3 if run.train.optimizer == "adamwprune" else 2
-    training = bench.fresh(run, replay=Replay(phases="FFP", norms=((1.0,) * groups,)))
-    loss = bench.next_loss(training, lambda tokens: None)
+    training = setup.fresh(run, replay=Replay(phases="FFP", norms=((1.0,) * groups,)))
+    loss = setup.next_loss(training, lambda tokens: None)
 
     def closure() -> Tensor:
         before_each()  # a forward
@@ -123,13 +123,13 @@ def _steps(bench: Bench, run: RunConfig, *, before_each: Callable[[], None]) -> 
 
 def allocated_peak(run: RunConfig, data: Tokens) -> int:
     """Bytes at the peak of the same steps with real tensors, by what PyTorch's profiler hears from the allocator."""
-    bench = _bench(run, data)
+    setup = _setup(run, data)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        _steps(bench, run, before_each=lambda: None)
+        _steps(setup, run, before_each=lambda: None)
     changes = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]  # type: ignore[union-attr]
     level = peak = 0
     for event in sorted(changes, key=lambda event: event.start_ns()):
         level += event.nbytes()
         peak = max(peak, level)
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in bench.module.parameters())
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in setup.module.parameters())
     return peak + weights

@@ -19,7 +19,7 @@ from hybrid_ray.method.trainer import StepResult
 from hybrid_ray.models import build_model
 from hybrid_ray.optim import build_optimizer, build_schedule
 from hybrid_ray.run_result import RunResult, StepRecord
-from hybrid_ray.training.costs import Accounts
+from hybrid_ray.training.costs import RunCosts
 from hybrid_ray.training.hardware.fingerprint import machine
 from hybrid_ray.training.loop import train
 from hybrid_ray.training.run import evaluation_points
@@ -75,20 +75,20 @@ def test_looking_leaves_no_trace() -> None:
 
 
 def test_seconds_count_by_what_a_plain_step_cost_when_they_were_spent() -> None:
-    accounts, second = (
-        Accounts(),
+    costs, second = (
+        RunCosts(),
         StepResult(
             phase=Phase.FULL, predicted=False, loss=1.0, confidence=0.0, grad_norm=1.0, level=Level.NORMAL, event=None
         ),
     )
-    accounts.step_cost = 0.1
-    accounts.count(second, 3.0)
-    assert accounts.plain_step == pytest.approx(0.1)
-    accounts.pace(0.2)  # a neighbour came: the three seconds were 20 plain steps, not 30
-    assert accounts.train_seconds / accounts.plain_step == pytest.approx(20.0)
-    accounts.count(second, 4.0)
-    accounts.pace(0.2)
-    assert accounts.train_seconds / accounts.plain_step == pytest.approx(40.0)
+    costs.step_cost = 0.1
+    costs.count(second, 3.0)
+    assert costs.plain_step == pytest.approx(0.1)
+    costs.update_step_cost(0.2)  # a neighbour came: the three seconds were 20 plain steps, not 30
+    assert costs.train_seconds / costs.plain_step == pytest.approx(20.0)
+    costs.count(second, 4.0)
+    costs.update_step_cost(0.2)
+    assert costs.train_seconds / costs.plain_step == pytest.approx(40.0)
 
 
 def test_seeds_change_weights_and_data() -> None:

@@ -2,7 +2,7 @@
 
     checkpoint/step-00000300/
       weights.safetensors   whole tensors by name
-      shared.pt             what every rank has alike: trainer, data position, accounts (plain values and tensors)
+      shared.pt             what every rank has alike: trainer, data position, costs (plain values and tensors)
       rank-0.pt             what is a rank's own: random state; with FSDP its shards of the trainer's state too
       manifest.json         written last: size and SHA-256 of every file, and the run's hash
 

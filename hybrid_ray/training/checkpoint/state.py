@@ -6,48 +6,50 @@ from typing import Any
 import torch
 
 from hybrid_ray.training.checkpoint import files as checkpoint
-from hybrid_ray.training.costs import Accounts
+from hybrid_ray.training.costs import RunCosts
 from hybrid_ray.training.distributed import full_weights, load_weights
-from hybrid_ray.training.setup import Bench, Training
+from hybrid_ray.training.setup import Training, TrainSetup
 
 __all__ = ["restore", "save"]
 
 
-def save(directory: Path, bench: Bench, training: Training, accounts: Accounts, *, keep: int = 2) -> None:
+def save(directory: Path, setup: TrainSetup, training: Training, costs: RunCosts, *, keep: int = 2) -> None:
     """Checkpoint the run between two nominal steps (collective). Raises `CheckpointError` when the disk refuses."""
     trainer = {"trainer": training.trainer.state_dict()}
     shared = {
         "sampler": training.sampler.state_dict(),
-        "accounts": accounts.state_dict(),
+        "costs": costs.state_dict(),
     }
     checkpoint.save(
         directory,
-        accounts.step,
-        bench.run,
-        weights=full_weights(bench.module),
-        shared=shared if bench.sharded else {**shared, **trainer},
-        own={"random": _random_state(bench.device), **(trainer if bench.sharded else {})},
+        costs.step,
+        setup.run,
+        weights=full_weights(setup.module),
+        shared=shared if setup.sharded else {**shared, **trainer},
+        own={"random": _random_state(setup.device), **(trainer if setup.sharded else {})},
         keep=keep,
     )
 
 
-def restore(directory: Path, bench: Bench, training: Training, accounts: Accounts) -> bool:
+def restore(directory: Path, setup: TrainSetup, training: Training, costs: RunCosts) -> bool:
     """Go on from the newest whole checkpoint; False if the directory never had one.
 
     Raises:
         CheckpointError: no checkpoint is usable, or they are of another configuration.
     """
-    found = checkpoint.load(directory, bench.run)
+    found = checkpoint.load(directory, setup.run)
     if found is None:
         return False
-    load_weights(bench.module, found.weights())
+    load_weights(setup.module, found.weights())
     shared, own = found.shared(), found.own()
-    trainer = (own if bench.sharded else shared)["trainer"]
-    trainer["config"]["accumulate"] = bench.accumulate  # how a batch is cut is this start's own choice (fallback.py)
+    trainer = (own if setup.sharded else shared)["trainer"]
+    trainer["config"]["accumulate"] = (
+        setup.accumulate
+    )  # how a batch is cut is this start's own choice (training/start.py)
     training.trainer.load_state_dict(trainer)
     training.sampler.load_state_dict(shared["sampler"])
-    accounts.load_state_dict(shared["accounts"])
-    _set_random_state(own["random"], bench.device)
+    costs.load_state_dict(shared["costs"])
+    _set_random_state(own["random"], setup.device)
     return True
 
 

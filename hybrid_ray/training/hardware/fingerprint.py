@@ -44,5 +44,5 @@ def machine(run: RunConfig, device: torch.device) -> dict[str, Any]:
 
 
 def fingerprint(run: RunConfig, corpus: Dataset, device: torch.device, *, setting: Mapping[str, Any]) -> dict[str, Any]:
-    """`machine`, the data, and how the run trains there (`Bench.setting`): one that fell back is another machine."""
+    """`machine`, the data, and the `TrainSetup.setting` in use: a run that fell back counts as another machine."""
     return {**machine(run, device), "corpus": corpus.fingerprint, "setting": dict(setting)}

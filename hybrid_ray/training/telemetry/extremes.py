@@ -1,4 +1,4 @@
-"""A run's marks: first and last training loss, highest confidence after warmup, and the memory in use as it went on."""
+"""First and last training loss of a run, its highest confidence after warmup, and the memory in use as it went on."""
 
 import os
 from dataclasses import asdict, dataclass, fields
@@ -11,7 +11,7 @@ import torch
 from hybrid_ray.method.phases import Phase
 from hybrid_ray.method.step_result import StepResult
 
-__all__ = ["Marks", "bytes_in_use"]
+__all__ = ["RunExtremes", "bytes_in_use"]
 
 _EVERY = 16
 
@@ -32,7 +32,7 @@ def _process(pid: int) -> psutil.Process:
 
 
 @dataclass(slots=True)
-class Marks:
+class RunExtremes:
     """Noted after every step. Memory is what is in use between steps, from the first step on: Adam has its state then.
     It is asked for every `_EVERY` steps and at the end: asking costs as much as a small model's predicted step.
 
