@@ -8,10 +8,10 @@ import torch
 
 from hybrid_ray.config import HybridConfig
 from hybrid_ray.method.corrector import Corrector
+from hybrid_ray.method.gate.agreement import Agreement, AgreementMeter
 from hybrid_ray.method.gate.confidence import Confidence
 from hybrid_ray.method.gate.coordinate_sample import CoordinateSample
 from hybrid_ray.method.gate.horizon import choose_horizon
-from hybrid_ray.method.gate.window_measures import Measured, WindowMeasures
 from hybrid_ray.method.learning_rate import LearningRate
 from hybrid_ray.method.predictors import build_predictor
 from hybrid_ray.method.weights import Weights, sum_over_ranks
@@ -34,7 +34,7 @@ class Cycle:
         self.predictor = predictor
         self.confidence = Confidence()
         self.corrector = Corrector(weights.groups, rho=config.residual_feedback)
-        self.measures = WindowMeasures(CoordinateSample(weights, one_in=config.sample_one_in, seed=config.seed))
+        self.agreement = AgreementMeter(CoordinateSample(weights, one_in=config.sample_one_in, seed=config.seed))
         self.steps = 0  # real steps of the open window
         self.open = False
         self.planned_norms = [0.0] * weights.groups  # |D| by group
@@ -51,17 +51,17 @@ class Cycle:
             return
         if keep:
             self.predictor.open_window()
-        self.measures.open(self._weights.local())
+        self.agreement.open(self._weights.local())
         self.open, self.steps = True, 0
 
     def pause_window(self) -> None:
         """Real steps end before there is anything to judge: a micro-correction, or a rollback."""
-        self.measures.add_real(self._weights.local())
+        self.agreement.add_real(self._weights.local())
         self._close_predictor()
 
-    def look_back(self) -> Measured | None:
+    def look_back(self) -> Agreement | None:
         """Real steps end: compare what they did with what had been foreseen."""
-        measured = self.measures.close(self._weights.local(), self.steps)
+        measured = self.agreement.close(self._weights.local(), self.steps)
         self._close_predictor()
         if measured is not None:
             self.corrector.observe_window(measured.alpha_by_group)
@@ -98,10 +98,10 @@ class Cycle:
             assert direction is not None
             direction.zero_()
             self.planned_norms = [0.0] * len(squares)
-            self.measures.foresee(None, horizon)
+            self.agreement.foresee(None, horizon)
             return 0
         self.planned_norms = [square**0.5 for square in squares]
-        self.measures.foresee(None if direction is None else direction.tensors, horizon)
+        self.agreement.foresee(None if direction is None else direction.tensors, horizon)
         return horizon
 
     def withdraw(self, *, keep: bool) -> None:
@@ -121,7 +121,7 @@ class Cycle:
         self.predictor.reset()
         self.confidence = Confidence()
         self.corrector = Corrector(self._weights.groups, rho=self._config.residual_feedback)
-        self.measures.foresee(None, 1)
+        self.agreement.foresee(None, 1)
         if was_open:
             self.open_window(keep=keep)
 
@@ -130,7 +130,7 @@ class Cycle:
             "predictor": self.predictor.state_dict(),
             "confidence": self.confidence.state_dict(),
             "corrector": self.corrector.state_dict(),
-            "measures": self.measures.state_dict(),
+            "agreement": self.agreement.state_dict(),
             "steps": self.steps,
             "open": self.open,
             "planned_norms": list(self.planned_norms),
@@ -140,6 +140,6 @@ class Cycle:
         self.predictor.load_state_dict(state["predictor"])
         self.confidence.load_state_dict(state["confidence"])
         self.corrector.load_state_dict(state["corrector"])
-        self.measures.load_state_dict(state["measures"])
+        self.agreement.load_state_dict(state["agreement"])
         self.steps, self.open = state["steps"], state["open"]
         self.planned_norms = list(state["planned_norms"])

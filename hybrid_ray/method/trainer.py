@@ -12,12 +12,12 @@ from hybrid_ray.method.checks import check_arguments, check_same_settings
 from hybrid_ray.method.cycle import Cycle
 from hybrid_ray.method.gradients import Closure, Gradient, clip_gradients, compute_gradients, measure_gradients
 from hybrid_ray.method.guard.divergence import Assessment, DivergenceMonitor, Level, Recovery
-from hybrid_ray.method.guard.recovery import Restraint, carried_out, ends_cycle
+from hybrid_ray.method.guard.recovery import Backoff, carried_out, ends_cycle
 from hybrid_ray.method.learning_rate import LearningRate
 from hybrid_ray.method.phases import Phase, PhaseMachine, Position
 from hybrid_ray.method.step_clock import StepClock
 from hybrid_ray.method.step_result import StepResult
-from hybrid_ray.method.trainer_stats import Tally
+from hybrid_ray.method.trainer_stats import TrainerStats
 from hybrid_ray.method.weights import Weights
 from hybrid_ray.optim.offload import StateOffload
 from hybrid_ray.run_result import Replay
@@ -64,8 +64,8 @@ class HybridTrainer:
         self.clock = StepClock(self.weights.device)
         self.phases = PhaseMachine(config, None if replay is None else replay.phases)
         self.monitor = DivergenceMonitor(config.divergence_sigma)
-        self.restraint = Restraint()
-        self.tally = Tally(self.weights.device)
+        self.backoff = Backoff()
+        self.stats = TrainerStats(self.weights.device)
         self.cycle_done = True
         self._rate = LearningRate(optimizer, lr_scheduler)
         self._replay = replay
@@ -89,7 +89,7 @@ class HybridTrainer:
         if self.weights.changed:
             self._start_over()
         position, gradient, applied = self.phases.position, None, True
-        with self.tally.step(position):
+        with self.stats.step(position):
             if position.phase is Phase.PREDICT:
                 self._predict(position)
             else:
@@ -111,7 +111,7 @@ class HybridTrainer:
         """A predicted step: w += D/H. Nothing else: no norm, no wait for the device."""
         assert self._cycle is not None
         if position.index == 1:
-            self.tally.begin_jump(self._cycle.planned_norms)
+            self.stats.begin_jump(self._cycle.planned_norms)
         if self._offload is not None:
             with self.clock.part("offload"):
                 self._offload.leave()  # a micro-correction may have brought it back
@@ -155,11 +155,11 @@ class HybridTrainer:
         """Loss and norm over all ranks; right after a prediction also whether the gradient points back along it."""
         cycle, along = self._cycle, None
         if cycle is not None and self._after_prediction:
-            along = cycle.measures.along_forecast(self.weights.gradients())
+            along = cycle.agreement.along_forecast(self.weights.gradients())
         gradient = measure_gradients(self.weights, loss, along)
         if cycle is not None and gradient.along is not None and gradient.finite:
             if overshot := gradient.along > 0.0:
-                self.tally.misses += 1
+                self.stats.overshoots += 1
                 self._events.append("overshoot")
             cycle.confidence.observe_jump(overshot=overshot)
         return gradient
@@ -190,15 +190,15 @@ class HybridTrainer:
 
     def _restrain(self, recovery: Recovery) -> None:
         """Change what comes next, and take back or forget what led here."""
-        self.restraint.observe(recovery)
+        self.backoff.observe(recovery)
         self._forced = ends_cycle(recovery)
         cycle = self._cycle
         assert cycle is not None
         if recovery is Recovery.ROLLBACK:
             cycle.withdraw(keep=not self.phases.over)
-            self.tally.withdraw_jump()
+            self.stats.withdraw_jump()
         elif self._forced and self.phases.position.micro:
-            self.tally.resize_jump(cycle.predictor.fraction)
+            self.stats.resize_jump(cycle.predictor.fraction)
         if recovery is Recovery.RESET_PREDICTOR:
             cycle.forget(keep=not self.phases.over)
 
@@ -207,7 +207,7 @@ class HybridTrainer:
         self._worst = max(self._worst, self._level, key=lambda level: level.rank)
 
     def _note(self, event: str, reasons: str) -> None:
-        self.tally.count_event(event)
+        self.stats.count_event(event)
         self._events.append(f"{event}: {reasons}")
 
     def _move_on(self) -> None:
@@ -218,7 +218,7 @@ class HybridTrainer:
                 self._look_back(cycle)
                 entry = 0 if self.phases.over else self._plan(cycle)
             elif cycle.open and self.phases.half_way:
-                cycle.measures.mark_middle(self.weights.local())
+                cycle.agreement.mark_middle(self.weights.local())
         waits = position.phase is Phase.WARMUP or self.phases.over or self.phases.decides
         self.cycle_done = cycle is None or (waits and not position.inside)
         self.phases.advance(entry=entry, fall_back=self._forced)
@@ -228,29 +228,29 @@ class HybridTrainer:
         measured, assessment = cycle.look_back(), None
         if measured is not None:
             jumped = cycle.predictor.applied > 0
-            self.tally.add_measured(measured, jumped=jumped)
+            self.stats.add_measured(measured, jumped=jumped)
             if jumped:
                 assessment = self.monitor.observe_prediction(measured.error)
                 self._found(assessment.level)
         cycle.confidence.observe_window(measured, self._worst)
         if self._worst is Level.NORMAL:
-            self.restraint.relax()
+            self.backoff.relax()
         if assessment is not None:
             self._recover(assessment)
         self._worst = Level.NORMAL
 
     def _plan(self, cycle: Cycle) -> int:
         """Fix the next displacement. Returns the steps to predict now; 0: not confident, no room, or not finite."""
-        norms = None if self._replay is None else self._replay.norms[self.tally.jumps]
+        norms = None if self._replay is None else self._replay.norms[self.stats.jumps]
         recorded = self.phases.upcoming_horizon
-        horizon = cycle.plan(self._rate, ratio=self.restraint.ratio, horizon=recorded, norms=norms)
+        horizon = cycle.plan(self._rate, ratio=self.backoff.ratio, horizon=recorded, norms=norms)
         if not horizon:
             self._recover(self.monitor.observe_nonfinite("update"), finite=False)
         if not self.phases.decides:
             return 0
-        confident = cycle.confidence.value >= self.restraint.threshold(self.config.confidence_threshold)
+        confident = cycle.confidence.value >= self.backoff.threshold(self.config.confidence_threshold)
         enter = bool(horizon) and confident and not self._forced and self.phases.has_room(horizon)
-        self.tally.decisions += 1
+        self.stats.decisions += 1
         return horizon if enter else 0
 
     def _new_cycle(self) -> Cycle | None:
@@ -269,10 +269,10 @@ class HybridTrainer:
 
     def statistics(self) -> dict[str, Any]:
         """Plain numbers about the run so far: shares, times, jumps, confidence, events, memory. No rank waits."""
-        numbers = self.tally.statistics() | {"part_seconds": self.clock.seconds()}
+        numbers = self.stats.statistics() | {"part_seconds": self.clock.seconds()}
         if (cycle := self._cycle) is not None:
             numbers |= {
-                "displacement_ratio": cycle.measures.displacement_ratio,
+                "displacement_ratio": cycle.agreement.displacement_ratio,
                 "confidence": cycle.confidence.value,
                 "bytes_per_parameter": cycle.predictor.bytes_per_parameter,
                 "host_bytes_per_parameter": cycle.predictor.host_bytes_per_parameter,
@@ -283,7 +283,7 @@ class HybridTrainer:
 
     def replay_record(self) -> Replay:
         """The decisions so far, for a control that repeats them."""
-        return Replay(phases=self.tally.letters, norms=tuple(self.tally.norms))
+        return Replay(phases=self.stats.letters, norms=tuple(self.stats.norms))
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on except the weights and global random state; tensors are not copied."""
@@ -311,7 +311,7 @@ class HybridTrainer:
 
     def _parts(self) -> dict[str, Any]:
         """All that has a state of its own."""
-        parts = {"optimizer": self.optimizer, "rate": self._rate, "phases": self.phases, "tally": self.tally}
-        parts |= {"monitor": self.monitor, "restraint": self.restraint}
+        parts = {"optimizer": self.optimizer, "rate": self._rate, "phases": self.phases, "stats": self.stats}
+        parts |= {"monitor": self.monitor, "backoff": self.backoff}
         parts |= {} if self._cycle is None else {"cycle": self._cycle}
         return parts if self._offload is None else parts | {"offload": self._offload}

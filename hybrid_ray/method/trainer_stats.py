@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-from hybrid_ray.method.gate.window_measures import Measured
+from hybrid_ray.method.gate.agreement import Agreement
 from hybrid_ray.method.phase_memory import PhaseMemory
 from hybrid_ray.method.phases import Phase, Position
 from hybrid_ray.method.step_clock import StepClock
 
-__all__ = ["Tally"]
+__all__ = ["TrainerStats"]
 
 
-class Tally:
+class TrainerStats:
     """Counts. Nothing here decides anything.
 
     Args:
@@ -26,7 +26,7 @@ class Tally:
         self._letters = bytearray()
         self.norms: list[tuple[float, ...]] = []  # one a jump: the displacement that was really applied, by group
         self.decisions = 0  # chances to predict
-        self.misses = 0  # jumps after which the gradient pointed back
+        self.overshoots = 0  # jumps after which the gradient pointed back
         self._planned: tuple[float, ...] = ()
         self._events: Counter[str] = Counter()
         self._sums: defaultdict[str, float] = defaultdict(float)  # of measures, by name
@@ -72,7 +72,7 @@ class Tally:
     def count_event(self, name: str) -> None:
         self._events[str(name)] += 1
 
-    def add_measured(self, measured: Measured, *, jumped: bool) -> None:
+    def add_measured(self, measured: Agreement, *, jumped: bool) -> None:
         """A window was compared with what had been foreseen, after a jump or (would-be) without one."""
         self._measured += 1
         for name in ("cosine", "alpha", "error"):
@@ -105,7 +105,7 @@ class Tally:
             "jumps": self.jumps,
             "accept_rate": self.jumps / self.decisions if self.decisions else None,
             "false_accept_rate": (self._false_accepts + self._withdrawn) / judged if judged else None,
-            "misses": self.misses,
+            "overshoots": self.overshoots,
             "mean_error_after_jump": self._sums["error_after_jump"] / self._jumped if self._jumped else None,
             **measured,
             "events": dict(self._events),
@@ -136,5 +136,5 @@ class Tally:
         self._memory.load(state["memory"])
 
 
-_COUNTS = ("decisions", "misses", "_measured", "_false_accepts", "_jumped", "_withdrawn")
+_COUNTS = ("decisions", "overshoots", "_measured", "_false_accepts", "_jumped", "_withdrawn")
 _LETTERS = {Phase.WARMUP: "W", Phase.FULL: "F", Phase.PREDICT: "P", Phase.CORRECT: "CM"}

@@ -81,15 +81,15 @@ def test_a_run_stopped_in_any_phase_goes_on_bit_for_bit(changes: dict[str, Any],
 
 def test_what_was_seen_of_memory_and_of_jumps_taken_back_is_kept() -> None:
     trainer, _ = start(quick(), None)
-    trainer.tally.begin_jump([1.0, 1.0])
-    trainer.tally.withdraw_jump()
+    trainer.stats.begin_jump([1.0, 1.0])
+    trainer.stats.withdraw_jump()
     state = trainer.state_dict()
     peaks = {"full": {"allocated": 7, "reserved": 9}}  # as on a GPU
-    state["parts"]["tally"]["memory"] = peaks
+    state["parts"]["stats"]["memory"] = peaks
     resumed, _ = start(quick(), None)
     resumed.load_state_dict(through_a_file(state))
     assert resumed.statistics()["memory"] == peaks
-    assert resumed.state_dict()["parts"]["tally"]["memory"] == peaks
+    assert resumed.state_dict()["parts"]["stats"]["memory"] == peaks
     assert resumed.statistics()["false_accept_rate"] == 1.0
 
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from hybrid_ray.config import HybridConfig
 from hybrid_ray.method.corrector import Corrector
+from hybrid_ray.method.gate.agreement import Agreement, AgreementMeter
 from hybrid_ray.method.gate.confidence import Confidence
 from hybrid_ray.method.gate.coordinate_sample import CoordinateSample
 from hybrid_ray.method.gate.horizon import choose_horizon
-from hybrid_ray.method.gate.window_measures import Measured, WindowMeasures
 from hybrid_ray.method.guard.divergence import Level
 from hybrid_ray.method.phase_memory import Slope
 from hybrid_ray.method.predictors.buffers import Buffers
@@ -29,9 +29,9 @@ def weights_of(*shapes: tuple[int, ...]) -> Weights:
     return Weights(torch.optim.SGD([{"params": [p]} for p in parameters], lr=0.1))
 
 
-def measured(**changes: float) -> Measured:
+def measured(**changes: float) -> Agreement:
     values = {"cosine": 0.5, "alpha": 1.0, "alpha_by_group": (1.0,), "ceiling": 0.5, "error": 0.9}
-    return Measured(**(values | changes))
+    return Agreement(**(values | changes))
 
 
 def test_products_of_a_sample_estimate_those_of_the_whole() -> None:
@@ -53,7 +53,7 @@ def test_a_sample_of_everything_is_exact_and_none_reads_as_zero() -> None:
 
 def test_a_window_is_compared_with_what_was_foreseen() -> None:
     weights = weights_of((200,))
-    sample = WindowMeasures(CoordinateSample(weights, one_in=1, seed=0))
+    sample = AgreementMeter(CoordinateSample(weights, one_in=1, seed=0))
     start = [torch.zeros(200)]
     step = torch.ones(200)
     sample.foresee([4.0 * step], horizon=2)  # 2 a step
@@ -72,7 +72,7 @@ def test_the_ceiling_is_the_reliability_of_a_noisy_window() -> None:
     generator = torch.Generator().manual_seed(3)
     size, steps, noise = 20_000, 8, 2.0
     weights = weights_of((size,))
-    sample = WindowMeasures(CoordinateSample(weights, one_in=1, seed=0))
+    sample = AgreementMeter(CoordinateSample(weights, one_in=1, seed=0))
     signal = torch.randn(size, generator=generator)
     sample.foresee([signal], horizon=1)
     now = torch.zeros(size)
@@ -90,7 +90,7 @@ def test_the_ceiling_is_the_reliability_of_a_noisy_window() -> None:
 
 def test_windows_of_one_step_take_their_ceiling_from_the_window_before() -> None:
     weights = weights_of((100,))
-    sample = WindowMeasures(CoordinateSample(weights, one_in=1, seed=0))
+    sample = AgreementMeter(CoordinateSample(weights, one_in=1, seed=0))
     sample.foresee([torch.ones(100)], horizon=1)
     ceilings = []
     for number in range(3):
@@ -102,7 +102,7 @@ def test_windows_of_one_step_take_their_ceiling_from_the_window_before() -> None
 
 def test_nothing_done_or_nothing_foreseen_is_no_measure() -> None:
     weights = weights_of((10,))
-    sample = WindowMeasures(CoordinateSample(weights, one_in=1, seed=0))
+    sample = AgreementMeter(CoordinateSample(weights, one_in=1, seed=0))
     sample.open([torch.zeros(10)])
     assert sample.close([torch.ones(10)], steps=1) is None
     sample.foresee([torch.ones(10)], horizon=1)

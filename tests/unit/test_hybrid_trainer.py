@@ -157,7 +157,11 @@ def test_a_gradient_that_points_back_after_a_jump_is_told_as_overshoot_and_lower
             torch.nn.ParameterList([weight]), torch.optim.SGD([weight], lr=0.01), quick(gain=gain, divergence_sigma=1e9)
         )
         results = [trainer.step(lambda weight=weight: 0.5 * weight.square().sum()) for _ in range(21)]
-        found[gain] = results[-1].event, trainer.statistics()["misses"], results[-1].confidence / results[-2].confidence
+        found[gain] = (
+            results[-1].event,
+            trainer.statistics()["overshoots"],
+            results[-1].confidence / results[-2].confidence,
+        )
     assert found[0.5] == (None, 0, 1.0)
     assert found[60.0] == ("overshoot", 1, pytest.approx(0.75))
 
@@ -229,10 +233,10 @@ def test_reduce_predict_ratio_shortens_the_next_prediction_and_wears_off() -> No
 
 def test_raise_threshold_asks_for_more_confidence_for_a_while() -> None:
     trainer, batches, *_ = recover(Recovery.RAISE_THRESHOLD, confidence_threshold=0.0)
-    assert trainer.restraint.threshold(0.0) == 0.1
+    assert trainer.backoff.threshold(0.0) == 0.1
     for _ in range(60):
         trainer.step(batches)
-    assert trainer.restraint.threshold(0.0) < 0.1
+    assert trainer.backoff.threshold(0.0) < 0.1
 
 
 def test_reset_predictor_forgets_the_average_but_goes_on_learning() -> None:

@@ -9,11 +9,11 @@ import torch
 from hybrid_ray.method.gate.coordinate_sample import CoordinateSample
 from hybrid_ray.method.weights import sum_over_ranks
 
-__all__ = ["Measured", "WindowMeasures"]
+__all__ = ["Agreement", "AgreementMeter"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
+class Agreement:
     """A window's actual displacement d_act and the predicted one d_pred, both per step, over all ranks."""
 
     cosine: float  # of d_act and d_pred
@@ -23,7 +23,7 @@ class Measured:
     error: float  # |d_act - d_pred| / |d_act|; 1 is what predicting nothing has
 
 
-class WindowMeasures:
+class AgreementMeter:
     """Follows the sampled coordinates through windows of real steps.
 
     Args:
@@ -68,7 +68,7 @@ class WindowMeasures:
         self._real = self._real + moved
         return moved
 
-    def close(self, weights: Sequence[torch.Tensor], steps: int) -> Measured | None:
+    def close(self, weights: Sequence[torch.Tensor], steps: int) -> Agreement | None:
         """End a window of ``steps`` real steps. None if nothing had been foreseen or nothing was done.
 
         One small all-reduce and one wait for the device.
@@ -105,7 +105,7 @@ class WindowMeasures:
         if forecast is None or not pred > 0.0 or not act > 0.0:
             return None
         split = _cosine(half, first, second)
-        return Measured(
+        return Agreement(
             cosine=_cosine(both, act, pred) or 0.0,
             alpha=both / pred,
             alpha_by_group=tuple(b / p if p > 0.0 else 0.0 for b, p in zip(rows[1], rows[2], strict=True)),

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hybrid_ray.method.gate.window_measures import Measured
+from hybrid_ray.method.gate.agreement import Agreement
 from hybrid_ray.method.guard.divergence import Level
 
 __all__ = ["Confidence"]
@@ -13,13 +13,13 @@ _STABILITY = {Level.NORMAL: 1.0, Level.CAUTION: 0.8, Level.WARNING: 0.5, Level.C
 
 
 class Confidence:
-    """confidence = agreement x length x (1 - misses / 2) x stability, each in [0, 1], averaged over cycles.
+    """confidence = agreement x length x (1 - overshoots / 2) x stability, each in [0, 1], averaged over cycles.
 
     - agreement = clamp(max(0, cos) / sqrt(max(ceiling, 0.05)), 0, 1): cos compares what one predicted step would do
       with what a real one then did. A noisy window can't agree with anything; its reliability, the ceiling, says how
       much it could, and the quotient is the correlation corrected for it (Spearman 1904; docs/method.md, section 3).
     - length = clamp(2 alpha*, 0, 1): below 1 once the predicted step is more than twice as long as it should be.
-    - misses: the share of predictions after which the gradient pointed back (g.d > 0).
+    - overshoots: the share of predictions after which the gradient pointed back (g.d > 0).
     - stability: 1, 0.8, 0.5, 0 for the worst divergence level of the cycle.
 
     It is measured in Full windows too, before anything has been predicted, against what would have been. Before the
@@ -30,16 +30,16 @@ class Confidence:
         self.agreement: float | None = None
         self.ceiling: float | None = None
         self.length: float | None = None
-        self.misses = 0.0
+        self.overshoots = 0.0
         self.stability = 1.0
 
     @property
     def value(self) -> float:
         if self.agreement is None or self.length is None:
             return 0.0
-        return self.agreement * self.length * (1.0 - self.misses / 2.0) * self.stability
+        return self.agreement * self.length * (1.0 - self.overshoots / 2.0) * self.stability
 
-    def observe_window(self, measured: Measured | None, worst: Level) -> None:
+    def observe_window(self, measured: Agreement | None, worst: Level) -> None:
         """A window has ended; ``worst`` is the highest divergence level in it."""
         self.stability = _STABILITY[worst]
         if measured is None:
@@ -52,7 +52,7 @@ class Confidence:
 
     def observe_jump(self, *, overshot: bool) -> None:
         """The first real gradient after predicted steps is there."""
-        self.misses = _average(self.misses, float(overshot))
+        self.overshoots = _average(self.overshoots, float(overshot))
 
     def state_dict(self) -> dict[str, Any]:
         return dict(vars(self))

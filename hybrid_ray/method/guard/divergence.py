@@ -37,7 +37,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from hybrid_ray.method.guard.signals import (
-    Finding,
+    Alarm,
     GradientSignal,
     Level,
     LossSignal,
@@ -129,17 +129,17 @@ class DivergenceMonitor:
         if not math.isfinite(grad_norm):
             return self.observe_nonfinite("gradient", after_prediction=after_prediction)
         self._tick(after_prediction)
-        z, findings = self.loss.observe(loss, after_prediction=after_prediction)
-        findings.extend(self.gradient.observe(grad_norm, loss_jumped=z > 3.2 * self.loss.sigma))
-        findings.extend(self.oscillation.observe(loss))
-        return self._assess(findings, after_prediction) if findings else _HEALTHY
+        z, alarms = self.loss.observe(loss, after_prediction=after_prediction)
+        alarms.extend(self.gradient.observe(grad_norm, loss_jumped=z > 3.2 * self.loss.sigma))
+        alarms.extend(self.oscillation.observe(loss))
+        return self._assess(alarms, after_prediction) if alarms else _HEALTHY
 
     def observe_prediction(self, error: float) -> Assessment:
         """The relative error of a finished cycle's prediction: |actual - predicted| / |actual| displacement."""
         if not math.isfinite(error):
             return self.observe_nonfinite("update")
-        findings = list(self.prediction.observe(error))
-        return self._assess(findings, after_prediction=True) if findings else _HEALTHY
+        alarms = list(self.prediction.observe(error))
+        return self._assess(alarms, after_prediction=True) if alarms else _HEALTHY
 
     def observe_nonfinite(
         self, what: Literal["loss", "gradient", "update"], *, after_prediction: bool = False
@@ -164,9 +164,9 @@ class DivergenceMonitor:
         elif self.since_prediction is not None:
             self.since_prediction += 1
 
-    def _assess(self, findings: Iterable[Finding], after_prediction: bool) -> Assessment:
-        worst, *rest = sorted(findings, key=lambda finding: -finding.level.rank)
-        reasons = (worst.reason, *(finding.reason for finding in rest))
+    def _assess(self, alarms: Iterable[Alarm], after_prediction: bool) -> Assessment:
+        worst, *rest = sorted(alarms, key=lambda alarm: -alarm.level.rank)
+        reasons = (worst.reason, *(alarm.reason for alarm in rest))
         recovery = Recovery.CONTINUE
         if worst.level is Level.CAUTION:
             if after_prediction:
@@ -176,7 +176,7 @@ class DivergenceMonitor:
             self._act(recovery, worst.level)
         return Assessment(level=worst.level, reasons=reasons, recovery=recovery)
 
-    def _kind(self, worst: Finding) -> str:
+    def _kind(self, worst: Alarm) -> str:
         """The row of the table."""
         if worst.level is Level.CRITICAL:
             return (

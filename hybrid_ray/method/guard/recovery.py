@@ -4,7 +4,7 @@ from typing import Any
 
 from hybrid_ray.method.guard.divergence import Recovery
 
-__all__ = ["Restraint", "carried_out", "ends_cycle"]
+__all__ = ["Backoff", "carried_out", "ends_cycle"]
 
 _RAISE = 0.1
 _LEAST_RATIO = 1.0 / 16.0
@@ -34,7 +34,7 @@ def carried_out(advised: Recovery, *, applied: bool, finite: bool, free: bool) -
     return advised if free or plain else Recovery.CONTINUE
 
 
-class Restraint:
+class Backoff:
     """A shorter horizon and a higher threshold than configured. It wears off: a healthy cycle gives half of it back."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What the divergence monitor measures: each signal turns numbers of real steps into `Finding`s. Pure Python, no torch.
+"""What the divergence monitor measures: each signal turns numbers of real steps into `Alarm`s. Pure Python, no torch.
 
 Every threshold is relative to the run itself (its own noise, its own gradients, what it has learned so far), so that
 one setting serves a byte model and a 1.5B one. Thresholds were set on recorded training and on heavy-tailed noise: see
@@ -15,7 +15,7 @@ from typing import Any
 
 from hybrid_ray.method.guard.trend import Trend
 
-__all__ = ["Finding", "GradientSignal", "Level", "LossSignal", "OscillationSignal", "PredictionSignal"]
+__all__ = ["Alarm", "GradientSignal", "Level", "LossSignal", "OscillationSignal", "PredictionSignal"]
 
 
 class Level(StrEnum):
@@ -36,7 +36,7 @@ _RANKS = {level: rank for rank, level in enumerate(Level)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
+class Alarm:
     """One signal that is out of its usual range. ``single`` marks one bad step, as against a lasting state."""
 
     level: Level
@@ -65,7 +65,7 @@ class LossSignal:
         self.start = 0.0  # largest of the first five losses, those of a run that blows up at once left out
         self.best = math.inf
 
-    def observe(self, loss: float, *, after_prediction: bool) -> tuple[float, list[Finding]]:
+    def observe(self, loss: float, *, after_prediction: bool) -> tuple[float, list[Alarm]]:
         """The z-score of a finite ``loss`` and what is wrong with it."""
         trend = self.trend
         z = trend.observe(loss)
@@ -76,25 +76,25 @@ class LossSignal:
         self.high.append(z > self.sigma)
         self.recent.append(loss)
         self.overshot = self.overshot + 1 if z > self.sigma and (after_prediction or self.overshot) else 0
-        findings = []
+        alarms = []
         if z > self.sigma:
-            findings.append(self._above_trend(loss, z, after_prediction))
+            alarms.append(self._above_trend(loss, z, after_prediction))
         if not after_prediction:
             self.spike = max(0.999 * self.spike, z)
         if trend.settled:
             self.best = min(self.best, trend.level)
-            findings.extend(self._given_back())
-        return z, findings
+            alarms.extend(self._given_back())
+        return z, alarms
 
-    def _above_trend(self, loss: float, z: float, after_prediction: bool) -> Finding:
+    def _above_trend(self, loss: float, z: float, after_prediction: bool) -> Alarm:
         reason = f"loss {loss:.4g} is {z:.1f} sigma above its trend"
         if sum(self.high) >= 5:
-            return Finding(level=Level.WARNING, cause="loss", reason=f"{reason}, as in 5 of the last 6 steps")
+            return Alarm(level=Level.WARNING, cause="loss", reason=f"{reason}, as in 5 of the last 6 steps")
         if self.overshot >= 3 or (after_prediction and z > max(3.2 * self.sigma, 3.0 * self.spike)):
-            return Finding(level=Level.WARNING, cause="loss", reason=f"{reason}, right after a prediction", single=True)
-        return Finding(level=Level.CAUTION, cause="loss", reason=reason, single=True)
+            return Alarm(level=Level.WARNING, cause="loss", reason=f"{reason}, right after a prediction", single=True)
+        return Alarm(level=Level.CAUTION, cause="loss", reason=reason, single=True)
 
-    def _given_back(self) -> Iterator[Finding]:
+    def _given_back(self) -> Iterator[Alarm]:
         if len(self.recent) < 9:
             return
         now, noise = sorted(self.recent)[4], 4.0 * self.trend.sigma
@@ -102,10 +102,10 @@ class LossSignal:
         scale = max(span, abs(self.start))  # a run that blew up from its first steps has no noise level to trust
         if now > self.start + 0.25 * scale + min(noise, scale):
             reason = f"loss {now:.4g} is far above the {self.start:.4g} the run began with"
-            yield Finding(level=Level.CRITICAL, cause="loss", reason=reason)
+            yield Alarm(level=Level.CRITICAL, cause="loss", reason=reason)
         elif now > self.best + 0.25 * span + noise:
             reason = f"loss {now:.4g} has given back a quarter of what was learned (best {self.best:.4g})"
-            yield Finding(level=Level.WARNING, cause="loss", reason=reason)
+            yield Alarm(level=Level.WARNING, cause="loss", reason=reason)
 
     def forget_recent(self) -> None:
         """Judge afresh from here: what led to a recovery must not ask for the next one."""
@@ -149,7 +149,7 @@ class GradientSignal:
         self.low = 0
         self.peak = -math.inf  # largest log mean
 
-    def observe(self, norm: float, *, loss_jumped: bool) -> Iterator[Finding]:
+    def observe(self, norm: float, *, loss_jumped: bool) -> Iterator[Alarm]:
         """What is wrong with a finite gradient norm."""
         log_norm = math.log(max(norm, 1e-30))
         z = self.trend.observe(log_norm)
@@ -163,16 +163,16 @@ class GradientSignal:
             yield self._exploding(norm, ratio, sudden=z > 3.2 * self.sigma, loss_jumped=loss_jumped)
         if self.low >= 5 or self.trend.level < self.peak - math.log(1e6):
             reason = f"gradient norm {norm:.3g} has vanished: it was {math.exp(self.peak):.3g} at its largest"
-            yield Finding(level=Level.WARNING, cause="vanishing", reason=reason)
+            yield Alarm(level=Level.WARNING, cause="vanishing", reason=reason)
 
-    def _exploding(self, norm: float, ratio: float, *, sudden: bool, loss_jumped: bool) -> Finding:
+    def _exploding(self, norm: float, ratio: float, *, sudden: bool, loss_jumped: bool) -> Alarm:
         reason = f"gradient norm {norm:.3g} is {ratio:.3g} times its mean"
         if ratio > 1e4:
-            return Finding(level=Level.CRITICAL, cause="gradient", reason=reason, single=True)
+            return Alarm(level=Level.CRITICAL, cause="gradient", reason=reason, single=True)
         if sum(self.high) >= 5:
-            return Finding(level=Level.WARNING, cause="gradient", reason=f"{reason}, as in 5 of the last 6 steps")
+            return Alarm(level=Level.WARNING, cause="gradient", reason=f"{reason}, as in 5 of the last 6 steps")
         bad = sudden and ratio > (10.0 if loss_jumped else 100.0)
-        return Finding(level=Level.WARNING if bad else Level.CAUTION, cause="gradient", reason=reason, single=True)
+        return Alarm(level=Level.WARNING if bad else Level.CAUTION, cause="gradient", reason=reason, single=True)
 
     def forget_recent(self) -> None:
         self.high.clear()
@@ -204,7 +204,7 @@ class OscillationSignal:
         self.count = 0
         self.usual = 0.0  # mean absolute residual of windows that did not swing; 0: none yet
 
-    def observe(self, loss: float) -> Iterator[Finding]:
+    def observe(self, loss: float) -> Iterator[Alarm]:
         """What is wrong with the last 64 finite losses."""
         self.window.append(loss)
         self.count += 1
@@ -217,7 +217,7 @@ class OscillationSignal:
         if correlation < -0.5 and 0.0 < self.usual < size / 1.3:
             level = Level.WARNING if size > 2.0 * self.usual else Level.CAUTION
             reason = f"loss swings with a period near {2 * lag} steps, {size / self.usual:.1f} times as wide as usual"
-            yield Finding(level=level, cause="oscillation", reason=reason)
+            yield Alarm(level=level, cause="oscillation", reason=reason)
         else:
             self.usual += (size - self.usual) * (0.1 if self.usual else 1.0)
 
@@ -243,17 +243,17 @@ class PredictionSignal:
         self.trend = Trend(floor=0.05)
         self.missed = 0
 
-    def observe(self, error: float) -> Iterator[Finding]:
+    def observe(self, error: float) -> Iterator[Alarm]:
         """What is wrong with a finite error."""
         z = self.trend.observe(error)
         self.missed = self.missed + 1 if error > 2.0 else 0
         reason = f"prediction error {error:.3g}"
         if error > 5.0 or self.missed >= 3:
-            yield Finding(
+            yield Alarm(
                 level=Level.WARNING, cause="prediction", reason=f"{reason}, {self.missed} cycles in a row above 2"
             )
         elif error > 2.0 or z > self.sigma:
-            yield Finding(level=Level.CAUTION, cause="prediction", reason=reason)
+            yield Alarm(level=Level.CAUTION, cause="prediction", reason=reason)
 
     def forget_recent(self) -> None:
         self.missed = 0

@@ -111,7 +111,7 @@ _PREDICTION = (
     ("jumps", "predictions made", 0),
     ("accept_rate", "accept rate", 3),
     ("false_accept_rate", "false-accept rate: predictions that training then went against", 3),
-    ("misses", "predictions that overshot (the next gradient pointed back)", 0),
+    ("overshoots", "predictions that overshot (the next gradient pointed back)", 0),
     ("mean_cosine", "agreement: cosine of predicted and actual displacement, mean", 3),
     ("mean_alpha", "best step length along the prediction, alpha* (1 = as predicted), mean", 3),
     ("mean_error", "relative error of the prediction, mean (1 = predicting nothing)", 3),
