@@ -34,7 +34,7 @@ import numpy as np
 from hybrid_ray.config import JobConfig
 from hybrid_ray.config.jobfile import read_job
 from hybrid_ray.evaluation.arms import frontier_runs
-from hybrid_ray.evaluation.scoring import Yardstick, claimable
+from hybrid_ray.evaluation.scoring import TrialScorer, claimable
 from hybrid_ray.evaluation.statistics import median_interval
 from hybrid_ray.evaluation.summary import INERT_SHARE
 from hybrid_ray.ray_tune.scheduler import grace_steps
@@ -86,9 +86,9 @@ def truth(job: JobConfig, surface: Surface, seeds: Sequence[int]) -> Truth:
     rows: dict[Knobs, list[Mapping[str, Any]]] = {knobs: [] for knobs in surface.settings}
     for seed in seeds:
         plain = [surface.result(run) for run in frontier_runs(replace(job, seed=seed)).values()]
-        yardstick = Yardstick.from_results(plain, job.objective)
+        scorer = TrialScorer.from_results(plain, job.objective)
         for knobs, found in rows.items():
-            found.append(yardstick.final(surface.runs["hybrid", seed, knobs]))
+            found.append(scorer.final(surface.runs["hybrid", seed, knobs]))
     means = {knobs: fmean(row["objective"] for row in found) for knobs, found in rows.items()}
     shares = {knobs: fmean(row["predicted_share"] for row in found) for knobs, found in rows.items()}
     predicting = [value for knobs, value in means.items() if shares[knobs] >= INERT_SHARE]

@@ -31,7 +31,7 @@ from hybrid_ray.evaluation.arms import frontier_runs
 from hybrid_ray.evaluation.confirm import fresh_seeds
 from hybrid_ray.evaluation.paired import Candidate, run_arms
 from hybrid_ray.evaluation.runner import Execute, Task, execute_here, execute_missing
-from hybrid_ray.evaluation.scoring import Yardstick
+from hybrid_ray.evaluation.scoring import TrialScorer
 from hybrid_ray.ray_tune.surface import write_surface
 from hybrid_ray.run_result import RunResult
 
@@ -97,8 +97,8 @@ def _run(task: Task) -> RunResult:
 def ranked(job: JobConfig, results: Sequence[RunResult], mode: str) -> list[Params]:
     """The grid by what its runs with one seed reached, best first. Those that hardly predict, never best, are last."""
     plain, hybrid = results[: -len(grid())], results[-len(grid()) :]
-    yardstick = Yardstick.from_results(plain, replace(job.objective, mode=mode))
-    rows = [yardstick.final(result) for result in hybrid]
+    scorer = TrialScorer.from_results(plain, replace(job.objective, mode=mode))
+    rows = [scorer.final(result) for result in hybrid]
     order = sorted(range(len(rows)), key=lambda index: (rows[index]["inert"], -rows[index]["objective"]))
     return [grid()[index] for index in order]
 

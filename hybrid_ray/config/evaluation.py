@@ -80,7 +80,8 @@ class ConfirmConfig:
 class CompareConfig:
     """``hybrid-ray compare``: the job's own hybrid settings against the controls, over seeds, with statistics."""
 
-    looks: tuple[int, ...] = (3, 6)  # seeds at which the result is looked at; it stops at the first look that decides
+    # Numbers of seeds after which the result is analysed; it stops at the first analysis that decides.
+    interim_analyses: tuple[int, ...] = (3, 6)
     spending: Literal["obrien_fleming", "pocock"] = "obrien_fleming"
     arms: tuple[ControlArm, ...] = get_args(ControlArm)
     tune_baseline: bool = True  # the baseline's learning rate first; every arm then uses the best one
@@ -91,8 +92,13 @@ class CompareConfig:
     effect: float = 0.03  # the relative effect that the number of seeds is planned for
 
     def problems(self) -> Iterator[str]:
-        if not self.looks or self.looks[0] < 3 or any(a >= b for a, b in pairwise(self.looks)):
-            yield f"looks is {list(self.looks)} but must be rising numbers of seeds, the first at least 3"
+        if (
+            not self.interim_analyses
+            or self.interim_analyses[0] < 3
+            or any(a >= b for a, b in pairwise(self.interim_analyses))
+        ):
+            found = list(self.interim_analyses)
+            yield f"interim_analyses is {found} but must be rising numbers of seeds, the first at least 3"
         yield from choice("spending", self.spending, Literal["obrien_fleming", "pocock"])
         for arm in self.arms:
             yield from choice("arms", arm, ControlArm)

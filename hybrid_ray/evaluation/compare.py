@@ -23,7 +23,7 @@ from hybrid_ray.evaluation.comparison_text import comparison_text
 from hybrid_ray.evaluation.configurations import Runs, configurations, variant_runs, variant_tasks
 from hybrid_ray.evaluation.confirm import fresh_seeds
 from hybrid_ray.evaluation.frontier import Frontier
-from hybrid_ray.evaluation.interim_analyses import Looks, seeds_needed
+from hybrid_ray.evaluation.interim_analyses import InterimAnalyses, seeds_needed
 from hybrid_ray.evaluation.paired import ArmRuns, Candidate, run_arms
 from hybrid_ray.evaluation.runner import Execute, Task, check_code, execute_missing
 from hybrid_ray.evaluation.statistics import median_interval, time_to_target
@@ -143,19 +143,19 @@ def decide(
 ) -> dict[str, Any]:
     """Add seeds at the fixed looks of ``job.compare`` until the net speedup is decided, or the looks are used up.
 
-    At each look the interval has the level that the spending function leaves it (`Looks.levels`), so the chance that
-    noise alone is ever called a gain or a loss is at most 5 % over all looks together.
+    At each look the interval has the level that the spending function leaves it (`InterimAnalyses.levels`), so the
+    chance that noise alone is ever called a gain or a loss is at most 5 % over all looks together.
 
     Args:
         fingerprint: of the frontier's runs, which every run here must share (`run_arms`).
     """
-    looks = Looks(seeds=job.compare.looks, spending=job.compare.spending)
-    seeds = fresh_seeds(job, looks.seeds[-1], block=_SEED_BLOCK)
+    analyses = InterimAnalyses(seeds=job.compare.interim_analyses, spending=job.compare.spending)
+    seeds = fresh_seeds(job, analyses.seeds[-1], block=_SEED_BLOCK)
     arms: list[Arm] = ["equal_steps", *job.compare.arms]
     candidate, variants = Candidate(trial=0, hybrid=job.hybrid), variant_jobs(job)
     runs: ArmRuns = {}
     others: dict[str, Runs] = {}
-    for until, level in zip(looks.seeds, looks.levels, strict=True):
+    for until, level in zip(analyses.seeds, analyses.levels, strict=True):
         new = seeds[len(runs.get("hybrid", ())) : until]
         tasks = variant_tasks(job, variants, new, directory / "variants")
         (added,), beside = run_arms(
@@ -177,7 +177,7 @@ def decide(
         "split": _SPLIT,
         "seeds": seeds[:until],
         "level": 1 - level,
-        "looks": {**asdict(looks), "levels": looks.levels},
+        "interim_analyses": {**asdict(analyses), "levels": analyses.levels},
         "frontier": asdict(frontier),
         "arms": {arm: rows(results, _SPLIT) for arm, results in runs.items()},
         "comparisons": compared,
@@ -195,7 +195,7 @@ def decide(
         "backward_share": _backward_share(runs["baseline"].values()),
         "machine": dict(fingerprint or {}),
         "time_to_target": _time_to_target(job, runs),
-        "planning": _planning(job, looks, net),
+        "planning": _planning(job, analyses, net),
     }
 
 
@@ -223,10 +223,12 @@ def _plain(values: dict[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
-def _planning(job: JobConfig, looks: Looks, net: dict[str, Any]) -> dict[str, Any]:
+def _planning(job: JobConfig, analyses: InterimAnalyses, net: dict[str, Any]) -> dict[str, Any]:
     """How many seeds the effect of ``job.compare.effect`` asks for, given the spread seen, at the last look's level."""
     spread = net["spread"]
     needed = None
     if spread is not None:
-        needed = seeds_needed(job.compare.effect, spread, power_wanted=_POWER, level=looks.levels[-1], pilot=net["n"])
+        needed = seeds_needed(
+            job.compare.effect, spread, power_wanted=_POWER, level=analyses.levels[-1], pilot=net["n"]
+        )
     return {"effect": job.compare.effect, "power": _POWER, "spread": spread, "seeds_needed": needed}

@@ -14,7 +14,7 @@ from scipy import special
 
 from hybrid_ray.evaluation.statistics import MIN_SEEDS
 
-__all__ = ["Looks", "Spending", "power", "seeds_needed"]
+__all__ = ["InterimAnalyses", "Spending", "power", "seeds_needed"]
 
 Spending = Literal["obrien_fleming", "pocock"]
 
@@ -22,7 +22,7 @@ _MOST_SEEDS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Looks:
+class InterimAnalyses:
     """When the seeds are looked at, and the two-sided level each look may use.
 
     ``seeds`` is the number of seeds at each look, rising, the first at least 3. ``obrien_fleming`` keeps nearly all of

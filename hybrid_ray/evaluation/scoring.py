@@ -19,9 +19,9 @@ from hybrid_ray.evaluation.summary import INERT_SHARE
 from hybrid_ray.objective import LARGEST, Baseline, degradation, score, speedup
 from hybrid_ray.run_result import Evaluation, RunResult, Status
 
-__all__ = ["MEASURES", "Yardstick", "claimable", "failed_measures"]
+__all__ = ["SCORED", "TrialScorer", "claimable", "failed_scores"]
 
-MEASURES = (
+SCORED = (
     "score",
     "speedup",
     "degradation",
@@ -45,7 +45,7 @@ MEASURES = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Yardstick:
+class TrialScorer:
     """The baseline and frontier a study's trials are measured against."""
 
     baseline: Baseline
@@ -53,7 +53,7 @@ class Yardstick:
     objective: ObjectiveConfig
 
     @classmethod
-    def from_results(cls, results: Sequence[RunResult], objective: ObjectiveConfig) -> "Yardstick":
+    def from_results(cls, results: Sequence[RunResult], objective: ObjectiveConfig) -> "TrialScorer":
         """From a study's frontier runs, the baseline among them. Raises ValueError where they give no frontier."""
         baseline = next((result for result in results if result.arm == "baseline"), None)
         if baseline is None:
@@ -80,7 +80,7 @@ class Yardstick:
         """Measures of a trial on its way. ``net_speedup`` is None: a schedule that has not decayed has no place on
         the frontier.
         """
-        return self._measures(
+        return self._scores(
             loss=evaluation.loss,
             step=evaluation.step,
             real_steps=evaluation.real_steps,
@@ -101,7 +101,7 @@ class Yardstick:
             raise ValueError("no score: " + "; ".join(differences))
         finished = result.status == "finished"
         loss = result.heldout["search"].loss if finished else result.curve[-1].loss if result.curve else math.nan
-        measures = self._measures(
+        scores = self._scores(
             loss=loss,
             step=result.steps,
             real_steps=result.real_steps,
@@ -111,9 +111,9 @@ class Yardstick:
             net=self.frontier.net_speedup(loss, result.time) if finished else None,
             status=result.status,
         )
-        return measures | {"error": result.error}
+        return scores | {"error": result.error}
 
-    def _measures(
+    def _scores(
         self,
         *,
         loss: float,
@@ -125,7 +125,7 @@ class Yardstick:
         net: float | None,
         status: Status,
     ) -> dict[str, Any]:
-        """All of `MEASURES`, and what Tune's side reads: ``step``, ``finished``, ``objective``."""
+        """All of `SCORED`, and what Tune's side reads: ``step``, ``finished``, ``objective``."""
         baseline_time, baseline_loss = self.baseline.time_at(step), self.baseline.loss_at(step)
         faster, worse = speedup(baseline_time, time), degradation(loss, baseline_loss)
         scored = worth = score(faster, worse, self.objective)
@@ -177,7 +177,7 @@ class Yardstick:
         return min(LARGEST, least)
 
 
-def failed_measures(error: str) -> dict[str, Any]:
+def failed_scores(error: str) -> dict[str, Any]:
     """What a trial reports that could not be measured. Step 0: a scheduler learns nothing from it."""
     return {"step": 0, "objective": -LARGEST, "finished": 0, "failed": 1, "status": "failed", "error": error}
 

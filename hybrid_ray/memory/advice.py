@@ -8,11 +8,11 @@ from hybrid_ray.config import JobConfig
 from hybrid_ray.data import Dataset
 from hybrid_ray.memory.estimate import MemoryNeed, memory_need, size_text
 
-__all__ = ["Measure", "advice", "advice_lines"]
+__all__ = ["MemorySaving", "advice", "advice_lines"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Measure:
+class MemorySaving:
     """Settings on top of those before them, what they cost, and what a worker needs then."""
 
     settings: Mapping[str, str]
@@ -62,7 +62,7 @@ _LADDER = (
 )
 
 
-def advice(job: JobConfig, data: Dataset, room: int) -> Iterator[Measure]:
+def advice(job: JobConfig, data: Dataset, room: int) -> Iterator[MemorySaving]:
     """Measures that help, one on top of the other, up to the first with which a worker fits into ``room`` bytes."""
     need = memory_need(job.run(), data)
     for rung in _LADDER:
@@ -76,20 +76,20 @@ def advice(job: JobConfig, data: Dataset, room: int) -> Iterator[Measure]:
         if after.total < need.total:
             job, need = tried, after
             settings = {path: str(value).lower() if value is True else str(value) for path, value in changed.items()}
-            yield Measure(settings=settings, costs=rung.costs, job=job, need=need)
+            yield MemorySaving(settings=settings, costs=rung.costs, job=job, need=need)
 
 
 def advice_lines(job: JobConfig, data: Dataset, room: int) -> Iterator[str]:
-    """The measures as `hybrid-ray plan` prints them."""
-    measures = list(advice(job, data, room))
-    if not measures:
+    """The savings as `hybrid-ray plan` prints them."""
+    savings = list(advice(job, data, room))
+    if not savings:
         yield "no setting makes it smaller: take a smaller model or a larger device"
         return
     yield "what makes it smaller, each on top of those before, with what one worker needs then:"
-    for measure in measures:
-        settings = " ".join(f"--set {path}={value}" for path, value in measure.settings.items())
-        yield f"  {settings:<42} {size_text(measure.need.total):>10}  {measure.costs}"
-    if measures[-1].need.total > room:
+    for saving in savings:
+        settings = " ".join(f"--set {path}={value}" for path, value in saving.settings.items())
+        yield f"  {settings:<42} {size_text(saving.need.total):>10}  {saving.costs}"
+    if savings[-1].need.total > room:
         yield f"all of that is not enough for {size_text(room)}: take a smaller model or a larger device"
     else:
         yield f"that fits into {size_text(room)}; train.micro_batch_size=auto then takes what is left of it"

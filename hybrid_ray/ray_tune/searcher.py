@@ -24,7 +24,7 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from hybrid_ray.evaluation.scoring import MEASURES
+from hybrid_ray.evaluation.scoring import SCORED
 from hybrid_ray.evaluation.summary import INERT_SHARE
 
 __all__ = ["INTERRUPTED", "Listener", "OptunaSearcher", "queue_again", "tell", "values_of", "was_interrupted"]
@@ -165,7 +165,7 @@ class OptunaSearcher(Searcher):
             "number": trial.number,
             "state": state.name,
             **{f"params_{name}": value for name, value in trial.params.items()},
-            **{name: result.get(name) for name in MEASURES},
+            **{name: result.get(name) for name in SCORED},
             "objective": result.get("objective"),
             "preset": trial.user_attrs.get("preset"),
             "started": running.started,

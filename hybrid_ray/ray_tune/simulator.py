@@ -1,4 +1,4 @@
-"""A whole study in seconds: the real searcher, scheduler, yardstick and confirmation, on runs that are looked up.
+"""A whole study in seconds: the real searcher, scheduler, scorer and confirmation, on runs that are looked up.
 
 Nothing of a study is imitated but what takes its time. Trials are real runs of a table (``surface.py``); their reports
 come out of an event queue, ordered by a fake clock, as they would come from ``concurrency`` workers side by side. A
@@ -24,7 +24,7 @@ from hybrid_ray.config import JobConfig
 from hybrid_ray.evaluation.arms import frontier_runs
 from hybrid_ray.evaluation.confirm import confirm
 from hybrid_ray.evaluation.frontier import Frontier
-from hybrid_ray.evaluation.scoring import Yardstick, failed_measures
+from hybrid_ray.evaluation.scoring import TrialScorer, failed_scores
 from hybrid_ray.ray_tune.optuna_storage import queue_settings
 from hybrid_ray.ray_tune.sampler import build_sampler
 from hybrid_ray.ray_tune.scheduler import build_scheduler
@@ -127,7 +127,7 @@ def simulate(
         job,
         surface,
         space or load_space(job),
-        Yardstick.from_results(results, job.objective),
+        TrialScorer.from_results(results, job.objective),
         faults,
     )
     search.run(concurrency)
@@ -167,9 +167,9 @@ class _Search:
     """The search stage. It is the listener of its own searcher."""
 
     def __init__(
-        self, job: JobConfig, surface: Surface, space: SearchSpace, yardstick: Yardstick, faults: Faults
+        self, job: JobConfig, surface: Surface, space: SearchSpace, scorer: TrialScorer, faults: Faults
     ) -> None:
-        self._job, self._surface, self._yardstick, self._faults = job, surface, yardstick, faults
+        self._job, self._surface, self._yardstick, self._faults = job, surface, scorer, faults
         self._now = 0.0
         self.rows: list[Mapping[str, Any]] = []
         self.optuna_study = _open_study(job, space)
@@ -228,7 +228,7 @@ class _Search:
         if fault is None:
             return _played(result, self._yardstick, self._job.train.steps)
         if fault == "out_of_memory":
-            return [(0.0, {**failed_measures("oom: simulated"), "done": True})]
+            return [(0.0, {**failed_scores("oom: simulated"), "done": True})]
         broken = _broken(result, share)
         reports = _played(broken, self._yardstick, self._job.train.steps)
         if fault == "diverged" or reports[-1][0] < broken.time:
@@ -265,18 +265,18 @@ def _open_study(job: JobConfig, space: SearchSpace) -> "optuna.Study":
     return study
 
 
-def _played(result: RunResult, yardstick: Yardstick, steps: int) -> list[Report]:
+def _played(result: RunResult, scorer: TrialScorer, steps: int) -> list[Report]:
     """A run's reports as the trial around the training loop sends them: its evaluations, and how it ended."""
     reports: list[Report] = []
     sent: list[dict[str, Any]] = []
-    reporter = TrialReporter(sent.append, yardstick=yardstick, steps=steps)
+    reporter = TrialReporter(sent.append, scorer=scorer, steps=steps)
     for index, point in enumerate(result.curve):
         if reporter.evaluation(point, result.calibration) is not None:
             result = _diverged(result, point.step, point.train_seconds, curve=result.curve[: index + 1], error=None)
             break
         reports.extend((point.time, report) for report in sent)
         sent.clear()
-    return [*reports, (result.time, {**yardstick.final(result), "done": True})]
+    return [*reports, (result.time, {**scorer.final(result), "done": True})]
 
 
 def _broken(result: RunResult, share: float) -> RunResult:

@@ -18,7 +18,7 @@ from typing import Any
 
 from hybrid_ray.config import JobConfig, RunConfig
 from hybrid_ray.errors import TrialOutOfMemory
-from hybrid_ray.evaluation.scoring import Yardstick, failed_measures
+from hybrid_ray.evaluation.scoring import TrialScorer, failed_scores
 from hybrid_ray.ray_tune.space import settings
 from hybrid_ray.run_result import Evaluation, RunResult, Status, StepRecord
 
@@ -32,7 +32,7 @@ class TrialSpec:
     """What all trials of a study share. Handed to them once, through Ray's object store."""
 
     job: JobConfig
-    yardstick: Yardstick
+    scorer: TrialScorer
     trials: Path  # each trial's run directory is one below this
     storage: Path  # where Ray Train keeps its own state
 
@@ -52,12 +52,12 @@ class TrialReporter:
 
     Args:
         send: ``tune.report``, or what a worker sends with.
-        yardstick: baseline, frontier, objective.
+        scorer: baseline, frontier, objective.
         steps: nominal steps of the run.
     """
 
-    def __init__(self, send: Send, *, yardstick: Yardstick, steps: int) -> None:
-        self._yardstick, self._steps, self._send = yardstick, steps, send
+    def __init__(self, send: Send, *, scorer: TrialScorer, steps: int) -> None:
+        self._yardstick, self._steps, self._send = scorer, steps, send
         self._phases: Counter[str] = Counter()
         self._evaluations: list[Evaluation] = []
 
@@ -81,9 +81,9 @@ def trial(config: dict[str, Any], *, spec: TrialSpec) -> None:
     from hybrid_ray.training.loop import train
 
     directory = spec.directory(config["number"])
-    reporter = TrialReporter(tune.report, yardstick=spec.yardstick, steps=spec.job.train.steps)
+    reporter = TrialReporter(tune.report, scorer=spec.scorer, steps=spec.job.train.steps)
     outcome = attempt(
-        lambda: train(spec.run(config["params"]), reporter=reporter, directory=directory), spec.yardstick, directory
+        lambda: train(spec.run(config["params"]), reporter=reporter, directory=directory), spec.scorer, directory
     )
     tune.report({**outcome, "done": True})
 
@@ -111,9 +111,9 @@ def trial_with_workers(config: dict[str, Any], *, spec: TrialSpec) -> None:
             resources=spec.job.resources,
             max_failures=spec.job.search.max_failures,
             callbacks=[callback],
-            reporter_factory=partial(TrialReporter, yardstick=spec.yardstick, steps=spec.job.train.steps),
+            reporter_factory=partial(TrialReporter, scorer=spec.scorer, steps=spec.job.train.steps),
         ),
-        spec.yardstick,
+        spec.scorer,
         directory,
         gave_up=TrainingFailedError,
     )
@@ -128,7 +128,7 @@ def phase_counts(steps: Mapping[str, int]) -> dict[str, int]:
 
 def attempt(
     execute: Callable[[], RunResult],
-    yardstick: Yardstick,
+    scorer: TrialScorer,
     directory: Path,
     *,
     gave_up: type[Exception] | tuple[()] = (),
@@ -153,12 +153,12 @@ def attempt(
     else:
         try:
             if result.status in ("finished", "diverged"):
-                return yardstick.final(result) | phase_counts(result.phase_steps)
+                return scorer.final(result) | phase_counts(result.phase_steps)
             said = result.error or f"the run ended as {result.status!r}"
         except ValueError as error:  # it can't be compared with the baseline, however often it is run
             said = str(error)
     _free_memory()
-    return failed_measures(said)
+    return failed_scores(said)
 
 
 def in_one_line(error: Exception) -> str:

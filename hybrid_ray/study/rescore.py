@@ -1,7 +1,8 @@
 """A finished study measured by another objective, from the raw parts that it kept. Nothing is trained.
 
-The same code measures that measured first (`Yardstick`), so that the same settings give the same numbers. What a search
-did under its own objective can't be undone: what that means for a result is told by its report (`Rescoring.notes`).
+The same code measures that measured first (`TrialScorer`), so that the same settings give the same numbers. What a
+search did under its own objective can't be undone: what that means for a result is told by its report
+(`Rescoring.notes`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 from hybrid_ray.config import ObjectiveConfig
 from hybrid_ray.config.jobfile import dump_job, read_job
 from hybrid_ray.errors import ConfigError, StoreError
-from hybrid_ray.evaluation.scoring import MEASURES, Yardstick
+from hybrid_ray.evaluation.scoring import SCORED, TrialScorer
 from hybrid_ray.report.load import Study, load_study
 from hybrid_ray.report.rescoring import RESCORED, Rescoring
 from hybrid_ray.report.study_page import write_report
@@ -72,7 +73,7 @@ def rescored_trials(study: Study, objective: ObjectiveConfig) -> Rescored:
     runs = [result for place in study.frontier["run"] if (result := study.result(str(place))) is not None]
     rows = read_jsonl(study.directory / "trials.jsonl")
     try:
-        old, new = (Yardstick.from_results(runs, settings) for settings in (study.job.objective, objective))
+        old, new = (TrialScorer.from_results(runs, settings) for settings in (study.job.objective, objective))
         found = [_measured(row, study.result(int(row["number"])), old, new) for row in rows]
     except ValueError as error:
         raise StoreError(f"{study.directory} can't be scored anew: {error}") from error
@@ -84,7 +85,7 @@ def rescored_trials(study: Study, objective: ObjectiveConfig) -> Rescored:
     )
 
 
-def _measured(row: Mapping[str, Any], result: RunResult | None, old: Yardstick, new: Yardstick) -> dict[str, Any]:
+def _measured(row: Mapping[str, Any], result: RunResult | None, old: TrialScorer, new: TrialScorer) -> dict[str, Any]:
     """A trial's row with its measures made anew. One that failed has none.
 
     Raises ValueError for a trial that came to its end and left no result: a row alone has no held-out loss of an end.
@@ -98,11 +99,11 @@ def _measured(row: Mapping[str, Any], result: RunResult | None, old: Yardstick, 
         raise ValueError(f"trial {row['number']} came to its end but its result.json is gone: put it back")
     else:
         measures = _of_a_whole_run(result, old, new)
-    kept = {name: measures[name] for name in (*MEASURES, "objective")}
+    kept = {name: measures[name] for name in (*SCORED, "objective")}
     return {**row, **kept, "state": "COMPLETE" if measures["finished"] else "PRUNED", "error": row["error"]}
 
 
-def _of_a_whole_run(result: RunResult, old: Yardstick, new: Yardstick) -> dict[str, Any]:
+def _of_a_whole_run(result: RunResult, old: TrialScorer, new: TrialScorer) -> dict[str, Any]:
     """Of a run that came to an end of its own, which another limit on degradation may see otherwise."""
     given_up = new.diverged_at(result.curve)
     if given_up and (result.status == "finished" or given_up != result.curve[-1]):

@@ -14,7 +14,7 @@ from hybrid_ray.evaluation.confirm import confirm
 from hybrid_ray.evaluation.frontier import Frontier
 from hybrid_ray.evaluation.run_cache import cached
 from hybrid_ray.evaluation.runner import Task
-from hybrid_ray.evaluation.scoring import Yardstick
+from hybrid_ray.evaluation.scoring import TrialScorer
 from hybrid_ray.ray_tune.cluster import concurrency, ray_session
 from hybrid_ray.ray_tune.optuna_storage import counted_trials, open_study, queue_settings, reconcile
 from hybrid_ray.ray_tune.runner import RayExecute, machine_of_runs
@@ -141,7 +141,7 @@ class Stages:
             self._space,
             TrialSpec(
                 job=self._job,
-                yardstick=Yardstick.from_results(results, self._job.objective),
+                scorer=TrialScorer.from_results(results, self._job.objective),
                 trials=study.path / "trials",
                 storage=study.scratch,
             ),

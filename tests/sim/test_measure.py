@@ -9,15 +9,15 @@ from micro_jobs import plain_result
 
 from hybrid_ray.config import ObjectiveConfig
 from hybrid_ray.evaluation.frontier import Frontier
-from hybrid_ray.evaluation.scoring import Yardstick, claimable
+from hybrid_ray.evaluation.scoring import TrialScorer, claimable
 from hybrid_ray.objective import Baseline
 from hybrid_ray.ray_tune.trial import TrialReporter, attempt
 from hybrid_ray.run_result import Evaluation, Heldout, StepRecord
 
 
-def yardstick(**objective: Any) -> Yardstick:
+def scorer(**objective: Any) -> TrialScorer:
     """A baseline of 100 plain steps that falls from 5 to 2, and a frontier through (50, 3) and (100, 2)."""
-    return Yardstick(
+    return TrialScorer(
         baseline=Baseline.from_result(plain_result()),
         frontier=Frontier.from_points([(50.0, 3.0), (100.0, 2.0)]),
         objective=ObjectiveConfig(**objective),
@@ -36,7 +36,7 @@ def hybrid(loss: float, seconds: float, **changes: Any) -> Any:
 
 
 def test_at_an_evaluation_a_trial_meets_the_baseline_at_the_same_step() -> None:
-    found = yardstick().at(Evaluation(step=50, loss=4.4, real_steps=30, train_seconds=0.4, time=40.0), 0.01)
+    found = scorer().at(Evaluation(step=50, loss=4.4, real_steps=30, train_seconds=0.4, time=40.0), 0.01)
     assert found["baseline_loss"] == pytest.approx(4.0)
     assert found["degradation"] == pytest.approx(0.1)
     assert found["speedup"] == pytest.approx(50 / 40)
@@ -48,18 +48,18 @@ def test_at_an_evaluation_a_trial_meets_the_baseline_at_the_same_step() -> None:
 def test_a_slower_machine_makes_no_trial_worse() -> None:
     evaluation = Evaluation(step=50, loss=4.0, real_steps=30, train_seconds=0.4, time=40.0)
     slower = Evaluation(step=50, loss=4.0, real_steps=30, train_seconds=0.8, time=40.0)
-    assert yardstick().at(evaluation, 0.01)["score"] == pytest.approx(yardstick().at(slower, 0.02)["score"])
+    assert scorer().at(evaluation, 0.01)["score"] == pytest.approx(scorer().at(slower, 0.02)["score"])
 
 
 def test_a_finished_trial_that_only_stopped_earlier_has_a_net_speedup_of_one() -> None:
-    found = yardstick().final(hybrid(3.0, 0.5))
+    found = scorer().final(hybrid(3.0, 0.5))
     assert found["speedup"] == pytest.approx(2.0)
     assert found["net_speedup"] == pytest.approx(1.0)
     assert found["finished"] == 1
 
 
 def test_off_the_frontier_there_is_no_net_speedup_but_the_search_has_a_finite_bound() -> None:
-    better = yardstick(mode="net").final(hybrid(1.9, 0.8))
+    better = scorer(mode="net").final(hybrid(1.9, 0.8))
     assert better["net_speedup"] is None
     assert better["objective"] == pytest.approx(100 / 80)
 
@@ -67,21 +67,21 @@ def test_off_the_frontier_there_is_no_net_speedup_but_the_search_has_a_finite_bo
 def test_on_its_way_a_search_for_net_speedup_compares_what_a_trial_is_heading_for() -> None:
     # half way in 0.8 of the baseline's time, at its very loss: that ends at loss 2 in 80 plain steps, not 100
     half_way = Evaluation(step=50, loss=4.0, real_steps=30, train_seconds=0.4, time=40.0)
-    assert yardstick(mode="net").at(half_way, 0.01)["objective"] == pytest.approx(1.25)
+    assert scorer(mode="net").at(half_way, 0.01)["objective"] == pytest.approx(1.25)
     worse = Evaluation(step=50, loss=6.0, real_steps=30, train_seconds=0.4, time=25.0)  # heads for 3 in 50
-    assert yardstick(mode="net").at(worse, 0.01)["objective"] == pytest.approx(1.0)
-    assert yardstick().at(worse, 0.01)["objective"] == yardstick().at(worse, 0.01)["score"]
+    assert scorer(mode="net").at(worse, 0.01)["objective"] == pytest.approx(1.0)
+    assert scorer().at(worse, 0.01)["objective"] == scorer().at(worse, 0.01)["score"]
 
 
 def test_a_finished_trial_is_heading_for_what_it_got() -> None:
-    found = yardstick(mode="net").final(hybrid(2.5, 0.7))
+    found = scorer(mode="net").final(hybrid(2.5, 0.7))
     end = Evaluation(step=100, loss=2.5, real_steps=60, train_seconds=0.7, time=70.0)
-    assert found["objective"] == pytest.approx(yardstick(mode="net").at(end, 0.01)["objective"])
+    assert found["objective"] == pytest.approx(scorer(mode="net").at(end, 0.01)["objective"])
     assert found["objective"] == found["net_speedup"]
 
 
 def test_a_diverged_trial_is_worst_in_a_search_for_net_speedup_too() -> None:
-    found = yardstick(mode="net").final(hybrid(math.nan, 0.5, status="diverged", curve=()))
+    found = scorer(mode="net").final(hybrid(math.nan, 0.5, status="diverged", curve=()))
     assert math.isfinite(found["objective"])
     assert found["objective"] < -1000
 
@@ -90,7 +90,7 @@ def test_worse_than_the_whole_frontier_is_below_all_that_is_on_it_however_fast()
     losses = (1.9, 2.0, 2.999, 3.0, 3.001, 3.5, 8.0, math.inf, math.nan)
     slow_and_good, fast_and_bad = 10.0, 0.001
     found = [
-        yardstick(mode="net").final(hybrid(loss, slow_and_good if loss <= 3.0 else fast_and_bad))["objective"]
+        scorer(mode="net").final(hybrid(loss, slow_and_good if loss <= 3.0 else fast_and_bad))["objective"]
         for loss in losses
     ]
     assert all(math.isfinite(objective) for objective in found)
@@ -99,7 +99,7 @@ def test_worse_than_the_whole_frontier_is_below_all_that_is_on_it_however_fast()
 
 
 def test_a_diverged_trial_reports_finite_numbers_only_where_a_scheduler_looks() -> None:
-    found = yardstick().final(hybrid(math.nan, 0.5, status="diverged", curve=(), error="loss is nan"))
+    found = scorer().final(hybrid(math.nan, 0.5, status="diverged", curve=(), error="loss is nan"))
     assert math.isfinite(found["objective"])
     assert math.isfinite(found["score"])
     assert found["objective"] < -1000
@@ -108,27 +108,27 @@ def test_a_diverged_trial_reports_finite_numbers_only_where_a_scheduler_looks() 
 
 def test_a_run_on_other_hardware_gets_no_score() -> None:
     with pytest.raises(ValueError, match="no score: device"):
-        yardstick().final(hybrid(2.0, 0.5, fingerprint={"device": "another"}))
+        scorer().final(hybrid(2.0, 0.5, fingerprint={"device": "another"}))
 
 
 def test_a_trial_that_cannot_be_compared_fails_once_with_the_reason(tmp_path: Path) -> None:
     """Not an exception: Tune would train it again, only to be refused again."""
     other = hybrid(2.0, 0.5, fingerprint={"device": "another"})
-    row = attempt(lambda: other, yardstick(), tmp_path)
+    row = attempt(lambda: other, scorer(), tmp_path)
     assert (row["status"], row["failed"]) == ("failed", 1)
     assert row["error"].startswith("no score: device: the baseline ran with")
-    assert attempt(lambda: hybrid(2.0, 0.5), yardstick(), tmp_path)["status"] == "finished"
+    assert attempt(lambda: hybrid(2.0, 0.5), scorer(), tmp_path)["status"] == "finished"
 
 
 def test_a_trial_that_hardly_predicts_is_inert_and_never_best() -> None:
-    found = yardstick().final(plain_result(real_steps=96, predicted_steps=4))
+    found = scorer().final(plain_result(real_steps=96, predicted_steps=4))
     assert found["inert"] == 1
     assert not claimable({**found, "state": "COMPLETE"})
-    assert claimable({**yardstick().final(hybrid(2.0, 0.5)), "state": "COMPLETE"})
+    assert claimable({**scorer().final(hybrid(2.0, 0.5)), "state": "COMPLETE"})
 
 
 def reporter(sent: list[dict[str, Any]]) -> TrialReporter:
-    return TrialReporter(sent.append, yardstick=yardstick(max_degradation=0.25), steps=100)
+    return TrialReporter(sent.append, scorer=scorer(max_degradation=0.25), steps=100)
 
 
 def evaluation(step: int, loss: float) -> Evaluation:

@@ -11,7 +11,7 @@ from hybrid_ray.evaluation.arms import frontier_runs
 from hybrid_ray.evaluation.confirm import Candidate, confirm
 from hybrid_ray.evaluation.frontier import Frontier
 from hybrid_ray.evaluation.runner import Task, execute_here
-from hybrid_ray.evaluation.scoring import MEASURES, Yardstick
+from hybrid_ray.evaluation.scoring import SCORED, TrialScorer
 from hybrid_ray.storage.study_store import StudyStore, write_atomic
 
 KNOBS = ({"prediction_horizon": 2}, {"prediction_horizon": 5}, {"prediction_horizon": 1})
@@ -41,17 +41,17 @@ def micro_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for length, run in frontier_runs(job).items()
         ]
     )
-    yardstick = Yardstick.from_results(plain, job.objective)
+    scorer = TrialScorer.from_results(plain, job.objective)
     settings = [replace(job.hybrid, **knobs) for knobs in KNOBS]
     for number, hybrid in enumerate(settings):
         (result,) = execute_here([Task(run=job.run(hybrid=hybrid), directory=store.run_directory(number))])
-        measured = yardstick.final(result)
+        measured = scorer.final(result)
         store.add_trial(
             {
                 "number": number,
                 "state": "COMPLETE",
                 **{f"params_{name}": value for name, value in KNOBS[number].items()},
-                **{name: measured[name] for name in MEASURES},
+                **{name: measured[name] for name in SCORED},
                 "objective": measured["objective"],
                 "preset": None,
                 "started": 0.0,

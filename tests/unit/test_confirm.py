@@ -212,7 +212,7 @@ def test_several_candidates_are_corrected_for() -> None:
     assert verdict(net, compared, predicted_share=0.3, p_corrected=0.04, alpha=0.05) == ("real gain", None)
 
 
-COMPARE = replace(JOB, compare=CompareConfig(looks=(3, 6), arms=("equal_steps",)))
+COMPARE = replace(JOB, compare=CompareConfig(interim_analyses=(3, 6), arms=("equal_steps",)))
 
 
 def null_verdicts(job: JobConfig, studies: int, **noise: float) -> Counter[str]:
@@ -233,7 +233,7 @@ def test_false_positives_over_a_thousand_null_comparisons() -> None:
 
 def test_a_three_percent_gain_is_found_with_the_planned_seeds() -> None:
     """The whole chain again, at 2.5 % of spread in time, for which `seeds_needed` asks for 9."""
-    job = replace(JOB, compare=CompareConfig(looks=(4, 9), arms=("equal_steps",)))
+    job = replace(JOB, compare=CompareConfig(interim_analyses=(4, 9), arms=("equal_steps",)))
     found = 0
     for stream in range(200):
         simulator = Simulator(stream=stream, gain=1.03, noise=0.001, seed_noise=0.01, clock_noise=0.003)
@@ -252,7 +252,7 @@ def test_seeds_are_added_only_while_undecided() -> None:
 
 
 def test_from_ten_seeds_there_is_a_bootstrap_beside_the_t_interval() -> None:
-    job = replace(JOB, compare=CompareConfig(looks=(10,), arms=("equal_steps",)))
+    job = replace(JOB, compare=CompareConfig(interim_analyses=(10,), arms=("equal_steps",)))
     found = decide(job, execute=Simulator(noise=0.003), directory=NOWHERE, frontier=frontier_of(Simulator()))
     net = found["net_speedup"]
     low, high = net["bootstrap"]
@@ -262,7 +262,7 @@ def test_from_ten_seeds_there_is_a_bootstrap_beside_the_t_interval() -> None:
 
 
 def test_compare_tunes_the_baseline_first_and_gives_every_arm_its_rate(tmp_path: Path) -> None:
-    job = replace(JOB, compare=CompareConfig(looks=(3,)))
+    job = replace(JOB, compare=CompareConfig(interim_analyses=(3,)))
     simulator = Simulator(noise=1e-4, learning_rate=6e-3)
     found = compare(job, execute=simulator, directory=tmp_path)
     assert found["tuning"]["learning_rate"] == pytest.approx(6e-3)
@@ -278,7 +278,7 @@ def test_compare_tunes_the_baseline_first_and_gives_every_arm_its_rate(tmp_path:
 
 
 def test_a_comparison_called_again_repeats_nothing(tmp_path: Path) -> None:
-    job = replace(JOB, compare=CompareConfig(looks=(3,), arms=("placebo",)))
+    job = replace(JOB, compare=CompareConfig(interim_analyses=(3,), arms=("placebo",)))
     first = compare(job, execute=Simulator(noise=0.01, write=True), directory=tmp_path)
     again = Simulator(noise=0.01, stream=1)
     assert compare(job, execute=again, directory=tmp_path)["net_speedup"]["mean"] == first["net_speedup"]["mean"]
@@ -286,7 +286,7 @@ def test_a_comparison_called_again_repeats_nothing(tmp_path: Path) -> None:
 
 
 def test_a_comparison_of_other_code_is_refused_before_anything_runs(tmp_path: Path) -> None:
-    job = replace(JOB, compare=CompareConfig(looks=(3,), arms=()))
+    job = replace(JOB, compare=CompareConfig(interim_analyses=(3,), arms=()))
     compare(job, execute=Simulator(write=True), directory=tmp_path)
     arms = tmp_path / "arms" / "0"
     (next(arms.glob("hybrid-*")) / "code.json").write_text("{}")
@@ -297,7 +297,7 @@ def test_a_comparison_of_other_code_is_refused_before_anything_runs(tmp_path: Pa
 
 
 def test_the_page_says_why_a_run_does_not_count(tmp_path: Path) -> None:
-    job = replace(JOB, compare=CompareConfig(looks=(3,), arms=(), tune_baseline=False))
+    job = replace(JOB, compare=CompareConfig(interim_analyses=(3,), arms=(), tune_baseline=False))
     last = fresh_seeds(job, 3, block=2)[-1]
 
     def where(run: RunConfig) -> dict[str, Any]:
@@ -316,7 +316,7 @@ def test_without_a_baseline_nothing_is_compared(tmp_path: Path) -> None:
 
 
 def test_time_to_target_counts_a_run_that_misses_it(tmp_path: Path) -> None:
-    job = replace(JOB, compare=CompareConfig(looks=(3,), arms=("equal_steps",), tune_baseline=False))
+    job = replace(JOB, compare=CompareConfig(interim_analyses=(3,), arms=("equal_steps",), tune_baseline=False))
     found = compare(job, execute=Simulator(gain=0.5), directory=tmp_path)["time_to_target"]
     assert found["target"] == pytest.approx(law(600) * 1.02)
     assert found["arms"]["hybrid"]["misses"] == 3

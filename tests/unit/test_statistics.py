@@ -10,7 +10,7 @@ from scipy import stats
 from simulated_runs import result
 
 from hybrid_ray.config import RunConfig
-from hybrid_ray.evaluation.interim_analyses import Looks, power, seeds_needed
+from hybrid_ray.evaluation.interim_analyses import InterimAnalyses, power, seeds_needed
 from hybrid_ray.evaluation.statistics import (
     bootstrap_interval,
     holm,
@@ -119,24 +119,24 @@ def test_the_medians_interval_is_the_narrowest_that_covers(n: int) -> None:
 
 @pytest.mark.parametrize("spending", ["obrien_fleming", "pocock"])
 def test_all_looks_together_spend_alpha(spending: str) -> None:
-    looks = Looks(seeds=(3, 5, 8, 12), spending=spending)  # type: ignore[arg-type]
-    assert sum(looks.levels) == pytest.approx(0.05)
-    assert min(looks.levels) > 0
-    assert Looks(seeds=(5,), spending=spending).levels == pytest.approx((0.05,))  # type: ignore[arg-type]
+    analyses = InterimAnalyses(seeds=(3, 5, 8, 12), spending=spending)  # type: ignore[arg-type]
+    assert sum(analyses.levels) == pytest.approx(0.05)
+    assert min(analyses.levels) > 0
+    assert InterimAnalyses(seeds=(5,), spending=spending).levels == pytest.approx((0.05,))  # type: ignore[arg-type]
 
 
 def test_spending_functions_by_their_published_values() -> None:
     # Lan and DeMets 1983, alpha 0.05, half of the information: 0.00557 (O'Brien-Fleming), 0.03101 (Pocock).
-    assert Looks(seeds=(5, 10)).levels[0] == pytest.approx(0.00557, abs=1e-5)
-    assert Looks(seeds=(5, 10), spending="pocock").levels[0] == pytest.approx(0.03101, abs=1e-5)
+    assert InterimAnalyses(seeds=(5, 10)).levels[0] == pytest.approx(0.00557, abs=1e-5)
+    assert InterimAnalyses(seeds=(5, 10), spending="pocock").levels[0] == pytest.approx(0.03101, abs=1e-5)
 
 
-def detections(effect: float, spread: float, looks: Looks, studies: int, seed: int) -> tuple[float, float]:
+def detections(effect: float, spread: float, analyses: InterimAnalyses, studies: int, seed: int) -> tuple[float, float]:
     """Shares of simulated studies, seeds added at the looks, that call a gain and that call a loss."""
-    draws = np.random.default_rng(seed).normal(math.log1p(effect), spread, size=(studies, looks.seeds[-1]))
+    draws = np.random.default_rng(seed).normal(math.log1p(effect), spread, size=(studies, analyses.seeds[-1]))
     gains = losses = 0
     for logs in draws:
-        for seeds, level in zip(looks.seeds, looks.levels, strict=True):
+        for seeds, level in zip(analyses.seeds, analyses.levels, strict=True):
             found = paired_interval(list(logs[:seeds]), level=1 - level)
             if found.low > 1 or found.high < 1:
                 gains, losses = gains + (found.low > 1), losses + (found.high < 1)
@@ -146,8 +146,8 @@ def detections(effect: float, spread: float, looks: Looks, studies: int, seed: i
 
 @pytest.mark.parametrize("spending", ["obrien_fleming", "pocock"])
 def test_adding_seeds_keeps_false_positives_below_five_percent(spending: str) -> None:
-    looks = Looks(seeds=(3, 5, 8, 12), spending=spending)  # type: ignore[arg-type]
-    gains, losses = detections(0.0, 0.03, looks, 1000, seed=0)
+    analyses = InterimAnalyses(seeds=(3, 5, 8, 12), spending=spending)  # type: ignore[arg-type]
+    gains, losses = detections(0.0, 0.03, analyses, 1000, seed=0)
     assert gains + losses <= 0.05
 
 
@@ -160,10 +160,10 @@ def test_looking_until_significant_would_not() -> None:
 
 @pytest.mark.parametrize("spread", [0.01, 0.03, 0.06])
 def test_the_seeds_asked_for_find_three_percent(spread: float) -> None:
-    looks = Looks(seeds=(1, 2))  # half and all of the seeds: the levels depend on the fractions alone
-    seeds = seeds_needed(0.03, spread, level=looks.levels[-1])
+    analyses = InterimAnalyses(seeds=(1, 2))  # half and all of the seeds: the levels depend on the fractions alone
+    seeds = seeds_needed(0.03, spread, level=analyses.levels[-1])
     assert seeds is not None
-    design = Looks(seeds=(max(3, seeds // 2), max(4, seeds)))
+    design = InterimAnalyses(seeds=(max(3, seeds // 2), max(4, seeds)))
     gains, _ = detections(0.03, spread, design, 5000, seed=1)
     assert gains >= 0.80
 

@@ -101,7 +101,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         frontier=FrontierConfig(lengths=(0.4, 0.55, 0.7, 0.85, 1.0)),
         compare=CompareConfig(
-            looks=(3,),
+            interim_analyses=(3,),
             arms=(),
             tune_baseline=False,
             variants={

@@ -105,7 +105,7 @@ def ratios(result: Mapping[str, Any]) -> Table:
         **_explained(result),
     }
     needed = plan["seeds_needed"]
-    looks = ", ".join(map(str, result["looks"]["seeds"]))
+    looks = ", ".join(map(str, result["interim_analyses"]["seeds"]))
     wanted = f" To find {plan['effect']:.0%} of time with {plan['power']:.0%} power: {needed} seeds." if needed else ""
     return Table(
         title="The hybrid in ratios",
