@@ -71,7 +71,7 @@ class RunConfig:
         """Sequences in one forward on one worker."""
         micro = self.train.micro_batch_size
         if micro == "auto":
-            raise ValueError("micro_batch_size is still 'auto' but is settled before a run is made (study/plan.py)")
+            raise ValueError("micro_batch_size is still 'auto' but is resolved before a run is made (study/plan.py)")
         return micro or self.train.batch_size // self.workers
 
     @property

@@ -120,7 +120,7 @@ def _variant_path(path: str, value: Any) -> list[str]:
     if path in _SHARED:
         return [f"{path} is the same in all configurations that are compared: set it for the whole job"]
     if path == "train.micro_batch_size" and value == "auto":
-        return [f"{path} is 'auto', which is settled for the job as a whole: give the variant a number"]
+        return [f"{path} is 'auto', which is resolved for the job as a whole: give the variant a number"]
     return []
 
 

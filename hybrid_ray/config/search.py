@@ -53,7 +53,7 @@ class ResourcesConfig:
 
     @property
     def gpus(self) -> float:
-        """Of one worker; 0 while nothing is decided (``study/plan.py``'s `settle` decides)."""
+        """Of one worker; 0 while nothing is decided (``study/plan.py``'s `resolve_auto` decides)."""
         return self.gpus_per_worker or 0.0
 
 

@@ -1,4 +1,4 @@
-"""`train.micro_batch_size: auto`: as large as free memory takes, settled once, before a job's first run."""
+"""`train.micro_batch_size: auto`: as large as free memory takes, resolved once, before a job's first run."""
 
 import logging
 from bisect import bisect_right
@@ -9,18 +9,18 @@ from hybrid_ray.data import prepare
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.memory.estimate import memory_need, size_text
 
-__all__ = ["batch_text", "check_open_micro_batch", "settle_micro_batch"]
+__all__ = ["batch_text", "check_open_micro_batch", "resolve_micro_batch"]
 
 log = logging.getLogger("hybrid_ray")
 
 SHARE = 0.9  # of free memory; the rest is for what an estimate does not see
 
 
-def settle_micro_batch(job: JobConfig, free: int) -> JobConfig:
+def resolve_micro_batch(job: JobConfig, free: int) -> JobConfig:
     """The job with the largest micro-batch of which an estimate says that it fits, 1 where none does.
 
     The effective batch stays: it takes more or fewer micro-batches. What needs more memory than ``free`` even so is
-    refused where runs are fitted (`tune.fit`), with advice.
+    refused where runs are planned (`study.concurrency`), with advice.
 
     Args:
         job: its ``train.micro_batch_size`` is ``auto``.
@@ -37,13 +37,13 @@ def settle_micro_batch(job: JobConfig, free: int) -> JobConfig:
         return replace(job, train=replace(job.train, micro_batch_size=size))
 
     fitting = bisect_right(sizes, SHARE * free, key=lambda size: memory_need(at(size).run(), data).total)
-    settled = at(sizes[max(0, fitting - 1)])
-    log.info("train.micro_batch_size: auto in %s of memory: %s", size_text(free), batch_text(settled.run()))
-    return settled
+    resolved = at(sizes[max(0, fitting - 1)])
+    log.info("train.micro_batch_size: auto in %s of memory: %s", size_text(free), batch_text(resolved.run()))
+    return resolved
 
 
 def check_open_micro_batch(job: JobConfig) -> None:
-    """Raises `ConfigError` where ``auto`` can't be settled: on a cluster, whose devices only its own workers see."""
+    """Raises `ConfigError` where ``auto`` can't be resolved: on a cluster, whose devices only its own workers see."""
     if job.train.micro_batch_size == "auto" and job.resources.address != "local":
         raise ConfigError(
             "train.micro_batch_size is 'auto' but the job runs on a cluster, whose free memory this machine can't see: "

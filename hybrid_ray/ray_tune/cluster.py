@@ -22,9 +22,9 @@ __all__ = [
     "CONTROLLER_CPUS",
     "Resources",
     "check_resources",
-    "concurrency",
     "local_resources",
     "ray_session",
+    "resource_concurrency",
     "run_needs",
     "temporary_root",
 ]
@@ -73,7 +73,7 @@ def run_needs(job: JobConfig) -> Resources:
     return Resources(cpus=resources.workers * resources.cpus_per_worker, gpus=resources.workers * resources.gpus)
 
 
-def concurrency(job: JobConfig, there: Resources) -> int:
+def resource_concurrency(job: JobConfig, there: Resources) -> int:
     """How many runs fit side by side. Raises `ConfigError` when not even one does."""
     check_resources(job, there)
     needs = run_needs(job)

@@ -15,11 +15,11 @@ from hybrid_ray.errors import ConfigError
 from hybrid_ray.evaluation.arms import baseline
 from hybrid_ray.evaluation.compare import compare
 from hybrid_ray.evaluation.run_cache import cached
-from hybrid_ray.ray_tune.cluster import concurrency, ray_session
+from hybrid_ray.ray_tune.cluster import ray_session, resource_concurrency
 from hybrid_ray.ray_tune.runner import RayExecute, machine_of_runs
 from hybrid_ray.run_result import Evaluation, RunResult, Status, StepRecord
 from hybrid_ray.storage.study_store import write_atomic
-from hybrid_ray.study.plan import fit_runs, run_cache, settle
+from hybrid_ray.study.plan import plan_concurrency, resolve_auto, run_cache
 from hybrid_ray.study.stopping import Budget, StopFlag
 from hybrid_ray.training.ray_worker import fit_with_workers
 
@@ -48,8 +48,8 @@ def train_once(job: JobConfig, *, arm: Literal["baseline", "hybrid"], directory:
     Raises:
         ConfigError: the job can't be run here, or the directory holds a finished run or another one.
     """
-    job = settle(_as_before(job, directory))
-    fit_runs(job, most=1)
+    job = resolve_auto(_as_before(job, directory))
+    plan_concurrency(job, most=1)
     run = job.run() if arm == "hybrid" else baseline(job.run())
     _check_directory(directory, run)
     if run.workers == 1:
@@ -68,16 +68,16 @@ def train_once(job: JobConfig, *, arm: Literal["baseline", "hybrid"], directory:
 
 
 def _as_before(job: JobConfig, directory: Path) -> JobConfig:
-    """An open micro-batch is what an earlier start in this directory settled on, whatever memory is free now."""
+    """An open micro-batch is what an earlier start in this directory resolved on, whatever memory is free now."""
     if job.train.micro_batch_size != "auto":
         return job
     if (directory / "run.json").is_file():
-        settled = json.loads((directory / "run.json").read_text())["train"]["micro_batch_size"]
+        resolved = json.loads((directory / "run.json").read_text())["train"]["micro_batch_size"]
     elif (directory / "job.yaml").is_file():
-        settled = read_job(directory / "job.yaml").train.micro_batch_size
+        resolved = read_job(directory / "job.yaml").train.micro_batch_size
     else:
         return job
-    return replace(job, train=replace(job.train, micro_batch_size=settled))
+    return replace(job, train=replace(job.train, micro_batch_size=resolved))
 
 
 def _check_directory(directory: Path, run: RunConfig) -> None:
@@ -99,8 +99,8 @@ def compare_arms(job: JobConfig, *, directory: Path) -> dict[str, Any]:
         Stopped: a signal came.
     """
     directory = directory.absolute()
-    job = settle(_as_before(job, directory))
-    most = min(fit_runs(one).runs for one in (job, *variant_jobs(job).values()))
+    job = resolve_auto(_as_before(job, directory))
+    most = min(plan_concurrency(one).runs for one in (job, *variant_jobs(job).values()))
     _claim(directory, job)
     flag = StopFlag()
     with _executor(job, directory, most, flag) as execute:
@@ -115,7 +115,7 @@ def _executor(job: JobConfig, directory: Path, most: int, flag: StopFlag) -> Ite
         flag.listen()  # Ray put a handler of its own in place
         yield RayExecute(
             job,
-            concurrency=min(most, concurrency(job, there)),
+            concurrency=min(most, resource_concurrency(job, there)),
             flag=flag,
             budget=Budget(job),
             storage=directory / ".ray",

@@ -15,14 +15,14 @@ from hybrid_ray.errors import ConfigError
 from hybrid_ray.memory.advice import advice_lines
 from hybrid_ray.memory.estimate import MemoryNeed, size_text
 
-__all__ = ["Fit", "fit", "free_memory", "room", "sharing"]
+__all__ = ["Concurrency", "free_memory", "memory_concurrency", "room", "sharing"]
 
 _RAY = 2**30  # Ray's own processes, in host memory
 _HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Fit:
+class Concurrency:
     """How many runs go side by side, and the memory of the device they share."""
 
     runs: int
@@ -36,7 +36,9 @@ class Fit:
         return self.sharing * self.need.total
 
 
-def fit(job: JobConfig, data: Dataset, need: MemoryNeed, device: torch.device, *, most: int) -> Fit:
+def memory_concurrency(
+    job: JobConfig, data: Dataset, need: MemoryNeed, device: torch.device, *, most: int
+) -> Concurrency:
     """The runs that memory lets go side by side, ``most`` at most. The memory of a cluster's machines is not known.
 
     A ``max_concurrent`` that the job names is kept or refused, never lowered in silence.
@@ -50,7 +52,7 @@ def fit(job: JobConfig, data: Dataset, need: MemoryNeed, device: torch.device, *
     if local and job.resources.max_concurrent is None:
         left = room(there, device)
         runs = next((runs for runs in range(min(most, host), 1, -1) if sharing(job, runs) * need.total <= left), 1)
-    found = Fit(runs=runs, need=need, there=there, sharing=sharing(job, runs))
+    found = Concurrency(runs=runs, need=need, there=there, sharing=sharing(job, runs))
     if runs > host:
         raise ConfigError(
             f"{runs} run{'s' if runs > 1 else ''} of {job.model.preset} on a GPU need {size_text(need.host)} of host "
@@ -80,7 +82,7 @@ def sharing(job: JobConfig, runs: int) -> int:
     return min(workers, max(1, math.floor(1 / share + 1e-9))) if share else workers
 
 
-def _too_much(job: JobConfig, found: Fit) -> str:
+def _too_much(job: JobConfig, found: Concurrency) -> str:
     of_memory = f"about {size_text(found.needed)} of memory but {size_text(found.there)} are free: lower"
     if found.runs > 1:
         return f"{found.runs} runs of {job.model.preset} side by side need {of_memory} resources.max_concurrent"
@@ -88,5 +90,5 @@ def _too_much(job: JobConfig, found: Fit) -> str:
     return f"one run of {job.model.preset} needs {of_memory} {lower}"
 
 
-def _mend(job: JobConfig, data: Dataset, found: Fit) -> list[str]:
+def _mend(job: JobConfig, data: Dataset, found: Concurrency) -> list[str]:
     return list(advice_lines(job, data, found.there // found.sharing)) if found.runs == 1 else []

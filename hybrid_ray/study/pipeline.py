@@ -16,7 +16,7 @@ from hybrid_ray.objective import ranked
 from hybrid_ray.ray_tune.space import SearchSpace, load_space
 from hybrid_ray.study.candidates import params_of
 from hybrid_ray.study.directory import StudyDirectory, identity
-from hybrid_ray.study.plan import plan, settle
+from hybrid_ray.study.plan import plan, resolve_auto
 from hybrid_ray.study.stages import Outcome, Stages
 
 __all__ = ["Outcome", "extend_study", "resume_study", "run_study"]
@@ -32,7 +32,7 @@ def run_study(job: JobConfig, *, source: Path | None = None) -> Outcome:
         ConfigError: the job can't be run here; nothing was started and no directory made.
         HybridRayError: the study began but could not go on; what was finished is kept.
     """
-    job = settle(job)
+    job = resolve_auto(job)
     space, planned = load_space(job), plan(job)
     with StudyDirectory.create(job, space=space, source=source) as study:
         return Stages(study, space, planned).run()
@@ -51,7 +51,7 @@ def resume_study(directory: Path, *, fork: bool = False) -> Outcome:
         StudyLocked: another driver is at work on it.
     """
     with StudyDirectory.open(directory) as study:
-        job = study.job = settle(study.job)  # its file may have been edited back to what the machine decides
+        job = study.job = resolve_auto(study.job)  # its file may have been edited back to what the machine decides
         space = load_space(job)
         if not fork:
             study.check_identity(identity(job, space))
@@ -73,7 +73,7 @@ def extend_study(directory: Path, *, trials: int) -> Outcome:
                 f"--trials is {trials} but {directory} asks for {study.job.search.trials} already: "
                 "give the number of trials in all"
             )
-        job = settle(replace(study.job, search=replace(study.job.search, trials=trials)))
+        job = resolve_auto(replace(study.job, search=replace(study.job.search, trials=trials)))
         space = load_space(job)
         study.check_identity(identity(job, space))
         planned = plan(job)

@@ -18,21 +18,21 @@ from hybrid_ray.errors import ConfigError, StoreError
 from hybrid_ray.evaluation.arms import CONTROLS, baseline, frontier_runs
 from hybrid_ray.evaluation.run_cache import RunCache, baseline_key
 from hybrid_ray.memory.estimate import memory_need, size_text
-from hybrid_ray.memory.micro_batch import check_open_micro_batch, settle_micro_batch
+from hybrid_ray.memory.micro_batch import check_open_micro_batch, resolve_micro_batch
 from hybrid_ray.memory.plan_text import MemoryPlan, memory_lines
 from hybrid_ray.models.build import build_model, check_preset
 from hybrid_ray.models.shapes import PRESETS, flops_per_token
-from hybrid_ray.ray_tune.cluster import Resources, concurrency, local_resources, ray_session, temporary_root
+from hybrid_ray.ray_tune.cluster import Resources, local_resources, ray_session, resource_concurrency, temporary_root
 from hybrid_ray.ray_tune.scheduler import grace_steps, rungs
 from hybrid_ray.ray_tune.space import SearchSpace, load_space
 from hybrid_ray.run_result import RunResult
 from hybrid_ray.storage.study_store import read_json
-from hybrid_ray.study.concurrency import Fit, fit, free_memory, room, sharing
+from hybrid_ray.study.concurrency import Concurrency, free_memory, memory_concurrency, room, sharing
 from hybrid_ray.study.stopping import check_budget
 from hybrid_ray.training.hardware.fingerprint import machine
 from hybrid_ray.training.setup import synchronize
 
-__all__ = ["Plan", "Stage", "fit_runs", "plan", "plan_memory", "run_cache", "settle"]
+__all__ = ["Plan", "Stage", "plan", "plan_concurrency", "plan_memory", "resolve_auto", "run_cache"]
 
 _OVERHEAD = 2.0  # a step takes this many times its matrix products' time: norms, softmax, optimizer, Python
 _TRIAL_SHARE = (
@@ -58,16 +58,11 @@ class Plan:
 
     stages: tuple[Stage, ...]
     run: RunConfig
-    fit: Fit
+    concurrency: Concurrency
     step_seconds: float
     measured: bool
     device: str
     stops: str  # when trials may be stopped, in words
-
-    @property
-    def concurrency(self) -> int:
-        """Runs side by side."""
-        return self.fit.runs
 
     @property
     def steps(self) -> int:
@@ -77,7 +72,7 @@ class Plan:
         """Wall time of a stage. Whole rounds: the last run of a stage has nobody beside it."""
         if not stage.runs:
             return 0.0
-        rounds = math.ceil(stage.runs / self.concurrency)
+        rounds = math.ceil(stage.runs / self.concurrency.runs)
         return rounds * stage.steps / stage.runs * self.step_seconds
 
     @property
@@ -97,14 +92,14 @@ class Plan:
         yield f"{'in all':<14}{runs:>6}{self.steps:>12,}{_duration(self.total_seconds):>12}"
         how = "measured: a cached baseline" if self.measured else "estimated: FLOPs and a matrix-product probe"
         yield f"{1000 * self.step_seconds:.3g} ms a real step ({how})"
-        yield f"{self.concurrency} runs side by side on {self.device}"
+        yield f"{self.concurrency.runs} runs side by side on {self.device}"
         yield self.stops
-        yield from memory_lines(self.run, self.fit.need)
-        there, needed = size_text(self.fit.there), size_text(self.fit.needed)
-        yield f"{self.fit.sharing} side by side need {needed} of {there} that are free"
+        yield from memory_lines(self.run, self.concurrency.need)
+        there, needed = size_text(self.concurrency.there), size_text(self.concurrency.needed)
+        yield f"{self.concurrency.sharing} side by side need {needed} of {there} that are free"
 
 
-def settle(job: JobConfig) -> JobConfig:
+def resolve_auto(job: JobConfig) -> JobConfig:
     """The job with what the machine decides filled in: a worker's GPUs, the device, and an open micro-batch.
 
     The micro-batch is the largest that fits beside as many runs as a search has side by side, whichever command asks:
@@ -114,9 +109,9 @@ def settle(job: JobConfig) -> JobConfig:
         ConfigError: the device and the number of GPUs contradict each other, or the micro-batch is open and its
             device is not here.
     """
-    job = settle_device(job)
+    job = resolve_device(job)
     if job.train.micro_batch_size == "auto":
-        job = settle_micro_batch(job, _free_for_one(job))
+        job = resolve_micro_batch(job, _free_for_one(job))
     return job
 
 
@@ -124,18 +119,18 @@ def _free_for_one(job: JobConfig) -> int:
     """Bytes for each worker when as many share the device as may."""
     check_preset(job.model)
     check_open_micro_batch(job)
-    runs = min(concurrency(job, local_resources()), job.resources.max_concurrent or _most_trials(job))
+    runs = min(resource_concurrency(job, local_resources()), job.resources.max_concurrent or _most_trials(job))
     device = _device(job)
     return room(free_memory(device), device) // sharing(job, runs)
 
 
-def settle_device(job: JobConfig) -> JobConfig:
+def resolve_device(job: JobConfig) -> JobConfig:
     """The job with a worker's GPUs filled in, and the device, which follows from them.
 
     Open GPUs are 1 where the device is cuda, or open too on a machine with GPUs for all workers of a run; else 0. A
     cluster is not asked: a job for one says what it wants, else it gets processors. An open device is then what there
     are GPUs for. Runs carry that, so that one job's runs have one key in the cache, whichever command trains them. A
-    settled job stays as it is, on any machine.
+    resolved job stays as it is, on any machine.
 
     Raises:
         ConfigError: the device and the number of GPUs contradict each other.
@@ -171,16 +166,16 @@ def plan(job: JobConfig) -> Plan:
         ConfigError: the model, space or corpus is not there, the resources can't be had, a budget limits nothing, or it
             does not fit in memory.
     """
-    job = settle(job)
+    job = resolve_auto(job)
     check_budget(job)
     space = load_space(job)
-    found = fit_runs(job, most=job.resources.max_concurrent or _most_trials(job))
+    found = plan_concurrency(job, most=job.resources.max_concurrent or _most_trials(job))
     seconds, measured = _step_seconds(job, prepare(job.data))
     device = _device(job)
     return Plan(
         stages=tuple(stages(job)),
         run=job.run(),
-        fit=found,
+        concurrency=found,
         step_seconds=seconds,
         measured=measured,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "processors",
@@ -199,17 +194,19 @@ def _stops(job: JobConfig, space: SearchSpace) -> str:
     return f"trials may be stopped after {grace} of {job.train.steps} steps ({scheduler}, compared{at} by {by})"
 
 
-def fit_runs(job: JobConfig, *, most: int | None = None) -> Fit:
-    """How many runs of a settled job go side by side where it would run: as many as its processors, GPUs, memory and
+def plan_concurrency(job: JobConfig, *, most: int | None = None) -> Concurrency:
+    """How many runs of a resolved job go side by side where it would run: as many as its processors, GPUs, memory and
     ``max_concurrent`` allow, and no more than ``most``.
 
     Raises:
         ConfigError: the model or corpus is not there, the resources can't be had, or it does not fit in memory.
     """
     check_preset(job.model)
-    possible = concurrency(job, _resources(job))
+    possible = resource_concurrency(job, _resources(job))
     data = prepare(job.data)
-    return fit(job, data, memory_need(job.run(), data), _device(job), most=min(possible, most or possible))
+    return memory_concurrency(
+        job, data, memory_need(job.run(), data), _device(job), most=min(possible, most or possible)
+    )
 
 
 def plan_memory(job: JobConfig, *, gibibytes: float) -> MemoryPlan:
@@ -218,10 +215,10 @@ def plan_memory(job: JobConfig, *, gibibytes: float) -> MemoryPlan:
     Raises:
         ConfigError: the model or corpus is not there.
     """
-    job, free = settle_device(job), int(gibibytes * 2**30)
+    job, free = resolve_device(job), int(gibibytes * 2**30)
     check_preset(job.model)
     if job.train.micro_batch_size == "auto":
-        job = settle_micro_batch(job, free)
+        job = resolve_micro_batch(job, free)
     return MemoryPlan(job=job, data=prepare(job.data), room=free)
 
 

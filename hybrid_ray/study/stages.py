@@ -15,7 +15,7 @@ from hybrid_ray.evaluation.frontier import Frontier
 from hybrid_ray.evaluation.run_cache import cached
 from hybrid_ray.evaluation.runner import Task
 from hybrid_ray.evaluation.scoring import TrialScorer
-from hybrid_ray.ray_tune.cluster import concurrency, ray_session
+from hybrid_ray.ray_tune.cluster import ray_session, resource_concurrency
 from hybrid_ray.ray_tune.optuna_storage import counted_trials, open_study, queue_settings, reconcile
 from hybrid_ray.ray_tune.runner import RayExecute, machine_of_runs
 from hybrid_ray.ray_tune.space import SearchSpace
@@ -85,7 +85,7 @@ class Stages:
         """Everything that trains. Returns why less was done than the job asks for, if so."""
         with ray_session(self._job) as there:
             self._flag.listen()  # Ray put a handler of its own in place
-            side_by_side = min(self._plan.concurrency, concurrency(self._job, there))
+            side_by_side = min(self._plan.concurrency.runs, resource_concurrency(self._job, there))
             execute = RayExecute(
                 self._job,
                 concurrency=side_by_side,

@@ -93,7 +93,7 @@ class Budget:
 
 
 def check_budget(job: JobConfig) -> None:
-    """Raises `ConfigError` for a budget that could never be used up. ``job`` is settled."""
+    """Raises `ConfigError` for a budget that could never be used up. ``job`` is resolved."""
     if job.budget.gpu_hours is not None and not run_needs(job).gpus:
         raise ConfigError(
             f"budget.gpu_hours is {job.budget.gpu_hours:g} but the runs use no GPU, so it would limit nothing: "

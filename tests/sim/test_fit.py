@@ -18,11 +18,11 @@ from hybrid_ray.data import prepare
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.memory.advice import advice
 from hybrid_ray.memory.estimate import MemoryNeed, memory_need
-from hybrid_ray.memory.micro_batch import SHARE, batch_text, settle_micro_batch
+from hybrid_ray.memory.micro_batch import SHARE, batch_text, resolve_micro_batch
 from hybrid_ray.storage.study_store import read_json
 from hybrid_ray.study.commands import train_once
-from hybrid_ray.study.concurrency import fit, sharing
-from hybrid_ray.study.plan import plan, plan_memory, settle
+from hybrid_ray.study.concurrency import memory_concurrency, sharing
+from hybrid_ray.study.plan import plan, plan_memory, resolve_auto
 
 OPEN = TrainConfig(steps=60, batch_size=16, micro_batch_size="auto", sequence_length=16, threads=1)
 
@@ -48,26 +48,26 @@ def test_an_open_micro_batch_is_the_largest_that_fits_and_the_batch_stays(
 ) -> None:
     job = micro_job(tmp_path, train=OPEN)
     with caplog.at_level(logging.INFO, "hybrid_ray"):
-        settled = settle_micro_batch(job, int(needed(job, 4) / SHARE) + 1)
-    assert settled.train.micro_batch_size == 4
+        resolved = resolve_micro_batch(job, int(needed(job, 4) / SHARE) + 1)
+    assert resolved.train.micro_batch_size == 4
     assert needed(job, 4) < needed(job, 8)
-    assert batch_text(settled.run()) == "effective batch 16 = 4 x 4 x 1 worker"
+    assert batch_text(resolved.run()) == "effective batch 16 = 4 x 4 x 1 worker"
     assert "effective batch 16 = 4 x 4 x 1 worker" in caplog.text
-    assert settle_micro_batch(job, 2**40).train.micro_batch_size == 16
-    assert settle_micro_batch(job, 0).train.micro_batch_size == 1  # refused when it is fitted, with advice
+    assert resolve_micro_batch(job, 2**40).train.micro_batch_size == 16
+    assert resolve_micro_batch(job, 0).train.micro_batch_size == 1  # refused when it is fitted, with advice
 
 
 def test_workers_split_the_batch_before_it_is_cut(tmp_path: Path) -> None:
     job = micro_job(tmp_path, train=OPEN, resources=ResourcesConfig(workers=2))
-    assert batch_text(settle_micro_batch(job, 2**40).run()) == "effective batch 16 = 1 x 8 x 2 workers"
+    assert batch_text(resolve_micro_batch(job, 2**40).run()) == "effective batch 16 = 1 x 8 x 2 workers"
 
 
 def test_what_is_settled_is_in_the_job_and_stays(tmp_path: Path, free: Callable[[float], None]) -> None:
-    job = settle(micro_job(tmp_path, train=OPEN))
+    job = resolve_auto(micro_job(tmp_path, train=OPEN))
     assert job.train.micro_batch_size == 16
     (tmp_path / "job.yaml").write_text(dump_job(job))
     free(2**20)
-    assert settle(read_job(tmp_path / "job.yaml")) == job
+    assert resolve_auto(read_job(tmp_path / "job.yaml")) == job
 
 
 def test_a_run_gone_on_with_keeps_the_micro_batch_it_began_with(tmp_path: Path, free: Callable[[float], None]) -> None:
@@ -77,7 +77,7 @@ def test_a_run_gone_on_with_keeps_the_micro_batch_it_began_with(tmp_path: Path, 
     (directory / "result.json").unlink()  # as if it had been killed
     one = (needed(job, 1) + 2) / SHARE
     free(2**30 + one * 1.0001)  # beside Ray: room for one sequence at a time
-    assert settle(job).train.micro_batch_size != 16
+    assert resolve_auto(job).train.micro_batch_size != 16
     train_once(job, arm="baseline", directory=directory)
     assert read_json(directory / "run.json")["train"]["micro_batch_size"] == 16
 
@@ -85,7 +85,7 @@ def test_a_run_gone_on_with_keeps_the_micro_batch_it_began_with(tmp_path: Path, 
 def test_a_cluster_cannot_be_looked_into(tmp_path: Path) -> None:
     job = micro_job(tmp_path, train=OPEN, resources=ResourcesConfig(address="auto"))
     with pytest.raises(ConfigError, match=r"micro_batch_size is 'auto' but the job runs on a cluster.*write a number"):
-        settle(job)
+        resolve_auto(job)
 
 
 def test_advice_goes_from_cheap_to_dear_and_each_step_helps(tmp_path: Path) -> None:
@@ -120,10 +120,10 @@ def test_host_memory_limits_runs_on_gpus_too(tmp_path: Path, free: Callable[[flo
     job = micro_job(tmp_path, train=TrainConfig(device="cuda"), resources=ResourcesConfig(gpus_per_worker=1))
     need, data, cuda = MemoryNeed(weights=2**20, host=2**30), prepare(job.data), torch.device("cpu")
     free(4.5 * 2**30)  # beside Ray 3.5 GiB
-    assert fit(job, data, need, cuda, most=8).runs == 3
+    assert memory_concurrency(job, data, need, cuda, most=8).runs == 3
     free(1.5 * 2**30)
     with pytest.raises(ConfigError, match=r"1 run of micro on a GPU need 1\.0 GiB of host memory for each worker"):
-        fit(job, data, need, cuda, most=8)
+        memory_concurrency(job, data, need, cuda, most=8)
 
 
 def test_five_runs_share_a_gpu_of_which_each_has_a_fifth(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_another_device_can_be_asked_about(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.parametrize("micro", [None, 4])
 def test_a_plan_shows_parts_that_add_up(tmp_path: Path, micro: Any) -> None:
     found = plan(micro_job(tmp_path, train=replace(OPEN, micro_batch_size=micro)))
-    need = found.fit.need
+    need = found.concurrency.need
     assert sum(need.parts.values()) == need.total == need.allocated + need.process
     assert all(f"  {name:<14}" in found.text for name in need.parts)
     assert "most in" in found.text

@@ -17,12 +17,12 @@ from hybrid_ray.errors import ConfigError
 from hybrid_ray.evaluation.arms import baseline
 from hybrid_ray.evaluation.run_cache import baseline_key
 from hybrid_ray.evaluation.runner import Task, execute_here
-from hybrid_ray.ray_tune.cluster import Resources, concurrency, temporary_root
+from hybrid_ray.ray_tune.cluster import Resources, resource_concurrency, temporary_root
 from hybrid_ray.storage.study_store import read_json
 from hybrid_ray.study import plan as planner
 from hybrid_ray.study.commands import train_once
 from hybrid_ray.study.pipeline import run_study
-from hybrid_ray.study.plan import fit_runs, plan, run_cache, settle
+from hybrid_ray.study.plan import plan, plan_concurrency, resolve_auto, run_cache
 from hybrid_ray.study.stopping import Budget
 from hybrid_ray.training.hardware.fingerprint import machine
 from hybrid_ray.training.hardware.placement import choose_device
@@ -52,7 +52,7 @@ def test_a_plan_says_when_trials_may_be_stopped(tmp_path: Path, search: dict[str
 
 
 def test_a_cached_baseline_makes_the_estimate_a_measurement(tmp_path: Path) -> None:
-    job = settle(micro_job(tmp_path))
+    job = resolve_auto(micro_job(tmp_path))
     run = baseline(job.run())
     result = execute_here([Task(run=run, directory=tmp_path / "baseline")])[0]
     corpus = prepare(job.data)
@@ -94,7 +94,7 @@ def test_what_does_not_fit_in_memory_is_refused(tmp_path: Path) -> None:
 
 def test_runs_side_by_side_are_as_many_as_fit_whole() -> None:
     def fit(cpus: float, gpus: float, **resources: float | int) -> int:
-        return concurrency(JobConfig(resources=ResourcesConfig(**resources)), Resources(cpus=cpus, gpus=gpus))
+        return resource_concurrency(JobConfig(resources=ResourcesConfig(**resources)), Resources(cpus=cpus, gpus=gpus))
 
     assert fit(8, 0, workers=3) == 2
     assert fit(8, 0, max_concurrent=1) == 1
@@ -127,12 +127,12 @@ def test_a_search_takes_what_memory_holds_and_leaves_trials_to_learn_from(
 ) -> None:
     Machine(monkeypatch, cpus=cpus, free=free)
     job = micro_job(tmp_path, resources=ResourcesConfig(), search=SearchConfig(trials=trials))
-    assert plan(job).concurrency == side_by_side
+    assert plan(job).concurrency.runs == side_by_side
 
 
 def test_a_number_of_runs_that_a_job_names_is_kept_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Machine(monkeypatch, cpus=16, free=8)
-    assert plan(micro_job(tmp_path, resources=ResourcesConfig(max_concurrent=10))).concurrency == 10
+    assert plan(micro_job(tmp_path, resources=ResourcesConfig(max_concurrent=10))).concurrency.runs == 10
     with pytest.raises(ConfigError, match=r"16 runs .* lower resources\.max_concurrent"):
         plan(micro_job(tmp_path, resources=ResourcesConfig(max_concurrent=16)))
     Machine(monkeypatch, cpus=16, free=0.3)
@@ -142,14 +142,14 @@ def test_a_number_of_runs_that_a_job_names_is_kept_or_refused(tmp_path: Path, mo
 
 def test_a_comparison_learns_nothing_and_takes_all_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Machine(monkeypatch, cpus=10, free=64)
-    assert fit_runs(settle(micro_job(tmp_path, resources=ResourcesConfig()))).runs == 10
+    assert plan_concurrency(resolve_auto(micro_job(tmp_path, resources=ResourcesConfig()))).runs == 10
 
 
 def test_one_run_needs_room_for_one_and_carries_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Machine(monkeypatch, cpus=16, free=1)
     job = micro_job(tmp_path, resources=ResourcesConfig(max_concurrent=16))
     assert train_once(job, arm="baseline", directory=tmp_path / "run").status == "finished"
-    assert read_json(tmp_path / "run" / "run.json")["train"]["device"] == settle(job).train.device
+    assert read_json(tmp_path / "run" / "run.json")["train"]["device"] == resolve_auto(job).train.device
 
 
 def test_a_long_temporary_path_is_not_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

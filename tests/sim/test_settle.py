@@ -9,7 +9,7 @@ from hybrid_ray.config import JobConfig, ResourcesConfig, TrainConfig
 from hybrid_ray.config.jobfile import dump_job, job_from_dict
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.ray_tune.cluster import Resources, check_resources, run_needs
-from hybrid_ray.study.plan import settle
+from hybrid_ray.study.plan import resolve_auto
 
 
 @pytest.fixture
@@ -44,10 +44,10 @@ def job_of(device: Any = "auto", **resources: Any) -> JobConfig:
 def test_gpus_and_device_are_decided_together_once(
     device: str, resources: dict[str, Any], decided: tuple[str, float]
 ) -> None:
-    job = settle(job_of(device, **resources))
+    job = resolve_auto(job_of(device, **resources))
     assert (job.train.device, job.resources.gpus_per_worker) == decided
     assert job.run().train.device == decided[0]
-    assert settle(job) == job
+    assert resolve_auto(job) == job
 
 
 @pytest.mark.parametrize(
@@ -59,17 +59,17 @@ def test_gpus_and_device_are_decided_together_once(
 )
 def test_a_device_that_contradicts_the_gpus_is_a_mistake(job: JobConfig, parts: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError) as caught:
-        settle(job)
+        resolve_auto(job)
     assert all(part in str(caught.value) for part in parts)
 
 
 @pytest.mark.parametrize("gpus", [0], indirect=True)
 @pytest.mark.usefixtures("gpus")
 def test_the_way_out_of_too_few_gpus_is_one() -> None:
-    job = settle(job_of("cuda"))
+    job = resolve_auto(job_of("cuda"))
     with pytest.raises(ConfigError, match=r"train\.device: cpu, resources\.gpus_per_worker: 0"):
         check_resources(job, Resources(cpus=2, gpus=0))
-    check_resources(settle(job_of("cpu", gpus_per_worker=0.0)), Resources(cpus=2, gpus=0))
+    check_resources(resolve_auto(job_of("cpu", gpus_per_worker=0.0)), Resources(cpus=2, gpus=0))
 
 
 def test_open_gpus_are_written_read_and_counted_as_none() -> None:

@@ -18,7 +18,7 @@ from hybrid_ray.report.load import load_study
 from hybrid_ray.storage.study_store import StudyStore, read_json
 from hybrid_ray.study.directory import StudyDirectory, differences, identity
 from hybrid_ray.study.pipeline import extend_study, resume_study
-from hybrid_ray.study.plan import settle
+from hybrid_ray.study.plan import resolve_auto
 
 PREDICTS = {"predicted_share": 0.3}
 
@@ -60,7 +60,7 @@ def test_a_folder_that_is_no_study_is_refused(tmp_path: Path) -> None:
 
 def test_a_changed_job_is_refused_with_what_changed(tmp_path: Path) -> None:
     job = micro_job(tmp_path)  # leaves the device open: what the machine decides is no change
-    with create(settle(job)) as study:
+    with create(resolve_auto(job)) as study:
         study.set_job(replace(job, train=replace(job.train, learning_rate=0.5), seed=7))
     with pytest.raises(ConfigError) as caught:
         resume_study(study.path)
@@ -80,7 +80,7 @@ def test_only_what_scores_depend_on_is_compared(tmp_path: Path) -> None:
 
 def made_elsewhere(job: JobConfig, **parts: Any) -> Path:
     """A study whose stored identity has these parts, as if it had been made with other code or on another machine."""
-    with create(settle(job)) as study:
+    with create(resolve_auto(job)) as study:
         environment = read_json(study.path / "environment.json")
         environment["identity"] |= parts
         study.store.write_json("environment.json", environment)
@@ -89,7 +89,7 @@ def made_elsewhere(job: JobConfig, **parts: Any) -> Path:
 
 def test_a_study_of_other_code_is_refused_by_name_and_told_how_to_go_on(tmp_path: Path) -> None:
     job = micro_job(tmp_path)
-    hashes = identity(settle(job), load_space(job))["code"]
+    hashes = identity(resolve_auto(job), load_space(job))["code"]
     with pytest.raises(ConfigError) as caught:
         resume_study(made_elsewhere(job, code={**hashes, "hybrid": "0123456789abcdef"}))
     _, changed, why, mend = caught.value.problems
@@ -100,7 +100,7 @@ def test_a_study_of_other_code_is_refused_by_name_and_told_how_to_go_on(tmp_path
 
 def test_a_study_of_another_machine_is_refused(tmp_path: Path) -> None:
     job = micro_job(tmp_path)
-    there = identity(settle(job), load_space(job))["machine"]
+    there = identity(resolve_auto(job), load_space(job))["machine"]
     with pytest.raises(ConfigError, match=r"machine\.device: 'H200' -> "):
         resume_study(made_elsewhere(job, machine={**there, "device": "H200"}))
 
@@ -110,7 +110,7 @@ def test_a_study_of_another_corpus_is_refused(tmp_path: Path) -> None:
     for file in range(20):
         lines = (f"Line {line} of text {file}, which nobody reads.\n" for line in range(500))
         (tmp_path / "texts" / f"{file}.txt").write_text("".join(lines))
-    job = settle(micro_job(tmp_path))
+    job = resolve_auto(micro_job(tmp_path))
     with create(replace(job, data=replace(job.data, corpus=str(tmp_path / "texts"), heldout_tokens=1024))) as study:
         pass
     (tmp_path / "texts" / "7.txt").write_text("Somebody has written this one anew.\n" * 500)
@@ -129,7 +129,7 @@ def test_what_a_cluster_trains_on_is_written_down_once_and_then_compared(tmp_pat
 
 
 def test_a_refused_extension_leaves_the_study_as_it_was(tmp_path: Path) -> None:
-    job = settle(micro_job(tmp_path))
+    job = resolve_auto(micro_job(tmp_path))
     study = made_elsewhere(job, seed=7)
     with pytest.raises(ConfigError, match="seed: 7 -> 0"):
         extend_study(study, trials=9)
