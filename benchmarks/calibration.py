@@ -54,7 +54,7 @@ def main() -> None:
         arm="baseline",
         data=DataConfig(heldout_tokens=4096),
         train=TrainConfig(steps=options.steps, device="cpu"),
-        hybrid=HybridConfig(predictor="off"),
+        hybrid=HybridConfig(predictor="none"),
     )
     with neighbours(2):
         results = [train(run) for _ in range(options.runs)]

@@ -37,7 +37,7 @@ from hybrid_ray.training.loop import train
 CYCLES = HybridConfig(
     warmup_steps=5, full_steps=10, prediction_horizon=5, correct_steps=5, confidence_threshold=0.0, off_fraction=0.0
 )
-PLAIN = HybridConfig(predictor="off")
+PLAIN = HybridConfig(predictor="none")
 SMALL = {"activation_checkpointing": True, "loss_chunks": 8}
 
 
@@ -208,7 +208,7 @@ def run_of(case: Case, preset: str, *, steps: int, gpu: bool) -> RunConfig:
         sample_tokens=0,
     )
     return RunConfig(
-        arm="baseline" if case.hybrid.predictor == "off" else "hybrid",
+        arm="baseline" if case.hybrid.predictor == "none" else "hybrid",
         model=replace(ModelConfig(preset=preset), **case.model),
         data=text(words=gpu),
         train=replace(settings, **case.train),
@@ -301,7 +301,7 @@ def large_run(name: str, *, steps: int | None, gpu: bool) -> RunConfig:
         device="cuda" if gpu else "cpu",
     )
     return RunConfig(
-        arm="baseline" if case.hybrid.predictor == "off" else "hybrid",
+        arm="baseline" if case.hybrid.predictor == "none" else "hybrid",
         model=ModelConfig(preset=case.preset, pad_vocab_to=64 if gpu else 1, **SMALL),
         data=text(words=gpu),
         train=replace(settings, **case.train),

@@ -132,7 +132,7 @@ def step() -> None:
 
 def off() -> None:
     """The trainer with prediction off beside the plain loop, on nano."""
-    plain, trainer = Plain(nano(), NANO), Hybrid(nano(), NANO, replace(CYCLE, predictor="off"))
+    plain, trainer = Plain(nano(), NANO), Hybrid(nano(), NANO, replace(CYCLE, predictor="none"))
 
     ours, theirs = alternate(
         partial(repeat, trainer.step, 10), partial(repeat, plain.step, 10), blocks=60, clock=time.process_time
@@ -155,7 +155,7 @@ def on() -> None:
         torch.manual_seed(0)
         return Hybrid(GPT2(shape, 257, ModelConfig()), config, replace(SHORT, predictor=predictor))
 
-    whole, bare, steps = side("ema_nesterov"), side("off"), SHORT.full_steps
+    whole, bare, steps = side("ema_nesterov"), side("none"), SHORT.full_steps
     ours, theirs = alternate(
         partial(repeat, whole.step, steps),
         partial(repeat, bare.step, steps),
@@ -195,7 +195,7 @@ def memory() -> None:
 
 def extra_bytes() -> None:
     """Extra bytes a parameter of each predictor, as its buffers are allocated."""
-    for name in ("ema_nesterov", "snoo", "linear_fit", "coast", "random", "reversed", "nothing"):
+    for name in ("ema_nesterov", "snoo", "linear_fit", "momentum", "random", "reversed", "zero"):
         row = []
         for dtype, device in (("float32", "model"), ("bfloat16", "model"), ("float32", "host"), ("bfloat16", "host")):
             model = nano()

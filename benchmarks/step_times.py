@@ -147,7 +147,7 @@ def run_of(size: Size, *, device: str) -> RunConfig:
 def measure(size: Size, *, device: str) -> StepTimes:
     """The two side by side."""
     run = run_of(size, device=device)
-    baseline = Baseline(replace(run, arm="baseline", hybrid=HybridConfig(predictor="off")))
+    baseline = Baseline(replace(run, arm="baseline", hybrid=HybridConfig(predictor="none")))
     turns = Turns(baseline)
     result = train(run, reporter=turns)
     return StepTimes(

@@ -251,7 +251,7 @@ def plain_run(preset: str, *, gpu: bool, compile: bool, steps: int) -> RunConfig
             calibration_steps=5,
             sample_tokens=0,
         ),
-        hybrid=HybridConfig(predictor="off"),
+        hybrid=HybridConfig(predictor="none"),
     )
 
 

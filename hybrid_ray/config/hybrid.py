@@ -8,7 +8,7 @@ from hybrid_ray.config.checks import above, at_least, choice, within
 
 __all__ = ["HybridConfig", "PredictorName"]
 
-PredictorName = Literal["off", "ema_nesterov", "snoo", "linear_fit", "coast", "nothing", "random", "reversed"]
+PredictorName = Literal["none", "ema_nesterov", "snoo", "linear_fit", "momentum", "zero", "random", "reversed"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,7 +16,7 @@ class HybridConfig:
     """The hybrid method (docs/method.md, section 1). Every field has a default; the three tuned knobs come first.
 
     A cycle is Full (``full_steps`` real steps), Predict (``prediction_horizon`` predicted steps, a real step after
-    every ``correction_interval`` of them), Correct (``correct_steps`` real steps). ``predictor="off"`` trains plainly.
+    every ``correction_interval`` of them), Correct (``correct_steps`` real steps). ``predictor="none"`` trains plainly.
     """
 
     confidence_threshold: float = 0.3

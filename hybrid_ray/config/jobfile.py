@@ -158,13 +158,13 @@ def job_problems(job: JobConfig) -> Iterator[str]:
 
 def _predictor_problems(job: JobConfig) -> Iterator[str]:
     predictor, train = job.hybrid.predictor, job.train
-    if predictor in ("off", "random", "reversed"):
-        why = "predicts nothing" if predictor == "off" else "is a control that replays another run"
-        yield f"hybrid.predictor is {predictor!r}, which {why}: a job needs ema_nesterov, snoo, linear_fit or coast"
-    if predictor == "coast" and (train.optimizer == "sgd" or train.betas[0] == 0):
-        yield "hybrid.predictor is 'coast' but the optimizer keeps no momentum to coast on: use adamw, betas above 0"
-    if predictor == "coast" and train.optimizer == "adamw8bit":
-        yield "hybrid.predictor is 'coast' but train.optimizer is 'adamw8bit', whose codes it can't read: use adamw"
+    if predictor in ("none", "random", "reversed"):
+        why = "predicts nothing" if predictor == "none" else "is a control that replays another run"
+        yield f"hybrid.predictor is {predictor!r}, which {why}: a job needs ema_nesterov, snoo, linear_fit or momentum"
+    if predictor == "momentum" and (train.optimizer == "sgd" or train.betas[0] == 0):
+        yield "hybrid.predictor is 'momentum' but the optimizer keeps no momentum to carry on with: use adamw, betas above 0"
+    if predictor == "momentum" and train.optimizer == "adamw8bit":
+        yield "hybrid.predictor is 'momentum' but train.optimizer is 'adamw8bit', whose codes it can't read: use adamw"
 
 
 def _picture_problems(job: JobConfig) -> Iterator[str]:
@@ -294,7 +294,6 @@ def _convert(hint: Any, value: Any) -> Any:
             return None
         return _first_that_fits([kind for kind in arguments if kind is not type(None)], value)
     if origin is Literal:
-        value = "off" if value is False and "off" in arguments else value  # YAML reads a bare `off` as false
         if value in arguments:
             return value
     elif origin is Mapping and isinstance(value, Mapping):

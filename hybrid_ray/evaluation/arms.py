@@ -17,7 +17,7 @@ __all__ = ["CONTROLS", "MIN_STEPS", "Control", "baseline", "control", "frontier_
 MIN_STEPS = 10
 """Fewest steps a run may have (`TrainConfig.problems`)."""
 
-_PLAIN = HybridConfig(predictor="off")
+_PLAIN = HybridConfig(predictor="none")
 
 Control = Callable[[RunConfig, RunResult, Path], RunConfig]
 """(hybrid run, its finished result, path of its result.json) -> the control's run."""
@@ -99,7 +99,7 @@ def _replay(arm: Arm, predictor: PredictorName) -> Control:
 CONTROLS: dict[Arm, Control] = {
     "equal_steps": _equal_steps,
     "equal_time": _equal_time,
-    "placebo": _replay("placebo", "nothing"),
+    "placebo": _replay("placebo", "zero"),
     "random_direction": _replay("random_direction", "random"),
     "reversed": _replay("reversed", "reversed"),
     "lr_matched": _lr_matched,

@@ -115,7 +115,7 @@ def trace(run: RunConfig, batches: Batches, *, layers: int | None = None) -> All
         _mark(model, log)
         batch = torch.empty(batches.inputs, dtype=batches.dtype), torch.empty(batches.targets, dtype=torch.long)
         trainer.step(_closure(run, model, optimizer, batch, log))
-        if run.hybrid.predictor != "off":
+        if run.hybrid.predictor != "none":
             trainer.step(lambda: batch[0])  # a predicted step asks for no loss
         with log.moment("evaluation", "activations"), torch.no_grad(), _precision(run):
             heldout = torch.empty(batches.heldout_inputs, dtype=batches.dtype)
@@ -184,7 +184,7 @@ def _trainer(run: RunConfig, model: nn.Module, optimizer: Optimizer, log: Alloca
     with log.moment("trainer", "predictor"):
         trainer = HybridTrainer(model, optimizer, settings, replay=replay)
     trainer.clock = _Moments(log)
-    if run.hybrid.predictor != "off" and run.hybrid.buffer_device == "host" and run.train.device == "cuda":
+    if run.hybrid.predictor != "none" and run.hybrid.buffer_device == "host" and run.train.device == "cuda":
         for buffers in trainer.state_dict()["parts"]["cycle"]["predictor"]["buffers"]:
             log.claim(buffers["tensors"], "host")
     return trainer

@@ -25,7 +25,7 @@ class Cycle:
     Args:
         weights: the parameters as they are now. When they change, make a new Cycle.
         optimizer: whose state some predictors read.
-        config: the settings; the predictor is not ``off``.
+        config: the settings; the predictor is not ``none``.
     """
 
     def __init__(self, weights: Weights, optimizer: torch.optim.Optimizer, config: HybridConfig) -> None:

@@ -37,10 +37,10 @@ class HybridTrainer:
     Args:
         model: any module; DDP and FSDP2 models are told not to reduce gradients before the last micro-batch.
         optimizer: any ``torch.optim`` optimizer that can step without a closure. Its groups say what is predicted.
-        config: the settings; ``predictor="off"`` is a plain training loop that leaves bad batches out.
+        config: the settings; ``predictor="none"`` is a plain training loop that leaves bad batches out.
         lr_scheduler: stepped once a nominal step.
         replay: follow a recorded run's phases (and, in controls, its displacement norms) instead of confidence.
-            Recoveries are then advice, as with ``predictor="off"``. What is left out is left out in every arm: a batch
+            Recoveries are then advice, as with ``predictor="none"``. What is left out is left out in every arm: a batch
             that is not finite or whose loss or gradient spikes.
 
     Raises:
@@ -69,7 +69,7 @@ class HybridTrainer:
         self.cycle_done = True
         self._rate = LearningRate(optimizer, lr_scheduler)
         self._replay = replay
-        self._only_advise = replay is not None or config.predictor == "off"
+        self._only_advise = replay is not None or config.predictor == "none"
         self._cycle = self._new_cycle()
         self._offload = StateOffload(optimizer, self.weights.device) if config.offload_optimizer else None
         self._after_prediction = False
@@ -254,7 +254,7 @@ class HybridTrainer:
         return horizon if enter else 0
 
     def _new_cycle(self) -> Cycle | None:
-        return Cycle(self.weights, self.optimizer, self.config) if self.config.predictor != "off" else None
+        return Cycle(self.weights, self.optimizer, self.config) if self.config.predictor != "none" else None
 
     def _start_over(self) -> None:
         """The optimizer's parameters are not those of the last step: forget what was learnt about them."""

@@ -131,7 +131,7 @@ class Surface:
         """The real run that stands for this one; a failed result that says so where the table has none."""
         found = self.runs.get(self._key(run))
         if found is None:
-            settings = f" of {self.snap(run.hybrid)}" if run.hybrid.predictor != "off" else ""
+            settings = f" of {self.snap(run.hybrid)}" if run.hybrid.predictor != "none" else ""
             return failed_result(run, f"the table has no {run.arm} run{settings} with seed {run.seed}")
         return replace(found, arm=run.arm)
 
@@ -147,7 +147,7 @@ class Surface:
         return replace(self, runs=runs)
 
     def _key(self, run: RunConfig) -> Key:
-        if run.hybrid.predictor == "off":
+        if run.hybrid.predictor == "none":
             return _plain_kind(run.arm), run.seed, run.train.steps
         return run.arm, run.seed, self.snap(run.hybrid)
 
@@ -170,7 +170,7 @@ def write_surface(path: Path, job: JobConfig, runs: Iterable[tuple[Mapping[str, 
 
 
 def _row(run: Mapping[str, Any], result: RunResult) -> dict[str, Any]:
-    plain = run["hybrid"]["predictor"] == "off"
+    plain = run["hybrid"]["predictor"] == "none"
     kept = replace(
         result,
         part_seconds={},

@@ -94,6 +94,6 @@ def _plain(run: RunConfig) -> RunConfig:
     return replace(
         run,
         replay=None,
-        hybrid=replace(run.hybrid, predictor="off"),
+        hybrid=replace(run.hybrid, predictor="none"),
         train=replace(run.train, learning_rate=STANDSTILL),
     )

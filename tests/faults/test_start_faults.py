@@ -113,7 +113,7 @@ def test_a_run_cut_smaller_is_the_run_that_was_asked_for(tmp_path: Path, caplog:
 
 
 def test_a_trial_that_fell_back_has_no_score_against_a_baseline_that_did_not() -> None:
-    run = run_of(steps=10, evaluations=1, hybrid=HybridConfig(predictor="off"))
+    run = run_of(steps=10, evaluations=1, hybrid=HybridConfig(predictor="none"))
     baseline = Baseline.from_result(train(run))
     with memory_for(4):
         trial = train(run)
@@ -135,7 +135,7 @@ from hybrid_ray.training.loop import train
 
 settings = TrainConfig(steps=10, batch_size=2, sequence_length=64, evaluations=1, calibration_steps=5)
 data = DataConfig(max_bytes=1_000_000, heldout_tokens=8192)
-run = RunConfig(model=ModelConfig(preset="micro"), data=data, train=settings, hybrid=HybridConfig(predictor="off"))
+run = RunConfig(model=ModelConfig(preset="micro"), data=data, train=settings, hybrid=HybridConfig(predictor="none"))
 train(run)  # from here on nothing but a batch needs memory that was not needed before
 there = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (there + 40 * 2**20, resource.RLIM_INFINITY))

@@ -127,7 +127,7 @@ def test_a_bad_predicted_update_never_reaches_the_weights(value: float) -> None:
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
-@pytest.mark.parametrize("predictor", ["ema_nesterov", "off"])
+@pytest.mark.parametrize("predictor", ["ema_nesterov", "none"])
 def test_a_bad_number_that_keeps_coming_is_diverged_with_the_last_good_weights(what: str, predictor: str) -> None:
     fault = Fault(what=what, steps=tuple(range(6, 40)))
     training = Training(here(fault, predictor=predictor))
@@ -155,8 +155,8 @@ def test_a_learning_rate_far_too_large_is_diverged_though_all_is_finite() -> Non
 
 
 def test_a_plain_run_is_told_of_a_blow_up_but_left_alone() -> None:
-    """With ``predictor="off"`` a run is a baseline: single bad batches are left out, as in every arm, and no more."""
-    story = train(replace(here(predictor="off"), learning_rate=10.0, steps=120))
+    """With ``predictor="none"`` a run is a baseline: single bad batches are left out, as in every arm, and no more."""
+    story = train(replace(here(predictor="none"), learning_rate=10.0, steps=120))
     assert story.error is None
     assert "critical" in story.levels
     assert any(event and event.startswith("advised") for event in story.events)

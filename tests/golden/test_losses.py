@@ -32,7 +32,7 @@ def test_baseline_losses_do_not_drift(tmp_path: Path) -> None:
         model=ModelConfig(preset="micro"),
         data=DataConfig(corpus=str(text), heldout_tokens=8192, cache_dir=str(cache)),
         train=TrainConfig(steps=60, batch_size=8, sequence_length=32, evaluations=4, calibration_steps=5),
-        hybrid=HybridConfig(predictor="off"),
+        hybrid=HybridConfig(predictor="none"),
     )
     result = train(run)
     assert {point.step: point.loss for point in result.curve} == pytest.approx(GOLDEN, rel=1e-3)

@@ -20,7 +20,7 @@ def micro_run(
         model=ModelConfig(preset="micro", dropout=dropout),
         data=DATA,
         train=TrainConfig(**settings),
-        hybrid=hybrid or HybridConfig(predictor="off"),
+        hybrid=hybrid or HybridConfig(predictor="none"),
         workers=workers,
     )
 

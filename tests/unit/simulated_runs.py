@@ -90,7 +90,7 @@ class Simulator:
     def one(self, task: Task) -> RunResult:
         run = task.run
         self.ran.append(run)
-        predicts = run.hybrid.predictor != "off"
+        predicts = run.hybrid.predictor != "none"
         predicted = round(run.train.steps * self.share) if predicts else 0
         real = run.train.steps - predicted
         gain = self.gain if run.arm == "hybrid" else 1.0

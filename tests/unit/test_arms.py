@@ -50,12 +50,12 @@ def test_real_steps_only_arms_cost_what_they_say() -> None:
         "equal_time": 450,
         "lr_matched": 420,
     }
-    assert all(run.hybrid.predictor == "off" for run in steps.values())
+    assert all(run.hybrid.predictor == "none" for run in steps.values())
     assert steps["lr_matched"].train.learning_rate == pytest.approx(RUN.train.learning_rate * 1.3)
 
 
 @pytest.mark.parametrize(
-    "arm, predictor", [("placebo", "nothing"), ("random_direction", "random"), ("reversed", "reversed")]
+    "arm, predictor", [("placebo", "zero"), ("random_direction", "random"), ("reversed", "reversed")]
 )
 def test_replays_differ_in_the_predictor_alone(arm: str, predictor: str) -> None:
     run = control(arm, RUN, DONE, PATH)  # type: ignore[arg-type]

@@ -37,7 +37,7 @@ def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
 CHANGES = st.fixed_dictionaries(
     {},
     optional={
-        "predictor": st.sampled_from(["off", "snoo", "linear_fit", "coast", "nothing", "random", "reversed"]),
+        "predictor": st.sampled_from(["none", "snoo", "linear_fit", "momentum", "zero", "random", "reversed"]),
         "correction_interval": st.integers(1, 3),
         "correct_steps": st.integers(0, 3),
         "full_steps": st.integers(1, 4),

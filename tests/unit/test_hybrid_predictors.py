@@ -88,7 +88,7 @@ def test_coasting_equals_adams_own_updates_without_a_gradient(kind: str, options
         (model(torch.randn(4, 8)) ** 2).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-    predictor = build_predictor(Weights(optimizer), optimizer, quick(predictor="coast"))
+    predictor = build_predictor(Weights(optimizer), optimizer, quick(predictor="momentum"))
     predictor.plan(4, [1.0], None)
     before = flat(model)
     if "amsgrad" not in options:
@@ -117,7 +117,7 @@ def test_coasting_equals_sgds_own_updates_without_a_gradient(nesterov: bool) -> 
     (model(torch.randn(4, 8)) ** 2).mean().backward()
     optimizer.step()
     optimizer.zero_grad()
-    predictor = build_predictor(Weights(optimizer), optimizer, quick(predictor="coast"))
+    predictor = build_predictor(Weights(optimizer), optimizer, quick(predictor="momentum"))
     predictor.plan(4, [0.5], None)
     buffer = torch.cat([optimizer.state[p]["momentum_buffer"].reshape(-1) for p in model.parameters()])
     twin = reference.sgd_coasting(buffer.tolist(), lr=0.1, momentum=0.9, nesterov=nesterov, horizon=4)
@@ -127,7 +127,7 @@ def test_coasting_equals_sgds_own_updates_without_a_gradient(nesterov: bool) -> 
 def test_coasting_leaves_the_optimizer_alone_and_starts_at_zero() -> None:
     model = toy_model()
     optimizer = torch.optim.AdamW(model.parameters())
-    predictor = build_predictor(Weights(optimizer), optimizer, quick(predictor="coast"))
+    predictor = build_predictor(Weights(optimizer), optimizer, quick(predictor="momentum"))
     predictor.plan(4, [1.0], None)
     assert direction(predictor).abs().max() == 0.0
     assert not optimizer.state
@@ -137,7 +137,7 @@ def test_coasting_leaves_the_optimizer_alone_and_starts_at_zero() -> None:
 def test_coasting_without_momentum_is_refused(optimizer) -> None:
     optimizer = optimizer(toy_model().parameters())
     with pytest.raises(ConfigError, match="coast needs Adam"):
-        build_predictor(Weights(optimizer), optimizer, quick(predictor="coast"))
+        build_predictor(Weights(optimizer), optimizer, quick(predictor="momentum"))
 
 
 @pytest.mark.parametrize("name", ["random", "reversed"])
@@ -187,8 +187,8 @@ def test_random_directions_differ_from_jump_to_jump_and_leave_global_randomness_
         ("ema_nesterov", False, 8.0),
         ("snoo", False, 12.0),
         ("linear_fit", False, 16.0),
-        ("coast", False, 4.0),
-        ("nothing", False, 0.0),
+        ("momentum", False, 4.0),
+        ("zero", False, 0.0),
         ("random", False, 4.0),
         ("reversed", False, 8.0),
         ("ema_nesterov", True, 4.0),

@@ -23,7 +23,7 @@ def test_the_seeds_quick_run_has_the_seeds_phase_shares() -> None:
 
 @pytest.mark.parametrize("clip_norm, accumulate", [(0.1, 1), (None, 1), (0.5, 3)])
 def test_without_prediction_it_is_the_plain_loop_bit_for_bit(clip_norm: float | None, accumulate: int) -> None:
-    config = quick(predictor="off", clip_norm=clip_norm, accumulate=accumulate)
+    config = quick(predictor="none", clip_norm=clip_norm, accumulate=accumulate)
     trainer, batches = toy_run(config)
     model = toy_model()
     plain, optimizer = Batches(model), torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -61,7 +61,7 @@ def test_predicted_steps_move_the_weights_take_no_batch_and_leave_the_optimizer_
         assert state["step"] == 15
 
 
-@pytest.mark.parametrize("predictor", ["ema_nesterov", "snoo", "linear_fit", "coast", "nothing"])
+@pytest.mark.parametrize("predictor", ["ema_nesterov", "snoo", "linear_fit", "momentum", "zero"])
 def test_every_predictor_trains_and_the_schedule_counts_nominal_steps(predictor: str) -> None:
     model = toy_model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -272,8 +272,8 @@ def test_a_rolled_back_prediction_was_accepted_falsely() -> None:
 
 
 ARMS = {
-    "baseline": (quick(predictor="off"), None),
-    "placebo": (quick(predictor="nothing"), Replay(phases="W" * 5 + "F" * 10 + "PPPPPCCCCC", norms=((0.1,),))),
+    "baseline": (quick(predictor="none"), None),
+    "placebo": (quick(predictor="zero"), Replay(phases="W" * 5 + "F" * 10 + "PPPPPCCCCC", norms=((0.1,),))),
 }
 
 
@@ -300,7 +300,7 @@ def test_an_arm_that_decides_nothing_leaves_bad_batches_out_and_is_only_advised_
 def test_a_spike_is_left_out_alike_in_every_arm() -> None:
     """A hybrid run that never dares to predict is the baseline, to the bit, bad batches included."""
     found = []
-    for config in (quick(predictor="off"), quick(confidence_threshold=1.0)):
+    for config in (quick(predictor="none"), quick(confidence_threshold=1.0)):
         trainer, batches = toy_run(config)
         for step in range(1, 61):
             result = trainer.step(lambda size=1e4 if step == 40 else 1.0, batches=batches: size * batches())
@@ -327,7 +327,7 @@ def test_falling_back_inside_a_prediction_is_recorded_as_the_part_that_was_appli
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
-@pytest.mark.parametrize("predictor", ["off", "ema_nesterov"])
+@pytest.mark.parametrize("predictor", ["none", "ema_nesterov"])
 def test_a_number_that_is_not_finite_is_refused_and_if_it_comes_back_the_run_has_diverged(
     what: str, predictor: str
 ) -> None:
@@ -528,7 +528,7 @@ def test_a_replayed_run_is_the_run() -> None:
     torch.testing.assert_close(flat(again.model), flat(trainer.model), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("predictor", ["nothing", "random", "reversed"])
+@pytest.mark.parametrize("predictor", ["zero", "random", "reversed"])
 def test_controls_follow_the_phases_and_move_as_far(predictor: str) -> None:
     trainer, batches = toy_run(quick())
     for _ in range(50):
@@ -541,7 +541,7 @@ def test_controls_follow_the_phases_and_move_as_far(predictor: str) -> None:
         if control.step(batches).predicted:
             distance += (flat(control.model) - before).norm().item()
     assert control.replay_record().phases == record.phases
-    expected = 0.0 if predictor == "nothing" else sum(norms[0] for norms in record.norms)
+    expected = 0.0 if predictor == "zero" else sum(norms[0] for norms in record.norms)
     assert distance == pytest.approx(expected, rel=1e-3)
 
 

@@ -215,7 +215,7 @@ def test_a_run_directory(tmp_path: Path) -> None:
 def test_a_control_replays_a_run(tmp_path: Path) -> None:
     result = train(micro_run(hybrid=CYCLES, steps=60), directory=tmp_path)
     placebo = replace(
-        micro_run(hybrid=replace(CYCLES, predictor="nothing"), steps=60), replay=str(tmp_path / "result.json")
+        micro_run(hybrid=replace(CYCLES, predictor="zero"), steps=60), replay=str(tmp_path / "result.json")
     )
     assert train(placebo).replay.phases == result.replay.phases
 
@@ -239,5 +239,5 @@ def test_evaluation_points_are_even_and_end_with_the_run() -> None:
 
 
 def test_prediction_off_predicts_nothing() -> None:
-    result = train(micro_run(hybrid=HybridConfig(predictor="off"), steps=20))
+    result = train(micro_run(hybrid=HybridConfig(predictor="none"), steps=20))
     assert (result.predicted_steps, result.replay.norms) == (0, ())

@@ -34,7 +34,7 @@ CASES: list[tuple[str, RunConfig]] = [
     ("adamwspam", run_of("nano", 1, length=16, optimizer="adamwspam")),
     ("state on the host", run_of("nano", 1, length=16, optimizer_device="host", device="cuda")),
     ("state on the host, a CPU", run_of("nano", 1, length=16, optimizer_device="host")),
-    ("no predictor", run_of("nano", 1, length=16, hybrid={"predictor": "off"})),
+    ("no predictor", run_of("nano", 1, length=16, hybrid={"predictor": "none"})),
     ("snoo", run_of("nano", 1, length=16, hybrid={"predictor": "snoo"})),
     ("linear_fit", run_of("nano", 1, length=16, hybrid={"predictor": "linear_fit"})),
     ("bf16 buffers", run_of("nano", 1, length=16, hybrid={"buffer_dtype": "bfloat16"})),

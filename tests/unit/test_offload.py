@@ -21,7 +21,7 @@ def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
     return torch.load(file, weights_only=True)
 
 
-@pytest.mark.parametrize("changes", [{}, {"correction_interval": 2}, {"predictor": "coast"}, {"correct_steps": 0}])
+@pytest.mark.parametrize("changes", [{}, {"correction_interval": 2}, {"predictor": "momentum"}, {"correct_steps": 0}])
 def test_a_run_with_offload_ends_with_the_same_bits(changes: dict[str, Any]) -> None:
     ends = []
     for offload in (False, True):

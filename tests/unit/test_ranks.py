@@ -32,7 +32,7 @@ def real_losses(story: Story) -> list[float]:
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
-@pytest.mark.parametrize("predictor", ["ema_nesterov", "snoo", "linear_fit", "coast"])
+@pytest.mark.parametrize("predictor", ["ema_nesterov", "snoo", "linear_fit", "momentum"])
 def test_two_ranks_are_one_process_with_the_same_global_batch(ranks: RankPool, parallel: str, predictor: str) -> None:
     config = replace(CONFIG, predictor=predictor)
     alone = train(Job(config=config, steps=32))
@@ -63,8 +63,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "sampled coordinates": {"sample_one_in": 64, "confidence_threshold": 0.3},
     "random direction": {"predictor": "random"},
     "reversed direction": {"predictor": "reversed"},
-    "placebo": {"predictor": "nothing"},
-    "off": {"predictor": "off"},
+    "placebo": {"predictor": "zero"},
+    "off": {"predictor": "none"},
 }
 
 
@@ -73,9 +73,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def test_every_variant_keeps_the_ranks_together(ranks: RankPool, parallel: str, variant: str) -> None:
     """DDP's copies of the weights are compared bit for bit: nothing may depend on the rank or on chance of its own."""
     config = replace(CONFIG, **VARIANTS[variant])
-    replay = RECORDED if config.predictor in ("random", "reversed", "nothing") else None
+    replay = RECORDED if config.predictor in ("random", "reversed", "zero") else None
     story = together(ranks, Job(config=config, parallel=parallel, replay=replay, steps=24))
-    assert ("predict" in story.phases) == (config.predictor != "off")
+    assert ("predict" in story.phases) == (config.predictor != "none")
     if replay is not None:
         assert "".join(phase[0] for phase in story.phases) == replay.phases.lower().replace("m", "c")
 

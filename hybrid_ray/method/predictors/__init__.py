@@ -7,20 +7,20 @@ from hybrid_ray.method.predictors.base import Predictor
 from hybrid_ray.method.predictors.controls import RandomDirection, Reversed
 from hybrid_ray.method.predictors.ema_nesterov import EmaNesterov
 from hybrid_ray.method.predictors.linear_fit import LinearFit
-from hybrid_ray.method.predictors.momentum import Coast
+from hybrid_ray.method.predictors.momentum import Momentum
 from hybrid_ray.method.predictors.snoo import Snoo
-from hybrid_ray.method.predictors.zero import Nothing
+from hybrid_ray.method.predictors.zero import Zero
 from hybrid_ray.method.weights import Weights
 
 __all__ = [
-    "Coast",
     "EmaNesterov",
     "LinearFit",
-    "Nothing",
+    "Momentum",
     "Predictor",
     "RandomDirection",
     "Reversed",
     "Snoo",
+    "Zero",
     "build_predictor",
 ]
 
@@ -28,20 +28,20 @@ _KINDS: dict[PredictorName, type[Predictor]] = {
     "ema_nesterov": EmaNesterov,
     "snoo": Snoo,
     "linear_fit": LinearFit,
-    "nothing": Nothing,
+    "zero": Zero,
     "random": RandomDirection,
     "reversed": Reversed,
 }
 
 
 def build_predictor(weights: Weights, optimizer: torch.optim.Optimizer, config: HybridConfig) -> Predictor | None:
-    """The predictor that ``config.predictor`` names; None for ``off``.
+    """The predictor that ``config.predictor`` names; None for ``none``.
 
     Raises:
         ConfigError: if it can't work with this optimizer.
     """
-    if config.predictor == "off":
+    if config.predictor == "none":
         return None
-    if config.predictor == "coast":
-        return Coast(weights, config, optimizer)
+    if config.predictor == "momentum":
+        return Momentum(weights, config, optimizer)
     return _KINDS[config.predictor](weights, config)

@@ -14,10 +14,10 @@ from hybrid_ray.errors import ConfigError
 from hybrid_ray.method.predictors.base import Predictor
 from hybrid_ray.method.weights import Weights, local_part
 
-__all__ = ["Coast"]
+__all__ = ["Momentum"]
 
 
-class Coast(Predictor):
+class Momentum(Predictor):
     """D = the sum of H updates of Adam, AdamW or SGD with momentum, with a gradient of zero and no weight decay.
 
     The optimizer's state is read and left as it is. One buffer (D): 4 bytes a parameter in fp32. Before the optimizer's
@@ -34,7 +34,7 @@ class Coast(Predictor):
         adam = isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW))
         momentum = isinstance(optimizer, torch.optim.SGD) and all(g["momentum"] > 0.0 for g in optimizer.param_groups)
         if not adam and not momentum:
-            raise ConfigError(f"predictor coast needs Adam, AdamW or SGD with momentum but the optimizer is {kind}")
+            raise ConfigError(f"predictor momentum needs Adam, AdamW or SGD with momentum but the optimizer is {kind}")
         self._updates = _adam_updates if adam else _sgd_updates
 
     def open_window(self) -> None:

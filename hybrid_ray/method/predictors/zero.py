@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from hybrid_ray.method.predictors.base import Predictor
 
-__all__ = ["Nothing"]
+__all__ = ["Zero"]
 
 
-class Nothing(Predictor):
+class Zero(Predictor):
     """D = 0. No buffers."""
 
     _moves = False
@@ -19,4 +19,4 @@ class Nothing(Predictor):
         self.window_open = False
 
     def _write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
-        raise AssertionError("nothing has no direction")
+        raise AssertionError("the zero predictor has no direction")
