@@ -41,7 +41,7 @@ def trained(corpus: Corpus, config: TrainConfig) -> GPT2:
 def token_losses(model: GPT2, corpus: Corpus, length: int) -> np.ndarray:
     losses = [
         F.cross_entropy(model.logits(tokens).flatten(0, 1), targets.flatten(), reduction="none")
-        for tokens, targets in heldout_batches(corpus, "search", batch_size=64, sequence_length=length)
+        for tokens, targets in heldout_batches(corpus, "val", batch_size=64, sequence_length=length)
     ]
     return torch.cat(losses).numpy()
 
@@ -61,9 +61,9 @@ def main() -> None:
     corpus = prepare(DataConfig())
     runs = [replace(config, steps=round(share * config.steps)) for share in (1.0, 0.8)]
     long, short = (token_losses(trained(corpus, run), corpus, run.sequence_length) for run in runs)
-    starts = corpus.heldout_starts["search"]
+    starts = corpus.heldout_starts["val"]
     print(
-        f"search split: {len(corpus.heldout['search']):,} tokens of {len(starts)} files; a quarter of the tolerance is "
+        f"val split: {len(corpus.heldout['val']):,} tokens of {len(starts)} files; a quarter of the tolerance is "
         f"{TOLERANCE / 4:.2%} of the loss"
     )
     print(f"{'':24} {'nats':>8} {'by token':>12} {'by file':>12}")

@@ -65,7 +65,7 @@ def losses(steps: int, seeds: int) -> None:
             result = train(run_of(changes, steps, seed), reporter=memory)
             cosine, alpha = result.statistics["mean_cosine"], result.statistics["mean_alpha"]
             sizes = " to ".join(f"{size:.1f}" for size in memory.seen)
-            loss = result.heldout["confirm"].loss
+            loss = result.heldout["test"].loss
             print(f"{name:34} {seed:4} {loss:13.4f} {cosine:7.3f} {alpha:6.2f} {sizes:>22}", flush=True)
 
 

@@ -237,7 +237,7 @@ def measure(case: Case, preset: str, *, steps: int, gpu: bool) -> Found:
         predict=peaks.get("predict"),
         estimate=need.allocated,
         estimate_predict=need.moments.get("predict"),
-        loss=result.heldout["search"].loss if result.status == "finished" else None,
+        loss=result.heldout["val"].loss if result.status == "finished" else None,
         step_seconds=middle(listener.real),
         comparable=gpu or not case.host,
         note=result.error or str(result.machine.get("fallbacks", "")),

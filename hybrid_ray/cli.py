@@ -93,7 +93,7 @@ def _train(options: argparse.Namespace) -> int:
     if result.status != "finished":
         print(f"error: the run is {result.status}: {result.error}", file=sys.stderr)
         return FAILED
-    found, share = result.heldout["search"], result.predicted_share
+    found, share = result.heldout["val"], result.predicted_share
     shown = f"nats a token (perplexity {math.exp(found.loss):.2f})"
     if found.accuracy is not None:
         shown = f"nats a picture (accuracy {found.accuracy:.2%})"

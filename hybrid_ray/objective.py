@@ -94,7 +94,7 @@ def _worth(row: Mapping[str, Any]) -> float:
 class Baseline:
     """What a trial is measured against: a whole curve, so that unfinished trials compare at equal nominal steps.
 
-    ``steps``, ``losses`` (search split, nats a token) and ``times`` (plain steps) are the baseline's evaluation points.
+    ``steps``, ``losses`` (val split, nats a token) and ``times`` (plain steps) are the baseline's evaluation points.
     """
 
     steps: tuple[int, ...]

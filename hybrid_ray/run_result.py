@@ -30,7 +30,7 @@ class Evaluation:
     """A held-out loss at one nominal step, and what it had cost so far."""
 
     step: int
-    loss: float  # on the search split, nats a token
+    loss: float  # on the val split, nats a token
     real_steps: int
     train_seconds: float  # synchronised; evaluation, checkpoints, compilation and calibration left out
     time: float  # the same in plain steps
@@ -75,7 +75,7 @@ class RunResult:
     train_seconds: float
     calibration: float
     plain_step: float
-    heldout: Mapping[str, Heldout]  # by split; search and confirm at the end of a finished run
+    heldout: Mapping[str, Heldout]  # by split; val and test at the end of a finished run
     curve: tuple[Evaluation, ...]
     phase_steps: Mapping[str, int]
     phase_seconds: Mapping[str, float]

@@ -51,7 +51,7 @@ def plain_result(**changes: Any) -> RunResult:
         train_seconds=1.0,
         calibration=0.01,
         plain_step=0.01,
-        heldout={"search": Heldout(loss=2.0, standard_error=0.01, tokens=1000)},
+        heldout={"val": Heldout(loss=2.0, standard_error=0.01, tokens=1000)},
         curve=curve,
         phase_steps={"full": 100},
         phase_seconds={},

@@ -17,7 +17,7 @@ __all__ = [
     "Split",
 ]
 
-Split = Literal["decide", "search", "confirm"]
+Split = Literal["decide", "val", "test"]
 Arm = Literal[
     "baseline",
     "hybrid",
@@ -63,7 +63,7 @@ class FrontierConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConfirmConfig:
-    """The best trials again, on fresh seeds and the confirm split, beside controls that cost the same."""
+    """The best trials again, on fresh seeds and the test split, beside controls that cost the same."""
 
     best: int = 2  # 0: no confirmation
     seeds: int = 3

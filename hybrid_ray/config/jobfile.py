@@ -162,7 +162,7 @@ def _predictor_problems(job: JobConfig) -> Iterator[str]:
         why = "predicts nothing" if predictor == "none" else "is a control that replays another run"
         yield f"hybrid.predictor is {predictor!r}, which {why}: a job needs ema_nesterov, snoo, linear_fit or momentum"
     if predictor == "momentum" and (train.optimizer == "sgd" or train.betas[0] == 0):
-        yield "hybrid.predictor is 'momentum' but the optimizer keeps no momentum to carry on with: use adamw, betas above 0"
+        yield "hybrid.predictor is 'momentum' but the optimizer keeps no momentum: use adamw, betas above 0"
     if predictor == "momentum" and train.optimizer == "adamw8bit":
         yield "hybrid.predictor is 'momentum' but train.optimizer is 'adamw8bit', whose codes it can't read: use adamw"
 

@@ -19,7 +19,7 @@ from hybrid_ray.errors import ConfigError
 
 __all__ = ["Corpus", "prepare_text"]
 
-FORMAT = 2  # of the cached directory: a change makes every corpus anew
+FORMAT = 3  # of the cached directory: a change makes every corpus anew
 GPT2_VOCABULARY = 50_257
 RANDOM_TOKENS = 4_000_000  # of the random corpus, unless max_bytes says otherwise
 TOGETHER = 256  # files encoded at a time: enough for all cores, little enough memory

@@ -26,7 +26,7 @@ __all__ = ["DigitSampler", "Digits", "heldout_digits", "prepare_digits"]
 
 SIDE = 28  # pixels, as MNIST
 DRAWN = 40  # pixels of a glyph before it is bent
-FORMAT = 2  # of the rendering: a change makes all images anew
+FORMAT = 3  # of the rendering: a change makes all images anew
 TRAIN_IMAGES = 30_000
 HELDOUT_IMAGES = 5_000  # of each split
 TOGETHER = 2_000  # images bent at a time

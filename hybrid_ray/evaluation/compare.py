@@ -34,7 +34,7 @@ from hybrid_ray.storage.study_store import write_atomic, write_json_atomic
 
 __all__ = ["compare", "decide"]
 
-_SPLIT: Split = "confirm"
+_SPLIT: Split = "test"
 _POWER = 0.8
 _SEED_BLOCK = 2  # the first is the confirmation's
 
@@ -91,7 +91,7 @@ def _settings(job: JobConfig) -> dict[str, Any]:
 
 
 def _tune(job: JobConfig, execute: Execute, directory: Path) -> dict[str, Any]:
-    """The baseline at several learning rates: an untuned one flatters every method. Scored on the search split."""
+    """The baseline at several learning rates: an untuned one flatters every method. Scored on the val split."""
     factors = sorted(set(job.compare.lr_factors))
     rates = [job.train.learning_rate * factor for factor in factors]
     tasks = [
@@ -103,7 +103,7 @@ def _tune(job: JobConfig, execute: Execute, directory: Path) -> dict[str, Any]:
     ]
     results = execute(tasks)
     results = comparable(results, fingerprint_of(results))
-    losses = [result.heldout["search"].loss if result.status == "finished" else None for result in results]
+    losses = [result.heldout["val"].loss if result.status == "finished" else None for result in results]
     finished = [(loss, rate) for loss, rate in zip(losses, rates, strict=True) if loss is not None]
     if not finished:
         raise HybridRayError(f"no baseline run finished, so nothing can be compared: {_first_error(results)}")
@@ -210,7 +210,7 @@ def _backward_share(baselines: Iterable[RunResult]) -> float | None:
 
 def _time_to_target(job: JobConfig, runs: ArmRuns) -> dict[str, Any] | None:
     """Plain steps to the baselines' mean final search loss plus the tolerance, by arm. None: missed (infinity)."""
-    losses = [result.heldout["search"].loss for result in runs["baseline"].values() if result.status == "finished"]
+    losses = [result.heldout["val"].loss for result in runs["baseline"].values() if result.status == "finished"]
     if not losses:
         return None
     target = fmean(losses) * (1 + job.objective.tolerance)

@@ -19,7 +19,7 @@ __all__ = ["ALPHA", "Candidate", "confirm", "fresh_seeds"]
 
 ALPHA = 0.05
 
-_SPLIT: Split = "confirm"
+_SPLIT: Split = "test"
 _APART = 1000
 
 

@@ -60,7 +60,7 @@ class TrialScorer:
             raise ValueError("the baseline run is missing but every score is measured against it")
         return cls(
             baseline=Baseline.from_result(baseline),
-            frontier=Frontier.from_results(results, "search"),
+            frontier=Frontier.from_results(results, "val"),
             objective=objective,
         )
 
@@ -100,7 +100,7 @@ class TrialScorer:
         if differences:
             raise ValueError("no score: " + "; ".join(differences))
         finished = result.status == "finished"
-        loss = result.heldout["search"].loss if finished else result.curve[-1].loss if result.curve else math.nan
+        loss = result.heldout["val"].loss if finished else result.curve[-1].loss if result.curve else math.nan
         scores = self._scores(
             loss=loss,
             step=result.steps,

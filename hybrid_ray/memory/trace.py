@@ -50,7 +50,7 @@ class Batches:
         """As a worker of the run reads them."""
         length = run.train.sequence_length
         x, y = data.sampler(batch_size=1, sequence_length=length, seed=run.seed).next()
-        heldout_x, heldout_y = next(iter(data.stretches("search", sequence_length=length)))
+        heldout_x, heldout_y = next(iter(data.stretches("val", sequence_length=length)))
         return cls(
             classes=data.classes,
             inputs=torch.Size((run.micro_batch_size, *x.shape[1:])),

@@ -139,7 +139,7 @@ def simulate(
             candidates,
             execute=surface.execute,
             directory=Path("nowhere"),  # nothing is written, and nothing kept is found
-            frontier=Frontier.from_results(results, "confirm"),
+            frontier=Frontier.from_results(results, "test"),
         )
     return SimulatedStudy(
         job=job,

@@ -31,7 +31,7 @@ TRIAL_COLUMNS = (
     "predicted_share", "diverged", "inert", "status", "error", "started", "ended",
 )  # fmt: skip
 _RUN_COLUMNS = (
-    "run", "arm", "seed", "status", "loss", "confirm_loss", "time", "train_seconds", "calibration", "steps",
+    "run", "arm", "seed", "status", "loss", "test_loss", "time", "train_seconds", "calibration", "steps",
     "real_steps", "predicted_steps", "predicted_share", "error",
 )  # fmt: skip
 
@@ -41,7 +41,7 @@ class Study:
     """One study directory.
 
     ``frontier["on_frontier"]`` marks the runs that no shorter run beats: the lower envelope that net speedups refer to.
-    Losses are in nats a token, on the search split unless a column says otherwise; ``time`` is training time in plain
+    Losses are in nats a token, on the val split unless a column says otherwise; ``time`` is training time in plain
     steps (seconds divided by the run's own calibration); ``train_seconds`` is the same, raw.
     """
 
@@ -227,7 +227,7 @@ def _runs(directory: Path, pattern: str) -> list[tuple[Path, dict[str, Any]]]:
         assert result is not None
         row = {name: getattr(result, name) for name in _RUN_COLUMNS if hasattr(result, name)}
         row["run"] = path.parent.relative_to(directory).as_posix()
-        for column, split in (("loss", "search"), ("confirm_loss", "confirm")):
+        for column, split in (("loss", "val"), ("test_loss", "test")):
             row[column] = result.heldout[split].loss if split in result.heldout else None
         rows.append((path, row))
     return rows

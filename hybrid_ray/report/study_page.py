@@ -42,7 +42,7 @@ GLOSSARY = (
     ("equal steps", "Only as many real steps as the hybrid took, schedule rescaled: just stopping earlier."),
     ("placebo", "The hybrid's own phase decisions, but predicted steps do nothing."),
     ("inert", "A trial that predicts less than 5 % of its steps. It says nothing about predicting."),
-    ("confirm split", "Held-out text that nothing was chosen on. Claims rest on it and on fresh seeds alone."),
+    ("test split", "Held-out text that nothing was chosen on. Claims rest on it and on fresh seeds alone."),
     ("95 % interval", "Student's t-interval of the mean log ratio, runs paired by seed."),
 )
 

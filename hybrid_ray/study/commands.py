@@ -127,7 +127,7 @@ def _line(result: RunResult) -> str:
     name = f"{result.arm} (seed {result.seed}, {result.steps} steps)"
     if result.status != "finished":
         return f"{name}: {result.status}, {result.error}"
-    return f"{name}: loss {result.heldout['confirm'].loss:.4f} in {result.time:.0f} plain steps of time"
+    return f"{name}: loss {result.heldout['test'].loss:.4f} in {result.time:.0f} plain steps of time"
 
 
 def _claim(directory: Path, job: JobConfig) -> None:

@@ -56,7 +56,7 @@ class Display:
     def run_done(self, result: RunResult) -> None:
         """A run outside the search came to its end."""
         self._runs_done += 1
-        loss = result.heldout["search"].loss if "search" in result.heldout else math.nan
+        loss = result.heldout["val"].loss if "val" in result.heldout else math.nan
         said = f"loss {loss:.4f}" if result.status == "finished" else f"{result.status}: {result.error}"
         self._changed(f"  {result.arm} (seed {result.seed}, {result.steps} steps): {said}")
 

@@ -170,7 +170,7 @@ class Stages:
             best,
             execute=execute,
             directory=self._study.path / "confirmation",
-            frontier=Frontier.from_results(results, "confirm"),
+            frontier=Frontier.from_results(results, "test"),
             fingerprint=fingerprint_of(results),
         )
         self._study.store.write_json("confirmation.json", statistics)

@@ -99,7 +99,7 @@ class TrainingRun:
         check_placement(self.setup.module, self.setup.device)
         with costs.other("calibration"):
             costs.update_step_cost(self._timer.estimate())
-        loss = self._evaluate("search")
+        loss = self._evaluate("val")
         if not math.isfinite(loss):
             raise Diverged(f"the held-out loss is {loss} at nominal step {costs.step}")
         seconds, calibration = from_first_rank([costs.train_seconds, self._calibration()])
@@ -132,11 +132,11 @@ class TrainingRun:
             self._writer.flush()
 
     def close(self, status: Status, error: str | None, monitor: Monitor) -> RunResult:
-        """The result, written to the run directory (collective). Only a finished run looks at the confirm split."""
+        """The result, written to the run directory (collective). Only a finished run looks at the test split."""
         if status == "finished":
-            if "search" not in self._heldout:  # resumed from a checkpoint of its very end
-                self._evaluate("search")
-            self._evaluate("confirm")
+            if "val" not in self._heldout:  # resumed from a checkpoint of its very end
+                self._evaluate("val")
+            self._evaluate("test")
             with self.costs.other("sample"):
                 self._sample = sample(self.setup)
         self.setup.compiled.say_recompilations()

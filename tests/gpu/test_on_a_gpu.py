@@ -57,5 +57,5 @@ def test_a_compiled_run_says_that_it_took_and_is_faster() -> None:
 def test_optimizer_state_on_the_host_trains_the_same_weights_in_less_memory() -> None:
     away = replace(RUN, train=replace(RUN.train, optimizer_device="host"))
     here, there = train(RUN), train(away)
-    assert there.heldout["search"].loss == pytest.approx(here.heldout["search"].loss, rel=1e-3)
+    assert there.heldout["val"].loss == pytest.approx(here.heldout["val"].loss, rel=1e-3)
     assert peak(there) < peak(here)

@@ -88,7 +88,7 @@ def test_a_killed_worker_costs_steps_and_the_result_is_that_of_one_process(tmp_p
     assert (result.status, result.steps) == ("finished", 30)
     assert result.replay.phases == alone.replay.phases
     assert [point.loss for point in result.curve] == pytest.approx([point.loss for point in alone.curve], rel=1e-6)
-    assert result.heldout["confirm"].loss == pytest.approx(alone.heldout["confirm"].loss, rel=1e-6)
+    assert result.heldout["test"].loss == pytest.approx(alone.heldout["test"].loss, rel=1e-6)
     assert result.tokens == alone.tokens
     assert (tmp_path / "run" / "steps.parquet").exists()
 

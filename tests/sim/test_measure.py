@@ -30,7 +30,7 @@ def hybrid(loss: float, seconds: float, **changes: Any) -> Any:
         real_steps=60,
         predicted_steps=40,
         train_seconds=seconds,
-        heldout={"search": Heldout(loss=loss, standard_error=0.01, tokens=1000)},
+        heldout={"val": Heldout(loss=loss, standard_error=0.01, tokens=1000)},
         **changes,
     )
 

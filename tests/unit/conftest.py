@@ -63,7 +63,7 @@ def micro_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [Candidate(trial=1, hybrid=settings[1], params=KNOBS[1])],
         execute=execute_here,
         directory=directory / "confirmation",
-        frontier=Frontier.from_results(plain, "confirm"),
+        frontier=Frontier.from_results(plain, "test"),
     )
     store.write_json("confirmation.json", statistics)
     store.event("finished", note=None)

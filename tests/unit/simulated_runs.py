@@ -36,7 +36,7 @@ def result(run: RunConfig, **values: Any) -> RunResult:
         "train_seconds": seconds,
         "calibration": 0.02,
         "plain_step": 0.02,
-        "heldout": {split: Heldout(loss=loss, standard_error=0.001, tokens=65536) for split in ("search", "confirm")},
+        "heldout": {split: Heldout(loss=loss, standard_error=0.001, tokens=65536) for split in ("val", "test")},
         "curve": tuple(
             Evaluation(
                 step=steps * part // 4,

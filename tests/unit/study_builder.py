@@ -51,8 +51,8 @@ def run_result(
         calibration=PLAIN,
         plain_step=PLAIN,
         heldout={
-            "search": Heldout(loss=loss, standard_error=0.004, tokens=65536),
-            "confirm": Heldout(loss=loss * 1.01, standard_error=0.004, tokens=65536),
+            "val": Heldout(loss=loss, standard_error=0.004, tokens=65536),
+            "test": Heldout(loss=loss * 1.01, standard_error=0.004, tokens=65536),
         },
         curve=tuple(
             Evaluation(
@@ -80,7 +80,7 @@ def trial_row(
 ) -> dict[str, Any]:
     """The row a driver would keep of a trial."""
     base = run_result("baseline")
-    loss, baseline_loss = result.heldout["search"].loss, base.heldout["search"].loss
+    loss, baseline_loss = result.heldout["val"].loss, base.heldout["val"].loss
     faster, worse = base.time / result.time, degradation(loss, baseline_loss)
     line = Frontier.from_points((STEPS * length, loss_law(STEPS * length)) for length in job.frontier.lengths)
     scored = score(faster, worse, job.objective)
@@ -146,14 +146,14 @@ def confirmed(
     line = Frontier.from_points(
         (STEPS * length, 1.01 * loss_law(STEPS * length)) for length in (0.4, 0.55, 0.7, 0.85, 1, 1.1)
     )
-    found = net_speedup(arms, line, "confirm")
+    found = net_speedup(arms, line, "test")
     found["p_corrected"] = found["p"]
-    compared = comparisons(arms, "confirm") | (changes or {})
+    compared = comparisons(arms, "test") | (changes or {})
     said, refusal = verdict(found, compared, predicted_share=predicted / STEPS, p_corrected=found["p"], alpha=0.05)
     return {
         "trial": trial,
         "params": {"confidence_threshold": 0.3, "prediction_horizon": 5, "correction_interval": 0},
-        "runs": {arm: rows(results, "confirm") for arm, results in arms.items()},
+        "runs": {arm: rows(results, "test") for arm, results in arms.items()},
         "comparisons": compared,
         "net_speedup": found,
         "verdict": said,
@@ -210,7 +210,7 @@ def _confirm(directory: Path, store: StudyStore, net: float) -> None:
                 if not run.exists():  # baselines are shared
                     keep(run, result)
     store.write_json(
-        "confirmation.json", {"candidates": candidates, "split": "confirm", "seeds": list(SEEDS), "alpha": 0.05}
+        "confirmation.json", {"candidates": candidates, "split": "test", "seeds": list(SEEDS), "alpha": 0.05}
     )
 
 

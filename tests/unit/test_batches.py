@@ -96,9 +96,9 @@ def test_batches_that_cannot_be_are_refused(corpus: Corpus) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 7, 500])
 def test_heldout_split_is_read_once_in_order(corpus: Corpus, batch_size: int) -> None:
-    batches = list(heldout_batches(corpus, "search", batch_size=batch_size, sequence_length=LENGTH))
+    batches = list(heldout_batches(corpus, "val", batch_size=batch_size, sequence_length=LENGTH))
     targets = torch.cat([targets for _, targets in batches]).flatten()
-    whole = torch.from_numpy(np.array(corpus.heldout["search"]).astype(np.int64))
+    whole = torch.from_numpy(np.array(corpus.heldout["val"]).astype(np.int64))
     assert torch.equal(targets, whole[1 : 1 + len(targets)])
     assert len(whole) - 1 - len(targets) < LENGTH
     assert all(torch.equal(tokens[:, 1:], following[:, :-1]) for tokens, following in batches)

@@ -24,7 +24,7 @@ def runs(micro: int, *, plain: bool = False, **values: Any) -> dict[int, RunResu
 def entries(**more: dict[int, RunResult]) -> dict[str, dict[str, Any]]:
     whole = {"baseline": runs(8, plain=True), "hybrid": runs(8), **more}
     names = {name: {"train.micro_batch_size": 4} for name in more if not name.endswith("_plain")}
-    found = configurations(whole, names, "confirm", level=0.95, frontier=FRONTIER, net={"mean": None})
+    found = configurations(whole, names, "test", level=0.95, frontier=FRONTIER, net={"mean": None})
     return {entry["name"]: entry for entry in found}
 
 

@@ -34,7 +34,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def frontier_of(simulator: Simulator, job: JobConfig = JOB) -> Frontier:
     tasks = [Task(run=run, directory=NOWHERE) for run in frontier_runs(job).values()]
-    return Frontier.from_results(simulator(tasks), "confirm")
+    return Frontier.from_results(simulator(tasks), "test")
 
 
 def confirmed(simulator: Simulator, job: JobConfig = JOB) -> dict[str, Any]:
@@ -183,12 +183,12 @@ def of_seeds(losses: dict[str, list[float]], *, time: float = 420.0) -> dict[Any
 def test_a_seed_off_the_range_is_a_bound_and_opens_the_interval() -> None:
     frontier, equal = frontier_of(Simulator()), law(420)
     runs = of_seeds({"hybrid": [law(600), law(610), law(10_000)], "equal_steps": [equal] * 3})
-    better = net_speedup(runs, frontier, "confirm")
+    better = net_speedup(runs, frontier, "test")
     assert better["high"] is None
     assert better["seeds"][2] == [pytest.approx(660 / 420), None]
     assert better["low"] is not None
     runs = of_seeds({"hybrid": [law(600), law(610), law(20)], "equal_steps": [equal] * 3})
-    worse = net_speedup(runs, frontier, "confirm")
+    worse = net_speedup(runs, frontier, "test")
     assert worse["low"] is None
     assert worse["seeds"][2] == [None, pytest.approx(240 / 420)]
     assert "upper bound" in worse["note"]
@@ -198,7 +198,7 @@ def test_a_seed_off_the_range_is_a_bound_and_opens_the_interval() -> None:
 
 def test_without_a_reference_on_the_range_nothing_is_known() -> None:
     runs = of_seeds({"hybrid": [law(600)] * 3, "equal_steps": [law(100)] * 3}, time=100.0)
-    found = net_speedup(runs, frontier_of(Simulator()), "confirm")
+    found = net_speedup(runs, frontier_of(Simulator()), "test")
     assert (found["mean"], found["n"]) == (None, 0)
     assert "without a real-steps-only run" in found["note"]
 

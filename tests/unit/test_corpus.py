@@ -229,7 +229,7 @@ def test_bpe_corpus_is_shorter_and_reads_the_same(tmp_path: Path) -> None:
     assert 256 < shorter.vocab_size <= 300
     assert len(shorter.train) < len(plain.train) / 3
     assert file_numbers(shorter, shorter.train) <= file_numbers(plain, plain.train) | {"é"}
-    assert not file_numbers(shorter, shorter.train) & file_numbers(shorter, shorter.heldout["confirm"])
+    assert not file_numbers(shorter, shorter.train) & file_numbers(shorter, shorter.heldout["test"])
 
 
 @pytest.fixture(scope="module")

@@ -33,8 +33,8 @@ def test_splits_are_balanced_and_share_no_image(digits: Digits) -> None:
 
 def test_rendering_is_repeatable(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> None:
     again = prepare_digits(str(tmp_path_factory.mktemp("again")))
-    assert np.array_equal(again.images["confirm"], digits.images["confirm"])
-    assert np.array_equal(again.labels["confirm"], digits.labels["confirm"])
+    assert np.array_equal(again.images["test"], digits.images["test"])
+    assert np.array_equal(again.labels["test"], digits.labels["test"])
     assert again.fingerprint == digits.fingerprint
 
 
@@ -64,7 +64,7 @@ def test_cnn_learns_them(digits: Digits) -> None:
     optimizer = build_optimizer(model, config)
     schedule = build_schedule(optimizer, config)
     sampler = DigitSampler(digits, batch_size=64, seed=0)
-    images, labels = next(heldout_digits(digits, "search", batch_size=1000))
+    images, labels = next(heldout_digits(digits, "val", batch_size=1000))
     assert model(images, labels).item() == pytest.approx(2.3026, abs=0.05)
     for _ in range(config.steps):
         model(*sampler.next()).backward()

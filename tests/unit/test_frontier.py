@@ -12,7 +12,7 @@ from hybrid_ray.evaluation.arms import frontier_run
 from hybrid_ray.evaluation.frontier import Frontier
 
 LENGTHS = FrontierConfig().lengths
-CLEAN = Frontier.from_results([result(frontier_run(RunConfig(), length)) for length in LENGTHS], "search")
+CLEAN = Frontier.from_results([result(frontier_run(RunConfig(), length)) for length in LENGTHS], "val")
 
 points = st.lists(st.tuples(st.floats(1, 1e5), st.floats(0.5, 10)), min_size=1, max_size=12)
 frontiers = points.map(Frontier.from_points)
@@ -97,7 +97,7 @@ def test_one_noisy_run_does_not_bend_it_upwards() -> None:
     noisy = [
         result(frontier_run(RunConfig(), length), **({"loss": 9.9} if length == 0.7 else {})) for length in LENGTHS
     ]
-    frontier = Frontier.from_results(noisy, "search")
+    frontier = Frontier.from_results(noisy, "val")
     assert len(frontier.times) == len(LENGTHS) - 1
     assert frontier.loss_at(420) == pytest.approx(law(420), rel=2e-3)
 
@@ -111,4 +111,4 @@ def test_a_seed_moves_the_whole_frontier() -> None:
 def test_runs_that_did_not_finish_are_left_out_and_four_are_not_enough() -> None:
     fine = [result(frontier_run(RunConfig(), length)) for length in LENGTHS[:4]]
     with pytest.raises(ValueError, match="4 finished runs"):
-        Frontier.from_results([*fine, result(RunConfig(), status="failed", error="oom")], "search")
+        Frontier.from_results([*fine, result(RunConfig(), status="failed", error="oom")], "val")

@@ -136,7 +136,7 @@ def test_coasting_leaves_the_optimizer_alone_and_starts_at_zero() -> None:
 @pytest.mark.parametrize("optimizer", [lambda p: torch.optim.SGD(p, lr=0.1), lambda p: torch.optim.RMSprop(p, lr=0.1)])
 def test_coasting_without_momentum_is_refused(optimizer) -> None:
     optimizer = optimizer(toy_model().parameters())
-    with pytest.raises(ConfigError, match="coast needs Adam"):
+    with pytest.raises(ConfigError, match="momentum needs Adam"):
         build_predictor(Weights(optimizer), optimizer, quick(predictor="momentum"))
 
 

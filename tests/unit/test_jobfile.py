@@ -59,7 +59,7 @@ def test_all_problems_are_listed_at_once() -> None:
         ({"hybrid": {"total_steps": 7}}, "write train.steps instead"),
         ({"hybrid": {"predictor": "none"}}, "'none', which predicts nothing"),
         ({"hybrid": {"predictor": "random"}}, "replays another run"),
-        ({"hybrid": {"predictor": "momentum"}, "train": {"optimizer": "sgd"}}, "no momentum to carry on with"),
+        ({"hybrid": {"predictor": "momentum"}, "train": {"optimizer": "sgd"}}, "optimizer keeps no momentum"),
         ({"train": {"sequence_length": 2048}, "data": {"heldout_tokens": 4096}}, "at least 8 x train.sequence_length"),
         ({"seed": -1}, "seed is -1 but must be at least 0"),
         ({"train": {"learning_rate": math.inf}}, "learning_rate is inf"),

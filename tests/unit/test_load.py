@@ -34,7 +34,7 @@ def test_the_tables_of_a_real_study_agree_with_its_runs(micro_study: Path) -> No
     assert sorted(study.confirmation["arm"].unique()) == ["baseline", "equal_steps", "hybrid", "placebo"]
     for number in study.trials["number"]:
         row, result, steps = study.trials.iloc[number], study.result(number), study.steps(number)
-        assert row["loss"] == result.heldout["search"].loss == study.curve(number)["loss"].iloc[-1]
+        assert row["loss"] == result.heldout["val"].loss == study.curve(number)["loss"].iloc[-1]
         assert row["time"] == pytest.approx(study.curve(number)["time"].iloc[-1], rel=1e-6)
         assert len(steps) == row["steps"]
         assert steps["predicted"].sum() == row["predicted_steps"]
@@ -54,7 +54,7 @@ def test_a_run_beaten_by_a_shorter_one_is_not_on_the_frontier(tmp_path: Path) ->
     directory = build_study(tmp_path / "study")
     path = directory / "frontier" / "1.10" / "result.json"
     result = json.loads(path.read_text())
-    result["heldout"]["search"]["loss"] = 9.0
+    result["heldout"]["val"]["loss"] = 9.0
     path.write_text(json.dumps(result))
     frontier = load_study(directory).frontier.set_index("length")
     assert not frontier.loc[1.1, "on_frontier"]

@@ -53,7 +53,7 @@ def test_a_baseline_is_a_plain_pytorch_loop() -> None:
         schedule.step()
 
     with torch.no_grad():
-        batches = list(heldout_batches(corpus, "search", batch_size=1, sequence_length=32))
+        batches = list(heldout_batches(corpus, "val", batch_size=1, sequence_length=32))
         expected = sum(model(x, y).item() for x, y in batches) / len(batches)
     assert losses(listener)[-1] == pytest.approx(expected, rel=1e-6)
 
@@ -140,8 +140,8 @@ def test_evaluations_come_right_after_a_cycle_and_at_the_end() -> None:
     late = [step - point for step, point in zip(steps, evaluation_points(run.train), strict=True)]
     assert 0 <= min(late) <= max(late) < CYCLES.cycle_steps
     assert result.curve == tuple(listener.evaluations)
-    assert result.heldout["search"].loss == result.curve[-1].loss
-    assert result.heldout["search"].tokens == result.heldout["confirm"].tokens
+    assert result.heldout["val"].loss == result.curve[-1].loss
+    assert result.heldout["val"].tokens == result.heldout["test"].tokens
 
 
 @pytest.mark.parametrize("status", ["stopped", "diverged"])

@@ -76,7 +76,7 @@ def test_fp32_weights_with_state_on_the_host_train_as_ever() -> None:
     run = micro_run(hybrid=CYCLES, steps=24, evaluations=2)
     plain, streamed = (train(replace(run, train=replace(run.train, optimizer_device=at))) for at in ("model", "host"))
     assert [point.loss for point in streamed.curve] == [point.loss for point in plain.curve]
-    assert streamed.heldout["confirm"].loss == plain.heldout["confirm"].loss
+    assert streamed.heldout["test"].loss == plain.heldout["test"].loss
 
 
 class LowMemory(Training):

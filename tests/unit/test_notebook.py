@@ -27,7 +27,7 @@ def test_it_runs_on_a_real_study_and_shows_what_was_found(micro_study: Path) -> 
     pictures = sum("image/png" in output.get("data", {}) for output in outputs)
     assert pictures >= 9
     tables = "".join(str(output.get("data", {}).get("text/html", "")) for output in outputs)
-    for column in ("net_speedup", "by_hand", "weight 80", "confidence", "loss_baseline", "confirm_loss"):
+    for column in ("net_speedup", "by_hand", "weight 80", "confidence", "loss_baseline", "test_loss"):
         assert column in tables
 
 

@@ -75,8 +75,8 @@ def test_two_ranks_train_as_one(way: str, ranks: list[dict[str, RunResult]], alo
     result = ranks[0][way]
     assert result.replay.phases == alone.replay.phases
     assert [point.loss for point in result.curve] == pytest.approx([point.loss for point in alone.curve], rel=1e-6)
-    assert result.heldout["confirm"].loss == pytest.approx(alone.heldout["confirm"].loss, rel=1e-6)
-    assert result.heldout["confirm"].standard_error == pytest.approx(alone.heldout["confirm"].standard_error, rel=1e-5)
+    assert result.heldout["test"].loss == pytest.approx(alone.heldout["test"].loss, rel=1e-6)
+    assert result.heldout["test"].standard_error == pytest.approx(alone.heldout["test"].standard_error, rel=1e-5)
     assert result.tokens == alone.tokens
 
 

@@ -68,7 +68,7 @@ def trials_over_frontier(study: Study) -> Figure:
     _mark_best(axes, study)
     _mark_confirmed(axes, study.confirmation)
     axes.set_xlabel(TIME)
-    axes.set_ylabel(f"{LOSS}, search split")
+    axes.set_ylabel(f"{LOSS}, val split")
     if hidden := len(trials) - len(shown):
         axes.text(
             0.99, 0.01, f"{hidden} trial{'s' * (hidden > 1)} beyond the edges", color=MUTED, size=8,

@@ -41,7 +41,7 @@ def loss_curves(study: Study) -> Figure:
         for name, colour, curve in curves:
             axes.plot(curve[column], curve["loss"], ".-", color=colour, label=name, ms=5)
         axes.set_xlabel(label)
-    panels[0].set_ylabel(f"{LOSS}, search split")
+    panels[0].set_ylabel(f"{LOSS}, val split")
     legend(figure, panels[0])
     return figure
 

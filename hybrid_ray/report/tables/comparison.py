@@ -83,7 +83,7 @@ def arms(result: Mapping[str, Any]) -> Table:
         rows=tuple(rows),
         note=(
             f"Means over seeds, on the {result['split']} split; ratios are paired by seed, with {result['level']:.1%} "
-            "intervals. Time to target: to the baselines' mean loss on the search split plus the tolerance (median; "
+            "intervals. Time to target: to the baselines' mean loss on the val split plus the tolerance (median; "
             "never: missed). It is read off the losses along the way, whose schedules have not decayed: no frontier."
         ),
     )  # fmt: skip
@@ -250,7 +250,7 @@ def tuning(result: Mapping[str, Any]) -> Table | None:
         return None
     return Table(
         title="The baseline's learning rate",
-        columns=("learning rate", "loss on the search split"),
+        columns=("learning rate", "loss on the val split"),
         rows=tuple((f"{row['learning_rate']:g}", number(row["loss"], 4)) for row in result["tuning"]["losses"]),
         note=f"Every arm uses the best one, {result['learning_rate']:g}.",
     )

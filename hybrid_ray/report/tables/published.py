@@ -58,7 +58,7 @@ def _mnist(arm: str, *, place: int) -> Published:
         remark=(
             "Theirs: MNIST, a 2-layer CNN of about 50K parameters, a CPU, one run, another framework; batch and "
             "optimizer are not told. Ours: digits rendered here, 49,022 parameters, several seeds, accuracy on the "
-            "confirm split. Compare ratios, not seconds. That their accuracy rose when steps were skipped tells of the "
+            "test split. Compare ratios, not seconds. That their accuracy rose when steps were skipped tells of the "
             f"noise of single runs, or of an untuned baseline. {_MEANT}"
         ),
     )

@@ -97,7 +97,7 @@ def _confirmation(candidate: Mapping[str, Any], seeds: Sequence[int]) -> Table:
     net = candidate["net_speedup"]
     because = f", since {candidate['refusal']}" if candidate["refusal"] else ""
     note = (
-        "Losses on the confirm split; ratios are paired by seed, with 95 % intervals. "
+        "Losses on the test split; ratios are paired by seed, with 95 % intervals. "
         f"Verdict: {candidate['verdict']}{because}. Net speedup {interval_text(net)} ({net['n']} seeds)."
     )
     if net.get("note"):
