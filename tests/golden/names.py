@@ -15,16 +15,16 @@ __all__ = ["COMMAND_LINE", "HybridConfig", "HybridTrainer", "as_recorded", "as_t
 COMMAND_LINE = "hybrid_ray.cli"  # run with python -m
 
 PREDICTORS = {
-    "off": "off",
-    "nothing": "nothing",
-    "coast": "coast",
+    "off": "none",
+    "nothing": "zero",
+    "coast": "momentum",
     "ema_nesterov": "ema_nesterov",
     "snoo": "snoo",
     "linear_fit": "linear_fit",
     "random": "random",
     "reversed": "reversed",
 }
-SPLITS = {"search": "search", "confirm": "confirm"}  # keys of a result's ``heldout``
+SPLITS = {"search": "val", "confirm": "test"}  # keys of a result's ``heldout``
 PHASES = {"warmup": "warmup", "full": "full", "predict": "predict", "correct": "correct"}
 ARMS = {
     name: name
@@ -41,9 +41,15 @@ ARMS = {
     )
 }
 # Settings of jobs, attributes of a step's result, keys of ``statistics()`` and of files, columns: add the renamed ones.
-FIELDS: dict[str, str] = {"misses": "misses"}
+FIELDS: dict[str, str] = {"misses": "overshoots", "looks": "interim_analyses", "confirm_loss": "test_loss"}
 # Words in what commands print (regular expression of today's words, recorded words), for texts that only changed names.
-TEXTS: tuple[tuple[str, str], ...] = ()
+TEXTS: tuple[tuple[str, str], ...] = (
+    (
+        r"one of none, ema_nesterov, snoo, linear_fit, momentum, zero",
+        "one of off, ema_nesterov, snoo, linear_fit, coast, nothing",
+    ),
+    (r"interim_analyses", "looks"),
+)
 
 _VALUES = {"predictor": PREDICTORS, "arms": ARMS, "arm": ARMS, "phase": PHASES, "split": SPLITS}
 _KEYS = {"heldout": SPLITS, "phase_steps": PHASES, "phase_shares": PHASES, "runs": ARMS, "comparisons": ARMS}
