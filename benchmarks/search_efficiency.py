@@ -2,13 +2,13 @@
 
     python benchmarks/search_efficiency.py [--objective score|net] [--seeds 30] [--trials 80]
 
-Studies are simulated (hybrid_ray/ray_tune/simulator.py) on the table of real runs that benchmarks/surface.py made: the
-real searcher and scheduler, two trials side by side, each study on the runs of one data seed of the table, in its turn.
-What is found is judged by the runs of the *other* data seeds, which the search never saw: a trial counts that finished,
-may be called best (it predicts), and whose setting's mean objective there is at least best - 0.01 |best|, the best
-being the highest mean of all settings that predict. Cost is the training time of all trials until that one ended, told
-in baseline runs; ``trials`` counts those that ended until then. A search that never gets there costs infinity; in the
-ratio to random search, a baseline run for each trial it may have.
+Studies are simulated (tests/simulation/simulator.py) on the table of real runs that benchmarks/make_run_table.py made:
+the real searcher and scheduler, two trials side by side, each study on the runs of one data seed of the table, in its
+turn. What is found is judged by the runs of the *other* data seeds, which the search never saw: a trial counts that
+finished, may be called best (it predicts), and whose setting's mean objective there is at least best - 0.01 |best|, the
+best being the highest mean of all settings that predict. Cost is the training time of all trials until that one ended,
+told in baseline runs; ``trials`` counts those that ended until then. A search that never gets there costs infinity; in
+the ratio to random search, a baseline run for each trial it may have.
 
 ``incumbent`` is what the search itself would name best: how far its setting's mean objective is from the best, after
 16 and after 48 baseline runs of training, as a mean over seeds. The grid is tried in shuffled order, one order a seed.
@@ -21,6 +21,7 @@ the table that ships, for both objectives, and checked on data seed 2. They were
 import argparse
 import os
 import random
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,8 +29,11 @@ from statistics import fmean
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/simulation"))
 
 import numpy as np
+from run_table import Knobs, RunTable
+from simulator import SimulatedStudy, simulate
 
 from hybrid_ray.config import JobConfig
 from hybrid_ray.config.jobfile import read_job
@@ -38,12 +42,10 @@ from hybrid_ray.evaluation.scoring import TrialScorer, claimable
 from hybrid_ray.evaluation.statistics import median_interval
 from hybrid_ray.evaluation.summary import INERT_SHARE
 from hybrid_ray.ray_tune.scheduler import grace_steps
-from hybrid_ray.ray_tune.simulator import SimulatedStudy, simulate
 from hybrid_ray.ray_tune.space import load_space, settings
-from hybrid_ray.ray_tune.surface import Knobs, Surface
 from hybrid_ray.study.candidates import params_of
 
-TABLE = Path("tests/sim/nano_surface.parquet")
+TABLE = Path("tests/simulation/nano_runs.parquet")
 WITHIN = 0.01
 LOOKS = (16, 48)  # baseline runs of training after which the incumbent is looked at
 
@@ -81,14 +83,14 @@ class Truth:
         return self.values[knobs] >= self.best - WITHIN * abs(self.best)
 
 
-def truth(job: JobConfig, surface: Surface, seeds: Sequence[int]) -> Truth:
+def truth(job: JobConfig, table: RunTable, seeds: Sequence[int]) -> Truth:
     """What the runs of these data seeds say of each setting."""
-    rows: dict[Knobs, list[Mapping[str, Any]]] = {knobs: [] for knobs in surface.settings}
+    rows: dict[Knobs, list[Mapping[str, Any]]] = {knobs: [] for knobs in table.settings}
     for seed in seeds:
-        plain = [surface.result(run) for run in frontier_runs(replace(job, seed=seed)).values()]
+        plain = [table.result(run) for run in frontier_runs(replace(job, seed=seed)).values()]
         scorer = TrialScorer.from_results(plain, job.objective)
         for knobs, found in rows.items():
-            found.append(scorer.final(surface.runs["hybrid", seed, knobs]))
+            found.append(scorer.final(table.runs["hybrid", seed, knobs]))
     means = {knobs: fmean(row["objective"] for row in found) for knobs, found in rows.items()}
     shares = {knobs: fmean(row["predicted_share"] for row in found) for knobs, found in rows.items()}
     predicting = [value for knobs, value in means.items() if shares[knobs] >= INERT_SHARE]
@@ -96,18 +98,18 @@ def truth(job: JobConfig, surface: Surface, seeds: Sequence[int]) -> Truth:
     return Truth(values=means, best=best, near=sum(value >= best - WITHIN * abs(best) for value in predicting))
 
 
-def simulated(job: JobConfig, surface: Surface, search: Search, seed: int, trials: int) -> SimulatedStudy:
+def simulated(job: JobConfig, table: RunTable, search: Search, seed: int, trials: int) -> SimulatedStudy:
     """One study. Its data order is one of the table's whole seeds, each in its turn; the grace period is the shipped
     one whatever is tried first.
     """
     shipped = load_space(job)
     first = dict(shipped.presets) if search.first == "presets" else {}
     if search.first == "grid":
-        first = {f"grid {index}": knobs._asdict() for index, knobs in enumerate(surface.settings)}
+        first = {f"grid {index}": knobs._asdict() for index, knobs in enumerate(table.settings)}
         first = dict(random.Random(seed).sample(sorted(first.items()), len(first)))
     job = replace(
         job,
-        seed=surface.whole_seeds[seed % len(surface.whole_seeds)],
+        seed=table.whole_seeds[seed % len(table.whole_seeds)],
         search=replace(
             job.search,
             trials=trials,
@@ -117,7 +119,7 @@ def simulated(job: JobConfig, surface: Surface, search: Search, seed: int, trial
             grace_steps=grace_steps(job, shipped),
         ),
     )
-    return simulate(job, surface, space=replace(shipped, presets=first), concurrency=2)
+    return simulate(job, table, space=replace(shipped, presets=first), concurrency=2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,10 +131,10 @@ class Found:
     regrets: tuple[float, ...]
 
 
-def judged(study: SimulatedStudy, surface: Surface, there: Truth) -> Found:
+def judged(study: SimulatedStudy, table: RunTable, there: Truth) -> Found:
     """When the study first had a setting within 1 % of the best, and how good what it thought best was."""
     length = study.job.train.steps
-    knobs = {row["number"]: surface.snap(settings(study.job, params_of(row))) for row in study.rows}
+    knobs = {row["number"]: table.snap(settings(study.job, params_of(row))) for row in study.rows}
     cost, trials = float("inf"), float("inf")
     for count, row in enumerate(study.rows, start=1):
         if claimable(row) and there.reached(knobs[row["number"]]):
@@ -170,15 +172,15 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=80)
     parser.add_argument("--table", type=Path, default=TABLE)
     options = parser.parse_args()
-    surface = Surface.read(options.table)
+    table = RunTable.read(options.table)
     job = replace(
-        surface.job,
+        table.job,
         search=read_job("jobs/local.yaml").search,
-        objective=replace(surface.job.objective, mode=options.objective),
-        confirm=replace(surface.job.confirm, best=0),
+        objective=replace(table.job.objective, mode=options.objective),
+        confirm=replace(table.job.confirm, best=0),
     )
-    whole = surface.whole_seeds
-    judges = {seed: truth(job, surface, [other for other in whole if other != seed]) for seed in whole}
+    whole = table.whole_seeds
+    judges = {seed: truth(job, table, [other for other in whole if other != seed]) for seed in whole}
     for seed, judge in judges.items():
         print(
             f"seed {seed}: of {len(judge.values)} settings the best has {judge.best:.4f}, {judge.near} are within 1 %"
@@ -187,7 +189,7 @@ def main() -> None:
     reference: list[float] = []
     for name, search in SEARCHES.items():
         found = [
-            judged(simulated(job, surface, search, seed, options.trials), surface, judges[whole[seed % len(whole)]])
+            judged(simulated(job, table, search, seed, options.trials), table, judges[whole[seed % len(whole)]])
             for seed in range(options.seeds)
         ]
         costs = [one.cost for one in found]

@@ -3,13 +3,14 @@
 import dataclasses
 
 import pytest
+import reference_predictors as reference
 import torch
 from hybrid_toy import flat, quick, toy_model
+from reference_predictors import Window
 
 from hybrid_ray.errors import ConfigError
-from hybrid_ray.method.predictors import build_predictor, reference
+from hybrid_ray.method.predictors import build_predictor
 from hybrid_ray.method.predictors.linear_fit import slope_weights
-from hybrid_ray.method.predictors.reference import Window
 from hybrid_ray.method.weights import Weights
 
 LENGTHS = [(5,), (3, 1), (4,), (1, 2, 2), (6,), (2,)]  # real steps of each window, by cycle

@@ -1,4 +1,4 @@
-"""What every predictor does. One file a predictor; ``reference.py`` has the slow twins."""
+"""What every predictor does. One file a predictor; ``tests/unit/reference_predictors.py`` has the slow twins."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

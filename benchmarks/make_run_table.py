@@ -1,6 +1,6 @@
 """Trains the real runs that simulated studies are made of, and keeps them as one small table.
 
-    nice -n 15 python benchmarks/surface.py [--seeds 3] [--processes 2]
+    nice -n 15 python benchmarks/make_run_table.py [--seeds 3] [--processes 2]
 
 The job is jobs/local.yaml with runs of half the length (300 steps, a warmup of 30), a quarter of the held-out text and
 6 evaluations, so that a run takes about 9 s of one core. Trained are, in this order: baseline, frontier and a grid over
@@ -8,14 +8,15 @@ the three knobs with seed 0; what did best there with its controls on fresh seed
 and the grid again with the further seeds, the best settings first, so that a command that is cut short leaves those
 that matter. 417 runs, about half an hour on two quiet cores.
 
-Runs are kept in studies/surface as they finish, and none that is there is repeated. The table is written anew after
-each stage to tests/sim/nano_surface.parquet (hybrid_ray/ray_tune/surface.py reads it). Times are told in a run's own
+Runs are kept in studies/run_table as they finish, and none that is there is repeated. The table is written anew after
+each stage to tests/simulation/nano_runs.parquet (tests/simulation/run_table.py reads it). Times are told in a run's own
 real steps, so neighbours on the machine hardly matter; losses are those of one thread.
 """
 
 import argparse
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -24,6 +25,9 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/simulation"))
+
+from run_table import write_run_table
 
 from hybrid_ray.config import JobConfig
 from hybrid_ray.config.jobfile import read_job
@@ -32,10 +36,9 @@ from hybrid_ray.evaluation.confirm import fresh_seeds
 from hybrid_ray.evaluation.paired import Candidate, run_arms
 from hybrid_ray.evaluation.runner import Execute, Task, execute_here, execute_missing
 from hybrid_ray.evaluation.scoring import TrialScorer
-from hybrid_ray.ray_tune.surface import write_surface
 from hybrid_ray.run_result import RunResult
 
-TABLE = Path("tests/sim/nano_surface.parquet")
+TABLE = Path("tests/simulation/nano_runs.parquet")
 SHORTER = (
     "train.steps=300",
     "train.evaluations=6",
@@ -138,15 +141,15 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--confirm", type=int, default=2, help="settings confirmed, by score and by net speedup")
     options = parser.parse_args()
-    job, folder = read_job("jobs/local.yaml", SHORTER), Path("studies/surface").absolute()
+    job, folder = read_job("jobs/local.yaml", SHORTER), Path("studies/run_table").absolute()
     with ProcessPoolExecutor(options.processes) as pool:
         execute = side_by_side(pool)
         first = execute_missing(execute, searched_runs(job, 0, grid(), folder))
         confirmed_runs(job, best_settings(job, first, options.confirm), execute, folder)
         for seed in range(1, options.seeds):
-            write_surface(TABLE, job, kept_runs(folder))
+            write_run_table(TABLE, job, kept_runs(folder))
             execute_missing(execute, searched_runs(job, seed, ranked(job, first, "score"), folder))
-    write_surface(TABLE, job, kept_runs(folder))
+    write_run_table(TABLE, job, kept_runs(folder))
     print(f"{TABLE}: {TABLE.stat().st_size / 1e3:.0f} kB")
 
 

@@ -5,29 +5,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nano_surface import TABLE, surface, table_job
+from nano_runs import TABLE, run_table, table_job
+from run_table import Knobs, RunTable
 
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.evaluation.arms import frontier_runs
 from hybrid_ray.evaluation.runner import Task
-from hybrid_ray.ray_tune.surface import Knobs, Surface
 
 
 def snapped(threshold: float, horizon: int, interval: int) -> Knobs:
-    return surface().snap(replace(surface().job.hybrid, **Knobs(threshold, horizon, interval)._asdict()))
+    return run_table().snap(replace(run_table().job.hybrid, **Knobs(threshold, horizon, interval)._asdict()))
 
 
 def test_the_table_is_small_and_of_at_least_200_real_runs() -> None:
     assert TABLE.stat().st_size < 1_500_000
-    number = len(surface().runs)
+    number = len(run_table().runs)
     assert number >= 200
-    assert surface().whole_seeds
-    assert len(surface().searched_seeds) >= 2
-    assert {run.status for run in surface().runs.values()} <= {"finished", "diverged"}
+    assert run_table().whole_seeds
+    assert len(run_table().searched_seeds) >= 2
+    assert {run.status for run in run_table().runs.values()} <= {"finished", "diverged"}
 
 
 def test_a_setting_of_the_grid_stands_for_itself() -> None:
-    assert all(snapped(*knobs) == knobs for knobs in surface().settings)
+    assert all(snapped(*knobs) == knobs for knobs in run_table().settings)
 
 
 def test_a_setting_between_is_the_nearest_in_logarithms() -> None:
@@ -46,7 +46,7 @@ def test_an_interval_that_is_never_reached_is_no_micro_correction() -> None:
 
 def test_runs_of_real_steps_only_are_the_same_whatever_they_are_called() -> None:
     run = frontier_runs(table_job())[1.0]
-    baseline, shorter = surface().execute(
+    baseline, shorter = run_table().execute(
         [Task(run=run, directory=Path()), Task(run=replace(run, arm="equal_steps"), directory=Path())]
     )
     assert (baseline.arm, shorter.arm) == ("baseline", "equal_steps")
@@ -55,13 +55,13 @@ def test_runs_of_real_steps_only_are_the_same_whatever_they_are_called() -> None
 
 def test_a_run_at_another_rate_is_none_of_them() -> None:
     run = replace(frontier_runs(table_job())[1.0], arm="lr_matched")
-    (missing,) = surface().execute([Task(run=run, directory=Path())])
+    (missing,) = run_table().execute([Task(run=run, directory=Path())])
     assert (missing.status, "no lr_matched run" in str(missing.error)) == ("failed", True)
 
 
 def test_what_the_table_lacks_is_a_failed_run_that_says_so() -> None:
     job = table_job()
-    (missing,) = surface().execute([Task(run=job.run(seed=77), directory=Path())])
+    (missing,) = run_table().execute([Task(run=job.run(seed=77), directory=Path())])
     assert missing.status == "failed"
     assert "no hybrid run of Knobs(" in str(missing.error)
     assert "seed 77" in str(missing.error)
@@ -82,23 +82,23 @@ def test_another_job_is_refused_with_every_difference(changes: dict[str, Any], s
         for name, values in changes.items()
     }
     with pytest.raises(ConfigError, match="the table of runs is of another job") as refused:
-        surface().check(replace(job, **parts))
+        run_table().check(replace(job, **parts))
     assert said in str(refused.value)
 
 
 def test_a_job_that_only_searches_or_scores_otherwise_is_not_refused() -> None:
     job = table_job(mode="net", trials=7, sampler="random")
-    surface().check(replace(job, hybrid=replace(job.hybrid, prediction_horizon=9)))
+    run_table().check(replace(job, hybrid=replace(job.hybrid, prediction_horizon=9)))
 
 
 def test_a_space_whose_ranges_have_changed_is_refused() -> None:
-    ranges = {**surface().ranges, "prediction_horizon": {**surface().ranges["prediction_horizon"], "high": 99}}
+    ranges = {**run_table().ranges, "prediction_horizon": {**run_table().ranges["prediction_horizon"], "high": 99}}
     with pytest.raises(ConfigError, match=r"search\.ranges\.prediction_horizon\.high: 99 -> 30"):
-        replace(surface(), ranges=ranges).check(table_job())
+        replace(run_table(), ranges=ranges).check(table_job())
 
 
 def test_no_table_is_told_with_what_makes_one(tmp_path: Path) -> None:
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
     for name in ("missing.parquet", "broken.parquet"):
-        with pytest.raises(ConfigError, match=r"benchmarks/surface\.py"):
-            Surface.read(tmp_path / name)
+        with pytest.raises(ConfigError, match=r"benchmarks/make_run_table\.py"):
+            RunTable.read(tmp_path / name)

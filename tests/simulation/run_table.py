@@ -1,7 +1,7 @@
 """A table of real runs, looked up where a study would train: what simulated studies are made of.
 
-``benchmarks/surface.py`` trains the runs and writes the table. A lookup gives a whole `RunResult` of a real run, of the
-very seed that was asked for, so curves, noise, time and failures are those of training and no formula of ours.
+``benchmarks/make_run_table.py`` trains the runs and writes the table. A lookup gives a whole `RunResult` of a real run,
+of the very seed that was asked for, so curves, noise, time and failures are those of training and no formula of ours.
 """
 
 import json
@@ -23,7 +23,7 @@ from hybrid_ray.ray_tune.space import load_space
 from hybrid_ray.run_result import Replay, RunResult
 from hybrid_ray.study.directory import differences
 
-__all__ = ["Knobs", "Surface", "write_surface"]
+__all__ = ["Knobs", "RunTable", "write_run_table"]
 
 _NAMES = ("confidence_threshold", "prediction_horizon", "correction_interval")
 _SHARED = ("model", "data", "train", "hybrid", "frontier")
@@ -52,7 +52,7 @@ and is of that kind, told apart by its length too. The others are told apart by 
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Surface:
+class RunTable:
     """Real runs of one job by what was run.
 
     Args:
@@ -66,15 +66,17 @@ class Surface:
     runs: Mapping[Key, RunResult]
 
     @classmethod
-    def read(cls, path: Path) -> "Surface":
-        """From the file that `write_surface` wrote. Raises `ConfigError` where there is none."""
+    def read(cls, path: Path) -> "RunTable":
+        """From the file that `write_run_table` wrote. Raises `ConfigError` where there is none."""
         import pyarrow.parquet
 
         try:
             table = pyarrow.parquet.read_table(path)
         except (OSError, ValueError) as error:
-            raise ConfigError(f"{path} holds no table of runs ({error}): make it with benchmarks/surface.py") from error
-        made_from = json.loads(table.schema.metadata[b"surface"])
+            raise ConfigError(
+                f"{path} holds no table of runs ({error}): make it with benchmarks/make_run_table.py"
+            ) from error
+        made_from = json.loads(table.schema.metadata[b"run_table"])
         return cls(
             job=job_from_dict(yaml.safe_load(made_from["job"])),
             ranges=made_from["ranges"],
@@ -107,7 +109,9 @@ class Surface:
             problems.append(f"seed is {job.seed} but the table has the whole grid for seeds {self.whole_seeds} only")
         if problems:
             first = "the table of runs is of another job than the one to be simulated"
-            last = "simulate the table's own job (Surface.job), or make a table of this one: benchmarks/surface.py"
+            last = (
+                "simulate the table's own job (RunTable.job), or make a table of this one: benchmarks/make_run_table.py"
+            )
             raise ConfigError([first, *problems, last])
 
     def snap(self, hybrid: HybridConfig) -> Knobs:
@@ -139,7 +143,7 @@ class Surface:
         """An ``Execute`` that looks up."""
         return [self.result(task.run) for task in tasks]
 
-    def with_gain(self, faster: float, *, loss: float = 1.0) -> "Surface":
+    def with_gain(self, faster: float, *, loss: float = 1.0) -> "RunTable":
         """A copy with a gain planted in it: every hybrid run takes ``faster`` times less time and ends ``loss``
         times as high. Its controls stay what they are.
         """
@@ -152,19 +156,19 @@ class Surface:
         return run.arm, run.seed, self.snap(run.hybrid)
 
 
-def write_surface(path: Path, job: JobConfig, runs: Iterable[tuple[Mapping[str, Any], RunResult]]) -> None:
+def write_run_table(path: Path, job: JobConfig, runs: Iterable[tuple[Mapping[str, Any], RunResult]]) -> None:
     """Write runs (what their ``run.json`` holds, and the result) as one Parquet file: a row a run, with the numbers one
     looks for as columns, and the whole result as JSON.
 
     What only a report shows (machine, statistics, norms of jumps, seconds by part) is left out. Runs that failed or
-    were stopped are none of the surface.
+    were stopped are none of the table.
     """
     import pyarrow
     import pyarrow.parquet
 
     rows = [_row(run, result) for run, result in runs if result.status in ("finished", "diverged")]
     made_from = {"job": dump_job(job), "ranges": load_space(job).ranges}
-    table = pyarrow.Table.from_pylist(rows).replace_schema_metadata({"surface": json.dumps(made_from)})
+    table = pyarrow.Table.from_pylist(rows).replace_schema_metadata({"run_table": json.dumps(made_from)})
     path.parent.mkdir(parents=True, exist_ok=True)
     pyarrow.parquet.write_table(table, path, compression="zstd", compression_level=19)
 

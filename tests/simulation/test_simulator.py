@@ -9,13 +9,13 @@ from statistics import fmean
 from typing import Any
 
 import pytest
-from nano_surface import surface, table_job
+from nano_runs import run_table, table_job
 from optuna.trial import TrialState
+from run_table import Knobs
+from simulator import Faults, SimulatedStudy, simulate
 
 from hybrid_ray.objective import ranked
-from hybrid_ray.ray_tune.simulator import Faults, SimulatedStudy, simulate
 from hybrid_ray.ray_tune.space import load_space
-from hybrid_ray.ray_tune.surface import Knobs
 from hybrid_ray.study.candidates import best_candidates
 
 PATIENCE = 0.05
@@ -28,7 +28,7 @@ def best(study: SimulatedStudy) -> Mapping[str, Any]:
 
 def test_a_thousand_trials_take_seconds_and_each_is_told_as_what_it_was() -> None:
     started = time.process_time()
-    study = simulate(table_job(trials=1000, stop_after_failures=1000), surface(), faults=FAULTS, concurrency=4)
+    study = simulate(table_job(trials=1000, stop_after_failures=1000), run_table(), faults=FAULTS, concurrency=4)
     assert time.process_time() - started < 60
     states = Counter(trial.state for trial in study.optuna_study.trials)
     assert sum(states.values()) == len(study.rows) == 1000
@@ -44,7 +44,7 @@ def test_a_thousand_trials_take_seconds_and_each_is_told_as_what_it_was() -> Non
 
 def test_diverged_trials_are_pruned_with_a_violated_constraint_and_never_best() -> None:
     job = table_job(trials=100, sampler="random")
-    study = simulate(job, surface(), faults=Faults(diverged=0.3))
+    study = simulate(job, run_table(), faults=Faults(diverged=0.3))
     diverged = [row for row in study.rows if row["diverged"]]
     assert 10 < len(diverged) < 40
     trials = study.optuna_study.trials
@@ -59,7 +59,7 @@ def test_a_loss_too_bad_at_two_evaluations_in_a_row_ends_a_trial_there() -> None
     """With a fifth of the shipped patience some of the real runs are past it."""
     job = table_job(trials=150, sampler="random", scheduler="none")
     job = replace(job, objective=replace(job.objective, max_degradation=PATIENCE))
-    rows = simulate(job, surface()).rows
+    rows = simulate(job, run_table()).rows
     ended = [row for row in rows if row["diverged"]]
     assert ended
     assert {row["state"] for row in ended} == {"PRUNED"}
@@ -70,7 +70,7 @@ def test_a_loss_too_bad_at_two_evaluations_in_a_row_ends_a_trial_there() -> None
 
 def test_inert_trials_are_never_best_however_high_their_score() -> None:
     job = table_job(best=100, trials=100, sampler="random", scheduler="none")
-    study = simulate(replace(job, confirm=replace(job.confirm, best=0)), surface())
+    study = simulate(replace(job, confirm=replace(job.confirm, best=0)), run_table())
     inert = [row for row in study.rows if row["inert"]]
     assert inert
     assert max(row["score"] for row in inert) > min(row["score"] for row in study.rows if not row["inert"])
@@ -81,23 +81,23 @@ def test_inert_trials_are_never_best_however_high_their_score() -> None:
 
 
 def test_asha_saves_cost_and_keeps_a_best_as_good() -> None:
-    full = [simulate(table_job(trials=60, scheduler="none", seed=seed), surface()) for seed in range(4)]
-    asha = [simulate(table_job(trials=60, seed=seed), surface()) for seed in range(4)]
+    full = [simulate(table_job(trials=60, scheduler="none", seed=seed), run_table()) for seed in range(4)]
+    asha = [simulate(table_job(trials=60, seed=seed), run_table()) for seed in range(4)]
     assert fmean(study.cost for study in asha) < 0.85 * fmean(study.cost for study in full)
     lost = fmean(best(one)["objective"] for one in full) - fmean(best(one)["objective"] for one in asha)
     assert lost < 0.02
 
 
 def test_workers_side_by_side_end_sooner_for_the_same_cost() -> None:
-    alone = simulate(table_job(trials=40, sampler="random", scheduler="none"), surface())
-    four = simulate(table_job(trials=40, sampler="random", scheduler="none"), surface(), concurrency=4)
+    alone = simulate(table_job(trials=40, sampler="random", scheduler="none"), run_table())
+    four = simulate(table_job(trials=40, sampler="random", scheduler="none"), run_table(), concurrency=4)
     assert alone.makespan == pytest.approx(alone.cost)
     assert four.cost == pytest.approx(alone.cost)
     assert four.cost / 4 <= four.makespan < 1.1 * four.cost / 4
 
 
 def test_a_stopped_trial_costs_what_it_used_and_no_more() -> None:
-    rows = simulate(table_job(trials=40), surface()).rows
+    rows = simulate(table_job(trials=40), run_table()).rows
     stopped = [row for row in rows if row["state"] == "PRUNED"]
     assert stopped
     assert all(row["ended"] - row["started"] == pytest.approx(row["time"]) for row in rows)
@@ -105,7 +105,7 @@ def test_a_stopped_trial_costs_what_it_used_and_no_more() -> None:
 
 
 def test_failures_in_a_row_end_the_search() -> None:
-    study = simulate(table_job(trials=50), surface(), faults=Faults(died=1.0), concurrency=2)
+    study = simulate(table_job(trials=50), run_table(), faults=Faults(died=1.0), concurrency=2)
     assert study.gave_up
     assert [row["state"] for row in study.rows] == ["FAIL"] * 6  # five in a row, and the one beside the fifth
     assert study.confirmation is None
@@ -113,21 +113,21 @@ def test_failures_in_a_row_end_the_search() -> None:
 
 def test_a_trial_whose_process_dies_is_tried_again_and_pays_twice() -> None:
     job = table_job(trials=1, scheduler="none", sampler="random")
-    once = simulate(replace(job, search=replace(job.search, max_failures=0)), surface(), faults=Faults(died=1.0))
-    twice = simulate(job, surface(), faults=Faults(died=1.0))
+    once = simulate(replace(job, search=replace(job.search, max_failures=0)), run_table(), faults=Faults(died=1.0))
+    twice = simulate(job, run_table(), faults=Faults(died=1.0))
     assert twice.cost == pytest.approx(2 * once.cost)
 
 
 @cache
 def searched(mode: str) -> SimulatedStudy:
-    return simulate(table_job(mode=mode, trials=40), surface(), concurrency=2)
+    return simulate(table_job(mode=mode, trials=40), run_table(), concurrency=2)
 
 
 def test_the_same_seed_is_the_same_study() -> None:
-    again = simulate(table_job(mode="score", trials=40), surface(), concurrency=2)
+    again = simulate(table_job(mode="score", trials=40), run_table(), concurrency=2)
     assert list(again.rows) == list(searched("score").rows)
     assert again.makespan == searched("score").makespan
-    other = simulate(table_job(trials=40, seed=1), surface(), concurrency=2)
+    other = simulate(table_job(trials=40, seed=1), run_table(), concurrency=2)
     assert list(other.rows) != list(again.rows)
 
 
@@ -142,7 +142,7 @@ def test_every_objective_is_searched_to_its_end(mode: str) -> None:
 
 @pytest.mark.parametrize("scheduler", ["median", "none"])
 def test_the_other_schedulers_run_too(scheduler: str) -> None:
-    study = simulate(table_job(trials=30, scheduler=scheduler), surface())
+    study = simulate(table_job(trials=30, scheduler=scheduler), run_table())
     pruned = sum(row["state"] == "PRUNED" for row in study.rows)
     assert pruned > 0 if scheduler == "median" else pruned == 0
 
@@ -152,7 +152,7 @@ def confirmed(knobs: Knobs, *, faster: float = 1.0, loss: float = 1.0, **confirm
     job = table_job(trials=1, best=1)
     job = replace(job, confirm=replace(job.confirm, **confirm))
     space = replace(load_space(job), presets={"this one": knobs._asdict()})
-    study = simulate(job, surface().with_gain(faster, loss=loss), space=space)
+    study = simulate(job, run_table().with_gain(faster, loss=loss), space=space)
     assert study.confirmation is not None
     (entry,) = study.confirmation["candidates"]
     return dict(entry)

@@ -1,24 +1,25 @@
-"""The table of real `nano` runs that studies are simulated on (benchmarks/surface.py made it)."""
+"""The table of real `nano` runs that studies are simulated on (benchmarks/make_run_table.py made it)."""
 
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hybrid_ray.config import JobConfig
-from hybrid_ray.ray_tune.surface import Surface
+from run_table import RunTable
 
-TABLE = Path(__file__).with_name("nano_surface.parquet")
+from hybrid_ray.config import JobConfig
+
+TABLE = Path(__file__).with_name("nano_runs.parquet")
 
 
 @cache
-def surface() -> Surface:
-    return Surface.read(TABLE)
+def run_table() -> RunTable:
+    return RunTable.read(TABLE)
 
 
 def table_job(*, mode: str = "score", best: int = 0, **search: Any) -> JobConfig:
     """The job of the table; nothing is confirmed unless asked for."""
-    job = surface().job
+    job = run_table().job
     return replace(
         job,
         objective=replace(job.objective, mode=mode),

@@ -1,9 +1,9 @@
 """A whole study in seconds: the real searcher, scheduler, scorer and confirmation, on runs that are looked up.
 
-Nothing of a study is imitated but what takes its time. Trials are real runs of a table (``surface.py``); their reports
-come out of an event queue, ordered by a fake clock, as they would come from ``concurrency`` workers side by side. A
-trial that the scheduler stops frees its worker at once and has cost what it used. The clock counts plain steps, the
-unit of every time in this package.
+Nothing of a study is imitated but what takes its time. Trials are real runs of a table (``run_table.py``); their
+reports come out of an event queue, ordered by a fake clock, as they would come from ``concurrency`` workers side by
+side. A trial that the scheduler stops frees its worker at once and has cost what it used. The clock counts plain steps,
+the unit of every time in this package.
 
 What Tune does between the parts is written down here a second time: which of scheduler and searcher hears of a report,
 and in which order (ray 2.60, TuneController._process_trial_result). Left out are the seconds a process takes to start
@@ -20,6 +20,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
+from run_table import RunTable
+
 from hybrid_ray.config import JobConfig
 from hybrid_ray.evaluation.arms import frontier_runs
 from hybrid_ray.evaluation.confirm import confirm
@@ -30,7 +32,6 @@ from hybrid_ray.ray_tune.sampler import build_sampler
 from hybrid_ray.ray_tune.scheduler import build_scheduler
 from hybrid_ray.ray_tune.searcher import OptunaSearcher
 from hybrid_ray.ray_tune.space import SearchSpace, load_space, settings
-from hybrid_ray.ray_tune.surface import Surface
 from hybrid_ray.ray_tune.trial import TrialReporter
 from hybrid_ray.run_result import Evaluation, RunResult
 from hybrid_ray.study.candidates import best_candidates
@@ -104,7 +105,7 @@ class SimulatedStudy:
 
 def simulate(
     job: JobConfig,
-    surface: Surface,
+    table: RunTable,
     *,
     space: SearchSpace | None = None,
     faults: Faults = _NO_FAULTS,
@@ -113,7 +114,7 @@ def simulate(
     """Search and confirm as ``job`` says, with no training.
 
     Args:
-        job: of the very runs the surface holds; search, objective and confirmation are its own.
+        job: of the very runs the table holds; search, objective and confirmation are its own.
         space: where it is to differ from the job's own in its presets.
         faults: what goes wrong beside what went wrong in the table's runs.
         concurrency: trials side by side.
@@ -121,11 +122,11 @@ def simulate(
     Raises:
         ConfigError: the table is of another job.
     """
-    surface.check(job)
-    results = [surface.result(run) for run in frontier_runs(job).values()]
+    table.check(job)
+    results = [table.result(run) for run in frontier_runs(job).values()]
     search = _Search(
         job,
-        surface,
+        table,
         space or load_space(job),
         TrialScorer.from_results(results, job.objective),
         faults,
@@ -137,7 +138,7 @@ def simulate(
         confirmation = confirm(
             job,
             candidates,
-            execute=surface.execute,
+            execute=table.execute,
             directory=Path("nowhere"),  # nothing is written, and nothing kept is found
             frontier=Frontier.from_results(results, "test"),
         )
@@ -167,9 +168,9 @@ class _Search:
     """The search stage. It is the listener of its own searcher."""
 
     def __init__(
-        self, job: JobConfig, surface: Surface, space: SearchSpace, scorer: TrialScorer, faults: Faults
+        self, job: JobConfig, table: RunTable, space: SearchSpace, scorer: TrialScorer, faults: Faults
     ) -> None:
-        self._job, self._surface, self._yardstick, self._faults = job, surface, scorer, faults
+        self._job, self._table, self._yardstick, self._faults = job, table, scorer, faults
         self._now = 0.0
         self.rows: list[Mapping[str, Any]] = []
         self.optuna_study = _open_study(job, space)
@@ -223,7 +224,7 @@ class _Search:
 
     def _reports(self, number: int, params: Mapping[str, Any]) -> list[Report]:
         """All that a trial would report if nobody stopped it."""
-        result = self._surface.result(self._job.run(hybrid=settings(self._job, params)))
+        result = self._table.result(self._job.run(hybrid=settings(self._job, params)))
         fault, share = self._faults.of(number)
         if fault is None:
             return _played(result, self._yardstick, self._job.train.steps)
