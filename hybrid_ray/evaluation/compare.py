@@ -25,7 +25,7 @@ from hybrid_ray.evaluation.confirm import fresh_seeds
 from hybrid_ray.evaluation.frontier import Frontier
 from hybrid_ray.evaluation.interim_analyses import InterimAnalyses, seeds_needed
 from hybrid_ray.evaluation.paired import ArmRuns, Candidate, run_arms
-from hybrid_ray.evaluation.runner import Execute, Task, check_code, execute_missing
+from hybrid_ray.evaluation.runner import Execute, Task, check_results_version, execute_missing
 from hybrid_ray.evaluation.statistics import median_interval, time_to_target
 from hybrid_ray.evaluation.summary import comparisons, mean_predicted_share, net_speedup, rows, verdict
 from hybrid_ray.report.comparison_page import write_comparison
@@ -53,11 +53,11 @@ def compare(
         What ``comparison.json`` holds.
 
     Raises:
-        ConfigError: a variant of the job can't be, or the directory holds finished runs of other code.
+        ConfigError: a variant of the job can't be, or the directory holds finished runs of another results version.
         HybridRayError: no baseline, or too little of the frontier, finished.
     """
     variant_jobs(job)  # what is wrong with one is said before anything runs
-    check_code(directory)
+    check_results_version(directory)
     plain = execute_plain or partial(execute_missing, execute)  # a cache looks by itself, and by more than the run
     tuning = _tune(job, plain, directory) if job.compare.tune_baseline else None
     if tuning is not None:

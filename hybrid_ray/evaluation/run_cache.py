@@ -1,8 +1,8 @@
 """Runs that depend on nothing searched (baseline, frontier) are kept under a hash of everything that defines them.
 
-A key holds every field of the run, the corpus, the class of hardware and software, and this package's own code. Leaving
-a field out would save a run now and then, and one day compare a trial with a baseline that is not its own. For the same
-reason a run directory says under which key its run was executed: what another machine or older code left there is
+A key holds every field of the run, the corpus, the class of hardware and software, and the results version. Leaving a
+field out would save a run now and then, and one day compare a trial with a baseline that is not its own. For the same
+reason a run directory says under which key its run was executed: what another machine or results version left there is
 neither taken for this run nor kept under its key.
 """
 
@@ -12,16 +12,15 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hybrid_ray.code_version import RUN_PARTS, source_hashes
 from hybrid_ray.config import RunConfig
 from hybrid_ray.evaluation.runner import Execute, Task, stored_result
 from hybrid_ray.run_result import RunResult
 from hybrid_ray.storage.fsync import sync_to_disk
-from hybrid_ray.version import __version__
+from hybrid_ray.storage.results_version import RESULTS_VERSION, run_settings
 
 __all__ = ["RunCache", "baseline_key", "cached"]
 
@@ -40,10 +39,10 @@ def baseline_key(run: RunConfig, *, corpus: str, machine: Mapping[str, Any]) -> 
     if run.replay is not None:
         raise ValueError(f"a run that replays {run.replay} depends on more than its configuration and is never cached")
     parts = {
-        "run": asdict(run),
+        "run": run_settings(run, Path()),
         "corpus": corpus,
         "machine": dict(machine),
-        "code": [__version__, source_hashes(*RUN_PARTS)],
+        "results_version": RESULTS_VERSION,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 

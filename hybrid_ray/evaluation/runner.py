@@ -1,21 +1,30 @@
 """How runs outside a search are executed: a list of tasks in, a list of results out, in the same order.
 
-The protocol is one function type, so that ``evaluate/`` needs no Ray and yet uses a cluster when it is handed an
+The protocol is one function type, so that ``evaluation/`` needs no Ray and yet uses a cluster when it is handed an
 ``Execute`` that does (``ray_tune/runner.py``).
 """
 
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from hybrid_ray.code_version import RUN_PARTS, source_hashes
 from hybrid_ray.config import RunConfig
 from hybrid_ray.errors import ConfigError, TrialOutOfMemory
 from hybrid_ray.run_result import Replay, RunResult
+from hybrid_ray.storage.results_version import RESULTS_VERSION, run_settings, warn_of_other_commit
 
-__all__ = ["Execute", "Task", "check_code", "execute_here", "execute_missing", "failed_result", "stored_result"]
+__all__ = [
+    "Execute",
+    "Task",
+    "check_results_version",
+    "execute_here",
+    "execute_missing",
+    "failed_result",
+    "stored_result",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,8 +89,8 @@ def failed_result(run: RunConfig, error: str) -> RunResult:
 
 
 def stored_result(task: Task) -> RunResult | None:
-    """What an earlier, interrupted session left in the task's directory, if it is this very run of today's code and it
-    came to its end.
+    """What an earlier, interrupted session left in the task's directory, if it is this very run of today's results
+    version and it came to its end.
 
     A run that failed or was stopped is not an end: it is run again.
     """
@@ -90,7 +99,7 @@ def stored_result(task: Task) -> RunResult | None:
         run = json.loads((task.directory / "run.json").read_text())
     except (OSError, ValueError):
         return None
-    same = run == json.loads(json.dumps(asdict(task.run))) and not _of_other_code(task.directory)
+    same = run == run_settings(task.run, task.directory) and _results_version(task.directory) == RESULTS_VERSION
     return result if same else None
 
 
@@ -103,48 +112,53 @@ def _ended(directory: Path) -> RunResult | None:
     return result if result.status in ("finished", "diverged") else None
 
 
-def check_code(directory: Path) -> None:
-    """Whether all that came to its end under ``directory`` is of today's code.
+def check_results_version(directory: Path) -> None:
+    """Whether all that came to its end under ``directory`` is of today's results version. Another commit is said.
 
-    Arms of two versions must not stand beside each other, and hours of finished runs are not removed without a word.
+    Runs of two versions must not be compared, and hours of finished runs are not removed without a word.
 
     Raises:
-        ConfigError: a finished run is of other code, or of nobody knows which.
+        ConfigError: a finished run is of another version.
     """
-    others = [
-        path.parent
-        for path in sorted(directory.rglob("result.json"))
-        if _of_other_code(path.parent) and _ended(path.parent) is not None
-    ]
+    ended = [path.parent for path in sorted(directory.rglob("result.json")) if _ended(path.parent) is not None]
+    others = [found for found in ended if _results_version(found) != RESULTS_VERSION]
     if others:
+        version = _results_version(others[0])
         raise ConfigError(
-            f"{directory} holds {len(others)} finished run(s) of other code than today's, {others[0]} the first: "
-            "choose another folder (--out, or another name), go back to that code, or delete the folder"
+            f"{directory} holds {len(others)} finished run(s) of another results version ({version}; this is "
+            f"{RESULTS_VERSION}), {others[0]} the first: choose another folder (--out, or another name), check out the "
+            "commit that made them, or delete the folder"
         )
+    if ended:
+        warn_of_other_commit(str(directory), _code(ended[0]).get("git"))
 
 
 def execute_missing(execute: Execute, tasks: Sequence[Task]) -> list[RunResult]:
     """Run only the tasks without a stored result, so that a resumed study repeats nothing finished.
 
-    What other code left unfinished in a task's directory is removed: no run goes on from a checkpoint of another
-    version.
+    What another results version left unfinished in a task's directory is removed: no run goes on from its checkpoint.
 
     Raises:
-        ConfigError: other code finished a run there (`check_code`). Nothing was run or removed.
+        ConfigError: another results version finished a run there (`check_results_version`). Nothing was run or removed.
     """
     for task in tasks:
-        check_code(task.directory)
+        check_results_version(task.directory)
     for task in tasks:
-        if task.directory.exists() and _of_other_code(task.directory):
+        if task.directory.exists() and _results_version(task.directory) != RESULTS_VERSION:
             shutil.rmtree(task.directory)
     stored = [stored_result(task) for task in tasks]
     fresh = iter(execute([task for task, result in zip(tasks, stored, strict=True) if result is None]))
     return [result or next(fresh) for result in stored]
 
 
-def _of_other_code(directory: Path) -> bool:
-    """Whether a run directory was filled by other sources than today's, or by nobody knows which."""
+def _results_version(directory: Path) -> int | None:
+    """That a run directory was filled by; None: by nobody knows which."""
+    return _code(directory).get("results_version")
+
+
+def _code(directory: Path) -> dict[str, Any]:
     try:
-        return bool(json.loads((directory / "code.json").read_text()) != source_hashes(*RUN_PARTS))
+        found = json.loads((directory / "code.json").read_text())
     except (OSError, ValueError):
-        return True
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -18,6 +18,7 @@ from hybrid_ray.errors import ConfigError, StoreError
 from hybrid_ray.objective import pareto_front, ranked
 from hybrid_ray.report.rescoring import Rescoring, read_rescoring
 from hybrid_ray.run_result import Evaluation, RunResult, StepRecord
+from hybrid_ray.storage.results_version import check_study_version
 from hybrid_ray.storage.study_store import read_json, read_jsonl
 
 if TYPE_CHECKING:
@@ -159,6 +160,7 @@ def load_study(study: Path | str | None = None, *, studies_dir: Path | str = "st
         StoreError: there is no such study, or its files are damaged; the message says what there is instead.
     """
     directory = _find(study, Path(studies_dir))
+    check_study_version(directory)
     try:
         job = read_job(directory / "job.yaml")
     except ConfigError as error:

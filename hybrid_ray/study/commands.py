@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from hybrid_ray.evaluation.run_cache import cached
 from hybrid_ray.ray_tune.cluster import ray_session, resource_concurrency
 from hybrid_ray.ray_tune.runner import RayExecute, machine_of_runs
 from hybrid_ray.run_result import Evaluation, RunResult, Status, StepRecord
+from hybrid_ray.storage.results_version import run_settings
 from hybrid_ray.storage.study_store import write_atomic
 from hybrid_ray.study.plan import plan_concurrency, resolve_auto, run_cache
 from hybrid_ray.study.stopping import Budget, StopFlag
@@ -85,7 +86,7 @@ def _check_directory(directory: Path, run: RunConfig) -> None:
     result, made_by = directory / "result.json", directory / "run.json"
     if result.is_file() and json.loads(result.read_text())["status"] != "stopped":
         raise ConfigError(f"{directory} holds a run that has ended: choose another folder with --out")
-    if made_by.is_file() and json.loads(made_by.read_text()) != json.loads(json.dumps(asdict(run))):
+    if made_by.is_file() and json.loads(made_by.read_text()) != run_settings(run, directory):
         raise ConfigError(f"{directory} holds a run with other settings: choose another folder with --out")
 
 

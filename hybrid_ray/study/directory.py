@@ -19,12 +19,12 @@ from typing import IO, Any
 
 import torch
 
-from hybrid_ray.code_version import RUN_PARTS, SCORE_PARTS, source_hashes
 from hybrid_ray.config import JobConfig
 from hybrid_ray.config.jobfile import dump_job, read_job
 from hybrid_ray.data import prepare
 from hybrid_ray.errors import ConfigError, StoreError, StudyLocked
 from hybrid_ray.ray_tune.space import SearchSpace
+from hybrid_ray.storage.results_version import RESULTS_VERSION, check_study_version, warn_of_other_commit
 from hybrid_ray.storage.study_store import StudyStore, read_json, write_atomic
 from hybrid_ray.study.environment import environment
 from hybrid_ray.training.hardware.fingerprint import machine
@@ -60,6 +60,7 @@ class StudyDirectory:
             raise ConfigError(
                 f"{path} is no study directory (no job.yaml and environment.json): give one such as studies/local"
             )
+        check_study_version(path)
         lock = _lock(path)
         try:
             return cls(path.absolute(), read_job(path / "job.yaml"), lock)
@@ -112,8 +113,11 @@ class StudyDirectory:
         write_atomic(self.path / "job.yaml", dump_job(job).encode())
 
     def check_identity(self, now: Mapping[str, Any]) -> None:
-        """Raises `ConfigError` with every difference where what defined the study is not what is there now."""
+        """Raises `ConfigError` with every difference where what defined the study is not what is there now. Another
+        commit of the code is said.
+        """
         self._refuse(differences(self.stored_identity, now))
+        warn_of_other_commit(str(self.path), read_json(self.path / "environment.json").get("git"))
 
     def check_machine(self, found: Mapping[str, Any]) -> None:
         """The same of the machine that runs train on. On a cluster only Ray knows it: the first session writes it down.
@@ -130,13 +134,8 @@ class StudyDirectory:
     def _refuse(self, changed: list[str]) -> None:
         if not changed:
             return
-        problems = [f"{self.path} can't be gone on with: its trials were made with other settings", *changed]
-        if any(line.startswith("code") for line in changed):
-            problems.append(
-                "code is hybrid_ray's own sources, of which even a comment counts: to go on in this study, check out "
-                "those it was made with (its git commit is in environment.json)"
-            )
-        raise ConfigError([*problems, "change them back, or go on in a new study: hybrid-ray resume --fork"])
+        first = f"{self.path} can't be gone on with: its trials were made with other settings"
+        raise ConfigError([first, *changed, "change them back, or go on in a new study: hybrid-ray resume --fork"])
 
 
 def identity(job: JobConfig, space: SearchSpace) -> dict[str, Any]:
@@ -155,7 +154,7 @@ def identity(job: JobConfig, space: SearchSpace) -> dict[str, Any]:
     parts["workers"] = job.resources.workers
     parts["corpus"] = prepare(job.data).fingerprint
     parts["machine"] = _machine(job)
-    parts["code"] = source_hashes(*RUN_PARTS, *SCORE_PARTS)
+    parts["results_version"] = RESULTS_VERSION
     plain: dict[str, Any] = json.loads(json.dumps(parts))
     return plain
 

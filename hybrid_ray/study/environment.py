@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import platform
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 import psutil
 import torch
 
-import hybrid_ray
 from hybrid_ray.processors import cpu_count
+from hybrid_ray.storage.results_version import git_state
 
 __all__ = ["environment"]
 
@@ -28,7 +27,7 @@ def environment() -> dict[str, Any]:
         "cpus": cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-        "git": _git(),
+        "git": git_state(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
 
@@ -46,26 +45,3 @@ def _cpu_name() -> str:
     except OSError:
         return platform.processor()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _git() -> dict[str, Any] | None:
-    """Commit, and whether files differ from it; None where the source is not in a git repository."""
-    commit = _git_output("rev-parse", "HEAD")
-    if commit is None:
-        return None
-    return {"commit": commit, "changed": _git_output("status", "--porcelain", "--untracked-files=no") != ""}
-
-
-def _git_output(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", *arguments],
-            cwd=Path(hybrid_ray.__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

@@ -4,9 +4,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from hybrid_ray.code_version import RUN_PARTS, source_hashes
 from hybrid_ray.config import RunConfig
 from hybrid_ray.run_result import Evaluation, RunResult, Status, StepRecord
+from hybrid_ray.storage.results_version import code_record, run_settings
 from hybrid_ray.storage.study_store import JsonLines, write_json_atomic, write_steps_parquet
 
 __all__ = ["NullReporter", "Reporter", "Reporters", "RunWriter"]
@@ -52,7 +52,7 @@ class Reporters:
 
 
 class RunWriter:
-    """Writes a run directory: ``run.json``, ``code.json`` (hashes of the sources it runs on), steps, ``result.json``.
+    """Writes a run directory: ``run.json``, ``code.json`` (results version and commit), steps, ``result.json``.
 
     Steps are kept back and appended a chunk at a time, so that a predicted step of a few microseconds is not followed
     by a write. A killed run keeps every chunk; a resumed one writes some steps twice and the later line counts.
@@ -70,8 +70,8 @@ class RunWriter:
         if not resumed:
             for name in ("result.json", "steps.jsonl", "steps.parquet"):
                 (directory / name).unlink(missing_ok=True)
-        write_json_atomic(directory / "code.json", source_hashes(*RUN_PARTS))
-        write_json_atomic(directory / "run.json", asdict(run))
+        write_json_atomic(directory / "code.json", code_record())
+        write_json_atomic(directory / "run.json", run_settings(run, directory))
         self._lines = JsonLines(self._steps, sync=False)
         self._waiting: list[dict[str, Any]] = []
 

@@ -15,7 +15,8 @@ from hybrid_ray.ray_tune.optuna_storage import counted_trials, open_study, queue
 from hybrid_ray.ray_tune.searcher import INTERRUPTED, tell
 from hybrid_ray.ray_tune.space import load_space
 from hybrid_ray.report.load import load_study
-from hybrid_ray.storage.study_store import StudyStore, read_json
+from hybrid_ray.storage.results_version import RESULTS_VERSION
+from hybrid_ray.storage.study_store import StudyStore, read_json, write_json_atomic
 from hybrid_ray.study.directory import StudyDirectory, differences, identity
 from hybrid_ray.study.pipeline import extend_study, resume_study
 from hybrid_ray.study.plan import resolve_auto
@@ -87,15 +88,35 @@ def made_elsewhere(job: JobConfig, **parts: Any) -> Path:
     return study.path
 
 
-def test_a_study_of_other_code_is_refused_by_name_and_told_how_to_go_on(tmp_path: Path) -> None:
-    job = micro_job(tmp_path)
-    hashes = identity(resolve_auto(job), load_space(job))["code"]
+def test_a_study_of_another_results_version_is_refused_and_told_how_to_go_on(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        resume_study(made_elsewhere(job, code={**hashes, "hybrid": "0123456789abcdef"}))
-    _, changed, why, mend = caught.value.problems
-    assert changed == f"code.hybrid: '0123456789abcdef' -> '{hashes['hybrid']}'"
-    assert "even a comment counts" in why
+        resume_study(made_elsewhere(micro_job(tmp_path), results_version=RESULTS_VERSION - 1))
+    _, changed, mend = caught.value.problems
+    assert changed == f"results_version: {RESULTS_VERSION - 1} -> {RESULTS_VERSION}"
     assert "resume --fork" in mend
+
+
+def test_a_study_made_before_results_versions_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = made_elsewhere(micro_job(tmp_path))
+    environment = read_json(path / "environment.json")
+    del environment["identity"]["results_version"]
+    write_json_atomic(path / "environment.json", {**environment, "git": {"commit": "0123456789abcdef"}})
+    for read in (resume_study, load_study):
+        with pytest.raises(ConfigError, match=r"older hybrid_ray.*commit 012345678") as caught:
+            read(path)
+        assert len(caught.value.problems) == 1
+
+
+def test_another_commit_is_said_and_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = resolve_auto(micro_job(tmp_path))
+    with create(job) as study:
+        path = study.path
+    monkeypatch.setattr("hybrid_ray.storage.results_version.git_state", lambda: {"commit": "another", "changed": False})
+    with StudyDirectory.open(path) as study:
+        study.check_identity(identity(job, load_space(job)))
+    assert "this is another" in caplog.text
 
 
 def test_a_study_of_another_machine_is_refused(tmp_path: Path) -> None:

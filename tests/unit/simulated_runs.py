@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from hybrid_ray.code_version import RUN_PARTS, source_hashes
 from hybrid_ray.config import RunConfig
 from hybrid_ray.evaluation.runner import Task
 from hybrid_ray.run_result import Evaluation, Heldout, Replay, RunResult
+from hybrid_ray.storage.results_version import code_record, run_settings
 
 SHARE = 0.3  # of a simulated hybrid's steps that are predicted
 
@@ -116,9 +116,7 @@ class Simulator:
         return found
 
     def keep(self, task: Task, found: RunResult) -> None:
-        from dataclasses import asdict
-
         task.directory.mkdir(parents=True, exist_ok=True)
-        (task.directory / "code.json").write_text(json.dumps(source_hashes(*RUN_PARTS)))
-        (task.directory / "run.json").write_text(json.dumps(asdict(task.run)))
+        (task.directory / "code.json").write_text(json.dumps(code_record()))
+        (task.directory / "run.json").write_text(json.dumps(run_settings(task.run, task.directory)))
         (task.directory / "result.json").write_text(json.dumps(found.as_dict()))

@@ -285,7 +285,7 @@ def test_a_comparison_called_again_repeats_nothing(tmp_path: Path) -> None:
     assert again.ran == []
 
 
-def test_a_comparison_of_other_code_is_refused_before_anything_runs(tmp_path: Path) -> None:
+def test_a_comparison_of_another_results_version_is_refused_before_anything_runs(tmp_path: Path) -> None:
     job = replace(JOB, compare=CompareConfig(interim_analyses=(3,), arms=()))
     compare(job, execute=Simulator(write=True), directory=tmp_path)
     arms = tmp_path / "arms" / "0"

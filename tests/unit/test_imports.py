@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "hybrid_ray"
-FOUNDATION = {"errors", "version", "processors", "config", "run_result", "storage", "code_version"}
+FOUNDATION = {"errors", "version", "processors", "config", "run_result", "storage"}
 PIECES = FOUNDATION | {"objective", "models", "data", "optim"}
 TRAINING = PIECES | {"method", "memory", "training"}
 EVALUATION = TRAINING | {"report", "evaluation"}
@@ -15,7 +15,6 @@ ALLOWED = {
     "errors": set(),
     "version": set(),
     "processors": set(),
-    "code_version": set(),
     "config": {"errors"},
     "run_result": {"errors", "config"},
     "storage": FOUNDATION,

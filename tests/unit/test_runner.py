@@ -78,7 +78,7 @@ def test_only_missing_runs_are_run_again_and_in_order(tmp_path: Path) -> None:
     assert results[1:3] == kept[:2]
 
 
-def test_what_other_code_finished_is_neither_compared_with_nor_removed(tmp_path: Path) -> None:
+def test_what_another_results_version_finished_is_neither_compared_with_nor_removed(tmp_path: Path) -> None:
     tasks = [Task(run=replace(PLAIN, seed=seed), directory=tmp_path / str(seed)) for seed in range(2)]
     execute_missing(Simulator(write=True), tasks)
     (tmp_path / "1" / "code.json").write_text("{}")
@@ -90,7 +90,7 @@ def test_what_other_code_finished_is_neither_compared_with_nor_removed(tmp_path:
     assert (tmp_path / "1" / "result.json").exists()
 
 
-def test_what_other_code_left_unfinished_is_run_again_from_its_start(tmp_path: Path) -> None:
+def test_what_another_results_version_left_unfinished_is_run_again_from_its_start(tmp_path: Path) -> None:
     task = Task(run=PLAIN, directory=tmp_path / "run")
     Simulator(write=True, broken=lambda run: "stopped")([task])
     (tmp_path / "run" / "code.json").write_text("{}")
@@ -99,6 +99,23 @@ def test_what_other_code_left_unfinished_is_run_again_from_its_start(tmp_path: P
     execute_missing(again, [task])
     assert len(again.ran) == 1
     assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+def test_a_moved_study_keeps_its_runs(tmp_path: Path) -> None:
+    """A control names the run that it replays relative to itself; where prepared data are kept defines nothing."""
+
+    def control(study: Path, cache: str) -> Task:
+        data = replace(PLAIN.data, cache_dir=cache)
+        return Task(
+            run=replace(PLAIN, data=data, replay=str(study / "hybrid/result.json")), directory=study / "placebo"
+        )
+
+    Simulator(write=True)([control(tmp_path / "old", "here")])
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert stored_result(control(tmp_path / "new", "there")) is not None
+    other = control(tmp_path / "new", "there")
+    replays_another = replace(other.run, replay=str(tmp_path / "new/other/result.json"))
+    assert stored_result(Task(run=replays_another, directory=other.directory)) is None
 
 
 def test_another_run_in_the_same_directory_is_not_taken_for_it(tmp_path: Path) -> None:
