@@ -34,8 +34,6 @@ ALLOWED = {
 }
 """Each part of the package and the parts it may import: no import runs upward. The study starts Ray where it is needed,
 and Ray's side of a search writes to the study's directory, so these two know each other."""
-MOVING: dict = {}
-"""Folders under the names they had, until they are moved."""
 RAY_AT = {"training/ray_worker.py", "ray_tune"}
 OPTUNA_AT = {"ray_tune", "report/load.py"}
 MOST_FILES = 14
@@ -55,17 +53,13 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def piece(path: Path) -> str:
-    return layer(path.relative_to(PACKAGE).parts[0].removesuffix(".py"))
-
-
-def layer(name: str) -> str:
-    return MOVING.get(name, name)
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_only_what_its_layer_may(path: Path) -> None:
     mine = piece(path)
-    others = {layer(name.split(".")[1]) for name in imported(path) if name.startswith("hybrid_ray.")} - {mine}
+    others = {name.split(".")[1] for name in imported(path) if name.startswith("hybrid_ray.")} - {mine}
     assert others <= ALLOWED[mine], f"{mine} may not import {others - ALLOWED[mine]}"
 
 
