@@ -141,11 +141,12 @@ def altered(value: Any) -> Any:
 @pytest.mark.parametrize("section", ["model", "data", "train", "hybrid"])
 def test_every_field_of_a_run_changes_its_key(section: str) -> None:
     part = getattr(PLAIN, section)
+    names = [field.name for field in fields(part) if field.name != "cache_dir"]  # where data are kept defines nothing
     keys = {
-        key(replace(PLAIN, **{section: replace(part, **{f.name: altered(getattr(part, f.name))})}))  # type: ignore[arg-type]
-        for f in fields(part)
+        key(replace(PLAIN, **{section: replace(part, **{name: altered(getattr(part, name))})}))  # type: ignore[arg-type]
+        for name in names
     }
-    assert len(keys | {key()}) == len(fields(part)) + 1
+    assert len(keys | {key()}) == len(names) + 1
 
 
 def test_data_hardware_and_software_change_the_key_and_nothing_else_does() -> None:
