@@ -28,7 +28,7 @@ __all__ = ["TRACES", "differences", "machine", "main"]
 
 TRACES = Path(__file__).parent / "traces"
 OTHER_MACHINE = 2
-SHOWN = 12  # differences printed of one trace
+SHOWN = 4  # differences printed of one trace
 
 
 def _trainer() -> dict[str, Any]:

@@ -17,7 +17,7 @@ from run_traces import exact, files_of, result_of, steps_of
 __all__ = ["study_traces"]
 
 STUDY = "studies/micro"
-_SHORT = {"steps": 30, "evaluations": 2, "sample_tokens": 0}
+_SHORT = {"steps": 40, "evaluations": 2, "sample_tokens": 0}
 _STEPS = ("steps", "real_steps", "predicted_steps")
 _TRIAL = ("number", "state", "preset", "loss", "baseline_loss", "inert", "status", *_STEPS)
 _RUN = ("run", "arm", "seed", "status", "loss", "confirm_loss", *_STEPS)
@@ -42,7 +42,7 @@ def study_traces() -> dict[str, Any]:
         traces["rescored"] = _tables(next(iter(sorted((folder / STUDY / "rescored").iterdir()))))
         write_job(folder / "compared.yaml", micro_job(train=_SHORT))
         compared = run_command(folder, "compare", "compared.yaml", "--out", "compared")
-        traces["compare"] = {**_begin(compared), "errors": sorted(set(compared["errors"]))}
+        traces["compare"] = _begin(compared)
         traces["comparison"] = _comparison(folder / "compared")
     return traces
 
@@ -52,8 +52,7 @@ def _begin(said: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "exit code": said["exit code"],
         "output": [line for line in said["output"] if line.startswith(("Report:", "Note:", "Go on", "FOLDER"))],
-        "lines": len(said["output"]),
-        "errors": [line.partition(", score")[0] for line in said["errors"]],
+        "errors": sorted(line.partition(", score")[0] for line in said["errors"]),  # runs end in any order
     }
 
 
