@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 from commands import micro_job, run_command, run_commands, workplace, write_job
-from names import as_recorded, load_study
+from names import as_recorded, as_today, load_study
 from run_traces import exact, files_of, result_of, steps_of
 
 __all__ = ["study_traces"]
@@ -76,7 +76,7 @@ def _tables(directory: Path) -> dict[str, Any]:
     params = [name for name in study.trials.columns if name.startswith("params_")]
     tables = {"trials": study.trials, "frontier": study.frontier, "confirmation": study.confirmation}
     return {
-        "columns": {name: sorted(table.columns) for name, table in tables.items()},
+        "columns": {name: sorted(as_recorded(dict.fromkeys(table.columns))) for name, table in tables.items()},
         "trials": _rows(study.trials, [*_TRIAL, *params], by="number"),
         "frontier": _rows(study.frontier, ["length", *_RUN], by="length"),
         "baseline": _rows(study.baseline, _RUN, by="run"),
@@ -85,7 +85,7 @@ def _tables(directory: Path) -> dict[str, Any]:
 
 
 def _rows(table: pd.DataFrame, columns: Sequence[str], *, by: str) -> list[dict[str, Any]]:
-    rows = table.sort_values(by)[list(columns)].to_dict("records")
+    rows = table.sort_values(by)[list(as_today(dict.fromkeys(columns)))].to_dict("records")
     return [
         exact(as_recorded({name: None if value != value else value for name, value in row.items()})) for row in rows
     ]
