@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hybrid_ray.errors import ConfigError
-from hybrid_ray.storage.fsync import sync_to_disk
+from hybrid_ray.storage.atomic import new_directory, write_atomic
 
 __all__ = ["cache_root", "cached_directory", "is_whole", "remember", "remembered"]
 
@@ -36,9 +36,9 @@ def cache_root(cache_dir: str | None) -> Path:
 def cached_directory(root: Path, name: str, build: Callable[[Path], None]) -> Path:
     """``root/name``, filled by ``build`` if it is not there whole.
 
-    ``build`` writes into a temporary directory beside it, which is synced to disk and renamed once its manifest of file
-    sizes is written. Builders of one name wait for each other on a lock that dies with its holder; what a killed
-    builder left behind is removed by the next.
+    ``build`` writes into a temporary directory beside it, which is renamed once it is on disk with a manifest of its
+    file sizes. Builders of one name wait for each other on a lock that dies with its holder; what a killed builder left
+    behind is removed by the next.
     """
     final = root / name
     if is_whole(final):
@@ -48,16 +48,10 @@ def cached_directory(root: Path, name: str, build: Callable[[Path], None]) -> Pa
             return final
         for litter in (*root.glob(f".{name}.tmp-*"), final):
             shutil.rmtree(litter, ignore_errors=True)
-        temporary = root / f".{name}.tmp-{os.getpid()}"
-        temporary.mkdir()
-        try:
-            build(temporary)
-            _seal(temporary)
-            temporary.rename(final)
-            sync_to_disk(root)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+        with new_directory(final) as made:
+            build(made)
+            sizes = {path.name: path.stat().st_size for path in sorted(made.iterdir())}
+            (made / MANIFEST).write_text(json.dumps(sizes))
     return final
 
 
@@ -70,13 +64,6 @@ def is_whole(directory: Path) -> bool:
         return False
 
 
-def _seal(directory: Path) -> None:
-    files = sorted(directory.iterdir())
-    (directory / MANIFEST).write_text(json.dumps({path.name: path.stat().st_size for path in files}))
-    for path in (*files, directory / MANIFEST, directory):
-        sync_to_disk(path)
-
-
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
     with path.open("w") as file:
@@ -86,11 +73,7 @@ def _lock(path: Path) -> Iterator[None]:
 
 def remember(root: Path, key: str, value: str) -> None:
     """Note ``value`` under ``key``, for ``remembered``. The last writer wins."""
-    notes = root / "notes"
-    notes.mkdir(exist_ok=True)
-    temporary = notes / f".{key}.tmp-{os.getpid()}"
-    temporary.write_text(value)
-    temporary.replace(notes / key)
+    write_atomic(root / "notes" / key, value.encode())
 
 
 def remembered(root: Path, key: str) -> str | None:

@@ -30,7 +30,8 @@ from hybrid_ray.evaluation.statistics import median_interval, time_to_target
 from hybrid_ray.evaluation.summary import comparisons, mean_predicted_share, net_speedup, rows, verdict
 from hybrid_ray.report.comparison_page import write_comparison
 from hybrid_ray.run_result import RunResult
-from hybrid_ray.storage.study_store import write_atomic, write_json_atomic
+from hybrid_ray.storage.atomic import write_atomic
+from hybrid_ray.storage.json_files import write_json_atomic
 
 __all__ = ["compare", "decide"]
 

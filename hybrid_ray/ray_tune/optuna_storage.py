@@ -3,7 +3,6 @@
 Called only under the study's lock, so a torn last line or a leftover lock file is that of a writer that is dead.
 """
 
-import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from optuna.trial import TrialState
 from hybrid_ray.config import JobConfig
 from hybrid_ray.ray_tune.sampler import build_sampler
 from hybrid_ray.ray_tune.searcher import INTERRUPTED, queue_again, tell, was_interrupted
+from hybrid_ray.storage.jsonl import repair_last_line
 from hybrid_ray.storage.study_store import StudyStore
 
 __all__ = ["counted_trials", "open_study", "queue_settings", "reconcile"]
@@ -30,7 +30,7 @@ def open_study(directory: Path, job: JobConfig) -> optuna.Study:
     Its file ends in a whole line after this, and its sampler does not draw again what an earlier session drew.
     """
     path = directory / NAME
-    _trim_torn_line(path)
+    repair_last_line(path)  # Optuna would read past a torn one once, and after the next append never again
     for leftover in directory.glob(f"{NAME}.*"):  # Optuna's own lock: left behind by a kill, and waited for 30 s
         leftover.unlink()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -100,17 +100,3 @@ def _interrupted_row(frozen: optuna.trial.FrozenTrial) -> dict[str, Any]:
         "started": frozen.datetime_start.timestamp() if frozen.datetime_start else None,
         "ended": None,
     }
-
-
-def _trim_torn_line(path: Path) -> None:
-    """Cut what follows the last newline: Optuna would read past it once, and after the next append never again."""
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        with path.open("r+b") as file:
-            file.truncate(whole)
-        warnings.warn(
-            f"{path} ended in a torn line (a killed writer): {len(content) - whole} bytes dropped", stacklevel=3
-        )

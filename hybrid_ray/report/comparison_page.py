@@ -15,7 +15,8 @@ from hybrid_ray.report.plots.comparison import arms_over_frontier
 from hybrid_ray.report.plots.style import png, svg
 from hybrid_ray.report.tables import comparison as tables
 from hybrid_ray.report.tables.study import ceilings_of, number, percent
-from hybrid_ray.storage.study_store import read_json, write_atomic
+from hybrid_ray.storage.atomic import write_atomic
+from hybrid_ray.storage.json_files import read_json
 
 __all__ = ["is_comparison", "write_comparison"]
 

@@ -18,8 +18,9 @@ from hybrid_ray.errors import ConfigError, StoreError
 from hybrid_ray.objective import pareto_front, ranked
 from hybrid_ray.report.rescoring import Rescoring, read_rescoring
 from hybrid_ray.run_result import Evaluation, RunResult, StepRecord
+from hybrid_ray.storage.json_files import read_json
+from hybrid_ray.storage.jsonl import read_jsonl
 from hybrid_ray.storage.results_version import check_study_version
-from hybrid_ray.storage.study_store import read_json, read_jsonl
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

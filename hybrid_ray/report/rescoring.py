@@ -8,7 +8,8 @@ from typing import Any
 
 from hybrid_ray.config import ObjectiveConfig
 from hybrid_ray.errors import StoreError
-from hybrid_ray.storage.study_store import read_json, read_jsonl
+from hybrid_ray.storage.json_files import read_json
+from hybrid_ray.storage.jsonl import read_jsonl
 
 __all__ = ["RESCORED", "Rescoring", "objective_changes", "read_rescoring", "rescore_command"]
 

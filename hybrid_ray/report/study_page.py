@@ -20,7 +20,7 @@ from hybrid_ray.report.plots.style import png, svg
 from hybrid_ray.report.rescoring import rescore_command
 from hybrid_ray.report.tables import runs as tables_runs
 from hybrid_ray.report.tables import study as tables
-from hybrid_ray.storage.study_store import write_atomic
+from hybrid_ray.storage.atomic import write_atomic
 
 __all__ = ["GLOSSARY", "write_report"]
 

@@ -18,8 +18,8 @@ from hybrid_ray.evaluation.run_cache import cached
 from hybrid_ray.ray_tune.cluster import ray_session, resource_concurrency
 from hybrid_ray.ray_tune.runner import RayExecute, machine_of_runs
 from hybrid_ray.run_result import Evaluation, RunResult, Status, StepRecord
+from hybrid_ray.storage.atomic import write_atomic
 from hybrid_ray.storage.results_version import run_settings
-from hybrid_ray.storage.study_store import write_atomic
 from hybrid_ray.study.plan import plan_concurrency, resolve_auto, run_cache
 from hybrid_ray.study.stopping import Budget, StopFlag
 from hybrid_ray.training.ray_worker import fit_with_workers

@@ -24,8 +24,10 @@ from hybrid_ray.config.jobfile import dump_job, read_job
 from hybrid_ray.data import prepare
 from hybrid_ray.errors import ConfigError, StoreError, StudyLocked
 from hybrid_ray.ray_tune.space import SearchSpace
+from hybrid_ray.storage.atomic import write_atomic
+from hybrid_ray.storage.json_files import read_json
 from hybrid_ray.storage.results_version import RESULTS_VERSION, check_study_version, warn_of_other_commit
-from hybrid_ray.storage.study_store import StudyStore, read_json, write_atomic
+from hybrid_ray.storage.study_store import StudyStore
 from hybrid_ray.study.environment import environment
 from hybrid_ray.training.hardware.fingerprint import machine
 from hybrid_ray.training.hardware.placement import choose_device

@@ -26,7 +26,7 @@ from hybrid_ray.ray_tune.cluster import Resources, local_resources, ray_session,
 from hybrid_ray.ray_tune.scheduler import grace_steps, rungs
 from hybrid_ray.ray_tune.space import SearchSpace, load_space
 from hybrid_ray.run_result import RunResult
-from hybrid_ray.storage.study_store import read_json
+from hybrid_ray.storage.json_files import read_json
 from hybrid_ray.study.concurrency import Concurrency, free_memory, memory_concurrency, room, sharing
 from hybrid_ray.study.stopping import check_budget
 from hybrid_ray.training.hardware.fingerprint import machine

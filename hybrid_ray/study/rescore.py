@@ -18,7 +18,10 @@ from hybrid_ray.report.load import Study, load_study
 from hybrid_ray.report.rescoring import RESCORED, Rescoring
 from hybrid_ray.report.study_page import write_report
 from hybrid_ray.run_result import Evaluation, RunResult
-from hybrid_ray.storage.study_store import read_jsonl, write_atomic, write_json_atomic, write_trials
+from hybrid_ray.storage.atomic import write_atomic
+from hybrid_ray.storage.json_files import write_json_atomic
+from hybrid_ray.storage.jsonl import read_jsonl
+from hybrid_ray.storage.study_store import write_trials
 
 __all__ = ["Rescored", "rescore", "rescored_trials"]
 

@@ -22,7 +22,7 @@ from hybrid_ray.ray_tune.space import SearchSpace
 from hybrid_ray.ray_tune.trial import TrialSpec
 from hybrid_ray.report.study_page import write_report
 from hybrid_ray.run_result import RunResult
-from hybrid_ray.storage.study_store import read_json
+from hybrid_ray.storage.json_files import read_json
 from hybrid_ray.study.candidates import best_candidates
 from hybrid_ray.study.directory import StudyDirectory
 from hybrid_ray.study.display import Display, show

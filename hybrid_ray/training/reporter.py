@@ -6,8 +6,10 @@ from typing import Any, Protocol
 
 from hybrid_ray.config import RunConfig
 from hybrid_ray.run_result import Evaluation, RunResult, Status, StepRecord
+from hybrid_ray.storage.json_files import write_json_atomic
+from hybrid_ray.storage.jsonl import JsonLines
+from hybrid_ray.storage.parquet import write_steps_parquet
 from hybrid_ray.storage.results_version import code_record, run_settings
-from hybrid_ray.storage.study_store import JsonLines, write_json_atomic, write_steps_parquet
 
 __all__ = ["NullReporter", "Reporter", "Reporters", "RunWriter"]
 

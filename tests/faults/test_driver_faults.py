@@ -16,7 +16,7 @@ from hybrid_ray.cli import main
 from hybrid_ray.config import ConfirmConfig, JobConfig, ObjectiveConfig, SearchConfig, TrainConfig
 from hybrid_ray.config.jobfile import dump_job
 from hybrid_ray.report.load import load_study
-from hybrid_ray.storage.study_store import read_jsonl
+from hybrid_ray.storage.jsonl import read_jsonl
 
 pytestmark = [pytest.mark.ray_local, pytest.mark.slow]
 

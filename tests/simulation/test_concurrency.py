@@ -19,7 +19,7 @@ from hybrid_ray.errors import ConfigError
 from hybrid_ray.memory.advice import advice
 from hybrid_ray.memory.estimate import MemoryNeed, memory_need
 from hybrid_ray.memory.micro_batch import SHARE, batch_text, resolve_micro_batch
-from hybrid_ray.storage.study_store import read_json
+from hybrid_ray.storage.json_files import read_json
 from hybrid_ray.study.commands import train_once
 from hybrid_ray.study.concurrency import memory_concurrency, sharing
 from hybrid_ray.study.plan import plan, plan_memory, resolve_auto

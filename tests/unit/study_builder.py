@@ -18,7 +18,8 @@ from hybrid_ray.evaluation.frontier import Frontier
 from hybrid_ray.evaluation.summary import comparisons, net_speedup, rows, verdict
 from hybrid_ray.objective import degradation, score
 from hybrid_ray.run_result import Evaluation, Heldout, Replay, RunResult
-from hybrid_ray.storage.study_store import StudyStore, write_atomic
+from hybrid_ray.storage.atomic import write_atomic
+from hybrid_ray.storage.study_store import StudyStore
 
 STEPS = 600
 PLAIN = 0.02  # seconds of a plain step

@@ -11,7 +11,7 @@ from hybrid_ray.report.generated_texts import LONGEST, Sample, samples
 from hybrid_ray.report.load import load_study
 from hybrid_ray.report.study_page import write_report
 from hybrid_ray.run_result import RunResult
-from hybrid_ray.storage.study_store import read_json, write_json_atomic
+from hybrid_ray.storage.json_files import read_json, write_json_atomic
 
 EVIL = "<script>alert(1)</script>\n```\n# a heading & <img src=x onerror=y>\x00\x1b[31m"
 

@@ -16,7 +16,8 @@ from hybrid_ray.objective import score
 from hybrid_ray.report.headline import headline
 from hybrid_ray.report.load import load_study
 from hybrid_ray.report.study_page import write_report
-from hybrid_ray.storage.study_store import StudyStore, read_jsonl
+from hybrid_ray.storage.jsonl import read_jsonl
+from hybrid_ray.storage.study_store import StudyStore
 from hybrid_ray.study.rescore import rescore, rescored_trials
 
 

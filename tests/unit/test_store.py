@@ -12,14 +12,10 @@ import pandas
 import pytest
 
 from hybrid_ray.errors import StoreError
-from hybrid_ray.storage.study_store import (
-    JsonLines,
-    StudyStore,
-    read_json,
-    read_jsonl,
-    write_json_atomic,
-    write_steps_parquet,
-)
+from hybrid_ray.storage.json_files import read_json, write_json_atomic
+from hybrid_ray.storage.jsonl import JsonLines, read_jsonl
+from hybrid_ray.storage.parquet import write_steps_parquet
+from hybrid_ray.storage.study_store import StudyStore
 
 
 def step(number: int, *, predicted: bool = False, loss: float | None = 1.5) -> dict[str, object]:

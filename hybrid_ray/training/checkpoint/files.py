@@ -30,6 +30,7 @@ from torch import Tensor
 
 from hybrid_ray.config import RunConfig
 from hybrid_ray.errors import CheckpointError
+from hybrid_ray.storage.atomic import publish_directory
 from hybrid_ray.storage.fsync import sync_to_disk
 from hybrid_ray.training.distributed import any_rank, rank
 
@@ -95,7 +96,6 @@ def save(
         _write(scratch / f"rank-{rank()}.pt", own)
         if rank() == 0:
             save_file({name: tensor.cpu().contiguous() for name, tensor in weights.items()}, _weights(scratch))
-            sync_to_disk(_weights(scratch))
             _write(scratch / "shared.pt", shared)
     except (OSError, RuntimeError, SafetensorError) as problem:  # torch.save reports a full disk as a RuntimeError
         error = problem
@@ -146,16 +146,13 @@ def _candidates(root: Path) -> list[Path]:
 
 def _publish(scratch: Path, final: Path, step: int, run: RunConfig) -> None:
     files = {path.name: {"size": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(scratch.iterdir())}
-    manifest = scratch / "manifest.json"
-    manifest.write_text(json.dumps({"step": step, "run": _hash(run), "files": files}, indent=2))
-    sync_to_disk(manifest)
-    sync_to_disk(scratch)
+    manifest = {"step": step, "run": _hash(run), "files": files}
+    (scratch / "manifest.json").write_text(json.dumps(manifest, indent=2))
     if final.exists():  # damaged: moved aside, and removed with the other leftovers
         aside = final.with_name(f".{final.name}.damaged")
         shutil.rmtree(aside, ignore_errors=True)
         os.rename(final, aside)
-    os.rename(scratch, final)
-    sync_to_disk(final.parent)
+    publish_directory(scratch, final)
 
 
 def _prune(root: Path, newest: Path, keep: int) -> None:

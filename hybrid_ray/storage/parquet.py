@@ -1,0 +1,53 @@
+"""Rows as one Parquet file, replaced whole: what is read again by column once nobody adds to it."""
+
+import types
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from hybrid_ray.run_result import StepRecord
+from hybrid_ray.storage.atomic import write_atomic
+from hybrid_ray.storage.jsonl import read_jsonl
+
+__all__ = ["write_parquet", "write_steps_parquet"]
+
+
+def write_steps_parquet(jsonl: Path, parquet: Path) -> Path:
+    """Close a run's step records: ``steps.jsonl`` becomes ``steps.parquet``, atomically, and goes away.
+
+    A step written twice (a run resumed from a checkpoint) counts once, as written last. Where pyarrow is not
+    installed the lines stay as they are. Returns the file that now holds the steps.
+    """
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        return jsonl
+    rows = {row["step"]: row for row in read_jsonl(jsonl)}
+    write_parquet([rows[step] for step in sorted(rows)], parquet, _step_kinds())
+    jsonl.unlink()
+    return parquet
+
+
+def write_parquet(rows: Iterable[Mapping[str, Any]], path: Path, kinds: Mapping[str, str] | None = None) -> None:
+    """One Parquet file, atomically. ``kinds`` fixes the columns' types where a column may be empty."""
+    import pyarrow
+    import pyarrow.parquet
+
+    table = list(rows)
+    names = list(kinds) if kinds else list(dict.fromkeys(name for row in table for name in row))
+    columns = {
+        name: pyarrow.array([row.get(name) for row in table], type=kinds[name] if kinds else None) for name in names
+    }
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.table(columns), sink)
+    write_atomic(path, sink.getvalue().to_pybytes())
+
+
+def _step_kinds() -> dict[str, str]:
+    """Arrow types of a step record's fields, read off the record itself."""
+    names = {int: "int64", float: "float64", bool: "bool", str: "string"}
+    kinds = {}
+    for field, hint in get_type_hints(StepRecord).items():
+        options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+        kinds[field] = next((names[kind] for kind in options if kind in names), "string")
+    return kinds
