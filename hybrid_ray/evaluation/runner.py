@@ -6,7 +6,7 @@ The protocol is one function type, so that ``evaluation/`` needs no Ray and yet 
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,21 @@ from hybrid_ray.config import RunConfig
 from hybrid_ray.errors import ConfigError, TrialOutOfMemory
 from hybrid_ray.run_result import Replay, RunResult
 from hybrid_ray.storage.results_version import RESULTS_VERSION, run_settings, warn_of_other_commit
+from hybrid_ray.storage.run_cache import RunCache, baseline_key, read_result
 
 __all__ = [
     "Execute",
     "Task",
+    "cached",
     "check_results_version",
     "execute_here",
     "execute_missing",
     "failed_result",
     "stored_result",
 ]
+
+_MARK = "cache_key"
+"""File of a run directory: the key that its run was, or is, executed under."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,11 +110,8 @@ def stored_result(task: Task) -> RunResult | None:
 
 def _ended(directory: Path) -> RunResult | None:
     """The result of a run that came to an end of its own."""
-    try:
-        result = RunResult.from_dict(json.loads((directory / "result.json").read_text()))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return result if result.status in ("finished", "diverged") else None
+    result = read_result(directory)
+    return result if result is not None and result.status in ("finished", "diverged") else None
 
 
 def check_results_version(directory: Path) -> None:
@@ -162,3 +164,55 @@ def _code(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def cached(execute: Execute, cache: RunCache, *, corpus: str, machine: Mapping[str, Any]) -> Execute:
+    """An ``Execute`` that runs only what neither its directory nor the cache holds, and keeps what finishes as asked.
+
+    What the directory holds comes first: a study's trials were measured against that very run.
+    A run directory says under which key its run was executed: what another machine or results version left there is neither
+    taken for this run nor kept under its key.
+    """
+
+    def execute_cached(tasks: Sequence[Task]) -> list[RunResult]:
+        keys = [baseline_key(task.run, corpus=corpus, machine=machine) for task in tasks]
+        known = [_own(key, task) or cache.fetch(key, task.directory) for key, task in zip(keys, tasks, strict=True)]
+        missing = [index for index, result in enumerate(known) if result is None]
+        for index in missing:
+            _claim(keys[index], tasks[index].directory)
+        fresh = iter(execute([tasks[index] for index in missing]))
+        results = [result or next(fresh) for result in known]
+        for key, task, result in zip(keys, tasks, results, strict=True):
+            if result.status == "finished" and _as_asked(result):
+                cache.store(key, task.directory)
+        return results
+
+    return execute_cached
+
+
+def _as_asked(result: RunResult) -> bool:
+    """Whether it did not fall back at a start (`training/start.py`).
+
+    One that did had too little memory that day. Trials that have enough could never be measured against it.
+    """
+    return not result.machine.get("fallbacks") and not result.fingerprint.get("setting", {}).get("others")
+
+
+def _own(key: str, task: Task) -> RunResult | None:
+    """What the task's directory holds, if it was executed under this key."""
+    return stored_result(task) if _mark(task.directory) == key else None
+
+
+def _claim(key: str, directory: Path) -> None:
+    """Make the directory one of this key: empty, unless an interrupted run of the same key can be gone on with."""
+    if _mark(directory) != key and directory.exists():
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / _MARK).write_text(key)
+
+
+def _mark(directory: Path) -> str | None:
+    try:
+        return (directory / _MARK).read_text()
+    except OSError:
+        return None

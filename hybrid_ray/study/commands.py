@@ -14,7 +14,7 @@ from hybrid_ray.data import prepare
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.evaluation.arms import baseline
 from hybrid_ray.evaluation.compare import compare
-from hybrid_ray.evaluation.run_cache import cached
+from hybrid_ray.evaluation.runner import cached
 from hybrid_ray.ray_tune.cluster import ray_session, resource_concurrency
 from hybrid_ray.ray_tune.runner import RayExecute, machine_of_runs
 from hybrid_ray.run_result import Evaluation, RunResult, Status, StepRecord

@@ -14,9 +14,8 @@ import torch
 from hybrid_ray.config import JobConfig, ResourcesConfig, RunConfig
 from hybrid_ray.data.cache import cache_root
 from hybrid_ray.data.dataset import Dataset, prepare
-from hybrid_ray.errors import ConfigError, StoreError
+from hybrid_ray.errors import ConfigError
 from hybrid_ray.evaluation.arms import CONTROLS, baseline, frontier_runs
-from hybrid_ray.evaluation.run_cache import RunCache, baseline_key
 from hybrid_ray.memory.estimate import memory_need, size_text
 from hybrid_ray.memory.micro_batch import check_open_micro_batch, resolve_micro_batch
 from hybrid_ray.memory.plan_text import MemoryPlan, memory_lines
@@ -25,8 +24,7 @@ from hybrid_ray.models.shapes import PRESETS, flops_per_token
 from hybrid_ray.ray_tune.cluster import Resources, local_resources, ray_session, resource_concurrency, temporary_root
 from hybrid_ray.ray_tune.scheduler import grace_steps, rungs
 from hybrid_ray.ray_tune.space import SearchSpace, load_space
-from hybrid_ray.run_result import RunResult
-from hybrid_ray.storage.json_files import read_json
+from hybrid_ray.storage.run_cache import RunCache, baseline_key, read_result
 from hybrid_ray.study.concurrency import Concurrency, free_memory, memory_concurrency, room, sharing
 from hybrid_ray.study.stopping import check_budget
 from hybrid_ray.training.hardware.fingerprint import machine
@@ -258,11 +256,8 @@ def _step_seconds(job: JobConfig, corpus: Dataset) -> tuple[float, bool]:
     """Seconds of a real step of one worker, and whether they were measured."""
     run = baseline(job.run())
     key = baseline_key(run, corpus=corpus.fingerprint, machine=machine(run, _device(job)))
-    try:
-        kept = RunResult.from_dict(read_json(run_cache(job).root / key / "result.json"))
-    except (StoreError, KeyError, TypeError):
-        return _probe(job, corpus), False
-    return kept.calibration, True
+    kept = read_result(run_cache(job).root / key)
+    return (_probe(job, corpus), False) if kept is None else (kept.calibration, True)
 
 
 def _probe(job: JobConfig, corpus: Dataset) -> float:

@@ -12,8 +12,7 @@ from hybrid_ray.evaluation.arms import frontier_runs
 from hybrid_ray.evaluation.comparable import comparable, fingerprint_of
 from hybrid_ray.evaluation.confirm import confirm
 from hybrid_ray.evaluation.frontier import Frontier
-from hybrid_ray.evaluation.run_cache import cached
-from hybrid_ray.evaluation.runner import Task
+from hybrid_ray.evaluation.runner import Task, cached
 from hybrid_ray.evaluation.scoring import TrialScorer
 from hybrid_ray.ray_tune.cluster import ray_session, resource_concurrency
 from hybrid_ray.ray_tune.optuna_storage import counted_trials, open_study, queue_settings, reconcile

@@ -15,10 +15,10 @@ from hybrid_ray.config import BudgetConfig, JobConfig, ModelConfig, ResourcesCon
 from hybrid_ray.data import prepare
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.evaluation.arms import baseline
-from hybrid_ray.evaluation.run_cache import baseline_key
 from hybrid_ray.evaluation.runner import Task, execute_here
 from hybrid_ray.ray_tune.cluster import Resources, resource_concurrency, temporary_root
 from hybrid_ray.storage.json_files import read_json
+from hybrid_ray.storage.run_cache import baseline_key
 from hybrid_ray.study import plan as planner
 from hybrid_ray.study.commands import train_once
 from hybrid_ray.study.pipeline import run_study

@@ -15,7 +15,7 @@ from hybrid_ray.ray_tune.optuna_storage import counted_trials, open_study, queue
 from hybrid_ray.ray_tune.searcher import INTERRUPTED, tell
 from hybrid_ray.ray_tune.space import load_space
 from hybrid_ray.report.load import load_study
-from hybrid_ray.storage.json_files import read_json
+from hybrid_ray.storage.json_files import read_json, write_json_atomic
 from hybrid_ray.storage.results_version import RESULTS_VERSION
 from hybrid_ray.storage.study_store import StudyStore
 from hybrid_ray.study.directory import StudyDirectory, differences, identity

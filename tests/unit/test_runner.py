@@ -12,9 +12,9 @@ from simulated_runs import Simulator
 from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, RunConfig, TrainConfig
 from hybrid_ray.errors import ConfigError, TrialOutOfMemory
 from hybrid_ray.evaluation.arms import baseline
-from hybrid_ray.evaluation.run_cache import RunCache, baseline_key, cached
-from hybrid_ray.evaluation.runner import Task, execute_here, execute_missing, failed_result, stored_result
+from hybrid_ray.evaluation.runner import Task, cached, execute_here, execute_missing, failed_result, stored_result
 from hybrid_ray.run_result import RunResult
+from hybrid_ray.storage.run_cache import RunCache, baseline_key
 from hybrid_ray.training import loop
 
 MACHINE = {"hardware": "cpu", "software": {"torch": "2.13"}}

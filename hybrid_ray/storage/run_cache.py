@@ -1,0 +1,77 @@
+"""Runs that depend on nothing searched (baseline, frontier) are kept under a hash of everything that defines them.
+
+A key holds every field of the run, the corpus, the class of hardware and software, and the results version. Leaving
+a field out would save a run now and then, and one day compare a trial with a baseline that is not its own.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hybrid_ray.config import RunConfig
+from hybrid_ray.run_result import RunResult
+from hybrid_ray.storage.atomic import new_directory
+from hybrid_ray.storage.results_version import RESULTS_VERSION, run_settings
+
+__all__ = ["RunCache", "baseline_key", "read_result"]
+
+
+def baseline_key(run: RunConfig, *, corpus: str, machine: Mapping[str, Any]) -> str:
+    """The name of a run in the cache.
+
+    Args:
+        run: a run of real steps only. One that replays another run is refused with ValueError: a path names no content.
+        corpus: the corpus' fingerprint.
+        machine: hardware and software class of where it runs, JSON-ready.
+    """
+    if run.replay is not None:
+        raise ValueError(f"a run that replays {run.replay} depends on more than its configuration and is never cached")
+    parts = {
+        "run": run_settings(run, Path()),
+        "corpus": corpus,
+        "machine": dict(machine),
+        "results_version": RESULTS_VERSION,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunCache:
+    """Run directories under ``root/<key>``. Safe with several writers: what is visible is whole, the first stays."""
+
+    root: Path
+
+    def fetch(self, key: str, directory: Path) -> RunResult | None:
+        """Copy a kept run to ``directory`` (replacing it) and return its result; None if there is no readable one."""
+        kept = self.root / key
+        result = read_result(kept)
+        if result is not None:
+            if directory.exists():
+                shutil.rmtree(directory)
+            _copy(kept, directory)
+        return result
+
+    def store(self, key: str, directory: Path) -> None:
+        """Keep a finished run. Its checkpoint stays behind: nothing resumes a finished run."""
+        kept = self.root / key
+        if read_result(kept) is None:
+            shutil.rmtree(kept, ignore_errors=True)
+            _copy(directory, kept)
+
+
+def read_result(directory: Path) -> RunResult | None:
+    """The result in a run directory, if a readable one is there."""
+    try:
+        return RunResult.from_dict(json.loads((directory / "result.json").read_text()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a run directory: ``target`` appears whole or not at all. If another writer was first, its copy stays."""
+    with new_directory(target, keep_first=True) as made:
+        shutil.copytree(source, made, ignore=shutil.ignore_patterns("checkpoint*"), dirs_exist_ok=True)
