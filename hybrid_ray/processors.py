@@ -1,11 +1,26 @@
-"""How many processors this process may use: those it may run on, and no more than its container's share of time."""
+"""The processors of this machine: their name, and how many this process may use.
+
+Those are the ones it may run on, and no more than its container's share of time.
+"""
 
 import os
+import platform
+from functools import cache
 from pathlib import Path
 
-__all__ = ["cpu_count"]
+__all__ = ["cpu_count", "cpu_name"]
 
 _GROUPS = Path("/sys/fs/cgroup")  # where Linux shows a container its own limits
+
+
+@cache
+def cpu_name() -> str:
+    """The CPU's model name, as Linux gives it; elsewhere the machine's type."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def cpu_count() -> int:

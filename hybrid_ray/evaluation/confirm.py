@@ -15,7 +15,7 @@ from hybrid_ray.evaluation.runner import Execute
 from hybrid_ray.evaluation.statistics import holm
 from hybrid_ray.evaluation.summary import comparisons, mean_predicted_share, net_speedup, rows, verdict
 
-__all__ = ["ALPHA", "Candidate", "confirm", "fresh_seeds"]
+__all__ = ["ALPHA", "Candidate", "confirm", "confirmation_runs", "fresh_seeds"]
 
 ALPHA = 0.05
 
@@ -30,6 +30,12 @@ def fresh_seeds(job: JobConfig, number: int, *, block: int = 1) -> list[int]:
     well on some seeds owe part of that to those seeds.
     """
     return [job.seed + block * _APART + index for index in range(number)]
+
+
+def confirmation_runs(job: JobConfig, candidates: int) -> int:
+    """How many runs `confirm` takes: a seed's baseline, and for each candidate the hybrid run and its controls."""
+    arms = {"equal_steps", *job.confirm.arms}
+    return job.confirm.seeds * (1 + candidates * (1 + len(arms))) if candidates else 0
 
 
 def confirm(

@@ -169,9 +169,9 @@ def _code(directory: Path) -> dict[str, Any]:
 def cached(execute: Execute, cache: RunCache, *, corpus: str, machine: Mapping[str, Any]) -> Execute:
     """An ``Execute`` that runs only what neither its directory nor the cache holds, and keeps what finishes as asked.
 
-    What the directory holds comes first: a study's trials were measured against that very run.
-    A run directory says under which key its run was executed: what another machine or results version left there is neither
-    taken for this run nor kept under its key.
+    What the directory holds comes first: a study's trials were measured against that very run. A run directory says
+    under which key its run was executed: what another machine or results version left there is neither taken for this
+    run nor kept under its key.
     """
 
     def execute_cached(tasks: Sequence[Task]) -> list[RunResult]:

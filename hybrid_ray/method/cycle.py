@@ -14,7 +14,8 @@ from hybrid_ray.method.gate.coordinate_sample import CoordinateSample
 from hybrid_ray.method.gate.horizon import choose_horizon
 from hybrid_ray.method.learning_rate import LearningRate
 from hybrid_ray.method.predictors import build_predictor
-from hybrid_ray.method.weights import Weights, sum_over_ranks
+from hybrid_ray.method.ranks import sum_over_ranks
+from hybrid_ray.method.weights import Weights
 
 __all__ = ["Cycle"]
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from hybrid_ray.errors import ConfigError
+from hybrid_ray.method.ranks import sum_over_ranks, world_size
 from hybrid_ray.method.step_clock import StepClock
-from hybrid_ray.method.weights import Weights, sum_over_ranks, world_size
+from hybrid_ray.method.weights import Weights
 
 __all__ = ["Closure", "Gradient", "clip_gradients", "compute_gradients", "measure_gradients"]
 

@@ -1,27 +1,15 @@
-"""The trainable parameters of an optimizer, as this rank holds them, and numbers that all ranks share."""
+"""The trainable parameters of an optimizer, as this rank holds them."""
 
 from collections.abc import Sequence
 from functools import cached_property
 
 import torch
-import torch.distributed as dist
 
 from hybrid_ray.errors import ConfigError
+from hybrid_ray.method.ranks import world_size
 from hybrid_ray.optim.local import local_part
 
-__all__ = ["Weights", "local_part", "shard_number", "sum_over_ranks", "world_size"]
-
-
-def world_size() -> int:
-    """Ranks that train this model together; 1 without torch.distributed."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def sum_over_ranks(numbers: torch.Tensor) -> list[float]:
-    """Sum a small vector over all ranks. Every rank gets the same bits, so every rank decides alike."""
-    if world_size() > 1:
-        dist.all_reduce(numbers)
-    return [float(number) for number in numbers.tolist()]
+__all__ = ["Weights", "local_part", "shard_number"]
 
 
 class Weights:

@@ -15,7 +15,8 @@ from hybrid_ray.config import JobConfig, ResourcesConfig, RunConfig
 from hybrid_ray.data.cache import cache_root
 from hybrid_ray.data.dataset import Dataset, prepare
 from hybrid_ray.errors import ConfigError
-from hybrid_ray.evaluation.arms import CONTROLS, baseline, frontier_runs
+from hybrid_ray.evaluation.arms import baseline, frontier_runs
+from hybrid_ray.evaluation.confirm import confirmation_runs
 from hybrid_ray.memory.estimate import memory_need, size_text
 from hybrid_ray.memory.micro_batch import check_open_micro_batch, resolve_micro_batch
 from hybrid_ray.memory.plan_text import MemoryPlan, memory_lines
@@ -242,8 +243,7 @@ def stages(job: JobConfig) -> Iterator[Stage]:
     steps = job.train.steps
     yield Stage(name="frontier", runs=len(frontier), steps=sum(frontier))
     yield Stage(name="search", runs=job.search.trials, steps=round(_TRIAL_SHARE * steps * job.search.trials))
-    arms = {"equal_steps", *job.confirm.arms} & set(CONTROLS)
-    runs = job.confirm.seeds * (1 + job.confirm.best * (1 + len(arms))) if job.confirm.best else 0
+    runs = confirmation_runs(job, job.confirm.best)
     yield Stage(name="confirmation", runs=runs, steps=round(_TRIAL_SHARE * steps * runs))
 
 

@@ -10,7 +10,7 @@ from hybrid_ray.data import prepare
 from hybrid_ray.errors import HybridRayError
 from hybrid_ray.evaluation.arms import frontier_runs
 from hybrid_ray.evaluation.comparable import comparable, fingerprint_of
-from hybrid_ray.evaluation.confirm import confirm
+from hybrid_ray.evaluation.confirm import confirm, confirmation_runs
 from hybrid_ray.evaluation.frontier import Frontier
 from hybrid_ray.evaluation.runner import Task, cached
 from hybrid_ray.evaluation.scoring import TrialScorer
@@ -161,8 +161,7 @@ class Stages:
         if not best:
             return
         self._budget.raise_if_used_up()
-        runs = self._job.confirm.seeds * (1 + len(best) * (1 + len({"equal_steps", *self._job.confirm.arms})))
-        display.stage("confirmation", runs)
+        display.stage("confirmation", confirmation_runs(self._job, len(best)))
         self._study.store.event("stage", stage="confirmation", trials=[candidate.trial for candidate in best])
         statistics = confirm(
             self._job,

@@ -1,10 +1,10 @@
-"""Several workers as one: DDP and FSDP2 wrapping, and the few words ranks exchange. All of it works with one worker.
+"""Several workers as one: DDP and FSDP2 wrapping, and weights read and written whole. All of it works with one worker.
 
 A collective here is a call that every rank must make, in the same order.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import torch
 import torch.distributed as dist
@@ -14,48 +14,15 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from hybrid_ray.config import TrainConfig
+from hybrid_ray.method.ranks import world_size
 
 __all__ = [
-    "any_rank",
-    "from_first_rank",
     "full_weights",
     "load_weights",
     "process_group",
-    "rank",
     "reshard",
-    "sum_over_ranks",
-    "world_size",
     "wrap",
 ]
-
-
-def world_size() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def rank() -> int:
-    return dist.get_rank() if world_size() > 1 else 0
-
-
-def sum_over_ranks(values: Sequence[float]) -> list[float]:
-    """Each value summed over the ranks, in double precision (collective)."""
-    if world_size() == 1:
-        return list(values)
-    # NCCL moves device memory only; gloo takes either.
-    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
-    total = torch.tensor(values, dtype=torch.float64, device=device)
-    dist.all_reduce(total)
-    return [float(value) for value in total.tolist()]
-
-
-def from_first_rank(values: Sequence[float]) -> list[float]:
-    """Rank 0's values, on every rank (collective): clocks differ between ranks, decisions must not."""
-    return sum_over_ranks([value if rank() == 0 else 0.0 for value in values])
-
-
-def any_rank(flag: bool) -> bool:
-    """Whether the flag is set on at least one rank: how ranks agree to stop (collective)."""
-    return sum_over_ranks([float(flag)])[0] > 0
 
 
 def wrap(module: nn.Module, config: TrainConfig, device: torch.device) -> nn.Module:

@@ -3,8 +3,8 @@
 import torch
 
 from hybrid_ray.data import Corpus
+from hybrid_ray.method.ranks import rank
 from hybrid_ray.models import GPT2, generate
-from hybrid_ray.training.distributed import rank
 from hybrid_ray.training.setup import TrainSetup
 
 __all__ = ["sample"]

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from hybrid_ray.config import Split
 from hybrid_ray.data import Dataset
+from hybrid_ray.method.ranks import rank, sum_over_ranks, world_size
 from hybrid_ray.run_result import Heldout
-from hybrid_ray.training.distributed import rank, reshard, sum_over_ranks, world_size
+from hybrid_ray.training.distributed import reshard
 
 __all__ = ["heldout_loss"]
 

@@ -9,10 +9,10 @@ import torch
 
 from hybrid_ray.config import Split, TrainConfig
 from hybrid_ray.errors import Diverged
+from hybrid_ray.method.ranks import from_first_rank, rank, sum_over_ranks, world_size
 from hybrid_ray.run_result import Evaluation, Heldout, RunResult, Status, StepRecord
 from hybrid_ray.training.checkpoint import state as resume
 from hybrid_ray.training.costs import RunCosts
-from hybrid_ray.training.distributed import from_first_rank, rank, sum_over_ranks, world_size
 from hybrid_ray.training.generated_text import sample
 from hybrid_ray.training.hardware.fingerprint import fingerprint
 from hybrid_ray.training.hardware.placement import check_placement

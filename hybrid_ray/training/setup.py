@@ -13,12 +13,13 @@ from torch.optim import Optimizer
 
 from hybrid_ray.config import RunConfig
 from hybrid_ray.data import Dataset, Sampler
+from hybrid_ray.method.ranks import rank, world_size
 from hybrid_ray.method.trainer import HybridTrainer
 from hybrid_ray.models import CNN, GPT2, build_model
 from hybrid_ray.optim import build_optimizer, build_schedule
 from hybrid_ray.run_result import Replay
 from hybrid_ray.training.compile import Compiled, compile_forward
-from hybrid_ray.training.distributed import full_weights, load_weights, rank, world_size, wrap
+from hybrid_ray.training.distributed import full_weights, load_weights, wrap
 
 __all__ = ["TrainSetup", "Training", "synchronize"]
 

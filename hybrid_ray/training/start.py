@@ -17,9 +17,9 @@ import torch
 from hybrid_ray.config import RunConfig
 from hybrid_ray.data import Dataset
 from hybrid_ray.errors import TrialOutOfMemory
+from hybrid_ray.method.ranks import any_rank, world_size
 from hybrid_ray.run_result import Replay
 from hybrid_ray.training.costs import RunCosts
-from hybrid_ray.training.distributed import any_rank, world_size
 from hybrid_ray.training.hardware.out_of_memory import free_memory, is_out_of_memory
 from hybrid_ray.training.setup import TrainSetup
 from hybrid_ray.training.step_timer import StepTimer

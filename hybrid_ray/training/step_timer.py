@@ -8,8 +8,8 @@ import torch
 
 from hybrid_ray.config import RunConfig
 from hybrid_ray.method.gradients import compute_gradients
+from hybrid_ray.method.ranks import from_first_rank
 from hybrid_ray.method.step_clock import StepClock
-from hybrid_ray.training.distributed import from_first_rank
 from hybrid_ray.training.setup import TrainSetup, synchronize
 
 __all__ = ["StepTimer", "middle_mean"]

@@ -22,11 +22,12 @@ from torch import nn
 
 from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, RunConfig, TrainConfig
 from hybrid_ray.errors import TrialOutOfMemory
+from hybrid_ray.method.ranks import rank
 from hybrid_ray.models import GPT2
 from hybrid_ray.objective import Baseline, mismatches
 from hybrid_ray.run_result import RunResult, StepRecord
 from hybrid_ray.training.checkpoint.files import load
-from hybrid_ray.training.distributed import process_group, rank
+from hybrid_ray.training.distributed import process_group
 from hybrid_ray.training.hardware.out_of_memory import is_out_of_memory
 from hybrid_ray.training.loop import train
 from hybrid_ray.training.start import settings

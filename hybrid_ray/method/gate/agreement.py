@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from hybrid_ray.method.gate.coordinate_sample import CoordinateSample
-from hybrid_ray.method.weights import sum_over_ranks
+from hybrid_ray.method.ranks import sum_over_ranks
 
 __all__ = ["Agreement", "AgreementMeter"]
 

@@ -8,7 +8,8 @@ import torch
 
 from hybrid_ray.config import HybridConfig
 from hybrid_ray.method.predictors.buffers import Buffers
-from hybrid_ray.method.weights import Weights, sum_over_ranks
+from hybrid_ray.method.ranks import sum_over_ranks
+from hybrid_ray.method.weights import Weights
 
 __all__ = ["Predictor"]
 

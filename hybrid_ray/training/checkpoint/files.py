@@ -30,9 +30,9 @@ from torch import Tensor
 
 from hybrid_ray.config import RunConfig
 from hybrid_ray.errors import CheckpointError
+from hybrid_ray.method.ranks import any_rank, rank
 from hybrid_ray.storage.atomic import publish_directory
 from hybrid_ray.storage.fsync import sync_to_disk
-from hybrid_ray.training.distributed import any_rank, rank
 
 __all__ = ["Checkpoint", "load", "save"]
 

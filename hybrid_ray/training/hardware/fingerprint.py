@@ -2,27 +2,16 @@
 
 import platform
 from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from hybrid_ray.config import RunConfig
 from hybrid_ray.data import Dataset
+from hybrid_ray.processors import cpu_name
 from hybrid_ray.version import __version__
 
 __all__ = ["fingerprint", "machine"]
-
-
-@cache
-def _processor() -> str:
-    """The CPU's model name, as Linux gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def machine(run: RunConfig, device: torch.device) -> dict[str, Any]:
@@ -31,7 +20,7 @@ def machine(run: RunConfig, device: torch.device) -> dict[str, Any]:
     The number of a machine's cores is left out: a worker has ``threads`` of them, whatever the rest does.
     """
     hardware = {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
         "threads": run.train.threads,
         "workers": run.workers,
     }

@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self
 import pynvml
 import torch
 
-from hybrid_ray.training.distributed import rank, sum_over_ranks, world_size
+from hybrid_ray.method.ranks import rank, sum_over_ranks, world_size
 from hybrid_ray.training.telemetry.phase_meter import PhaseMeter
 
 __all__ = ["Gpu", "GpuMonitor", "Monitor", "NullMonitor", "device_name", "energy_of_all", "gpus", "watch"]
