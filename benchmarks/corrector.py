@@ -40,7 +40,7 @@ def run(corpus: Corpus, *, seed: int, steps: int, rho: float, gain: float) -> tu
         seed=seed,
     )
     trainer = HybridTrainer(model, optimizer, config, lr_scheduler=build_schedule(optimizer, train))
-    sampler = BatchSampler(corpus, batch_size=train.batch_size, sequence_length=train.sequence_length, seed=seed)
+    sampler = BatchSampler(corpus.train, batch_size=train.batch_size, sequence_length=train.sequence_length, seed=seed)
     losses = [trainer.step(lambda: model(*sampler.next())).loss for _ in range(steps)]
     last = [loss for loss in losses[-steps // 5 :] if loss is not None]
     return trainer.statistics()["mean_error_after_jump"], statistics.mean(last)

@@ -27,7 +27,7 @@ def trained(corpus: Corpus, config: TrainConfig) -> GPT2:
     model = build_model(ModelConfig(), vocab_size=corpus.vocab_size, sequence_length=config.sequence_length)
     optimizer = build_optimizer(model, config)
     schedule = build_schedule(optimizer, config)
-    sampler = BatchSampler(corpus, batch_size=config.batch_size, sequence_length=config.sequence_length, seed=0)
+    sampler = BatchSampler(corpus.train, batch_size=config.batch_size, sequence_length=config.sequence_length, seed=0)
     for _ in range(config.steps):
         optimizer.zero_grad()
         model(*sampler.next()).backward()
@@ -41,7 +41,7 @@ def trained(corpus: Corpus, config: TrainConfig) -> GPT2:
 def token_losses(model: GPT2, corpus: Corpus, length: int) -> np.ndarray:
     losses = [
         F.cross_entropy(model.logits(tokens).flatten(0, 1), targets.flatten(), reduction="none")
-        for tokens, targets in heldout_batches(corpus, "val", batch_size=64, sequence_length=length)
+        for tokens, targets in heldout_batches(corpus.heldout["val"], batch_size=64, sequence_length=length)
     ]
     return torch.cat(losses).numpy()
 

@@ -1,27 +1,26 @@
 """Batches from tokens: an endless, resumable training stream, and one pass over a held-out split."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hybrid_ray.config import Split
 from hybrid_ray.data.stream import SharedStream
 from hybrid_ray.errors import ConfigError
 
-if TYPE_CHECKING:
-    from hybrid_ray.data.corpus import Corpus
-
 __all__ = ["BatchSampler", "heldout_batches"]
+
+Tokens = npt.NDArray[np.uint16]
 
 
 class BatchSampler:
     """Random windows of the training text in the order of a ``SharedStream``: the same for any ranks and micro-batches.
 
     Args:
+        tokens: the training text, 1-D.
         batch_size: sequences of one call over all ranks; a multiple of ``world``.
         sequence_length: T, tokens a sequence.
 
@@ -30,16 +29,16 @@ class BatchSampler:
     """
 
     def __init__(
-        self, corpus: "Corpus", *, batch_size: int, sequence_length: int, seed: int, rank: int = 0, world: int = 1
+        self, tokens: Tokens, *, batch_size: int, sequence_length: int, seed: int, rank: int = 0, world: int = 1
     ) -> None:
-        places = len(corpus.train) - sequence_length  # a window has one token more than its targets
+        places = len(tokens) - sequence_length  # a window has one token more than its targets
         if places < 1:
             raise ConfigError(
-                f"train.sequence_length is {sequence_length} but the corpus has {len(corpus.train):,} training tokens: "
+                f"train.sequence_length is {sequence_length} but the corpus has {len(tokens):,} training tokens: "
                 "shorten the sequences or give more text"
             )
         self.stream = SharedStream(places=places, batch_size=batch_size, seed=seed, rank=rank, world=world)
-        self.tokens = corpus.train
+        self.tokens = tokens
         self.window = np.arange(sequence_length + 1)
 
     def next(self) -> tuple[Tensor, Tensor]:
@@ -55,20 +54,17 @@ class BatchSampler:
         self.stream.load_state_dict(state)
 
 
-def heldout_batches(
-    corpus: "Corpus", split: Split, *, batch_size: int, sequence_length: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """One pass over a split in order: windows that don't overlap, each token a target once.
+def heldout_batches(tokens: Tokens, *, batch_size: int, sequence_length: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """One pass over a held-out split in order: windows that don't overlap, each token a target once.
 
     The last batch may be smaller. Left out are the first token and the last ones that fill no window.
     """
-    tokens = corpus.heldout[split]
     starts = np.arange((len(tokens) - 1) // sequence_length) * sequence_length
     window = np.arange(sequence_length + 1)
     for first in range(0, len(starts), batch_size):
         yield _pair(tokens[starts[first : first + batch_size, None] + window])
 
 
-def _pair(windows: npt.NDArray[np.uint16]) -> tuple[Tensor, Tensor]:
+def _pair(windows: Tokens) -> tuple[Tensor, Tensor]:
     windows_BT = torch.from_numpy(windows.astype(np.int64))
     return windows_BT[:, :-1].contiguous(), windows_BT[:, 1:].contiguous()

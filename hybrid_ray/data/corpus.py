@@ -62,7 +62,7 @@ class Corpus:
     ) -> BatchSampler:
         """Random windows of the training text."""
         return BatchSampler(
-            self, batch_size=batch_size, sequence_length=sequence_length, seed=seed, rank=rank, world=world
+            self.train, batch_size=batch_size, sequence_length=sequence_length, seed=seed, rank=rank, world=world
         )
 
     def stretches(self, split: Split, *, sequence_length: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -70,7 +70,7 @@ class Corpus:
         rows = len(self.heldout[split]) // sequence_length
         largest = min(LARGEST_BATCH, LARGEST_LOGITS // self.classes)
         batch = max(1, min(rows // STRETCHES, largest // sequence_length))
-        return heldout_batches(self, split, batch_size=batch, sequence_length=sequence_length)
+        return heldout_batches(self.heldout[split], batch_size=batch, sequence_length=sequence_length)
 
 
 def prepare_text(config: DataConfig) -> Corpus:

@@ -1,7 +1,8 @@
 """The import rule of the design, read off the source: who may import whom, and where ray and optuna may appear."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -39,12 +40,25 @@ OPTUNA_AT = {"ray_tune", "report/load.py"}
 MOST_FILES = 14
 
 
+def name_of(path: Path) -> str:
+    """Of a module, dotted; of a folder's ``__init__``, the folder's."""
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
 def modules() -> list[Path]:
     return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
-def imported(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+def at_import(node: ast.AST) -> Iterator[ast.AST]:
+    """Like ast.walk, but not into functions: what stands there is imported later. TYPE_CHECKING's imports count."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from at_import(child)
+
+
+def imported(path: Path, walk: Callable[[ast.AST], Iterator[ast.AST]] = ast.walk) -> Iterator[str]:
+    for node in walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -71,3 +85,24 @@ def test_ray_and_optuna_stay_in_their_places(package: str, places: set[str]) -> 
     }
     assert not strays
     assert users, f"nothing imports {package}: is this test looking in the right place?"
+
+
+def test_no_two_modules_import_each_other() -> None:
+    paths = {name_of(path): path for path in PACKAGE.rglob("*.py")}
+    graph = {
+        name: {other if other in paths else other.rpartition(".")[0] for other in imported(path, at_import)}
+        & set(paths)
+        for name, path in paths.items()
+    }
+    assert "hybrid_ray.data.batches" in graph["hybrid_ray.data.corpus"], "is this test reading the imports?"
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" is imported by ".join(error.args[1]))
+
+
+@pytest.mark.parametrize(
+    "folder", sorted({path.parent for path in modules()}), ids=lambda path: str(path.relative_to(PACKAGE.parent))
+)
+def test_no_folder_has_too_many_files(folder: Path) -> None:
+    assert len([*folder.glob("*.py")]) <= MOST_FILES

@@ -40,7 +40,7 @@ def test_a_baseline_is_a_plain_pytorch_loop() -> None:
     model = build_model(run.model, vocab_size=corpus.vocab_size, sequence_length=32)
     optimizer = build_optimizer(model, run.train)
     schedule = build_schedule(optimizer, run.train)
-    sampler = BatchSampler(corpus, batch_size=8, sequence_length=32, seed=run.seed)
+    sampler = BatchSampler(corpus.train, batch_size=8, sequence_length=32, seed=run.seed)
     for record in listener.steps:
         assert record.learning_rate == schedule.get_last_lr()[0]
         loss = model(*sampler.next())
@@ -53,7 +53,7 @@ def test_a_baseline_is_a_plain_pytorch_loop() -> None:
         schedule.step()
 
     with torch.no_grad():
-        batches = list(heldout_batches(corpus, "val", batch_size=1, sequence_length=32))
+        batches = list(heldout_batches(corpus.heldout["val"], batch_size=1, sequence_length=32))
         expected = sum(model(x, y).item() for x, y in batches) / len(batches)
     assert losses(listener)[-1] == pytest.approx(expected, rel=1e-6)
 
