@@ -14,7 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import hybrid_ray
 from hybrid_ray.config import RunConfig
 from hybrid_ray.errors import ConfigError
 
@@ -92,8 +91,7 @@ def git_state() -> dict[str, Any] | None:
 
 
 def _git(*arguments: str) -> str | None:
-    folder = Path(hybrid_ray.__file__).parent
-    command = ["git", *arguments]
+    folder, command = Path(__file__).parent, ["git", *arguments]
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

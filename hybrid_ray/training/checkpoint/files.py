@@ -19,7 +19,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from hybrid_ray.errors import CheckpointError
 from hybrid_ray.method.ranks import any_rank, rank
 from hybrid_ray.storage.atomic import publish_directory
 from hybrid_ray.storage.fsync import sync_to_disk
+from hybrid_ray.storage.results_version import run_settings
 
 __all__ = ["Checkpoint", "load", "save"]
 
@@ -126,7 +127,7 @@ def load(directory: Path, run: RunConfig) -> Checkpoint | None:
         problem = _damage(path)
         if problem is None:
             manifest = json.loads((path / "manifest.json").read_text())
-            if manifest["run"] != _hash(run):
+            if manifest["run"] != _hash(run, path):
                 raise CheckpointError(
                     f"{path} is of another configuration: train in another directory, or remove {path.parent}"
                 )
@@ -146,7 +147,7 @@ def _candidates(root: Path) -> list[Path]:
 
 def _publish(scratch: Path, final: Path, step: int, run: RunConfig) -> None:
     files = {path.name: {"size": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(scratch.iterdir())}
-    manifest = {"step": step, "run": _hash(run), "files": files}
+    manifest = {"step": step, "run": _hash(run, final), "files": files}
     (scratch / "manifest.json").write_text(json.dumps(manifest, indent=2))
     if final.exists():  # damaged: moved aside, and removed with the other leftovers
         aside = final.with_name(f".{final.name}.damaged")
@@ -168,7 +169,7 @@ def _prune(root: Path, newest: Path, keep: int) -> None:
 
 def _is_whole(path: Path, run: RunConfig) -> bool:
     """Whether a checkpoint of this run is there and as its manifest says."""
-    return _damage(path) is None and json.loads((path / "manifest.json").read_text())["run"] == _hash(run)
+    return _damage(path) is None and json.loads((path / "manifest.json").read_text())["run"] == _hash(run, path)
 
 
 def _damage(path: Path) -> str | None:
@@ -217,8 +218,9 @@ def _weights(folder: Path) -> Path:
     return folder / "weights.safetensors"
 
 
-def _hash(run: RunConfig) -> str:
-    return hashlib.sha256(json.dumps(asdict(run), sort_keys=True).encode()).hexdigest()
+def _hash(run: RunConfig, checkpoint: Path) -> str:
+    """Of what defines the run, which lies two folders above its checkpoints."""
+    return hashlib.sha256(json.dumps(run_settings(run, checkpoint.parent.parent), sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:
