@@ -36,13 +36,13 @@ class Predictor(ABC):
 
     _moves = True  # False: D is always zero and needs no buffer
 
-    @abstractmethod
     def open_window(self) -> None:
         """Real steps begin."""
+        self.window_open = True
 
-    @abstractmethod
     def close_window(self, steps: int) -> None:
         """``steps`` real steps (>= 0) were done since the window opened."""
+        self.window_open = False
 
     @abstractmethod
     def _write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:

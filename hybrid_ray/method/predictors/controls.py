@@ -23,12 +23,6 @@ class RandomDirection(Predictor):
         super().__init__(weights, config)
         self.plans = 0
 
-    def open_window(self) -> None:
-        self.window_open = True
-
-    def close_window(self, steps: int) -> None:
-        self.window_open = False
-
     def _write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
         assert self.direction is not None
         assert norms is not None

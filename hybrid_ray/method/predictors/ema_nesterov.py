@@ -32,13 +32,13 @@ class EmaNesterov(Predictor):
         decay = math.exp(-self.last_steps / self.config.time_constant)
         self.average.accumulate_(decay, self.weights.local(), -1.0)
         self.weight_sum *= decay
-        self.window_open = True
+        super().open_window()
 
     def close_window(self, steps: int) -> None:
         self.average.accumulate_(1.0, self.weights.local(), 1.0)
         self.weight_sum += steps
         self.last_steps = steps
-        self.window_open = False
+        super().close_window(steps)
 
     def _write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
         assert self.direction is not None

@@ -37,12 +37,6 @@ class Momentum(Predictor):
             raise ConfigError(f"predictor momentum needs Adam, AdamW or SGD with momentum but the optimizer is {kind}")
         self._updates = _adam_updates if adam else _sgd_updates
 
-    def open_window(self) -> None:
-        self.window_open = True
-
-    def close_window(self, steps: int) -> None:
-        self.window_open = False
-
     def _write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
         assert self.direction is not None
         groups = self._optimizer.param_groups

@@ -26,11 +26,11 @@ class Snoo(Predictor):
     def open_window(self) -> None:
         self.displacement.accumulate_(0.0 if self.used else 1.0, self.weights.local(), -1.0)
         self.used = False
-        self.window_open = True
+        super().open_window()
 
     def close_window(self, steps: int) -> None:
         self.displacement.accumulate_(1.0, self.weights.local(), 1.0)
-        self.window_open = False
+        super().close_window(steps)
 
     def _write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
         assert self.direction is not None

@@ -12,11 +12,5 @@ class Zero(Predictor):
 
     _moves = False
 
-    def open_window(self) -> None:
-        self.window_open = True
-
-    def close_window(self, steps: int) -> None:
-        self.window_open = False
-
     def _write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
         raise AssertionError("the zero predictor has no direction")
