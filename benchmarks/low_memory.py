@@ -16,7 +16,7 @@ from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, OptimizerNa
 from hybrid_ray.models import build_model, count_parameters
 from hybrid_ray.optim import build_optimizer
 from hybrid_ray.optim.offload import state_tensors
-from hybrid_ray.run_result import Evaluation, Status, StepRecord
+from hybrid_ray.run_result import Evaluation, Replay, Status, StepRecord
 from hybrid_ray.training.loop import train
 
 KINDS: dict[str, dict[str, object]] = {
@@ -37,7 +37,7 @@ class MemoryReader:
         if record.step in self._at:
             self.seen.append(psutil.Process().memory_info().rss / 2**20)
 
-    def evaluation(self, evaluation: Evaluation, calibration: float) -> Status | None:
+    def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
         return None
 
 

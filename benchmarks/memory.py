@@ -31,7 +31,7 @@ from hybrid_ray.errors import TrialOutOfMemory
 from hybrid_ray.memory.allocation_log import AllocationLog
 from hybrid_ray.memory.estimate import memory_need, size_text
 from hybrid_ray.method.phase_memory import Slope
-from hybrid_ray.run_result import Evaluation, RunResult, Status, StepRecord
+from hybrid_ray.run_result import Evaluation, Replay, RunResult, Status, StepRecord
 from hybrid_ray.training.loop import train
 
 CYCLES = HybridConfig(
@@ -156,7 +156,7 @@ class Listener:
             self._moment.enter_context(self._log.moment(f"step {record.step + 1}", "run"))
             torch.empty(1)  # a step that allocates nothing is at the level of its start
 
-    def evaluation(self, evaluation: Evaluation, calibration: float) -> Status | None:
+    def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
         self._moment.close()
         return None
 

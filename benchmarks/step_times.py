@@ -22,7 +22,7 @@ from figures import keep, spread, table
 
 from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, RunConfig, TrainConfig
 from hybrid_ray.data import prepare
-from hybrid_ray.run_result import Evaluation, RunResult, Status, StepRecord
+from hybrid_ray.run_result import Evaluation, Replay, RunResult, Status, StepRecord
 from hybrid_ray.training.hardware.placement import choose_device
 from hybrid_ray.training.loop import train
 from hybrid_ray.training.setup import TrainSetup, synchronize
@@ -105,7 +105,7 @@ class Turns:
         self.hybrid[record.phase].append(record.seconds)
         self.baseline.step()
 
-    def evaluation(self, evaluation: Evaluation, calibration: float) -> Status | None:
+    def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
         return None
 
 

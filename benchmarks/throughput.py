@@ -27,7 +27,7 @@ from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, RunConfig, 
 from hybrid_ray.data import prepare
 from hybrid_ray.models import build_model
 from hybrid_ray.models.shapes import PRESETS, GPT2Shape, flops_per_token
-from hybrid_ray.run_result import Evaluation, Status, StepRecord
+from hybrid_ray.run_result import Evaluation, Replay, Status, StepRecord
 from hybrid_ray.training.hardware.placement import choose_device
 from hybrid_ray.training.loop import train
 
@@ -186,7 +186,7 @@ class Turns:
                 self.theirs.append(self.clock() - started)
         self.began = self.clock()
 
-    def evaluation(self, evaluation: Evaluation, calibration: float) -> Status | None:
+    def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
         return None
 
 

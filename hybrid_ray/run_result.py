@@ -1,12 +1,16 @@
 """What a run leaves behind: step records, evaluations, one result. Plain numbers, JSON in and out."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-__all__ = ["Evaluation", "Heldout", "Replay", "RunResult", "Status", "StepRecord"]
+__all__ = ["PHASE_OF", "Evaluation", "Heldout", "Replay", "RunResult", "Status", "StepRecord"]
 
 Status = Literal["finished", "stopped", "diverged", "failed"]
+
+PHASE_OF = {"W": "warmup", "F": "full", "P": "predict", "M": "correct", "C": "correct"}
+"""By letter of a `Replay`. A micro-correction (M) is a real step inside a prediction."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,10 +56,28 @@ class Replay:
 
     ``phases`` has one letter a nominal step: W warmup, F full, P predicted, M micro-correction, C correct.
     ``norms`` has one entry a jump: the norm of its whole displacement, per parameter group of the optimizer.
+
+    The letters are the one account of a run's steps: every other count of them is read off here.
     """
 
     phases: str
     norms: tuple[tuple[float, ...], ...]
+
+    @property
+    def real_steps(self) -> int:
+        return len(self.phases) - self.predicted_steps
+
+    @property
+    def predicted_steps(self) -> int:
+        return self.phases.count("P")
+
+    @property
+    def phase_steps(self) -> dict[str, int]:
+        """Nominal steps of each phase that the run was in."""
+        counts: Counter[str] = Counter()
+        for letter, phase in PHASE_OF.items():
+            counts[phase] += self.phases.count(letter)
+        return {phase: count for phase, count in counts.items() if count}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

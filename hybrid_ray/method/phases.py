@@ -31,6 +31,7 @@ from typing import Any
 
 from hybrid_ray.config import HybridConfig
 from hybrid_ray.errors import ConfigError
+from hybrid_ray.run_result import PHASE_OF
 
 __all__ = ["Phase", "PhaseMachine", "Position"]
 
@@ -44,8 +45,8 @@ class Phase(StrEnum):
     CORRECT = "correct"
 
 
-_LETTERS = {Phase.WARMUP: "W", Phase.FULL: "F", Phase.PREDICT: "P", Phase.CORRECT: "C"}
-_PHASES = {letter: phase for phase, letter in _LETTERS.items()} | {"M": Phase.CORRECT}
+_PHASES = {letter: Phase(name) for letter, name in PHASE_OF.items()}
+_LETTERS = {phase: letter for letter, phase in _PHASES.items() if letter != "M"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,20 +70,30 @@ class Position:
 
 
 class PhaseMachine:
-    """Says what step comes next.
+    """Says what step comes next, and keeps the letters of those that are done: the one account of a run's steps.
 
     Args:
         config: the lengths of the phases, and total_steps and off_fraction: where predicting ends.
-        letters: a recording to follow; None: decide by ``entry``.
+        recording: letters to follow; None: decide by ``entry``.
     """
 
-    def __init__(self, config: HybridConfig, letters: str | None = None) -> None:
+    def __init__(self, config: HybridConfig, recording: str | None = None) -> None:
         self._config = config
-        self._letters = letters
-        if letters is not None:
-            _check(letters)
-        self.steps = 0  # steps done
+        self._recording = recording
+        if recording is not None:
+            _check(recording)
+        self._done = bytearray()
         self.position = self._first()
+
+    @property
+    def letters(self) -> str:
+        """One letter a nominal step done (`hybrid_ray.run_result.Replay`)."""
+        return self._done.decode()
+
+    @property
+    def steps(self) -> int:
+        """Nominal steps done."""
+        return len(self._done)
 
     @property
     def decides(self) -> bool:
@@ -90,7 +101,7 @@ class PhaseMachine:
         at = self.position
         if at.inside:
             return False
-        if self._letters is not None and self._letter(self.steps + 1) == "P":
+        if self._recording is not None and self._letter(self.steps + 1) == "P":
             return True
         if at.phase is Phase.FULL:
             return at.index % self._config.full_steps == 0
@@ -114,8 +125,8 @@ class PhaseMachine:
     @property
     def over(self) -> bool:
         """Whether no prediction will be entered any more, after the step at ``position`` either."""
-        if self._letters is not None:
-            return self.steps >= self._letters.rfind("P")
+        if self._recording is not None:
+            return self.steps >= self._recording.rfind("P")
         return self.steps + 1 >= self._end
 
     def has_room(self, horizon: int) -> bool:
@@ -133,13 +144,13 @@ class PhaseMachine:
     @property
     def upcoming_horizon(self) -> int | None:
         """The horizon of a recorded prediction that comes next; None without a recording, or if none comes next."""
-        if self._letters is None or self._letter(self.steps + 1) != "P":
+        if self._recording is None or self._letter(self.steps + 1) != "P":
             return None
         return self._recorded_horizon(self.steps + 1)
 
     def restart(self) -> None:
         """The step to come is the first of FULL, unless it is still WARMUP or the run follows a recording."""
-        if self._letters is None and self.position.phase is not Phase.WARMUP:
+        if self._recording is None and self.position.phase is not Phase.WARMUP:
             self.position = Position(phase=Phase.FULL, index=1)
 
     def advance(self, *, entry: int = 0, fall_back: bool = False) -> None:
@@ -149,13 +160,13 @@ class PhaseMachine:
             entry: steps to predict if the machine is at a decision; 0: none. A recording knows better.
             fall_back: FULL is next, whatever was under way. A recording is not interrupted.
         """
-        if self._letters is not None:
+        if self._recording is not None:
             following = self._recorded()
         elif fall_back:
             following = Position(phase=Phase.FULL, index=1)
         else:
             following = self._following(entry if self.decides else 0)
-        self.steps += 1
+        self._done += self.position.letter.encode()
         self.position = following
 
     def _following(self, entry: int) -> Position:
@@ -180,18 +191,18 @@ class PhaseMachine:
         return Position(phase=Phase.FULL, index=1)
 
     def _first(self) -> Position:
-        if self._letters is not None:
+        if self._recording is not None:
             return Position(phase=_PHASES[self._letter(0)], index=1)
         return Position(phase=Phase.WARMUP if self._config.warmup_steps else Phase.FULL, index=1)
 
     def _last_of_stretch(self, length: int) -> bool:
-        if self._letters is not None:
+        if self._recording is not None:
             return self._letter(self.steps + 1) != self._letter(self.steps)
         return self.position.index == length
 
     def _letter(self, step: int) -> str:
-        assert self._letters is not None
-        return self._letters[step] if step < len(self._letters) else "F"
+        assert self._recording is not None
+        return self._recording[step] if step < len(self._recording) else "F"
 
     def _recorded(self) -> Position:
         at, letter = self.position, self._letter(self.steps + 1)
@@ -205,15 +216,15 @@ class PhaseMachine:
         return Position(phase=phase, index=at.index + 1 if at.phase is phase and not at.micro else 1)
 
     def _recorded_horizon(self, start: int) -> int:
-        assert self._letters is not None
-        rest = self._letters[start:]
+        assert self._recording is not None
+        rest = self._recording[start:]
         return rest[: len(rest) - len(rest.lstrip("PM"))].count("P")
 
     def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps, "position": asdict(self.position) | {"phase": str(self.position.phase)}}
+        return {"letters": self.letters, "position": asdict(self.position) | {"phase": str(self.position.phase)}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.steps = int(state["steps"])
+        self._done = bytearray(state["letters"].encode())
         self.position = Position(**(state["position"] | {"phase": Phase(state["position"]["phase"])}))
 
 

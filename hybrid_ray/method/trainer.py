@@ -89,7 +89,7 @@ class HybridTrainer:
         if self.weights.changed:
             self._start_over()
         position, gradient, applied = self.phases.position, None, True
-        with self.stats.step(position):
+        with self.stats.step(position.phase, after=self.phases.steps):
             if position.phase is Phase.PREDICT:
                 self._predict(position)
             else:
@@ -269,7 +269,23 @@ class HybridTrainer:
 
     def statistics(self) -> dict[str, Any]:
         """Plain numbers about the run so far: shares, times, jumps, confidence, events, memory. No rank waits."""
-        numbers = self.stats.statistics() | {"part_seconds": self.clock.seconds()}
+        replay, steps = self.replay_record(), self.phases.steps
+        phases = dict.fromkeys(map(str, Phase), 0) | replay.phase_steps
+        return {
+            "steps": steps,
+            "real_steps": replay.real_steps,
+            "predicted_steps": replay.predicted_steps,
+            "backward_reduction": replay.predicted_steps / max(1, steps),
+            "phase_steps": phases,
+            "phase_shares": {phase: count / max(1, steps) for phase, count in phases.items()},
+            "phase_seconds": self.stats.phase_seconds,
+            "part_seconds": self.clock.seconds(),
+            **self.measures(),
+        }
+
+    def measures(self) -> dict[str, Any]:
+        """The statistics that neither `replay_record` nor a clock tells."""
+        numbers = self.stats.measures()
         if (cycle := self._cycle) is not None:
             numbers |= {
                 "displacement_ratio": cycle.agreement.displacement_ratio,
@@ -283,7 +299,7 @@ class HybridTrainer:
 
     def replay_record(self) -> Replay:
         """The decisions so far, for a control that repeats them."""
-        return Replay(phases=self.stats.letters, norms=tuple(self.stats.norms))
+        return Replay(phases=self.phases.letters, norms=tuple(self.stats.norms))
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on except the weights and global random state; tensors are not copied."""

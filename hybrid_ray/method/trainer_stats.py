@@ -1,15 +1,15 @@
-"""What a run has done so far, counted: steps and seconds by phase, jumps, events, memory."""
+"""What a run has done so far, beside its steps (`PhaseMachine.letters`): jumps, events, seconds and memory by phase."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 
 from hybrid_ray.method.gate.agreement import Agreement
 from hybrid_ray.method.phase_memory import PhaseMemory
-from hybrid_ray.method.phases import Phase, Position
+from hybrid_ray.method.phases import Phase
 from hybrid_ray.method.step_clock import StepClock
 
 __all__ = ["TrainerStats"]
@@ -23,7 +23,6 @@ class TrainerStats:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._letters = bytearray()
         self.norms: list[tuple[float, ...]] = []  # one a jump: the displacement that was really applied, by group
         self.decisions = 0  # chances to predict
         self.overshoots = 0  # jumps after which the gradient pointed back
@@ -38,21 +37,13 @@ class TrainerStats:
         self._memory = PhaseMemory(device)
 
     @property
-    def letters(self) -> str:
-        """One letter a nominal step (`hybrid_ray.run_result.Replay`)."""
-        return self._letters.decode()
-
-    @property
     def jumps(self) -> int:
         return len(self.norms)
 
-    @contextmanager
-    def step(self, position: Position) -> Iterator[None]:
-        """One nominal step, timed. It counts if it does not raise."""
-        self._memory.enter(position.phase, len(self._letters))
-        with self._seconds.part(position.phase.value):
-            yield
-        self._letters += position.letter.encode()
+    def step(self, phase: Phase, after: int) -> AbstractContextManager[None]:
+        """One nominal step, timed; ``after`` so many others."""
+        self._memory.enter(phase, after)
+        return self._seconds.part(phase.value)
 
     def begin_jump(self, norms: Sequence[float]) -> None:
         """A prediction begins; ``norms`` of its whole displacement, by group."""
@@ -82,25 +73,18 @@ class TrainerStats:
             self._sums["error_after_jump"] += measured.error
             self._false_accepts += measured.alpha <= 0.0
 
-    def statistics(self) -> dict[str, Any]:
+    @property
+    def phase_seconds(self) -> dict[str, float]:
+        return dict.fromkeys(map(str, Phase), 0.0) | self._seconds.seconds()
+
+    def measures(self) -> dict[str, Any]:
         """Plain numbers, ready for JSON. Means over cycles are None before the first."""
-        letters = self.letters
-        phases = {phase: sum(letters.count(letter) for letter in _LETTERS[phase]) for phase in Phase}
-        steps = len(letters)
-        predicted = phases[Phase.PREDICT]
         judged = self._jumped + self._withdrawn
         measured = {
             f"mean_{name}": self._sums[name] / self._measured if self._measured else None
             for name in ("cosine", "alpha", "error")
         }
         return {
-            "steps": steps,
-            "real_steps": steps - predicted,
-            "predicted_steps": predicted,
-            "backward_reduction": predicted / max(1, steps),
-            "phase_steps": {str(phase): count for phase, count in phases.items()},
-            "phase_shares": {str(phase): count / max(1, steps) for phase, count in phases.items()},
-            "phase_seconds": {str(phase): 0.0 for phase in Phase} | self._seconds.seconds(),
             "decisions": self.decisions,
             "jumps": self.jumps,
             "accept_rate": self.jumps / self.decisions if self.decisions else None,
@@ -115,7 +99,6 @@ class TrainerStats:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "letters": self.letters,
             "norms": [list(norms) for norms in self.norms],
             "planned": list(self._planned),
             "counts": {name: getattr(self, name) for name in _COUNTS},
@@ -126,7 +109,6 @@ class TrainerStats:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._letters = bytearray(state["letters"].encode())
         self.norms = [tuple(norms) for norms in state["norms"]]
         self._planned = tuple(state["planned"])
         for name in _COUNTS:
@@ -137,4 +119,3 @@ class TrainerStats:
 
 
 _COUNTS = ("decisions", "overshoots", "_measured", "_false_accepts", "_jumped", "_withdrawn")
-_LETTERS = {Phase.WARMUP: "W", Phase.FULL: "F", Phase.PREDICT: "P", Phase.CORRECT: "CM"}

@@ -9,7 +9,6 @@ import gc
 import re
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +19,7 @@ from hybrid_ray.config import JobConfig, RunConfig
 from hybrid_ray.errors import TrialOutOfMemory
 from hybrid_ray.evaluation.scoring import TrialScorer, failed_scores
 from hybrid_ray.ray_tune.space import settings
-from hybrid_ray.run_result import Evaluation, RunResult, Status, StepRecord
+from hybrid_ray.run_result import Evaluation, Replay, RunResult, Status, StepRecord
 
 __all__ = ["TrialReporter", "TrialSpec", "in_one_line", "trial", "trial_with_workers"]
 
@@ -58,19 +57,18 @@ class TrialReporter:
 
     def __init__(self, send: Send, *, scorer: TrialScorer, steps: int) -> None:
         self._yardstick, self._steps, self._send = scorer, steps, send
-        self._phases: Counter[str] = Counter()
         self._evaluations: list[Evaluation] = []
 
     def step(self, record: StepRecord) -> None:
-        self._phases[record.phase] += 1
+        return None
 
-    def evaluation(self, evaluation: Evaluation, calibration: float) -> Status | None:
+    def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
         """Says "diverged" when the loss was too far above the baseline's at two evaluations in a row."""
         self._evaluations.append(evaluation)
         if self._yardstick.diverged_at(self._evaluations):
             return "diverged"
         if evaluation.step < self._steps:
-            self._send({**self._yardstick.at(evaluation, calibration), **phase_counts(self._phases)})
+            self._send({**self._yardstick.at(evaluation, calibration), **phase_counts(replay)})
         return None
 
 
@@ -121,9 +119,9 @@ def trial_with_workers(config: dict[str, Any], *, spec: TrialSpec) -> None:
     tune.report({**outcome, "done": True})
 
 
-def phase_counts(steps: Mapping[str, int]) -> dict[str, int]:
+def phase_counts(replay: Replay) -> dict[str, int]:
     """Nominal steps by phase, as they are reported: ``phase_predict`` and so on."""
-    return {f"phase_{name}": count for name, count in steps.items()}
+    return {f"phase_{name}": count for name, count in replay.phase_steps.items()}
 
 
 def attempt(
@@ -153,7 +151,7 @@ def attempt(
     else:
         try:
             if result.status in ("finished", "diverged"):
-                return scorer.final(result) | phase_counts(result.phase_steps)
+                return scorer.final(result) | phase_counts(result.replay)
             said = result.error or f"the run ended as {result.status!r}"
         except ValueError as error:  # it can't be compared with the baseline, however often it is run
             said = str(error)

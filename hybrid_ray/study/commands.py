@@ -17,7 +17,7 @@ from hybrid_ray.evaluation.compare import compare
 from hybrid_ray.evaluation.runner import cached
 from hybrid_ray.ray_tune.cluster import ray_session, resource_concurrency
 from hybrid_ray.ray_tune.runner import RayExecute, machine_of_runs
-from hybrid_ray.run_result import Evaluation, RunResult, Status, StepRecord
+from hybrid_ray.run_result import Evaluation, Replay, RunResult, Status, StepRecord
 from hybrid_ray.storage.atomic import write_atomic
 from hybrid_ray.storage.results_version import run_settings
 from hybrid_ray.study.plan import plan_concurrency, resolve_auto, run_cache
@@ -36,7 +36,7 @@ class _Progress:
     def step(self, record: StepRecord) -> None:
         return None
 
-    def evaluation(self, evaluation: Evaluation, calibration: float) -> Status | None:
+    def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
         if not self._quiet:
             done = f"step {evaluation.step}/{self._steps}, {evaluation.real_steps} of them real"
             print(f"  {done}: loss {evaluation.loss:.4f}, {evaluation.train_seconds:.1f} s", file=sys.stderr)

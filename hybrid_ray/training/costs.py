@@ -1,4 +1,4 @@
-"""What a run has done so far and what it has cost, kept by docs/method.md, section 4.
+"""What a run has cost so far, kept by docs/method.md, section 4.
 
 Training seconds are the synchronised seconds inside ``trainer.step``: forwards, snapshots and whatever else the method
 needs are in them. Set-up, calibration, compilation, evaluation and checkpoints are ``other``.
@@ -24,14 +24,12 @@ _PLAIN_PARTS = ("data", "forward", "backward", "optimizer")
 
 
 class RunCosts:
-    """Counts of one run. ``step_cost``: seconds of a plain step in this process when last looked at (`StepTimer`)."""
+    """Seconds and tokens of one run. Its steps are counted by its trainer.
+
+    ``step_cost``: seconds of a plain step in this process when last looked at (`StepTimer`)."""
 
     def __init__(self) -> None:
         self.step_cost = 1.0
-        self.step = 0
-        self.real_steps = 0
-        self.train_seconds = 0.0
-        self.phase_steps: Counter[str] = Counter()
         self.phase_seconds: defaultdict[str, float] = defaultdict(float)
         self.other_seconds: defaultdict[str, float] = defaultdict(float)
         self.tokens: Counter[str] = Counter(read=0, gradient=0, forward_only=0)
@@ -43,7 +41,12 @@ class RunCosts:
         self._plain_steps = 0.0  # time up to the last look
         self._since = 0.0  # seconds of training since then
 
-    def calibration(self, part_seconds: Mapping[str, float]) -> float:
+    @property
+    def train_seconds(self) -> float:
+        return sum(self.phase_seconds.values())
+
+    @staticmethod
+    def calibration(part_seconds: Mapping[str, float], real_steps: int) -> float:
         """Seconds of a plain step while this run trained: the unit that its time is told in.
 
         A real step *is* a plain step, with what the method does beside it kept apart in parts of their own. So the
@@ -52,7 +55,7 @@ class RunCosts:
         calibration at other moments (``benchmarks/calibration.py``). That real steps cost no more than plain ones is
         checked by `plain_step`, which is measured apart.
         """
-        return sum(part_seconds.get(part, 0.0) for part in _PLAIN_PARTS) / max(1, self.real_steps)
+        return sum(part_seconds.get(part, 0.0) for part in _PLAIN_PARTS) / max(1, real_steps)
 
     def setting(self, now: dict[str, Any]) -> dict[str, Any]:
         """``now``, with the others that the run has trained in, if any: its seconds are of all of them."""
@@ -77,16 +80,11 @@ class RunCosts:
         self._plain_steps += 2.0 * self._since / (self.step_cost + step_cost)
         self._since, self.step_cost = 0.0, step_cost
 
-    def count(self, result: StepResult, seconds: float) -> None:
-        """One nominal step is done."""
-        phase = str(result.phase)
-        self.step += 1
-        self.real_steps += not result.predicted
-        self.train_seconds += seconds
+    def count(self, step: int, result: StepResult, seconds: float) -> None:
+        """A nominal step is done, the ``step``-th."""
         self._since += seconds
-        self.phase_steps[phase] += 1
-        self.phase_seconds[phase] += seconds
-        self.extremes.note(result)
+        self.phase_seconds[str(result.phase)] += seconds
+        self.extremes.note(step, result)
 
     def read(self, tokens: int) -> None:
         """A micro-batch was read, for a gradient if gradients are on, else for a forward alone. Tokens of all ranks."""
@@ -105,11 +103,7 @@ class RunCosts:
     def state_dict(self) -> dict[str, Any]:
         """Plain values only, so that a checkpoint loads without unpickling."""
         return {
-            "step": self.step,
-            "real_steps": self.real_steps,
-            "train_seconds": self.train_seconds,
             "plain_steps": self._time,
-            "phase_steps": dict(self.phase_steps),
             "phase_seconds": dict(self.phase_seconds),
             "other_seconds": dict(self.other_seconds),
             "tokens": dict(self.tokens),
@@ -120,12 +114,8 @@ class RunCosts:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint. What this process has spent so far (set-up, calibration) is added to it."""
-        self.step = state["step"]
-        self.real_steps = state["real_steps"]
-        self.train_seconds = state["train_seconds"]
         self._plain_steps = state["plain_steps"]
         for mine, saved in (
-            (self.phase_steps, state["phase_steps"]),
             (self.phase_seconds, state["phase_seconds"]),
             (self.other_seconds, state["other_seconds"]),
             (self.tokens, state["tokens"]),

@@ -91,11 +91,11 @@ def _nominal_steps(training_run: TrainingRun, stop: StopRequest, monitor: Monito
             synchronize(setup.device)
             seconds = time.perf_counter() - started
 
-            costs.count(result, seconds)
+            costs.count(training_run.step, result, seconds)
             monitor.spent(str(result.phase), started, started + seconds)
             training_run.told(
                 StepRecord(
-                    step=costs.step,
+                    step=training_run.step,
                     phase=str(result.phase),
                     predicted=result.predicted,
                     loss=result.loss,

@@ -11,7 +11,7 @@ import torch
 
 from hybrid_ray.config import ResourcesConfig, RunConfig
 from hybrid_ray.errors import ConfigError, TrialOutOfMemory
-from hybrid_ray.run_result import Evaluation, RunResult, Status, StepRecord
+from hybrid_ray.run_result import Evaluation, Replay, RunResult, Status, StepRecord
 from hybrid_ray.training.loop import train
 from hybrid_ray.training.reporter import Reporter
 
@@ -38,7 +38,7 @@ class EvaluationReporter:
     def step(self, record: StepRecord) -> None:
         return None
 
-    def evaluation(self, evaluation: Evaluation, calibration: float) -> Status | None:
+    def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
         self._send(
             {
                 "step": evaluation.step,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hybrid_ray.config import RunConfig
-from hybrid_ray.run_result import Evaluation, RunResult, Status, StepRecord
+from hybrid_ray.run_result import Evaluation, Replay, RunResult, Status, StepRecord
 from hybrid_ray.storage.json_files import write_json_atomic
 from hybrid_ray.storage.jsonl import JsonLines
 from hybrid_ray.storage.parquet import write_steps_parquet
@@ -23,8 +23,13 @@ class Reporter(Protocol):
 
     def step(self, record: StepRecord) -> None: ...
 
-    def evaluation(self, evaluation: Evaluation, calibration: float) -> Status | None:
-        """A status ends the run there and then; None lets it go on. ``calibration``: seconds of a plain step."""
+    def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
+        """A status ends the run there and then; None lets it go on.
+
+        Args:
+            calibration: seconds of a plain step.
+            replay: the steps so far.
+        """
         ...
 
 
@@ -34,7 +39,7 @@ class NullReporter:
     def step(self, record: StepRecord) -> None:
         return None
 
-    def evaluation(self, evaluation: Evaluation, calibration: float) -> Status | None:
+    def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
         return None
 
 
@@ -48,8 +53,8 @@ class Reporters:
         for reporter in self._reporters:
             reporter.step(record)
 
-    def evaluation(self, evaluation: Evaluation, calibration: float) -> Status | None:
-        answers = [reporter.evaluation(evaluation, calibration) for reporter in self._reporters]
+    def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
+        answers = [reporter.evaluation(evaluation, calibration, replay) for reporter in self._reporters]
         return next((answer for answer in answers if answer is not None), None)
 
 
@@ -82,7 +87,7 @@ class RunWriter:
         if len(self._waiting) >= self.CHUNK:
             self.flush()
 
-    def evaluation(self, evaluation: Evaluation, calibration: float) -> Status | None:
+    def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
         self.flush()
         return None
 

@@ -66,11 +66,16 @@ class TrainingRun:
         if setup.setting() not in costs.settings:
             costs.settings.append(setup.setting())
         if resumed:
-            log.info("going on from step %d", costs.step)
+            log.info("going on from step %d", self.step)
+
+    @property
+    def step(self) -> int:
+        """Nominal steps done."""
+        return self.training.trainer.phases.steps
 
     @property
     def ended(self) -> bool:
-        return self.costs.step >= self.setup.run.train.steps
+        return self.step >= self.setup.run.train.steps
 
     def told(self, record: StepRecord) -> None:
         """A step was done: tell whoever listens."""
@@ -81,7 +86,7 @@ class TrainingRun:
 
         Right after Correct the weights are as good as they get in a cycle; in the middle of Predict they are a guess.
         """
-        curve, step = self.costs.curve, self.costs.step
+        curve, step = self.costs.curve, self.step
         last = curve[-1].step if curve else 0
         passed = any(last < point <= step for point in evaluation_points(self.setup.run.train))
         return passed and (self.training.trainer.cycle_done or self.ended)
@@ -101,12 +106,13 @@ class TrainingRun:
             costs.update_step_cost(self._timer.estimate())
         loss = self._evaluate("val")
         if not math.isfinite(loss):
-            raise Diverged(f"the held-out loss is {loss} at nominal step {costs.step}")
+            raise Diverged(f"the held-out loss is {loss} at nominal step {self.step}")
         seconds, calibration = from_first_rank([costs.train_seconds, self._calibration()])
+        replay = self.training.trainer.replay_record()
         evaluation = Evaluation(
-            step=costs.step,
+            step=self.step,
             loss=loss,
-            real_steps=costs.real_steps,
+            real_steps=replay.real_steps,
             train_seconds=seconds,
             time=seconds / calibration,
         )
@@ -114,11 +120,11 @@ class TrainingRun:
         log.info("step %d: held-out loss %.4f after %.1f s of training", evaluation.step, loss, seconds)
         if self.setup.run.train.checkpoint_every:
             self.checkpoint()
-        return _agreed(self._reporter.evaluation(evaluation, calibration))
+        return _agreed(self._reporter.evaluation(evaluation, calibration, replay))
 
     def checkpoint_due(self) -> bool:
         every = self.setup.run.train.checkpoint_every
-        return every > 0 and self.costs.step % every == 0
+        return every > 0 and self.step % every == 0
 
     def checkpoint(self) -> None:
         """Keep the run's whole state (collective). Of a run that has ended only the last is kept."""
@@ -160,29 +166,31 @@ class TrainingRun:
         return self._heldout[split].loss
 
     def _calibration(self) -> float:
-        return self.costs.calibration(self.training.trainer.clock.seconds())
+        trainer = self.training.trainer
+        return self.costs.calibration(trainer.clock.seconds(), trainer.replay_record().real_steps)
 
     def _result(self, status: Status, error: str | None, monitor: Monitor) -> RunResult:
         setup, costs, trainer = self.setup, self.costs, self.training.trainer
+        replay = trainer.replay_record()
         seconds, calibration, plain_step = from_first_rank([costs.train_seconds, self._calibration(), costs.plain_step])
         return RunResult(
             arm=setup.run.arm,
             seed=setup.run.seed,
             status=status,
-            steps=costs.step,
-            real_steps=costs.real_steps,
-            predicted_steps=costs.step - costs.real_steps,
+            steps=self.step,
+            real_steps=replay.real_steps,
+            predicted_steps=replay.predicted_steps,
             train_seconds=seconds,
             calibration=calibration,
             plain_step=plain_step,
             heldout=self._heldout if status == "finished" else {},
             curve=tuple(costs.curve),
-            phase_steps=dict(costs.phase_steps),
+            phase_steps=replay.phase_steps,
             phase_seconds=dict(costs.phase_seconds),
             part_seconds=trainer.clock.seconds(),
             other_seconds=dict(costs.other_seconds),
             tokens=dict(costs.tokens),
-            replay=trainer.replay_record(),
+            replay=replay,
             statistics={**trainer.statistics(), **costs.extremes.training},
             fingerprint=fingerprint(setup.run, setup.corpus, setup.device, setting=costs.setting(setup.setting())),
             machine={**_watched(monitor, setup.device), **costs.extremes.memory, **setup.evidence()},

@@ -272,7 +272,8 @@ def _played(result: RunResult, scorer: TrialScorer, steps: int) -> list[Report]:
     sent: list[dict[str, Any]] = []
     reporter = TrialReporter(sent.append, scorer=scorer, steps=steps)
     for index, point in enumerate(result.curve):
-        if reporter.evaluation(point, result.calibration) is not None:
+        done = replace(result.replay, phases=result.replay.phases[: point.step])
+        if reporter.evaluation(point, result.calibration, done) is not None:
             result = _diverged(result, point.step, point.train_seconds, curve=result.curve[: index + 1], error=None)
             break
         reports.extend((point.time, report) for report in sent)

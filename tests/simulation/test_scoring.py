@@ -12,7 +12,9 @@ from hybrid_ray.evaluation.frontier import Frontier
 from hybrid_ray.evaluation.scoring import TrialScorer, claimable
 from hybrid_ray.objective import Baseline
 from hybrid_ray.ray_tune.trial import TrialReporter, attempt
-from hybrid_ray.run_result import Evaluation, Heldout, StepRecord
+from hybrid_ray.run_result import Evaluation, Heldout, Replay
+
+NOTHING = Replay(phases="", norms=())
 
 
 def scorer(**objective: Any) -> TrialScorer:
@@ -138,27 +140,22 @@ def evaluation(step: int, loss: float) -> Evaluation:
 def test_too_bad_twice_in_a_row_is_divergence_and_once_is_not() -> None:
     sent: list[dict[str, Any]] = []
     watcher = reporter(sent)
-    said = [watcher.evaluation(evaluation(step, loss), 0.01) for step, loss in ((25, 7.0), (50, 4.0), (60, 7.0))]
+    said = [
+        watcher.evaluation(evaluation(step, loss), 0.01, NOTHING) for step, loss in ((25, 7.0), (50, 4.0), (60, 7.0))
+    ]
     assert said == [None, None, None]
-    assert watcher.evaluation(evaluation(75, 7.0), 0.01) == "diverged"
+    assert watcher.evaluation(evaluation(75, 7.0), 0.01, NOTHING) == "diverged"
     assert [row["step"] for row in sent] == [25, 50, 60]
 
 
 def test_the_last_evaluation_is_left_to_the_final_report() -> None:
     sent: list[dict[str, Any]] = []
     watcher = reporter(sent)
-    record = StepRecord(
-        step=1,
-        phase="predict",
-        predicted=True,
-        loss=None,
-        confidence=0.5,
-        learning_rate=0.1,
-        grad_norm=None,
-        seconds=0.0,
-    )
-    watcher.step(record)
     for step in (50, 100):
-        assert watcher.evaluation(evaluation(step, 3.0), 0.01) is None
+        assert watcher.evaluation(evaluation(step, 3.0), 0.01, Replay(phases="FFPMP", norms=())) is None
     assert [row["step"] for row in sent] == [50]
-    assert sent[0]["phase_predict"] == 1
+    assert {name: count for name, count in sent[0].items() if name.startswith("phase_")} == {
+        "phase_full": 2,
+        "phase_predict": 2,
+        "phase_correct": 1,
+    }

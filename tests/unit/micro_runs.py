@@ -3,7 +3,7 @@
 from typing import Any
 
 from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, RunConfig, TrainConfig
-from hybrid_ray.run_result import Evaluation, Status, StepRecord
+from hybrid_ray.run_result import Evaluation, Replay, Status, StepRecord
 
 DATA = DataConfig(max_bytes=1_000_000, heldout_tokens=8192)
 CYCLES = HybridConfig(warmup_steps=6, full_steps=4, correct_steps=2, prediction_horizon=3, confidence_threshold=0.0)
@@ -36,6 +36,6 @@ class Listener:
     def step(self, record: StepRecord) -> None:
         self.steps.append(record)
 
-    def evaluation(self, evaluation: Evaluation, calibration: float) -> Status | None:
+    def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
         self.evaluations.append(evaluation)
         return self._ends.get(len(self.evaluations))

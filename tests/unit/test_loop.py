@@ -82,11 +82,11 @@ def test_seconds_count_by_what_a_plain_step_cost_when_they_were_spent() -> None:
         ),
     )
     costs.step_cost = 0.1
-    costs.count(second, 3.0)
+    costs.count(1, second, 3.0)
     assert costs.plain_step == pytest.approx(0.1)
     costs.update_step_cost(0.2)  # a neighbour came: the three seconds were 20 plain steps, not 30
     assert costs.train_seconds / costs.plain_step == pytest.approx(20.0)
-    costs.count(second, 4.0)
+    costs.count(2, second, 4.0)
     costs.update_step_cost(0.2)
     assert costs.train_seconds / costs.plain_step == pytest.approx(40.0)
 

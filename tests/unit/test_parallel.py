@@ -9,8 +9,8 @@ import torch
 from micro_runs import CYCLES, Listener, micro_run
 
 from hybrid_ray.method.ranks import rank
-from hybrid_ray.run_result import Evaluation, RunResult, Status, StepRecord
-from hybrid_ray.training.distributed import process_group
+from hybrid_ray.run_result import Evaluation, Replay, RunResult, Status, StepRecord
+from hybrid_ray.training.distributed import process_group, rank
 from hybrid_ray.training.loop import train
 
 pytestmark = pytest.mark.slow
@@ -32,7 +32,7 @@ class FallsOver(Listener):
 class Undecided(Listener):
     """Rank 1 alone wants to stop."""
 
-    def evaluation(self, evaluation: Evaluation, calibration: float) -> Status | None:
+    def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
         return "stopped" if rank() == 1 else None
 
 

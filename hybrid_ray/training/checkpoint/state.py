@@ -22,7 +22,7 @@ def save(directory: Path, setup: TrainSetup, training: Training, costs: RunCosts
     }
     checkpoint.save(
         directory,
-        costs.step,
+        training.trainer.phases.steps,
         setup.run,
         weights=full_weights(setup.module),
         shared=shared if setup.sharded else {**shared, **trainer},

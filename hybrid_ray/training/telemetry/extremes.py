@@ -45,18 +45,16 @@ class RunExtremes:
     first_memory_bytes: int | None = None
     last_memory_bytes: int | None = None
     most_memory_bytes: int = 0
-    steps: int = 0
 
-    def note(self, result: StepResult) -> None:
-        """A nominal step is done."""
+    def note(self, step: int, result: StepResult) -> None:
+        """A nominal step is done, the ``step``-th."""
         if result.loss is not None:
             self.first_loss = result.loss if self.first_loss is None else self.first_loss
             self.last_loss = result.loss
         if result.phase is not Phase.WARMUP:  # nothing is decided there, however high it is
             self.highest_confidence = max(self.highest_confidence, result.confidence)
-        if self.steps % _EVERY == 0:
+        if step % _EVERY == 1:
             self._note_memory()
-        self.steps += 1
 
     def _note_memory(self) -> None:
         used = bytes_in_use()
