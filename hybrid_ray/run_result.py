@@ -86,32 +86,53 @@ class RunResult:
 
     ``calibration`` is seconds of a plain step: data, forward, backward and optimizer of the run's own real steps.
     ``plain_step`` is the same measured apart, with prediction off, before the run and at its evaluations.
+    Each figure is stored once: steps are read off ``replay``, sums are properties.
     """
 
     arm: str
     seed: int
     status: Status
-    steps: int  # nominal steps done
-    real_steps: int
-    predicted_steps: int
-    train_seconds: float
     calibration: float
     plain_step: float
     heldout: Mapping[str, Heldout]  # by split; val and test at the end of a finished run
     curve: tuple[Evaluation, ...]
-    phase_steps: Mapping[str, int]
-    phase_seconds: Mapping[str, float]
+    phase_seconds: Mapping[str, float]  # synchronised; together the training time
     part_seconds: Mapping[str, float]  # data, forward, backward, optimizer (real steps); predict, overhead, offload
     other_seconds: Mapping[str, float]  # setup, calibration, evaluation, checkpoint, compile: not training time
-    tokens: Mapping[str, int]  # read, gradient, forward_only
+    tokens: Mapping[str, int]  # gradient, forward_only
     replay: Replay
-    statistics: Mapping[str, Any] = field(default_factory=dict)  # HybridTrainer.statistics()
+    statistics: Mapping[str, Any] = field(default_factory=dict)  # HybridTrainer.measures(), and extremes of the run
     fingerprint: Mapping[str, Any] = field(
         default_factory=dict
     )  # hardware, software, data: what a comparison must share
     machine: Mapping[str, Any] = field(default_factory=dict)  # what the device did: memory, power, compilation
     sample: str | None = None  # what the finished model writes, for the report (training/generated_text.py)
     error: str | None = None
+
+    @property
+    def steps(self) -> int:
+        """Nominal steps done."""
+        return len(self.replay.phases)
+
+    @property
+    def real_steps(self) -> int:
+        return self.replay.real_steps
+
+    @property
+    def predicted_steps(self) -> int:
+        return self.replay.predicted_steps
+
+    @property
+    def phase_steps(self) -> dict[str, int]:
+        return self.replay.phase_steps
+
+    @property
+    def train_seconds(self) -> float:
+        return sum(self.phase_seconds.values())
+
+    @property
+    def tokens_read(self) -> int:
+        return sum(self.tokens.values())
 
     @property
     def time(self) -> float:

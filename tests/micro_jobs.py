@@ -35,7 +35,7 @@ def micro_job(folder: Path, **sections: Any) -> JobConfig:
     return replace(job, **sections)
 
 
-def plain_result(**changes: Any) -> RunResult:
+def plain_result(*, real: int = 100, predicted: int = 0, seconds: float = 1.0, **changes: Any) -> RunResult:
     """A finished run of 100 real steps whose loss falls from 5 to 2, at 10 ms a plain step."""
     curve = tuple(
         Evaluation(step=step, loss=6.0 - 0.04 * step, real_steps=step, train_seconds=0.01 * step, time=float(step))
@@ -45,19 +45,14 @@ def plain_result(**changes: Any) -> RunResult:
         arm="baseline",
         seed=0,
         status="finished",
-        steps=100,
-        real_steps=100,
-        predicted_steps=0,
-        train_seconds=1.0,
         calibration=0.01,
         plain_step=0.01,
         heldout={"val": Heldout(loss=2.0, standard_error=0.01, tokens=1000)},
         curve=curve,
-        phase_steps={"full": 100},
-        phase_seconds={},
+        phase_seconds={"full": seconds},
         part_seconds={},
         other_seconds={},
         tokens={},
-        replay=Replay(phases="F" * 100, norms=()),
+        replay=Replay(phases="F" * real + "P" * predicted, norms=()),
     )
     return replace(result, **changes)

@@ -148,7 +148,7 @@ def account(result: RunResult, split: Split) -> dict[str, Any]:
 
 def _tokens_per_second(result: RunResult) -> float:
     """Tokens (or pictures) really read, over training seconds."""
-    return result.tokens["read"] / result.train_seconds
+    return result.tokens_read / result.train_seconds
 
 
 def _memory(result: RunResult) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class RunCosts:
         self.step_cost = 1.0
         self.phase_seconds: defaultdict[str, float] = defaultdict(float)
         self.other_seconds: defaultdict[str, float] = defaultdict(float)
-        self.tokens: Counter[str] = Counter(read=0, gradient=0, forward_only=0)
+        self.tokens: Counter[str] = Counter(gradient=0, forward_only=0)
         self.curve: list[Evaluation] = []
         self.extremes = RunExtremes()
         self.settings: list[
@@ -88,7 +88,6 @@ class RunCosts:
 
     def read(self, tokens: int) -> None:
         """A micro-batch was read, for a gradient if gradients are on, else for a forward alone. Tokens of all ranks."""
-        self.tokens["read"] += tokens
         self.tokens["gradient" if torch.is_grad_enabled() else "forward_only"] += tokens
 
     @contextlib.contextmanager

@@ -171,27 +171,23 @@ class TrainingRun:
 
     def _result(self, status: Status, error: str | None, monitor: Monitor) -> RunResult:
         setup, costs, trainer = self.setup, self.costs, self.training.trainer
-        replay = trainer.replay_record()
-        seconds, calibration, plain_step = from_first_rank([costs.train_seconds, self._calibration(), costs.plain_step])
+        calibration, plain_step, *seconds = from_first_rank(
+            [self._calibration(), costs.plain_step, *costs.phase_seconds.values()]
+        )
         return RunResult(
             arm=setup.run.arm,
             seed=setup.run.seed,
             status=status,
-            steps=self.step,
-            real_steps=replay.real_steps,
-            predicted_steps=replay.predicted_steps,
-            train_seconds=seconds,
             calibration=calibration,
             plain_step=plain_step,
             heldout=self._heldout if status == "finished" else {},
             curve=tuple(costs.curve),
-            phase_steps=replay.phase_steps,
-            phase_seconds=dict(costs.phase_seconds),
+            phase_seconds=dict(zip(costs.phase_seconds, seconds, strict=True)),
             part_seconds=trainer.clock.seconds(),
             other_seconds=dict(costs.other_seconds),
             tokens=dict(costs.tokens),
-            replay=replay,
-            statistics={**trainer.statistics(), **costs.extremes.training},
+            replay=trainer.replay_record(),
+            statistics={**trainer.measures(), **costs.extremes.training},
             fingerprint=fingerprint(setup.run, setup.corpus, setup.device, setting=costs.setting(setup.setting())),
             machine={**_watched(monitor, setup.device), **costs.extremes.memory, **setup.evidence()},
             sample=self._sample,

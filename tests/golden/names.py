@@ -9,8 +9,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from hybrid_ray import HybridConfig, HybridTrainer, load_study
+from hybrid_ray.run_result import RunResult
 
-__all__ = ["COMMAND_LINE", "HybridConfig", "HybridTrainer", "as_recorded", "as_today", "load_study", "text_as_recorded"]
+__all__ = [
+    "COMMAND_LINE",
+    "HybridConfig",
+    "HybridTrainer",
+    "as_recorded",
+    "as_today",
+    "load_study",
+    "result_as_recorded",
+    "text_as_recorded",
+]
 
 COMMAND_LINE = "hybrid_ray.cli"  # run with python -m
 
@@ -51,6 +61,13 @@ TEXTS: tuple[tuple[str, str], ...] = (
     (r"interim_analyses", "looks"),
 )
 
+# Of a result: what is a property of `RunResult` today, and what ``statistics`` repeated.
+DERIVED = ("steps", "real_steps", "predicted_steps", "train_seconds", "phase_steps")
+DERIVED_STATISTICS = (
+    *("steps", "real_steps", "predicted_steps", "backward_reduction"),
+    *("phase_steps", "phase_shares", "phase_seconds", "part_seconds"),
+)
+
 _VALUES = {"predictor": PREDICTORS, "arms": ARMS, "arm": ARMS, "phase": PHASES, "split": SPLITS}
 _KEYS = {"heldout": SPLITS, "phase_steps": PHASES, "phase_shares": PHASES, "runs": ARMS, "comparisons": ARMS}
 
@@ -63,6 +80,19 @@ def as_today(data: Any, *, key: str = "") -> Any:
 def as_recorded(data: Any, *, key: str = "") -> Any:
     """Today's names to recorded ones."""
     return _translated(data, key, back=True)
+
+
+def result_as_recorded(written: Mapping[str, Any]) -> Any:
+    """What ``result.json`` held when it was recorded: figures stood in it, or stood twice, that are derived today."""
+    result = RunResult.from_dict(written)
+    return as_recorded(
+        {
+            **written,
+            **{name: getattr(result, name) for name in DERIVED},
+            "tokens": {"read": result.tokens_read, **written["tokens"]},
+            "statistics": {**written["statistics"], **dict.fromkeys(DERIVED_STATISTICS)},
+        }
+    )
 
 
 def text_as_recorded(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 from commands import micro_job, run_command, run_commands, workplace, write_job
-from names import as_recorded
+from names import as_recorded, result_as_recorded
 
 __all__ = ["files_of", "result_of", "run_traces", "steps_of"]
 
@@ -67,7 +67,7 @@ def files_of(directory: Path) -> list[str]:
 
 def result_of(directory: Path) -> dict[str, Any]:
     """What ``result.json`` says, without times and what they decide."""
-    result = as_recorded(json.loads((directory / "result.json").read_text(encoding="utf-8")))
+    result = result_as_recorded(json.loads((directory / "result.json").read_text(encoding="utf-8")))
     return {
         "keys": sorted(result),
         **{name: result[name] for name in ("arm", "seed", "status", "steps", "real_steps", "predicted_steps")},

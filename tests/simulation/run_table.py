@@ -228,4 +228,5 @@ def _gained(run: RunResult, faster: float, loss: float) -> RunResult:
         for point in run.curve
     )
     heldout = {split: replace(found, loss=found.loss * loss) for split, found in run.heldout.items()}
-    return replace(run, train_seconds=run.train_seconds / faster, curve=curve, heldout=heldout)
+    seconds = {phase: spent / faster for phase, spent in run.phase_seconds.items()}
+    return replace(run, phase_seconds=seconds, curve=curve, heldout=heldout)

@@ -297,14 +297,11 @@ def _diverged(
     result: RunResult, step: int, seconds: float, *, curve: tuple[Evaluation, ...], error: str | None
 ) -> RunResult:
     """What the training loop leaves of a run that ends here as diverged."""
-    predicted = result.replay.phases[:step].count("P")
     return replace(
         result,
         status="diverged",
-        steps=step,
-        real_steps=step - predicted,
-        predicted_steps=predicted,
-        train_seconds=seconds,
+        replay=replace(result.replay, phases=result.replay.phases[:step]),
+        phase_seconds={name: spent * seconds / result.train_seconds for name, spent in result.phase_seconds.items()},
         curve=curve,
         heldout={},
         error=error,

@@ -29,9 +29,9 @@ def scorer(**objective: Any) -> TrialScorer:
 def hybrid(loss: float, seconds: float, **changes: Any) -> Any:
     return plain_result(
         arm="hybrid",
-        real_steps=60,
-        predicted_steps=40,
-        train_seconds=seconds,
+        real=60,
+        predicted=40,
+        seconds=seconds,
         heldout={"val": Heldout(loss=loss, standard_error=0.01, tokens=1000)},
         **changes,
     )
@@ -123,7 +123,7 @@ def test_a_trial_that_cannot_be_compared_fails_once_with_the_reason(tmp_path: Pa
 
 
 def test_a_trial_that_hardly_predicts_is_inert_and_never_best() -> None:
-    found = scorer().final(plain_result(real_steps=96, predicted_steps=4))
+    found = scorer().final(plain_result(real=96, predicted=4))
     assert found["inert"] == 1
     assert not claimable({**found, "state": "COMPLETE"})
     assert claimable({**scorer().final(hybrid(2.0, 0.5)), "state": "COMPLETE"})

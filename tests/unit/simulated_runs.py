@@ -25,15 +25,12 @@ def result(run: RunConfig, **values: Any) -> RunResult:
     """A finished run of real steps only, unless ``values`` say otherwise."""
     steps = run.train.steps
     loss = values.pop("loss", law(steps))
-    seconds = values.get("train_seconds", 0.02 * steps)
+    seconds = values.pop("train_seconds", 0.02 * steps)
+    phases = "F" * values.pop("real_steps", steps) + "P" * values.pop("predicted_steps", 0)
     base: dict[str, Any] = {
         "arm": run.arm,
         "seed": run.seed,
         "status": "finished",
-        "steps": steps,
-        "real_steps": steps,
-        "predicted_steps": 0,
-        "train_seconds": seconds,
         "calibration": 0.02,
         "plain_step": 0.02,
         "heldout": {split: Heldout(loss=loss, standard_error=0.001, tokens=65536) for split in ("val", "test")},
@@ -47,12 +44,11 @@ def result(run: RunConfig, **values: Any) -> RunResult:
             )
             for part in range(1, 5)
         ),
-        "phase_steps": {"full": steps},
         "phase_seconds": {"full": seconds},
         "part_seconds": {},
         "other_seconds": {},
-        "tokens": {"read": steps, "gradient": steps, "forward_only": 0},
-        "replay": Replay(phases="F" * steps, norms=()),
+        "tokens": {"gradient": steps, "forward_only": 0},
+        "replay": Replay(phases=phases, norms=()),
         "statistics": {"displacement_ratio": 1.3},
     }
     return RunResult(**{**base, **values})

@@ -45,10 +45,6 @@ def run_result(
         arm=arm,
         seed=seed,
         status="finished",
-        steps=steps,
-        real_steps=real,
-        predicted_steps=predicted,
-        train_seconds=seconds,
         calibration=PLAIN,
         plain_step=PLAIN,
         heldout={
@@ -65,13 +61,12 @@ def run_result(
             )
             for point in range(1, 9)
         ),
-        phase_steps=phases,
         phase_seconds={phase: PLAIN * count / (50 if phase == "predict" else 1) for phase, count in phases.items()},
         part_seconds={name: share * real * PLAIN for name, share in parts.items()}
         | {"predict": predicted * PLAIN / 50},
         other_seconds={"setup": 0.5, "calibration": 0.6, "evaluation": 0.4},
-        tokens={"read": real * 1024, "gradient": real * 1024, "forward_only": 0},
-        replay=Replay(phases="", norms=()),
+        tokens={"gradient": real * 1024, "forward_only": 0},
+        replay=Replay(phases="".join(phase[0].upper() * count for phase, count in phases.items()), norms=()),
         statistics={"displacement_ratio": 1.2},
     )
 

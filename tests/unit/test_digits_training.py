@@ -41,7 +41,7 @@ def test_a_hybrid_run_is_scored_by_accuracy_and_counts_pictures(run: RunConfig) 
     found = train(run)
     assert found.status == "finished"
     assert found.predicted_steps > 0
-    assert found.tokens["read"] == found.tokens["gradient"] == 32 * found.real_steps
+    assert found.tokens_read == found.tokens["gradient"] == 32 * found.real_steps
     for heldout in found.heldout.values():
         assert heldout.tokens == 5_000
         assert heldout.accuracy is not None

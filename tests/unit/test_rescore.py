@@ -95,8 +95,9 @@ def test_a_wider_limit_cannot_make_a_trial_go_on(study: Path) -> None:
         result = json.loads(path.read_text())
         result["curve"] = [{**point, "loss": loss} for point, loss in zip(result["curve"], losses, strict=False)]
         last = result["curve"][-1]
-        result |= {"status": "diverged", "error": error, "heldout": {}, "steps": last["step"]}
-        result |= {"real_steps": last["real_steps"], "train_seconds": last["train_seconds"]}
+        result |= {"status": "diverged", "error": error, "heldout": {}}
+        result["phase_seconds"] = {"full": last["train_seconds"]}
+        result["replay"]["phases"] = "F" * last["real_steps"] + "P" * (last["step"] - last["real_steps"])
         path.write_text(json.dumps(result))
     store = StudyStore(study)
     store.amend_trials({n: {"state": "PRUNED", "diverged": 1, "status": "diverged"} for n in (2, 9)})

@@ -75,12 +75,13 @@ def accounting(study: Study) -> Table | None:
 
 def _account(name: str, results: list[RunResult]) -> tuple[str, ...]:
     seconds, time = sum(result.train_seconds for result in results), sum(result.time for result in results)
-    steps = (sum(getattr(result, field) for result in results) for field in ("steps", "real_steps", "predicted_steps"))
-    tokens = (sum(result.tokens.get(kind, 0) for result in results) for kind in ("read", "gradient", "forward_only"))
+    counts = ("steps", "real_steps", "predicted_steps", "tokens_read")
+    tokens = (sum(result.tokens.get(kind, 0) for result in results) for kind in ("gradient", "forward_only"))
     other = sum(sum(result.other_seconds.values()) for result in results)
     return (
         name,
-        *(number(count, 0) for count in (*steps, *tokens)),
+        *(number(sum(getattr(result, name) for result in results), 0) for name in counts),
+        *(number(count, 0) for count in tokens),
         number(seconds, 1),
         number(1e3 * seconds / max(1e-9, time), 2),
         number(time, 1),
