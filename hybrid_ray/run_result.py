@@ -1,11 +1,24 @@
-"""What a run leaves behind: step records, evaluations, one result. Plain numbers, JSON in and out."""
+"""What a run leaves behind: step records, evaluations, one result, a trial's row. Plain numbers, JSON in and out."""
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
 from typing import Any, Literal
 
-__all__ = ["PHASE_OF", "Evaluation", "Heldout", "Replay", "RunResult", "Status", "StepRecord"]
+__all__ = [
+    "MEASURES",
+    "PHASE_OF",
+    "TRIAL_COLUMNS",
+    "Evaluation",
+    "Heldout",
+    "Replay",
+    "RunResult",
+    "Status",
+    "StepRecord",
+    "TrialEnd",
+    "TrialRow",
+]
 
 Status = Literal["finished", "stopped", "diverged", "failed"]
 
@@ -160,3 +173,74 @@ class RunResult:
         replay = values["replay"]
         values["replay"] = Replay(phases=replay["phases"], norms=tuple(map(tuple, replay["norms"])))
         return cls(**values)
+
+
+class TrialEnd(StrEnum):
+    """How a searched trial ended."""
+
+    FINISHED = "finished"
+    STOPPED_EARLY = "stopped_early"  # by the scheduler
+    DIVERGED = "diverged"
+    FAILED = "failed"
+    OUT_OF_MEMORY = "out_of_memory"
+    INTERRUPTED = "interrupted"  # with the driver: it is none of the asked trials, its settings are queued again
+
+    @property
+    def state(self) -> str:
+        """What Optuna calls it."""
+        return _STATES.get(self, "FAIL")
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "TrialEnd":
+        """Of a row or a last report. Rows of trials that a killed driver left say it in their error alone."""
+        if str(row.get("error") or "").startswith(cls.INTERRUPTED):
+            return cls.INTERRUPTED
+        return cls(row.get("end") or _ENDS[row["status"]])
+
+
+_STATES = {TrialEnd.FINISHED: "COMPLETE", TrialEnd.STOPPED_EARLY: "PRUNED", TrialEnd.DIVERGED: "PRUNED"}
+_ENDS = {
+    "finished": TrialEnd.FINISHED,
+    "stopped": TrialEnd.STOPPED_EARLY,
+    "diverged": TrialEnd.DIVERGED,
+    "failed": TrialEnd.FAILED,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialRow:
+    """A searched trial, as ``trials.jsonl`` and `load_study` have it. Its knobs are further columns, ``params_<knob>``.
+
+    Measures are None where there are none: of a failed trial, or ``net_speedup`` off the frontier.
+    """
+
+    number: int
+    state: str  # as in Optuna
+    preset: str | None
+    objective: float | None = None
+    score: float | None = None
+    net_speedup: float | None = None
+    speedup: float | None = None
+    degradation: float | None = None
+    loss: float | None = None
+    baseline_loss: float | None = None
+    time: float | None = None
+    baseline_time: float | None = None
+    train_seconds: float | None = None
+    calibration: float | None = None
+    steps: float | None = None
+    real_steps: float | None = None
+    predicted_steps: float | None = None
+    predicted_share: float | None = None
+    diverged: float | None = None
+    inert: float | None = None
+    status: str | None = None
+    error: str | None = None
+    end: TrialEnd
+    started: float | None
+    ended: float | None
+
+
+TRIAL_COLUMNS = tuple(column.name for column in fields(TrialRow))
+MEASURES = tuple(column.name for column in fields(TrialRow) if column.default is None)
+"""What a row keeps of a trial's last report."""

@@ -17,31 +17,9 @@ from hybrid_ray.config import ObjectiveConfig
 from hybrid_ray.evaluation.frontier import Frontier
 from hybrid_ray.evaluation.summary import INERT_SHARE
 from hybrid_ray.objective import LARGEST, Baseline, degradation, score, speedup
-from hybrid_ray.run_result import Evaluation, RunResult, Status
+from hybrid_ray.run_result import Evaluation, RunResult, Status, TrialEnd
 
-__all__ = ["SCORED", "TrialScorer", "claimable", "failed_scores"]
-
-SCORED = (
-    "score",
-    "speedup",
-    "degradation",
-    "net_speedup",
-    "loss",
-    "baseline_loss",
-    "time",
-    "baseline_time",
-    "train_seconds",
-    "calibration",
-    "steps",
-    "real_steps",
-    "predicted_steps",
-    "predicted_share",
-    "diverged",
-    "inert",
-    "status",
-    "error",
-)
-"""What a row of ``trials.jsonl`` keeps of a report."""
+__all__ = ["TrialScorer", "claimable", "failed_scores"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,7 +103,7 @@ class TrialScorer:
         net: float | None,
         status: Status,
     ) -> dict[str, Any]:
-        """All of `SCORED`, and what Tune's side reads: ``step``, ``finished``, ``objective``."""
+        """All of `MEASURES`, and what Tune's side reads: ``step``, ``finished``."""
         baseline_time, baseline_loss = self.baseline.time_at(step), self.baseline.loss_at(step)
         faster, worse = speedup(baseline_time, time), degradation(loss, baseline_loss)
         scored = worth = score(faster, worse, self.objective)
@@ -177,9 +155,9 @@ class TrialScorer:
         return min(LARGEST, least)
 
 
-def failed_scores(error: str) -> dict[str, Any]:
+def failed_scores(error: str, end: TrialEnd = TrialEnd.FAILED) -> dict[str, Any]:
     """What a trial reports that could not be measured. Step 0: a scheduler learns nothing from it."""
-    return {"step": 0, "objective": -LARGEST, "finished": 0, "failed": 1, "status": "failed", "error": error}
+    return {"step": 0, "objective": -LARGEST, "finished": 0, "status": "failed", "end": str(end), "error": error}
 
 
 def claimable(row: Mapping[str, Any]) -> bool:

@@ -17,19 +17,19 @@ A trial's row is kept in the store *before* Optuna is told, so that a kill betwe
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from hybrid_ray.evaluation.scoring import SCORED
 from hybrid_ray.evaluation.summary import INERT_SHARE
+from hybrid_ray.run_result import MEASURES, TrialEnd, TrialRow
 
 __all__ = ["INTERRUPTED", "Listener", "OptunaSearcher", "queue_again", "tell", "values_of", "was_interrupted"]
 
-INTERRUPTED = "interrupted"
+INTERRUPTED = TrialEnd.INTERRUPTED
 """How the error begins in the row of a trial that did not come to an end of its own: it is none of the asked trials."""
 
 _REPEATS = "repeats"
@@ -127,16 +127,17 @@ class OptunaSearcher(Searcher):
             return
         running = self._running[trial_id]
         number = running.trial.number
-        if error or not result or "objective" not in result or result.get("failed"):
-            said = (result or {}).get("error") or self._reason(number)
-            self._end(trial_id, TrialState.FAIL, {**(result or {}), "status": "failed", "error": said})
+        if error or not result or "objective" not in result:
+            result = {"status": "failed", "error": self._reason(number)}
+        end = TrialEnd.of(result)
+        if end.state == "FAIL":
+            self._end(trial_id, end, result)
             self._count_failure(number)
             return
         if not self.gave_up:
             self._failed.clear()
         self.on_trial_result(trial_id, result)
-        finished = bool(result["finished"]) and not result["diverged"]
-        self._end(trial_id, TrialState.COMPLETE if finished else TrialState.PRUNED, result)
+        self._end(trial_id, end, result)
 
     def _count_failure(self, number: int) -> None:
         self._failed.append(number)
@@ -148,29 +149,29 @@ class OptunaSearcher(Searcher):
         """Tell every trial that is still open as interrupted. None is RUNNING afterwards."""
         for trial_id, running in list(self._running.items()):
             said = f"{INTERRUPTED}: {why}; its settings are queued again"
-            self._end(trial_id, TrialState.FAIL, {"status": "failed", "error": said})
+            self._end(trial_id, TrialEnd.INTERRUPTED, {"status": "failed", "error": said})
             queue_again(self._study, running.trial.number)
 
-    def _end(self, trial_id: str, state: TrialState, result: Mapping[str, Any]) -> None:
+    def _end(self, trial_id: str, end: TrialEnd, result: Mapping[str, Any]) -> None:
         running = self._running[trial_id]
-        row = self._row(running, state, result)
+        row = self._row(running, end, result)
         self._listener.ended(row)
         del self._running[trial_id]
         tell(self._study, running.trial, row, self._objective)
 
-    def _row(self, running: _Running, state: TrialState, result: Mapping[str, Any]) -> dict[str, Any]:
+    def _row(self, running: _Running, end: TrialEnd, result: Mapping[str, Any]) -> dict[str, Any]:
         """The row of ``trials.jsonl``."""
         trial = running.trial
-        return {
-            "number": trial.number,
-            "state": state.name,
-            **{f"params_{name}": value for name, value in trial.params.items()},
-            **{name: result.get(name) for name in SCORED},
-            "objective": result.get("objective"),
-            "preset": trial.user_attrs.get("preset"),
-            "started": running.started,
-            "ended": self._clock(),
-        }
+        row = TrialRow(
+            number=trial.number,
+            state=end.state,
+            end=end,
+            preset=trial.user_attrs.get("preset"),
+            started=running.started,
+            ended=self._clock(),
+            **{name: result.get(name) for name in MEASURES},
+        )
+        return asdict(row) | {f"params_{name}": value for name, value in trial.params.items()}
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Nothing: the journal in the study directory is the only store, and resuming starts from it."""
@@ -202,7 +203,7 @@ def values_of(row: Mapping[str, Any], mode: Mode) -> list[float]:
 
 def was_interrupted(row: Mapping[str, Any]) -> bool:
     """Whether a row is of a trial that was cut off, so that its settings are to be tried again."""
-    return str(row["error"] or "").startswith(INTERRUPTED)
+    return TrialEnd.of(row) is TrialEnd.INTERRUPTED
 
 
 def queue_again(study: optuna.Study, number: int) -> bool:

@@ -19,7 +19,7 @@ from hybrid_ray.config import JobConfig, RunConfig
 from hybrid_ray.errors import TrialOutOfMemory
 from hybrid_ray.evaluation.scoring import TrialScorer, failed_scores
 from hybrid_ray.ray_tune.space import settings
-from hybrid_ray.run_result import Evaluation, Replay, RunResult, Status, StepRecord
+from hybrid_ray.run_result import Evaluation, Replay, RunResult, Status, StepRecord, TrialEnd
 
 __all__ = ["TrialReporter", "TrialSpec", "in_one_line", "trial", "trial_with_workers"]
 
@@ -138,10 +138,11 @@ def attempt(
     """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "error.txt").unlink(missing_ok=True)
+    end = TrialEnd.FAILED
     try:
         result = execute()
     except TrialOutOfMemory as error:
-        said = f"oom: {error}"
+        said, end = f"oom: {error}", TrialEnd.OUT_OF_MEMORY
     except gave_up as error:
         said = in_one_line(error)
         (directory / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
@@ -156,7 +157,7 @@ def attempt(
         except ValueError as error:  # it can't be compared with the baseline, however often it is run
             said = str(error)
     _free_memory()
-    return failed_scores(said)
+    return failed_scores(said, end)
 
 
 def in_one_line(error: Exception) -> str:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from hybrid_ray.report.load import Study
 from hybrid_ray.report.rescoring import objective_changes
+from hybrid_ray.run_result import TrialEnd
 
 __all__ = ["Headline", "conclude", "counted", "headline", "interval_text"]
 
@@ -48,8 +49,7 @@ def headline(study: Study) -> Headline:
 
 def counted(trials: pd.DataFrame) -> pd.DataFrame:
     """Trials that came to an end of their own: not those cut off with the driver, whose settings are queued again."""
-    interrupted = trials["error"].astype("string").str.startswith("interrupted").fillna(False)
-    return trials[trials["state"].isin(["COMPLETE", "PRUNED", "FAIL"]) & ~interrupted]
+    return trials[trials["state"].isin(["COMPLETE", "PRUNED", "FAIL"]) & (trials["end"] != TrialEnd.INTERRUPTED)]
 
 
 def conclude(

@@ -17,7 +17,7 @@ from hybrid_ray.config.jobfile import read_job
 from hybrid_ray.errors import ConfigError, StoreError
 from hybrid_ray.objective import pareto_front, ranked
 from hybrid_ray.report.rescoring import Rescoring, read_rescoring
-from hybrid_ray.run_result import Evaluation, RunResult, StepRecord
+from hybrid_ray.run_result import TRIAL_COLUMNS, Evaluation, RunResult, StepRecord, TrialEnd, TrialRow
 from hybrid_ray.storage.json_files import read_json
 from hybrid_ray.storage.jsonl import read_jsonl
 from hybrid_ray.storage.results_version import check_study_version
@@ -25,13 +25,8 @@ from hybrid_ray.storage.results_version import check_study_version
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-__all__ = ["TRIAL_COLUMNS", "Study", "load_study"]
+__all__ = ["Study", "load_study"]
 
-TRIAL_COLUMNS = (
-    "number", "state", "preset", "objective", "score", "net_speedup", "speedup", "degradation", "loss", "baseline_loss",
-    "time", "baseline_time", "train_seconds", "calibration", "steps", "real_steps", "predicted_steps",
-    "predicted_share", "diverged", "inert", "status", "error", "started", "ended",
-)  # fmt: skip
 _RUN_COLUMNS = (
     "run", "arm", "seed", "status", "loss", "test_loss", "time", "train_seconds", "calibration", "steps",
     "real_steps", "predicted_steps", "predicted_share", "error",
@@ -244,14 +239,14 @@ def _frontier(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _trials(directory: Path) -> pd.DataFrame:
-    rows = read_jsonl(directory / "trials.jsonl")
+    rows = [{**row, "end": str(TrialEnd.of(row))} for row in read_jsonl(directory / "trials.jsonl")]
     kept = {row["number"] for row in rows}
     rows += [row for row in _open_trials(directory / "optuna.journal") if row["number"] not in kept]
     knobs = list(dict.fromkeys(name for row in rows for name in row if name.startswith("params_")))
     others = dict.fromkeys(name for row in rows for name in row if name not in TRIAL_COLUMNS and name not in knobs)
     columns = [*TRIAL_COLUMNS[:3], *knobs, *TRIAL_COLUMNS[3:], *others]
     table = pd.DataFrame(rows, columns=columns).sort_values("number", ignore_index=True)
-    numeric = [name for name in TRIAL_COLUMNS if name not in ("number", "state", "preset", "status", "error")]
+    numeric = [column.name for column in fields(TrialRow) if column.type == float | None]
     table[numeric] = table[numeric].astype(float)
     return table.astype({"number": int})
 

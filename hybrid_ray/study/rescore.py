@@ -13,15 +13,15 @@ from typing import Any
 from hybrid_ray.config import ObjectiveConfig
 from hybrid_ray.config.jobfile import dump_job, read_job
 from hybrid_ray.errors import ConfigError, StoreError
-from hybrid_ray.evaluation.scoring import SCORED, TrialScorer
+from hybrid_ray.evaluation.scoring import TrialScorer
 from hybrid_ray.report.load import Study, load_study
 from hybrid_ray.report.rescoring import RESCORED, Rescoring
 from hybrid_ray.report.study_page import write_report
-from hybrid_ray.run_result import Evaluation, RunResult
+from hybrid_ray.run_result import MEASURES, Evaluation, RunResult, TrialEnd
 from hybrid_ray.storage.atomic import write_atomic
 from hybrid_ray.storage.json_files import write_json_atomic
 from hybrid_ray.storage.jsonl import read_jsonl
-from hybrid_ray.storage.study_store import write_trials
+from hybrid_ray.storage.study_store import read_jsonl, write_atomic, write_json_atomic, write_trials
 
 __all__ = ["Rescored", "rescore", "rescored_trials"]
 
@@ -102,8 +102,9 @@ def _measured(row: Mapping[str, Any], result: RunResult | None, old: TrialScorer
         raise ValueError(f"trial {row['number']} came to its end but its result.json is gone: put it back")
     else:
         measures = _of_a_whole_run(result, old, new)
-    kept = {name: measures[name] for name in (*SCORED, "objective")}
-    return {**row, **kept, "state": "COMPLETE" if measures["finished"] else "PRUNED", "error": row["error"]}
+    kept = {name: measures[name] for name in MEASURES}
+    end = TrialEnd.of(measures)
+    return {**row, **kept, "state": end.state, "end": end, "error": row["error"]}
 
 
 def _of_a_whole_run(result: RunResult, old: TrialScorer, new: TrialScorer) -> dict[str, Any]:

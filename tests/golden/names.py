@@ -13,6 +13,7 @@ from hybrid_ray.run_result import RunResult
 
 __all__ = [
     "COMMAND_LINE",
+    "NEW_COLUMNS",
     "HybridConfig",
     "HybridTrainer",
     "as_recorded",
@@ -61,6 +62,7 @@ TEXTS: tuple[tuple[str, str], ...] = (
     (r"interim_analyses", "looks"),
 )
 
+NEW_COLUMNS = {"end"}  # of a study's tables, since they were recorded
 # Of a result: what is a property of `RunResult` today, and what ``statistics`` repeated.
 DERIVED = ("steps", "real_steps", "predicted_steps", "train_seconds", "phase_steps")
 DERIVED_STATISTICS = (

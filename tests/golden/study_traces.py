@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 from commands import micro_job, run_command, run_commands, workplace, write_job
-from names import as_recorded, as_today, load_study
+from names import NEW_COLUMNS, as_recorded, as_today, load_study
 from run_traces import exact, files_of, result_of, steps_of
 
 __all__ = ["study_traces"]
@@ -76,7 +76,9 @@ def _tables(directory: Path) -> dict[str, Any]:
     params = [name for name in study.trials.columns if name.startswith("params_")]
     tables = {"trials": study.trials, "frontier": study.frontier, "confirmation": study.confirmation}
     return {
-        "columns": {name: sorted(as_recorded(dict.fromkeys(table.columns))) for name, table in tables.items()},
+        "columns": {
+            name: sorted(as_recorded(dict.fromkeys({*table.columns} - NEW_COLUMNS))) for name, table in tables.items()
+        },
         "trials": _rows(study.trials, [*_TRIAL, *params], by="number"),
         "frontier": _rows(study.frontier, ["length", *_RUN], by="length"),
         "baseline": _rows(study.baseline, _RUN, by="run"),

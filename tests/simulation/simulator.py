@@ -33,7 +33,7 @@ from hybrid_ray.ray_tune.scheduler import build_scheduler
 from hybrid_ray.ray_tune.searcher import OptunaSearcher
 from hybrid_ray.ray_tune.space import SearchSpace, load_space, settings
 from hybrid_ray.ray_tune.trial import TrialReporter
-from hybrid_ray.run_result import Evaluation, RunResult
+from hybrid_ray.run_result import Evaluation, RunResult, TrialEnd
 from hybrid_ray.study.candidates import best_candidates
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ class _Search:
         if fault is None:
             return _played(result, self._yardstick, self._job.train.steps)
         if fault == "out_of_memory":
-            return [(0.0, {**failed_scores("oom: simulated"), "done": True})]
+            return [(0.0, {**failed_scores("oom: simulated", TrialEnd.OUT_OF_MEMORY), "done": True})]
         broken = _broken(result, share)
         reports = _played(broken, self._yardstick, self._job.train.steps)
         if fault == "diverged" or reports[-1][0] < broken.time:

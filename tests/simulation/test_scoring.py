@@ -117,7 +117,7 @@ def test_a_trial_that_cannot_be_compared_fails_once_with_the_reason(tmp_path: Pa
     """Not an exception: Tune would train it again, only to be refused again."""
     other = hybrid(2.0, 0.5, fingerprint={"device": "another"})
     row = attempt(lambda: other, scorer(), tmp_path)
-    assert (row["status"], row["failed"]) == ("failed", 1)
+    assert (row["status"], row["end"]) == ("failed", "failed")
     assert row["error"].startswith("no score: device: the baseline ran with")
     assert attempt(lambda: hybrid(2.0, 0.5), scorer(), tmp_path)["status"] == "finished"
 

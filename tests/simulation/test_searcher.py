@@ -72,8 +72,8 @@ def live(searcher: OptunaSearcher, trial_id: str, ending: str, objective: float)
         case "raised":
             searcher.on_trial_complete(trial_id, error=True)
         case "oom":
-            said = {"step": 0, "objective": -1e9, "finished": 0, "failed": 1, "error": "oom: 3 GiB", "done": True}
-            searcher.on_trial_complete(trial_id, said)
+            said = {"step": 0, "objective": -1e9, "finished": 0, "status": "failed", "error": "oom: 3 GiB"}
+            searcher.on_trial_complete(trial_id, {**said, "end": "out_of_memory", "done": True})
         case "died silently":
             searcher.on_trial_complete(trial_id, None)
 

@@ -11,9 +11,10 @@ from hybrid_ray.evaluation.arms import frontier_runs
 from hybrid_ray.evaluation.confirm import Candidate, confirm
 from hybrid_ray.evaluation.frontier import Frontier
 from hybrid_ray.evaluation.runner import Task, execute_here
-from hybrid_ray.evaluation.scoring import SCORED, TrialScorer
+from hybrid_ray.evaluation.scoring import TrialScorer
+from hybrid_ray.run_result import MEASURES
 from hybrid_ray.storage.atomic import write_atomic
-from hybrid_ray.storage.study_store import StudyStore
+from hybrid_ray.storage.study_store import StudyStore, write_atomic
 
 KNOBS = ({"prediction_horizon": 2}, {"prediction_horizon": 5}, {"prediction_horizon": 1})
 
@@ -52,8 +53,7 @@ def micro_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "number": number,
                 "state": "COMPLETE",
                 **{f"params_{name}": value for name, value in KNOBS[number].items()},
-                **{name: measured[name] for name in SCORED},
-                "objective": measured["objective"],
+                **{name: measured[name] for name in MEASURES},
                 "preset": None,
                 "started": 0.0,
                 "ended": 1.0,

@@ -10,7 +10,7 @@ from micro_runs import CYCLES, Listener, micro_run
 
 from hybrid_ray.method.ranks import rank
 from hybrid_ray.run_result import Evaluation, Replay, RunResult, Status, StepRecord
-from hybrid_ray.training.distributed import process_group, rank
+from hybrid_ray.training.distributed import process_group
 from hybrid_ray.training.loop import train
 
 pytestmark = pytest.mark.slow

@@ -14,12 +14,13 @@ from study_builder import STEPS, build_study, confirmed, run_result, trial_row
 from hybrid_ray.config import JobConfig
 from hybrid_ray.errors import StoreError
 from hybrid_ray.report.headline import Headline, conclude
-from hybrid_ray.report.load import TRIAL_COLUMNS, load_study
+from hybrid_ray.report.load import load_study
 from hybrid_ray.report.pages import markdown_cell
 from hybrid_ray.report.plots.study import PLOTS
 from hybrid_ray.report.plots.style import INK, png, svg
 from hybrid_ray.report.study_page import write_report
 from hybrid_ray.report.tables.study import ceilings_of, trials_table
+from hybrid_ray.run_result import TRIAL_COLUMNS
 from hybrid_ray.storage.study_store import StudyStore
 
 
@@ -121,7 +122,11 @@ def test_nothing_confirmed_claims_nothing() -> None:
 
 def test_no_finished_trial_is_told_by_what_became_of_them() -> None:
     rows = [{"state": "PRUNED", "diverged": 1}, {"state": "PRUNED"}, {"state": "FAIL"}, {"state": "FAIL"}]
-    interrupted = {"state": "FAIL", "error": "interrupted: asked to stop; its settings are queued again"}
+    interrupted = {
+        "state": "FAIL",
+        "end": "interrupted",
+        "error": "interrupted: asked to stop",
+    }
     found = find(table(*rows, interrupted))
     assert found.kind == "nothing finished"
     assert "of 4 trials, 1 diverged, 1 stopped early, 2 failed" in found.text
