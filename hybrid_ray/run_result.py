@@ -179,7 +179,7 @@ class TrialEnd(StrEnum):
     """How a searched trial ended."""
 
     FINISHED = "finished"
-    STOPPED_EARLY = "stopped_early"  # by the scheduler
+    STOPPED_EARLY = "stopped"  # by the scheduler
     DIVERGED = "diverged"
     FAILED = "failed"
     OUT_OF_MEMORY = "out_of_memory"
@@ -195,16 +195,13 @@ class TrialEnd(StrEnum):
         """Of a row or a last report. Rows of trials that a killed driver left say it in their error alone."""
         if str(row.get("error") or "").startswith(cls.INTERRUPTED):
             return cls.INTERRUPTED
-        return cls(row.get("end") or _ENDS[row["status"]])
+        return cls(row.get("end") or row["status"])
 
 
 _STATES = {TrialEnd.FINISHED: "COMPLETE", TrialEnd.STOPPED_EARLY: "PRUNED", TrialEnd.DIVERGED: "PRUNED"}
-_ENDS = {
-    "finished": TrialEnd.FINISHED,
-    "stopped": TrialEnd.STOPPED_EARLY,
-    "diverged": TrialEnd.DIVERGED,
-    "failed": TrialEnd.FAILED,
-}
+
+
+Measure = float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -217,23 +214,23 @@ class TrialRow:
     number: int
     state: str  # as in Optuna
     preset: str | None
-    objective: float | None = None
-    score: float | None = None
-    net_speedup: float | None = None
-    speedup: float | None = None
-    degradation: float | None = None
-    loss: float | None = None
-    baseline_loss: float | None = None
-    time: float | None = None
-    baseline_time: float | None = None
-    train_seconds: float | None = None
-    calibration: float | None = None
-    steps: float | None = None
-    real_steps: float | None = None
-    predicted_steps: float | None = None
-    predicted_share: float | None = None
-    diverged: float | None = None
-    inert: float | None = None
+    objective: Measure = None
+    score: Measure = None
+    net_speedup: Measure = None
+    speedup: Measure = None
+    degradation: Measure = None
+    loss: Measure = None
+    baseline_loss: Measure = None
+    time: Measure = None
+    baseline_time: Measure = None
+    train_seconds: Measure = None
+    calibration: Measure = None
+    steps: Measure = None
+    real_steps: Measure = None
+    predicted_steps: Measure = None
+    predicted_share: Measure = None
+    diverged: Measure = None
+    inert: Measure = None
     status: str | None = None
     error: str | None = None
     end: TrialEnd

@@ -10,7 +10,7 @@ for the scheduler alone.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from hybrid_ray.config import ObjectiveConfig
@@ -58,16 +58,7 @@ class TrialScorer:
         """Measures of a trial on its way. ``net_speedup`` is None: a schedule that has not decayed has no place on
         the frontier.
         """
-        return self._scores(
-            loss=evaluation.loss,
-            step=evaluation.step,
-            real_steps=evaluation.real_steps,
-            time=evaluation.time,
-            train_seconds=evaluation.train_seconds,
-            calibration=calibration,
-            net=None,
-            status=status,
-        )
+        return self._scores(evaluation, calibration, net=None, status=status)
 
     def final(self, result: RunResult) -> dict[str, Any]:
         """Measures of a run that came to its end, finished or diverged.
@@ -79,57 +70,43 @@ class TrialScorer:
             raise ValueError("no score: " + "; ".join(differences))
         finished = result.status == "finished"
         loss = result.heldout["val"].loss if finished else result.curve[-1].loss if result.curve else math.nan
-        scores = self._scores(
-            loss=loss,
+        end = Evaluation(
             step=result.steps,
+            loss=loss,
             real_steps=result.real_steps,
             train_seconds=result.train_seconds,
-            calibration=result.calibration,
             time=result.time,
-            net=self.frontier.net_speedup(loss, result.time) if finished else None,
-            status=result.status,
         )
-        return scores | {"error": result.error}
+        net = self.frontier.net_speedup(loss, end.time) if finished else None
+        return self._scores(end, result.calibration, net=net, status=result.status) | {"error": result.error}
 
     def _scores(
-        self,
-        *,
-        loss: float,
-        step: int,
-        real_steps: int,
-        train_seconds: float,
-        calibration: float,
-        time: float,
-        net: float | None,
-        status: Status,
+        self, evaluation: Evaluation, calibration: float, *, net: float | None, status: Status
     ) -> dict[str, Any]:
         """All of `MEASURES`, and what Tune's side reads: ``step``, ``finished``."""
+        step, loss, time = evaluation.step, evaluation.loss, evaluation.time
         baseline_time, baseline_loss = self.baseline.time_at(step), self.baseline.loss_at(step)
         faster, worse = speedup(baseline_time, time), degradation(loss, baseline_loss)
         scored = worth = score(faster, worse, self.objective)
         if self.objective.mode == "net":
             worth = self._worth(loss, time) if status == "finished" else self._heading_for(faster, worse)
-        predicted = step - real_steps
+        share = (step - evaluation.real_steps) / max(1, step)
         return {
+            **asdict(evaluation),
             "score": scored,
             "speedup": faster,
             "degradation": worse,
             "net_speedup": net,
-            "loss": loss,
             "baseline_loss": baseline_loss,
-            "time": time,
             "baseline_time": baseline_time,
-            "train_seconds": train_seconds,
             "calibration": calibration,
             "steps": step,
-            "real_steps": real_steps,
-            "predicted_steps": predicted,
-            "predicted_share": predicted / max(1, step),
+            "predicted_steps": step - evaluation.real_steps,
+            "predicted_share": share,
             "diverged": int(status == "diverged"),
-            "inert": int(predicted / max(1, step) < INERT_SHARE),
+            "inert": int(share < INERT_SHARE),
             "status": status,
             "error": None,
-            "step": step,
             "finished": int(status == "finished"),
             "objective": worth,
         }

@@ -52,6 +52,7 @@ def micro_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
             {
                 "number": number,
                 "state": "COMPLETE",
+                "end": "finished",
                 **{f"params_{name}": value for name, value in KNOBS[number].items()},
                 **{name: measured[name] for name in MEASURES},
                 "preset": None,
