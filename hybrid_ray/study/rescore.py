@@ -21,7 +21,7 @@ from hybrid_ray.run_result import MEASURES, Evaluation, RunResult, TrialEnd
 from hybrid_ray.storage.atomic import write_atomic
 from hybrid_ray.storage.json_files import write_json_atomic
 from hybrid_ray.storage.jsonl import read_jsonl
-from hybrid_ray.storage.study_store import read_jsonl, write_atomic, write_json_atomic, write_trials
+from hybrid_ray.storage.study_store import write_trials
 
 __all__ = ["Rescored", "rescore", "rescored_trials"]
 

@@ -14,7 +14,7 @@ from hybrid_ray.evaluation.runner import Task, execute_here
 from hybrid_ray.evaluation.scoring import TrialScorer
 from hybrid_ray.run_result import MEASURES
 from hybrid_ray.storage.atomic import write_atomic
-from hybrid_ray.storage.study_store import StudyStore, write_atomic
+from hybrid_ray.storage.study_store import StudyStore
 
 KNOBS = ({"prediction_horizon": 2}, {"prediction_horizon": 5}, {"prediction_horizon": 1})
 
