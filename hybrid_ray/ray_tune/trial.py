@@ -19,7 +19,8 @@ from hybrid_ray.config import JobConfig, RunConfig
 from hybrid_ray.errors import TrialOutOfMemory
 from hybrid_ray.evaluation.scoring import TrialScorer, failed_scores
 from hybrid_ray.ray_tune.space import settings
-from hybrid_ray.run_result import Evaluation, Replay, RunResult, Status, StepRecord, TrialEnd
+from hybrid_ray.run_result import Evaluation, Replay, RunResult, Status, TrialEnd
+from hybrid_ray.training.reporter import NullReporter
 
 __all__ = ["TrialReporter", "TrialSpec", "in_one_line", "trial", "trial_with_workers"]
 
@@ -43,7 +44,7 @@ class TrialSpec:
         return self.trials / f"{number:04d}"
 
 
-class TrialReporter:
+class TrialReporter(NullReporter):
     """Measures every evaluation against the baseline and sends it on.
 
     The last evaluation is not sent: it belongs to the report that ends the trial, so that no scheduler stops a trial
@@ -58,9 +59,6 @@ class TrialReporter:
     def __init__(self, send: Send, *, scorer: TrialScorer, steps: int) -> None:
         self._yardstick, self._steps, self._send = scorer, steps, send
         self._evaluations: list[Evaluation] = []
-
-    def step(self, record: StepRecord) -> None:
-        return None
 
     def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
         """Says "diverged" when the loss was too far above the baseline's at two evaluations in a row."""

@@ -17,24 +17,22 @@ from hybrid_ray.evaluation.compare import compare
 from hybrid_ray.evaluation.runner import cached
 from hybrid_ray.ray_tune.cluster import ray_session, resource_concurrency
 from hybrid_ray.ray_tune.runner import RayExecute, machine_of_runs
-from hybrid_ray.run_result import Evaluation, Replay, RunResult, Status, StepRecord
+from hybrid_ray.run_result import Evaluation, Replay, RunResult, Status
 from hybrid_ray.storage.atomic import write_atomic
 from hybrid_ray.storage.results_version import run_settings
 from hybrid_ray.study.plan import plan_concurrency, resolve_auto, run_cache
 from hybrid_ray.study.stopping import Budget, StopFlag
 from hybrid_ray.training.ray_worker import fit_with_workers
+from hybrid_ray.training.reporter import NullReporter
 
 __all__ = ["compare_arms", "train_once"]
 
 
-class _Progress:
+class _Progress(NullReporter):
     """A line an evaluation. Picklable, so that workers can have it too; only rank 0 is heard."""
 
     def __init__(self, steps: int, *, quiet: bool = False) -> None:
         self._steps, self._quiet = steps, quiet
-
-    def step(self, record: StepRecord) -> None:
-        return None
 
     def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
         if not self._quiet:

@@ -11,9 +11,9 @@ import torch
 
 from hybrid_ray.config import ResourcesConfig, RunConfig
 from hybrid_ray.errors import ConfigError, TrialOutOfMemory
-from hybrid_ray.run_result import Evaluation, Replay, RunResult, Status, StepRecord
+from hybrid_ray.run_result import Evaluation, Replay, RunResult, Status
 from hybrid_ray.training.loop import train
-from hybrid_ray.training.reporter import Reporter
+from hybrid_ray.training.reporter import NullReporter, Reporter
 
 __all__ = ["EvaluationReporter", "ReporterFactory", "fit_with_workers", "train_worker"]
 
@@ -29,14 +29,11 @@ COLLECTIVE_TIMEOUT = 600  # seconds; a rank that hangs longer ends the run
 _OUT_OF_MEMORY = "out-of-memory"
 
 
-class EvaluationReporter:
+class EvaluationReporter(NullReporter):
     """Sends every evaluation as it is and lets the run go on."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
-
-    def step(self, record: StepRecord) -> None:
-        return None
 
     def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
         self._send(
