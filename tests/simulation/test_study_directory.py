@@ -168,7 +168,15 @@ def half_done(tmp_path: Path) -> tuple[JobConfig, StudyStore]:
     for number in range(3):
         trial = study.ask()
         space.ask(trial, job)
-        row = {"number": number, "state": "COMPLETE", "objective": 1.5, "diverged": 0, "error": None, **PREDICTS}
+        row = {
+            "number": number,
+            "state": "COMPLETE",
+            "objective": 1.5,
+            "diverged": 0,
+            "status": "finished",
+            "error": None,
+            **PREDICTS,
+        }
         if number < 2:
             store.add_trial(row)
         if number < 1:
@@ -216,6 +224,7 @@ def test_what_failed_until_the_search_gave_up_is_tried_again_on_resume_and_once(
         trial = study.ask()
         space.ask(trial, job)
         row = {"number": number, "state": state, "objective": 1.5, "diverged": 0, "error": None, **PREDICTS}
+        row["status"] = "failed" if state == "FAIL" else "finished"
         store.add_trial(row | ({"error": "no disk"} if state == "FAIL" else {}))
         tell(study, trial, row, "score")
     assert reconcile(study, store, job) == 0  # two failures among others are just that
