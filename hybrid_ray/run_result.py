@@ -192,9 +192,7 @@ class TrialEnd(StrEnum):
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> "TrialEnd":
-        """Of a row or a last report. Rows of trials that a killed driver left say it in their error alone."""
-        if str(row.get("error") or "").startswith(cls.INTERRUPTED):
-            return cls.INTERRUPTED
+        """Of a row or a last report."""
         return cls(row.get("end") or row["status"])
 
 

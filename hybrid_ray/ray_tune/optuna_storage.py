@@ -15,7 +15,8 @@ from optuna.trial import TrialState
 
 from hybrid_ray.config import JobConfig
 from hybrid_ray.ray_tune.sampler import build_sampler
-from hybrid_ray.ray_tune.searcher import INTERRUPTED, queue_again, tell, was_interrupted
+from hybrid_ray.ray_tune.searcher import queue_again, tell, was_interrupted
+from hybrid_ray.run_result import TrialEnd
 from hybrid_ray.storage.jsonl import repair_last_line
 from hybrid_ray.storage.study_store import StudyStore
 
@@ -80,7 +81,8 @@ def _give_another_chance(store: StudyStore) -> None:
     given_up = {number for event in store.events() if event["event"] == "gave_up" for number in event["trials"]}
     changes = {
         row["number"]: {
-            "error": f"{INTERRUPTED}: the search gave up after it ({row['error']}); its settings are queued again"
+            "end": TrialEnd.INTERRUPTED,
+            "error": f"interrupted: the search gave up after it ({row['error']}); its settings are queued again",
         }
         for row in store.trials()
         if row["number"] in given_up and not was_interrupted(row)
@@ -95,7 +97,8 @@ def _interrupted_row(frozen: optuna.trial.FrozenTrial) -> dict[str, Any]:
         "state": TrialState.FAIL.name,
         **{f"params_{name}": value for name, value in frozen.params.items()},
         "status": "failed",
-        "error": f"{INTERRUPTED}: the driver was killed; its settings are queued again",
+        "error": "interrupted: the driver was killed; its settings are queued again",
+        "end": TrialEnd.INTERRUPTED,
         "preset": frozen.user_attrs.get("preset"),
         "started": frozen.datetime_start.timestamp() if frozen.datetime_start else None,
         "ended": None,

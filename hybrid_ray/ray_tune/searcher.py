@@ -27,10 +27,7 @@ from ray.tune.search import Searcher
 from hybrid_ray.evaluation.summary import INERT_SHARE
 from hybrid_ray.run_result import MEASURES, TrialEnd, TrialRow
 
-__all__ = ["INTERRUPTED", "Listener", "OptunaSearcher", "queue_again", "tell", "values_of", "was_interrupted"]
-
-INTERRUPTED = TrialEnd.INTERRUPTED
-"""How the error begins in the row of a trial that did not come to an end of its own: it is none of the asked trials."""
+__all__ = ["Listener", "OptunaSearcher", "queue_again", "tell", "values_of", "was_interrupted"]
 
 _REPEATS = "repeats"
 """User attribute of an Optuna trial: the number of the interrupted one whose settings it tries again."""
@@ -148,7 +145,7 @@ class OptunaSearcher(Searcher):
     def close(self, why: str) -> None:
         """Tell every trial that is still open as interrupted. None is RUNNING afterwards."""
         for trial_id, running in list(self._running.items()):
-            said = f"{INTERRUPTED}: {why}; its settings are queued again"
+            said = f"{TrialEnd.INTERRUPTED}: {why}; its settings are queued again"
             self._end(trial_id, TrialEnd.INTERRUPTED, {"status": "failed", "error": said})
             queue_again(self._study, running.trial.number)
 

@@ -12,9 +12,10 @@ from hybrid_ray.config import JobConfig, ResourcesConfig, SearchConfig, TrainCon
 from hybrid_ray.config.jobfile import read_job
 from hybrid_ray.errors import ConfigError, StudyLocked
 from hybrid_ray.ray_tune.optuna_storage import counted_trials, open_study, queue_settings, reconcile
-from hybrid_ray.ray_tune.searcher import INTERRUPTED, tell
+from hybrid_ray.ray_tune.searcher import tell
 from hybrid_ray.ray_tune.space import load_space
 from hybrid_ray.report.load import load_study
+from hybrid_ray.run_result import TrialEnd
 from hybrid_ray.storage.json_files import read_json, write_json_atomic
 from hybrid_ray.storage.results_version import RESULTS_VERSION
 from hybrid_ray.storage.study_store import StudyStore
@@ -200,7 +201,7 @@ def test_after_a_kill_nothing_finished_is_lost_and_nothing_runs_for_ever(tmp_pat
     assert again.user_attrs["preset"] == study.trials[2].user_attrs["preset"]
     row = store.trials()[-1]
     assert (row["number"], row["state"]) == (2, "FAIL")
-    assert row["error"].startswith(INTERRUPTED)
+    assert row["end"] == TrialEnd.INTERRUPTED
 
 
 def test_a_preset_asked_for_just_before_the_kill_is_queued_again(tmp_path: Path) -> None:
@@ -232,7 +233,8 @@ def test_what_failed_until_the_search_gave_up_is_tried_again_on_resume_and_once(
     store.event("gave_up", trials=[1, 2])
     assert reconcile(study, store, job) == 2
     assert counted_trials(store.trials()) == 1
-    assert store.trials()[1]["error"].startswith(f"{INTERRUPTED}: the search gave up after it (no disk)")
+    assert store.trials()[1]["end"] == TrialEnd.INTERRUPTED
+    assert "the search gave up after it (no disk)" in store.trials()[1]["error"]
     queued = [trial.system_attrs["fixed_params"] for trial in study.trials[-2:]]
     assert queued == [trial.params for trial in study.trials[1:3]]
     assert reconcile(open_study(tmp_path, job), store, job) == 0
