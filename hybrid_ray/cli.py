@@ -144,7 +144,11 @@ def _submit(options: argparse.Namespace) -> int:
     from hybrid_ray.ray_tune.submit import submit
 
     return submit(
-        Path(options.job), address=options.address, overrides=options.set, token=os.environ.get("RAY_AUTH_TOKEN")
+        Path(options.job),
+        address=options.address,
+        overrides=options.set,
+        token=os.environ.get("RAY_AUTH_TOKEN"),
+        insecure=options.insecure,
     )
 
 
@@ -195,6 +199,9 @@ def _parser() -> argparse.ArgumentParser:
     submit = job_command("submit", _submit, "send a job to a Ray cluster and follow its log")
     submit.add_argument(
         "--address", required=True, metavar="URL", help="of the cluster's dashboard, e.g. http://127.0.0.1:8265"
+    )
+    submit.add_argument(
+        "--insecure", action="store_true", help="allow plain http to another machine: others can read job and token"
     )
     resume = study_command("resume", _resume, "go on with a study that was stopped; finished trials are kept")
     resume.add_argument("--fork", action="store_true", help="begin a new study with what was best in this one")

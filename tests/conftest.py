@@ -1,11 +1,13 @@
-"""Settings every test shares: one thread, a quiet Ray that talks to nobody, a corpus cache of the session's own."""
+"""Settings every test shares: one thread, a quiet Ray that obeys nobody else, a corpus cache of the session's own."""
 
 import os
+import secrets
 import shutil
 import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")

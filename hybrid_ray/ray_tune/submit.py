@@ -1,13 +1,12 @@
 """`submit`: a job sent to a Ray cluster through Ray's job submission, its log followed, its exit code ours.
 
 Ray's job interface runs whatever it is handed (CVE-2023-48022), so nothing is sent over plain HTTP to another machine
-without a token, and a token is never printed.
+unless the caller insists, and a token is never printed.
 """
 
 import asyncio
 import ipaddress
 import logging
-import os
 import sys
 import tempfile
 import time
@@ -30,12 +29,16 @@ if TYPE_CHECKING:
 
 __all__ = ["submit"]
 
+log = logging.getLogger("hybrid_ray")
+
 _POLL_SECONDS = 1.0
 _AGENT_SECONDS = 60.0
 _ASKED_TO_STOP = 143
 
 
-def submit(path: Path, *, address: str, overrides: Sequence[str] = (), token: str | None = None) -> int:
+def submit(
+    path: Path, *, address: str, overrides: Sequence[str] = (), token: str | None = None, insecure: bool = False
+) -> int:
     """Run a job file on a cluster and wait for its end. This package's code goes along, so both run the same.
 
     What it imports (the dependencies of pyproject.toml) must be installed on the cluster.
@@ -44,6 +47,7 @@ def submit(path: Path, *, address: str, overrides: Sequence[str] = (), token: st
         address: of the cluster's dashboard, such as ``http://127.0.0.1:8265``.
         overrides: ``path.to.key=value``, as for a local run.
         token: sent as a bearer token.
+        insecure: send over plain http to another machine all the same.
 
     Returns:
         The job's own exit code; 143 where it was stopped.
@@ -53,9 +57,11 @@ def submit(path: Path, *, address: str, overrides: Sequence[str] = (), token: st
         HybridRayError: no cluster answers there, or it refuses.
     """
     job = read_job(path, overrides)
-    problems = [*_address_problems(address, token), *_job_problems(job)]
+    problems = [*_address_problems(address, insecure=insecure), *_job_problems(job)]
     if problems:
         raise ConfigError(problems)
+    if _is_exposed(address):
+        log.warning("--insecure: the job%s goes in clear to %s", " with its token" if token else "", address)
     client = _client(address, token)
     with tempfile.TemporaryDirectory(prefix="hr-job-") as folder:
         (Path(folder) / "job.yaml").write_text(dump_job(_on_the_cluster(job)), encoding="utf-8")
@@ -69,19 +75,24 @@ def submit(path: Path, *, address: str, overrides: Sequence[str] = (), token: st
     return _exit_code(client, name)
 
 
-def _address_problems(address: str, token: str | None) -> list[str]:
+def _address_problems(address: str, *, insecure: bool) -> list[str]:
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return [f"--address is {address!r} but must be the dashboard's, such as http://127.0.0.1:8265"]
     if parts.username or parts.password:
         return ["--address holds a user name or password: pass a token in RAY_AUTH_TOKEN instead"]
-    if parts.scheme == "http" and not _is_loopback(parts.hostname) and not token:
+    if _is_exposed(address) and not insecure:
         return [
-            f"--address {address} is another machine over plain http and there is no token: "
-            "anybody on the way could run code there; use https, set RAY_AUTH_TOKEN, or forward its port "
-            "to 127.0.0.1 (ssh -L)"
+            f"--address {address} is another machine over plain http: anybody on the way could read the token and run "
+            "code there; use https, forward its port to 127.0.0.1 (ssh -L), or accept the risk with --insecure"
         ]
     return []
+
+
+def _is_exposed(address: str) -> bool:
+    """Whether others can read what is sent there."""
+    parts = urlsplit(address)
+    return parts.scheme == "http" and not _is_loopback(parts.hostname or "")
 
 
 def _job_problems(job: JobConfig) -> list[str]:
@@ -113,13 +124,16 @@ def _folder(module: Any) -> str:
 
 
 def _client(address: str, token: str | None) -> "JobSubmissionClient":
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # of this process; the header below is what counts there
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     for part in ("ray.dashboard", "ray._private.runtime_env.packaging"):  # each file that is sent, each socket closed
         logging.getLogger(part).setLevel(logging.WARNING)
     try:
         return JobSubmissionClient(address, headers={"Authorization": f"Bearer {token}"} if token else None)
+    except AuthenticationError as error:
+        refused = error.message.partition("\n")[0]
+        raise HybridRayError(f"{address} refuses: {refused}; set RAY_AUTH_TOKEN to the cluster's token") from error
     except (ConnectionError, RuntimeError) as error:
         raise HybridRayError(f"no Ray cluster answers at {address}: {error}") from error
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from micro_jobs import micro_job
 
+from hybrid_ray.cli import main
 from hybrid_ray.config import ConfirmConfig, JobConfig, SearchConfig
 from hybrid_ray.config.jobfile import dump_job
 from hybrid_ray.errors import ConfigError, HybridRayError
@@ -44,8 +45,8 @@ def job_file(tmp_path: Path, job: JobConfig) -> Path:
 @pytest.mark.parametrize(
     "address, said",
     [
-        ("http://192.0.2.7:8265", "no token"),
-        ("http://cluster.example:8265", "no token"),
+        ("http://192.0.2.7:8265", "could read the token"),
+        ("http://cluster.example:8265", "could read the token"),
         ("192.0.2.7:8265", "must be the dashboard's"),
         ("ray://127.0.0.1:10001", "must be the dashboard's"),
         ("https://me:secret@cluster.example", "user name or password"),
@@ -55,8 +56,30 @@ def test_an_unsafe_or_unusable_address_is_refused_before_anything_is_sent(
     job_file: Path, address: str, said: str
 ) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
-        submit(job_file, address=address)
+        submit(job_file, address=address, token="hush-hush")
     assert "secret" not in str(caught.value)
+    assert "hush-hush" not in str(caught.value)
+
+
+def test_plain_http_to_another_machine_needs_the_users_word_and_the_log_says_so(
+    job_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def sends(address: str, token: str | None) -> None:
+        raise HybridRayError(f"sends to {address}")
+
+    monkeypatch.setattr("hybrid_ray.tune.submit._client", sends)  # before it reaches the network
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "hush-hush")
+    command = ["submit", str(job_file), "--address", "http://192.0.2.7:8265"]
+    assert main(command) == 2
+    assert not caplog.text
+    assert main([*command, "--insecure"]) == 1
+    assert "--insecure: the job with its token goes in clear to http://192.0.2.7:8265" in caplog.text
+    out = capsys.readouterr()
+    assert "sends to http://192.0.2.7:8265" in out.err
+    assert "hush-hush" not in caplog.text + out.out + out.err
 
 
 def test_a_studies_folder_that_would_vanish_with_the_job_is_refused(job_file: Path) -> None:
@@ -83,7 +106,7 @@ def _free_ports(number: int) -> list[int]:
 
 @pytest.fixture
 def head() -> Iterator[str]:
-    """A Ray head of our own on loopback; its dashboard's address. Ended by its process id."""
+    """A Ray head of our own on loopback that asks for the tests' token; its dashboard's address."""
     folder = tempfile.mkdtemp(prefix="hr-")
     port, dashboard, agent, agent_rpc, metrics = _free_ports(5)
     command = [
@@ -106,7 +129,6 @@ def head() -> Iterator[str]:
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # a cluster's own python is this one
-        "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     process = subprocess.Popen(
@@ -123,10 +145,12 @@ def head() -> Iterator[str]:
 
 
 def _wait_until_up(address: str, process: subprocess.Popen[bytes]) -> None:
+    token = {"Authorization": f"Bearer {os.environ['RAY_AUTH_TOKEN']}"}
+    asked = urllib.request.Request(f"{address}/api/version", headers=token)
     for _ in range(600):
         assert process.poll() is None, "the head ended"
         try:
-            with urllib.request.urlopen(f"{address}/api/version", timeout=5) as answer:
+            with urllib.request.urlopen(asked, timeout=5) as answer:
                 assert "ray_version" in json.load(answer)
                 return
         except OSError:
@@ -142,12 +166,15 @@ def _wait_until_up(address: str, process: subprocess.Popen[bytes]) -> None:
 def test_a_submitted_job_runs_on_the_cluster_and_its_exit_code_is_ours(
     head: str, job: JobConfig, job_file: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert submit(job_file, address=head) == 0
+    token = os.environ["RAY_AUTH_TOKEN"]
+    with pytest.raises(HybridRayError, match=r"refuses: .*; set RAY_AUTH_TOKEN to the cluster's token"):
+        submit(job_file, address=head, token="wrong")
+    assert submit(job_file, address=head, token=token) == 0
     out = capfd.readouterr().out
     assert "trial 0 (quick)" in out
     study = load_study(Path(job.studies_dir) / "micro")
     assert study.finished
     assert study.job.resources.address == "auto"
     # Wrong where it runs, though not where it was sent from: the job's own exit code comes back.
-    assert submit(job_file, address=head, overrides=["resources.cpus_per_worker=3"]) == 2
+    assert submit(job_file, address=head, token=token, overrides=["resources.cpus_per_worker=3"]) == 2
     assert "need 3 but there are 2" in capfd.readouterr().out
