@@ -1,18 +1,21 @@
 """The Ray this study runs on: started for it alone on this machine, or a running cluster that is joined.
 
-Everything Ray prints or asks for is turned down: no usage statistics, no dashboard but where Train needs its State API,
-loopback only. ``ray`` is imported after the environment it reads at import is set.
+Everything Ray prints or asks for is turned down: no usage statistics, no dashboard but where Train needs its State API.
+A local Ray listens on loopback alone and answers only to the session's token. ``ray`` is imported after the environment
+it reads at import is set.
 """
 
 import contextlib
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hybrid_ray.config import JobConfig
 from hybrid_ray.errors import ConfigError
@@ -48,8 +51,10 @@ _SETTINGS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the driver has its own
     "TUNE_MAX_PENDING_TRIALS_PG": "1",
 }
+_AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _LONGEST_TEMP_DIR = 36  # characters: a socket's path may have 103 (macOS), and Ray adds up to 67
 _TEMP_NAME = "hr-"  # and 8 characters
+_TEMP_INNER = "ray"  # Ray opens its folder to every user of the machine, so it gets one inside a closed folder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,13 +126,18 @@ def ray_session(job: JobConfig) -> Iterator[Resources]:
         ConfigError: no cluster answers at ``resources.address``, or there is no place for a local Ray's files.
     """
     local = job.resources.address == "local"
-    _prepare_environment(local=local)
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():
         yield _cluster_resources(job)
         return
-    with warnings.catch_warnings(), _short_folder() if local else contextlib.nullcontext() as folder:
+    with (
+        warnings.catch_warnings(),
+        _short_folder() if local else contextlib.nullcontext() as folder,
+        _authentication(local=local),
+    ):
         warnings.simplefilter("ignore", FutureWarning)
         if folder is None:
             _join(job.resources.address)
@@ -141,6 +151,7 @@ def ray_session(job: JobConfig) -> Iterator[Resources]:
 
 def _join(address: str) -> None:
     import ray
+    from ray.exceptions import AuthenticationError
 
     submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # then the job's own runtime environment has the settings
     try:
@@ -150,7 +161,7 @@ def _join(address: str) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, ValueError, RuntimeError, AuthenticationError) as error:
         raise ConfigError(
             f"resources.address is {address!r} but no Ray cluster answers there ({error}): start one, or use local"
         ) from error
@@ -158,17 +169,24 @@ def _join(address: str) -> None:
 
 def _start_local(job: JobConfig, folder: Path) -> None:
     import ray
+    from ray._private import ray_constants
 
-    ray.init(
-        address="local",
-        num_cpus=cpu_count() + _reserved(job),
-        include_dashboard=job.resources.workers > 1,  # Train frees a stopped trial's resources through its State API
-        dashboard_host="127.0.0.1",
-        _node_ip_address="127.0.0.1",
-        _temp_dir=str(folder),
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    # Ray replaces a loopback address by the machine's own and listens everywhere, except where, as by default on macOS,
+    # it builds no clusters. Only this process asks; the others are given the address.
+    clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        ray.init(
+            address="local",
+            num_cpus=cpu_count() + _reserved(job),
+            include_dashboard=job.resources.workers > 1,  # Train frees a stopped trial's resources by its State API
+            dashboard_host="127.0.0.1",
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(folder),
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = clusters
 
 
 def _cluster_resources(job: JobConfig) -> Resources:
@@ -183,12 +201,37 @@ def _reserved(job: JobConfig) -> int:
     return 1 if job.resources.workers > 1 else 0
 
 
-def _prepare_environment(*, local: bool) -> None:
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
+@contextlib.contextmanager
+def _authentication(*, local: bool) -> Iterator[None]:
+    """A local Ray gets a random token unless the user set one or another mode; a cluster that is joined has its own.
+
+    Ray's processes inherit the token in their environment, which only this user can read. Afterwards the environment is
+    as before: `submit` and other sessions of this process must not send the token.
+    """
+    before = {name: os.environ.get(name) for name in _AUTHENTICATION}
     if local:
-        # Ray 2.60 turns tokens on by itself and leaves one in the home folder, which a later `ray start` then demands.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        os.environ["RAY_AUTH_MODE"] = os.environ.get("RAY_AUTH_MODE") or "token"
+        if not (os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")):
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # else Ray writes one to the home folder
+    _read_authentication()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        _read_authentication()
+
+
+def _read_authentication() -> None:
+    """Ray keeps the mode it read at import and the first token; this makes it read both again, the mode first."""
+    from ray import _raylet
+
+    raylet: Any = _raylet  # its annotations leave these out
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def temporary_root() -> Path:
@@ -199,11 +242,12 @@ def temporary_root() -> Path:
     """
     usual = Path(tempfile.gettempdir())
     for root in (usual, Path("/tmp")):
-        if len(str(root / f"{_TEMP_NAME}12345678")) <= _LONGEST_TEMP_DIR and os.access(root, os.W_OK | os.X_OK):
+        longest = root / f"{_TEMP_NAME}12345678" / _TEMP_INNER
+        if len(str(longest)) <= _LONGEST_TEMP_DIR and os.access(root, os.W_OK | os.X_OK):
             return root
     raise ConfigError(
         f"TMPDIR is {usual}, too long a path for Ray's sockets, and /tmp cannot be written: set TMPDIR to a folder of "
-        f"at most {_LONGEST_TEMP_DIR - len(_TEMP_NAME) - 9} characters"
+        f"at most {_LONGEST_TEMP_DIR - len(_TEMP_NAME) - len(_TEMP_INNER) - 10} characters"
     )
 
 
@@ -211,6 +255,6 @@ def temporary_root() -> Path:
 def _short_folder() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=_TEMP_NAME, dir=temporary_root()))
     try:
-        yield folder
+        yield folder / _TEMP_INNER
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -160,7 +160,7 @@ def test_a_long_temporary_path_is_not_in_the_way(tmp_path: Path, monkeypatch: py
     may = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: path != Path("/tmp") and may(path, mode))
     job = micro_job(tmp_path)
-    with pytest.raises(ConfigError, match=r"set TMPDIR to a folder of at most 24 characters"):
+    with pytest.raises(ConfigError, match=r"set TMPDIR to a folder of at most 20 characters"):
         run_study(job)
     assert not Path(job.studies_dir).exists()
 
