@@ -22,7 +22,7 @@ import pytest
 from micro_jobs import micro_job
 
 from hybrid_ray.config import ResourcesConfig
-from hybrid_ray.jobfile import dump_job
+from hybrid_ray.config.jobfile import dump_job
 
 pytestmark = [pytest.mark.ray_local, pytest.mark.slow]
 
@@ -231,7 +231,7 @@ import json, os, sys
 import ray
 from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
 from hybrid_ray.config import JobConfig, ResourcesConfig
-from hybrid_ray.tune.cluster import ray_session
+from hybrid_ray.ray_tune.cluster import ray_session
 
 def state():
     return {

@@ -70,7 +70,7 @@ def test_plain_http_to_another_machine_needs_the_users_word_and_the_log_says_so(
     def sends(address: str, token: str | None) -> None:
         raise HybridRayError(f"sends to {address}")
 
-    monkeypatch.setattr("hybrid_ray.tune.submit._client", sends)  # before it reaches the network
+    monkeypatch.setattr("hybrid_ray.ray_tune.submit._client", sends)  # before it reaches the network
     monkeypatch.setenv("RAY_AUTH_TOKEN", "hush-hush")
     command = ["submit", str(job_file), "--address", "http://192.0.2.7:8265"]
     assert main(command) == 2
