@@ -44,7 +44,7 @@ def result(run: RunConfig, **values: Any) -> RunResult:
             )
             for part in range(1, 5)
         ),
-        "phase_seconds": {"full": seconds},
+        "phase_seconds": {"full": seconds, "predict": 0.0},
         "part_seconds": {},
         "other_seconds": {},
         "tokens": {"gradient": steps, "forward_only": 0},
