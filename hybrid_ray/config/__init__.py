@@ -16,7 +16,7 @@ from hybrid_ray.config.evaluation import (
     ObjectiveConfig,
     Split,
 )
-from hybrid_ray.config.hybrid import HybridConfig, PredictorName
+from hybrid_ray.config.hybrid import GateName, HybridConfig, PredictorName
 from hybrid_ray.config.job import JobConfig, PublishedName, RunConfig
 from hybrid_ray.config.search import BudgetConfig, ResourcesConfig, SearchConfig
 from hybrid_ray.config.training import DataConfig, ModelConfig, OptimizerName, PruneScore, TrainConfig
@@ -29,6 +29,7 @@ __all__ = [
     "ControlArm",
     "DataConfig",
     "FrontierConfig",
+    "GateName",
     "HybridConfig",
     "JobConfig",
     "ModelConfig",

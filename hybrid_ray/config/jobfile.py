@@ -160,9 +160,20 @@ def _predictor_problems(job: JobConfig) -> Iterator[str]:
     predictor, train = job.hybrid.predictor, job.train
     if predictor in ("none", "random", "reversed"):
         why = "predicts nothing" if predictor == "none" else "is a control that replays another run"
-        yield f"hybrid.predictor is {predictor!r}, which {why}: a job needs ema_nesterov, snoo, linear_fit or momentum"
+        ours = "slow_momentum, ema_nesterov, snoo, linear_fit or momentum"
+        yield f"hybrid.predictor is {predictor!r}, which {why}: a job needs {ours}"
     if predictor == "momentum" and (train.optimizer == "sgd" or train.betas[0] == 0):
         yield "hybrid.predictor is 'momentum' but the optimizer keeps no momentum: use adamw, betas above 0"
+    if train.optimizer == "schedule_free":
+        yield (
+            "train.optimizer is 'schedule_free', which computes the weights from a state of its own and would undo "
+            "predictions: it can only be compared with"
+        )
+    if predictor == "slow_momentum" and train.optimizer in ("adamw8bit", "adamwprune"):
+        yield (
+            f"hybrid.predictor is 'slow_momentum' but train.optimizer is {train.optimizer!r}, for which it has no "
+            "rule: use adamw, adam, adamwspam, ademamix, muon or sgd"
+        )
     if predictor == "momentum" and train.optimizer == "adamw8bit":
         yield "hybrid.predictor is 'momentum' but train.optimizer is 'adamw8bit', whose codes it can't read: use adamw"
 
@@ -200,6 +211,16 @@ def _memory_problems(job: JobConfig) -> Iterator[str]:
         yield (
             "train.optimizer_device is 'host' but train.optimizer is 'adamw8bit', whose compiled step reads state on "
             "the model's device: use optimizer_device: model (its state takes 2 bytes a parameter), or adamw"
+        )
+    if train.optimizer in ("muon", "schedule_free") and (train.optimizer_device == "host" or train.weights == "bf16"):
+        yield (
+            f"train.optimizer is {train.optimizer!r}, which steps fp32 weights on the model's device only: use "
+            "optimizer_device: model and weights: fp32"
+        )
+    if train.optimizer == "muon" and train.parallel == "fsdp" and job.resources.workers > 1:
+        yield (
+            "train.optimizer is 'muon' but train.parallel is 'fsdp': a matrix is orthogonalised whole; use "
+            "parallel: ddp"
         )
     if train.optimizer == "adamwprune" and train.parallel == "fsdp" and job.resources.workers > 1:
         yield (

@@ -8,13 +8,17 @@ from hybrid_ray.config.checks import above, at_least, choice, within
 
 __all__ = ["DataConfig", "ModelConfig", "OptimizerName", "PruneScore", "TrainConfig"]
 
-OptimizerName = Literal["adamw", "adam", "sgd", "adamwspam", "adamwprune", "adamw8bit"]
+OptimizerName = Literal[
+    "adamw", "adam", "sgd", "adamwspam", "adamwprune", "adamw8bit", "ademamix", "muon", "schedule_free"
+]
 PruneScore = Literal["bitter0", "bitter1", "bitter7"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
-    """Which model. ``preset``: a GPT-2 shape of ``models/shapes.py`` (nano, 124M, 350M, 774M, 1.5B), or ``cnn``."""
+    """Which model. ``preset``: a GPT-2 shape of ``models/shapes.py`` (pico, pico64, nano, 124M, 350M, 774M, 1.5B), or
+    ``cnn``.
+    """
 
     preset: str = "nano"
     dropout: float = 0.0
@@ -61,6 +65,8 @@ class TrainConfig:
     micro_batch_size: int | Literal["auto"] | None = None
     sequence_length: int = 64
     optimizer: OptimizerName = "adamw"
+    # Time is told in plain steps of this optimizer, so that a dearer one pays for its step. None: in the run's own.
+    clock_optimizer: OptimizerName | None = None
     learning_rate: float = 3e-3
     min_lr_ratio: float = 0.1
     lr_warmup_fraction: float = 0.05  # of the run, so that a shorter run keeps the shape of its schedule
@@ -81,6 +87,8 @@ class TrainConfig:
     calibration_steps: int = 20  # plain steps timed first, then undone: a check on what the run's own steps cost
     checkpoint_every: int = 0  # nominal steps between checkpoints; 0: none
     sample_tokens: int = 64  # generated at the end of a baseline or hybrid run, for the report; 0: none
+    alpha: float = 8.0  # ademamix: weight of the slow average at the end of the run; it grows from 0
+    beta3: float = 0.996  # ademamix: decay of the slow average at the end of the run
     prune_score: PruneScore = "bitter7"  # adamwprune only, as the next three (optim/prune.py)
     prune_sparsity: float = 0.5
     prune_start_fraction: float = 0.1  # of the run: where the sparsity ramp starts
@@ -93,6 +101,8 @@ class TrainConfig:
             yield from at_least("micro_batch_size", self.micro_batch_size, 1)
         yield from at_least("sequence_length", self.sequence_length, 8)
         yield from choice("optimizer", self.optimizer, OptimizerName)
+        if self.clock_optimizer is not None:
+            yield from choice("clock_optimizer", self.clock_optimizer, OptimizerName)
         yield from above("learning_rate", self.learning_rate, 0.0)
         yield from within("min_lr_ratio", self.min_lr_ratio, 0.0, 1.0)
         yield from within("lr_warmup_fraction", self.lr_warmup_fraction, 0.0, 0.5)
@@ -112,6 +122,8 @@ class TrainConfig:
         yield from at_least("calibration_steps", self.calibration_steps, 5)
         yield from at_least("checkpoint_every", self.checkpoint_every, 0)
         yield from at_least("sample_tokens", self.sample_tokens, 0)
+        yield from at_least("alpha", self.alpha, 0.0)
+        yield from within("beta3", self.beta3, 0.0, 0.999999)
         yield from choice("prune_score", self.prune_score, PruneScore)
         yield from within("prune_sparsity", self.prune_sparsity, 0.0, 0.99)
         yield from within("prune_start_fraction", self.prune_start_fraction, 0.0, 1.0)

@@ -6,8 +6,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from hybrid_ray.config import TrainConfig
+from hybrid_ray.optim.ademamix import AdEMAMix
 from hybrid_ray.optim.eight_bit import build_adamw8bit
+from hybrid_ray.optim.muon import MuonAdamW
 from hybrid_ray.optim.prune import AdamWPrune
+from hybrid_ray.optim.schedule_free import build_schedule_free
 from hybrid_ray.optim.spam import AdamWSPAM
 from hybrid_ray.optim.streamed import Streamed, StreamedAdam, StreamedAdamW, StreamedSGD
 
@@ -19,7 +22,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig, *, seed: int = 0) -> 
 
     Matrices and embedding tables decay; vectors (norms, biases) don't, as in GPT-2. ``adam`` adds the decay to the
     gradient, the kinds of ``adamw`` take it off the weights, ``sgd`` has momentum ``betas[0]``. ``adamwprune`` prunes
-    the matrices of layers, not the embedding tables.
+    the matrices of layers, not the embedding tables; ``muon`` steps those matrices by Muon and the rest by AdamW.
 
     With bf16 weights or state on the host the step is taken in windows (`Streamed`); fp32 weights end with the same
     bits as without.
@@ -35,13 +38,18 @@ def build_optimizer(model: nn.Module, config: TrainConfig, *, seed: int = 0) -> 
     matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
     vectors = [parameter for parameter in parameters if parameter.ndim < 2]
     groups: list[dict[str, Any]] = [{"params": matrices, "weight_decay": config.weight_decay}]
-    if config.optimizer == "adamwprune":
+    if config.optimizer in ("adamwprune", "muon"):
         layers = [parameter for parameter in matrices if id(parameter) not in tables]
         rest = [parameter for parameter in matrices if id(parameter) in tables]
         decay = config.weight_decay
-        groups = [{"params": layers, "weight_decay": decay, "prune": True}, {"params": rest, "weight_decay": decay}]
+        mark = "prune" if config.optimizer == "adamwprune" else "muon"
+        groups = [{"params": layers, "weight_decay": decay, mark: True}, {"params": rest, "weight_decay": decay}]
     groups = [group for group in (*groups, {"params": vectors, "weight_decay": 0.0}) if group["params"]]
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
+    if config.optimizer == "muon":
+        return MuonAdamW(groups, lr=config.learning_rate, betas=config.betas, fused=fused)
+    if config.optimizer == "schedule_free":
+        return build_schedule_free(groups, lr=config.learning_rate, betas=config.betas)
     optimizer = _optimizer(groups, config, fused=fused)
     if config.weights == "bf16" or config.optimizer_device == "host" or config.optimizer == "adamw8bit":
         optimizer.stream(state_device=config.optimizer_device, seed=seed)
@@ -56,6 +64,16 @@ def _optimizer(groups: list[dict[str, Any]], config: TrainConfig, *, fused: bool
         return StreamedAdam(groups, lr=rate, betas=betas, fused=fused)
     if config.optimizer == "adamw8bit":
         return build_adamw8bit(groups, lr=rate, betas=betas)
+    if config.optimizer == "ademamix":
+        return AdEMAMix(
+            groups,
+            lr=rate,
+            betas=betas,
+            alpha=config.alpha,
+            beta3=config.beta3,
+            total_steps=config.steps,
+            fused=fused,
+        )
     if config.optimizer == "adamwspam":
         return AdamWSPAM(groups, lr=rate, betas=betas, fused=fused)
     if config.optimizer == "adamwprune":
