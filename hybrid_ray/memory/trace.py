@@ -178,7 +178,11 @@ def _mark(model: nn.Module, log: AllocationLog) -> None:
 def _trainer(run: RunConfig, model: nn.Module, optimizer: Optimizer, log: AllocationLog) -> HybridTrainer:
     """The run's trainer, told to take one real step and one predicted one."""
     settings = replace(
-        run.hybrid, accumulate=min(2, run.accumulate), clip_norm=run.train.clip_norm, total_steps=None, seed=run.seed
+        run.hybrid,
+        accumulate=min(2, run.accumulate),
+        clip_norm=run.train.clip_norm,
+        total_steps=run.train.steps,
+        seed=run.seed,
     )
     replay = Replay(phases="FP", norms=((1.0,) * len(optimizer.param_groups),))
     with log.moment("trainer", "predictor"):

@@ -9,6 +9,7 @@ import torch
 
 from hybrid_ray.config import HybridConfig
 from hybrid_ray.errors import CheckpointError, ConfigError, UnsupportedOptimizer
+from hybrid_ray.optim.schedule_free import rewrites_weights
 from hybrid_ray.run_result import Replay
 
 __all__ = ["check_arguments", "check_same_settings"]
@@ -19,7 +20,8 @@ def check_arguments(optimizer: torch.optim.Optimizer, config: HybridConfig, repl
 
     Raises:
         ConfigError: with all problems of the settings and the replay.
-        UnsupportedOptimizer: for what is no optimizer, or one whose step needs a closure (LBFGS).
+        UnsupportedOptimizer: for what is no optimizer, one whose step needs a closure (LBFGS), or one that would undo
+            predictions (schedule-free).
     """
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise UnsupportedOptimizer(f"{type(optimizer).__name__} is not a torch.optim.Optimizer")
@@ -27,6 +29,12 @@ def check_arguments(optimizer: torch.optim.Optimizer, config: HybridConfig, repl
     if closure is not None and closure.default is Parameter.empty:
         name = type(optimizer).__name__
         raise UnsupportedOptimizer(f"{name} needs a closure of its own: use a first-order optimizer such as AdamW")
+    if rewrites_weights(optimizer) and config.predictor != "none":
+        name = type(optimizer).__name__
+        raise UnsupportedOptimizer(
+            f"{name} computes the weights from a state of its own, which would undo predictions: use another "
+            "optimizer, or predictor off"
+        )
     problems = [*config.problems(), *_replay_problems(optimizer, config, replay)]
     if problems:
         raise ConfigError(problems)

@@ -55,6 +55,13 @@ class Cycle:
         self.agreement.open(self._weights.local())
         self.open, self.steps = True, 0
 
+    def observe(self, rates: Sequence[float], steps_done: int) -> None:
+        """A real step is about to be applied: the ``steps_done``-th nominal one."""
+        if self.predictor.takes_gradients:
+            total = self._config.total_steps
+            progress = min(1.0, steps_done / total) if total else 0.0
+            self.predictor.observe(self._weights.gradients(), rates=rates, progress=progress)
+
     def pause_window(self) -> None:
         """Real steps end before there is anything to judge: a micro-correction, or a rollback."""
         self.agreement.add_real(self._weights.local())
@@ -88,6 +95,8 @@ class Cycle:
             The horizon; 0 if the displacement is not finite on some rank. It is zero then.
         """
         coupling = rate.ratios if self._config.couple_lr else [1.0] * self._weights.groups
+        if not self.predictor.forecasts:  # its rate is in D; a recovery's shorter horizon must be a shorter jump
+            coupling = [ratio] * self._weights.groups
         if horizon is None:
             confidence = self.confidence.value
             horizon = choose_horizon(self._config, confidence=confidence, lr_ratio=max(rate.ratios), ratio=ratio)

@@ -73,7 +73,7 @@ class PhaseMachine:
     """Says what step comes next, and keeps the letters of those that are done: the one account of a run's steps.
 
     Args:
-        config: the lengths of the phases, and total_steps and off_fraction: where predicting ends.
+        config: the lengths of the phases, and in which part of the run predictions are made.
         recording: letters to follow; None: decide by ``entry``.
     """
 
@@ -130,8 +130,12 @@ class PhaseMachine:
         return self.steps + 1 >= self._end
 
     def has_room(self, horizon: int) -> bool:
-        """Whether a prediction that begins after the step at ``position`` is corrected before predicting ends."""
+        """Whether a prediction that begins after the step at ``position`` lies in the part of the run for predictions,
+        its correction too.
+        """
         config = self._config
+        if config.total_steps is not None and self.steps + 1 < config.total_steps * config.predicts_from:
+            return False
         micro = (horizon - 1) // config.correction_interval if config.correction_interval else 0
         return self.steps + 1 + horizon + micro + config.correct_steps <= self._end
 
@@ -139,7 +143,7 @@ class PhaseMachine:
     def _end(self) -> float:
         """The nominal step after which all are real: where the last ``off_fraction`` of the run begins."""
         total = self._config.total_steps
-        return math.inf if total is None else total * (1.0 - self._config.off_fraction)
+        return math.inf if total is None else total * self._config.predicts_until
 
     @property
     def upcoming_horizon(self) -> int | None:

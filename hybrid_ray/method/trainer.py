@@ -10,6 +10,8 @@ from hybrid_ray.config import HybridConfig
 from hybrid_ray.errors import Diverged
 from hybrid_ray.method.checks import check_arguments, check_same_settings
 from hybrid_ray.method.cycle import Cycle
+from hybrid_ray.method.gate.decision import Gate
+from hybrid_ray.method.gate.loss_trend import LossTrend
 from hybrid_ray.method.gradients import Closure, Gradient, clip_gradients, compute_gradients, measure_gradients
 from hybrid_ray.method.guard.divergence import Assessment, DivergenceMonitor, Level, Recovery
 from hybrid_ray.method.guard.recovery import Backoff, carried_out, ends_cycle
@@ -64,9 +66,11 @@ class HybridTrainer:
         self.clock = StepClock(self.weights.device)
         self.phases = PhaseMachine(config, None if replay is None else replay.phases)
         self.monitor = DivergenceMonitor(config.divergence_sigma)
-        self.backoff = Backoff()
+        self.backoff = Backoff(gated=config.gate_kind == "confidence")
         self.stats = TrainerStats(self.weights.device)
         self.cycle_done = True
+        self._gate = Gate(config)
+        self._trend = LossTrend()
         self._rate = LearningRate(optimizer, lr_scheduler)
         self._replay = replay
         self._only_advise = replay is not None or config.predictor == "none"
@@ -132,9 +136,14 @@ class HybridTrainer:
             with self.clock.part("overhead"):
                 gradient = self._measure(loss)
                 applied = self._judge(gradient)
-            with self.clock.part("optimizer"):
-                if applied:
+            if applied:
+                self._trend.observe(gradient.loss)
+                with self.clock.part("optimizer"):
                     clip_gradients(self.weights, gradient, self.config.clip_norm)
+                if cycle is not None:
+                    with self.clock.part("overhead"):
+                        cycle.observe(self._rate.now, self.phases.steps + 1)
+                with self.clock.part("optimizer"):
                     self.optimizer.step()
         finally:
             self.optimizer.zero_grad(set_to_none=True)
@@ -229,7 +238,7 @@ class HybridTrainer:
         if measured is not None:
             jumped = cycle.predictor.applied > 0
             self.stats.add_measured(measured, jumped=jumped)
-            if jumped:
+            if jumped and cycle.predictor.forecasts:
                 assessment = self.monitor.observe_prediction(measured.error)
                 self._found(assessment.level)
         cycle.confidence.observe_window(measured, self._worst)
@@ -240,7 +249,7 @@ class HybridTrainer:
         self._worst = Level.NORMAL
 
     def _plan(self, cycle: Cycle) -> int:
-        """Fix the next displacement. Returns the steps to predict now; 0: not confident, no room, or not finite."""
+        """Fix the next displacement. Returns the steps to predict now; 0: the gate is shut, no room, or not finite."""
         norms = None if self._replay is None else self._replay.norms[self.stats.jumps]
         recorded = self.phases.upcoming_horizon
         horizon = cycle.plan(self._rate, ratio=self.backoff.ratio, horizon=recorded, norms=norms)
@@ -248,8 +257,11 @@ class HybridTrainer:
             self._recover(self.monitor.observe_nonfinite("update"), finite=False)
         if not self.phases.decides:
             return 0
-        confident = cycle.confidence.value >= self.backoff.threshold(self.config.confidence_threshold)
-        enter = bool(horizon) and confident and not self._forced and self.phases.has_room(horizon)
+        confidence, threshold = cycle.confidence.value, self.backoff.threshold(self.config.confidence_threshold)
+        opens = self._gate.opens(
+            confidence=confidence, threshold=threshold, decision=self.stats.decisions, rising=self._trend.rising
+        )
+        enter = bool(horizon) and opens and not self._forced and self.phases.has_room(horizon)
         self.stats.decisions += 1
         return horizon if enter else 0
 
@@ -328,6 +340,6 @@ class HybridTrainer:
     def _parts(self) -> dict[str, Any]:
         """All that has a state of its own."""
         parts = {"optimizer": self.optimizer, "rate": self._rate, "phases": self.phases, "stats": self.stats}
-        parts |= {"monitor": self.monitor, "backoff": self.backoff}
+        parts |= {"monitor": self.monitor, "backoff": self.backoff, "trend": self._trend}
         parts |= {} if self._cycle is None else {"cycle": self._cycle}
         return parts if self._offload is None else parts | {"offload": self._offload}

@@ -32,6 +32,8 @@ CASES: list[tuple[str, RunConfig]] = [
     ("accumulated", run_of("nano", 2, accumulate=4)),
     ("sgd", run_of("nano", 1, length=16, optimizer="sgd")),
     ("adamwspam", run_of("nano", 1, length=16, optimizer="adamwspam")),
+    ("ademamix", run_of("nano", 1, length=16, optimizer="ademamix")),
+    ("slow_momentum", run_of("nano", 1, length=16, hybrid={"predictor": "slow_momentum"})),
     ("state on the host", run_of("nano", 1, length=16, optimizer_device="host", device="cuda")),
     ("state on the host, a CPU", run_of("nano", 1, length=16, optimizer_device="host")),
     ("no predictor", run_of("nano", 1, length=16, hybrid={"predictor": "none"})),

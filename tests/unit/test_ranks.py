@@ -32,9 +32,9 @@ def real_losses(story: Story) -> list[float]:
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
-@pytest.mark.parametrize("predictor", ["ema_nesterov", "snoo", "linear_fit", "momentum"])
+@pytest.mark.parametrize("predictor", ["ema_nesterov", "snoo", "linear_fit", "momentum", "slow_momentum"])
 def test_two_ranks_are_one_process_with_the_same_global_batch(ranks: RankPool, parallel: str, predictor: str) -> None:
-    config = replace(CONFIG, predictor=predictor)
+    config = replace(CONFIG, predictor=predictor, total_steps=32, alpha=2.0)
     alone = train(Job(config=config, steps=32))
     story = together(ranks, Job(config=config, parallel=parallel, steps=32))
     assert set(alone.phases) == {"warmup", "full", "predict", "correct"}
@@ -61,6 +61,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "host buffers": {"buffer_device": "host"},
     "scaled horizon, residual feedback": {"horizon_mode": "scaled", "residual_feedback": 0.5},
     "sampled coordinates": {"sample_one_in": 64, "confidence_threshold": 0.3},
+    "slow momentum in bf16": {"predictor": "slow_momentum", "total_steps": 24, "buffer_dtype": "bfloat16"},
+    "drawn by lot": {"gate": "random", "gate_rate": 0.7},
     "random direction": {"predictor": "random"},
     "reversed direction": {"predictor": "reversed"},
     "placebo": {"predictor": "zero"},

@@ -35,17 +35,22 @@ def carried_out(advised: Recovery, *, applied: bool, finite: bool, free: bool) -
 
 
 class Backoff:
-    """A shorter horizon and a higher threshold than configured. It wears off: a healthy cycle gives half of it back."""
+    """A shorter horizon and a higher threshold than configured. It wears off: a healthy cycle gives half of it back.
 
-    def __init__(self) -> None:
+    Args:
+        gated: whether a threshold decides. If not, what would raise it shortens the horizon.
+    """
+
+    def __init__(self, *, gated: bool = True) -> None:
+        self._gated = gated
         self.ratio = 1.0  # of the configured horizon
         self.raised = 0.0  # added to the configured threshold
 
     def observe(self, recovery: Recovery) -> None:
-        if recovery is Recovery.REDUCE_PREDICT_RATIO:
-            self.ratio = max(_LEAST_RATIO, self.ratio / 2.0)
-        elif recovery is Recovery.RAISE_THRESHOLD:
+        if recovery is Recovery.RAISE_THRESHOLD and self._gated:
             self.raised += _RAISE
+        elif recovery in (Recovery.REDUCE_PREDICT_RATIO, Recovery.RAISE_THRESHOLD):
+            self.ratio = max(_LEAST_RATIO, self.ratio / 2.0)
 
     def threshold(self, configured: float) -> float:
         """The confidence that is asked for now. Never above 1, which perfect agreement still reaches."""
@@ -57,7 +62,7 @@ class Backoff:
         self.raised = self.raised / 2.0 if self.raised > 0.01 else 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
+        return {"ratio": self.ratio, "raised": self.raised}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

@@ -8,6 +8,7 @@ from hybrid_ray.method.predictors.controls import RandomDirection, Reversed
 from hybrid_ray.method.predictors.ema_nesterov import EmaNesterov
 from hybrid_ray.method.predictors.linear_fit import LinearFit
 from hybrid_ray.method.predictors.momentum import Momentum
+from hybrid_ray.method.predictors.slow_momentum import SlowMomentum
 from hybrid_ray.method.predictors.snoo import Snoo
 from hybrid_ray.method.predictors.zero import Zero
 from hybrid_ray.method.weights import Weights
@@ -19,6 +20,7 @@ __all__ = [
     "Predictor",
     "RandomDirection",
     "Reversed",
+    "SlowMomentum",
     "Snoo",
     "Zero",
     "build_predictor",
@@ -44,4 +46,6 @@ def build_predictor(weights: Weights, optimizer: torch.optim.Optimizer, config: 
         return None
     if config.predictor == "momentum":
         return Momentum(weights, config, optimizer)
+    if config.predictor == "slow_momentum":
+        return SlowMomentum(weights, config, optimizer)
     return _KINDS[config.predictor](weights, config)

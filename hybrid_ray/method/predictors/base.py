@@ -36,6 +36,11 @@ class Predictor(ABC):
 
     _moves = True  # False: D is always zero and needs no buffer
 
+    takes_gradients = False  # whether `observe` is to be called
+    # Whether D/H foretells what a real step will do. If not, the horizon does not set the length of D, and how far real
+    # steps then differ from it is no error.
+    forecasts = True
+
     def open_window(self) -> None:
         """Real steps begin."""
         self.window_open = True
@@ -43,6 +48,17 @@ class Predictor(ABC):
     def close_window(self, steps: int) -> None:
         """``steps`` real steps (>= 0) were done since the window opened."""
         self.window_open = False
+
+    def observe(  # noqa: B027 - most have no use for it
+        self, gradients: Sequence[torch.Tensor | None], *, rates: Sequence[float], progress: float
+    ) -> None:
+        """A real step is about to be applied. Called only where ``takes_gradients``.
+
+        Args:
+            gradients: this rank's part, one a parameter, as the optimizer gets them; None where there is none.
+            rates: the learning rate of the step, one a parameter group.
+            progress: the share of the run that is done with this step, in [0, 1]; 0 if its length is not known.
+        """
 
     @abstractmethod
     def _write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:

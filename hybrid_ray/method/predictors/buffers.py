@@ -46,6 +46,11 @@ class Buffers:
             for tensor in like
         ]
 
+    @property
+    def direct(self) -> bool:
+        """Whether ``tensors`` are fp32 on the model's device, so that arithmetic may be done in them."""
+        return self._direct
+
     def accumulate_(self, decay: float, others: Sequence[torch.Tensor], factor: float) -> None:
         """self = decay x self + factor x others."""
         if self._direct:
@@ -59,6 +64,17 @@ class Buffers:
             self._rounding.begin()
             for mine, theirs in pieces(tensor, other):
                 self._store(mine, self._load(mine).mul_(decay).add_(theirs.to(self._device), alpha=factor))
+
+    def average_(self, others: Sequence[torch.Tensor | None], share: float) -> None:
+        """self = self + share x (others - self). Where there is no other, nothing changes."""
+        pairs = [(mine, theirs) for mine, theirs in zip(self.tensors, others, strict=True) if theirs is not None]
+        if self._direct and not any(is_narrow(theirs) for _, theirs in pairs):
+            torch._foreach_lerp_([mine for mine, _ in pairs], [theirs for _, theirs in pairs], share)
+            return
+        for tensor, other in pairs:
+            self._rounding.begin()
+            for mine, theirs in pieces(tensor, other):
+                self._store(mine, self._load(mine).lerp_(theirs.to(self._device).float(), share))
 
     def assign_(self, others: Sequence[torch.Tensor], factors: Sequence[float]) -> None:
         """self = factor x others, with one factor a parameter."""

@@ -1,0 +1,180 @@
+"""Slow momentum: AdEMAMix (arXiv 2409.03137) cut into jumps.
+
+Every real step adds its gradient to a slow average q. After K real steps the weights take at once the K steps along q
+that AdEMAMix would have taken one by one, and the next gradient is taken there.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from hybrid_ray.config import HybridConfig
+from hybrid_ray.errors import ConfigError
+from hybrid_ray.method.predictors.base import Predictor
+from hybrid_ray.method.predictors.caution import restrain_
+from hybrid_ray.method.weights import Weights, local_part
+from hybrid_ray.optim.ademamix import AdEMAMix
+from hybrid_ray.optim.muon import MuonAdamW, orthogonal_step
+from hybrid_ray.optim.slow_average import slow_decay
+from hybrid_ray.optim.spam import AdamWSPAM
+from hybrid_ray.optim.streamed import StreamedAdam, StreamedAdamW, StreamedSGD
+
+__all__ = ["SlowMomentum"]
+
+Rule = Callable[[torch.Tensor, Mapping[str, Any], Mapping[str, Any]], torch.Tensor]
+"""(q of one parameter, its optimizer state, its parameter group) -> what a step of rate 1 along q is, as a new tensor.
+"""
+
+
+class SlowMomentum(Predictor):
+    """D = -lr x (alpha s) x K x q / (sqrt(v / (1 - beta2^t)) + eps), v and t the optimizer's own.
+
+    - q <- rho q + (1 - rho) g at every applied real step, g as the optimizer gets it (reduced, clipped). It starts at 0
+      and is not bias-corrected. rho is ``slow_decay(s, beta3)``.
+    - s is the share of the run that is done. lr and s are those of the last real step, not of the moment of planning,
+      when the schedule has moved on. The rate is in D, so ``couple_lr`` has no effect.
+    - K is the number of real steps since the last jump. The horizon only divides D into predicted steps; its length
+      does not depend on it. A jump that the gate refused is not made up for: K is at most the real steps of one cycle.
+    - SGD has no second moment: D = -lr x (alpha s) x K x q.
+    - For Muon's matrices q is orthogonalised as Muon does it, and has the length |q| / |b| of Muon's own step, b being
+      its momentum: as in AdEMAMix the slow part is to the fast one as alpha |q| is to |b|.
+    - D has no weight decay.
+
+    With K = 1 this is AdEMAMix, except that a jump is applied after the real step and not with it.
+
+    Two buffers: q and D, 8 bytes a parameter in fp32. D is kept, not rebuilt, because q and v may have changed when a
+    prediction is resumed after a micro-correction or taken back.
+
+    Raises:
+        ConfigError: without ``total_steps``, or for an optimizer that has no rule here.
+    """
+
+    takes_gradients = True
+    forecasts = False
+
+    def __init__(self, weights: Weights, config: HybridConfig, optimizer: torch.optim.Optimizer) -> None:
+        super().__init__(weights, config)
+        if config.total_steps is None:
+            raise ConfigError("predictor slow_momentum needs total_steps: alpha and the average grow over the run")
+        self._optimizer = optimizer
+        self._rule = _rule(optimizer)
+        self._most = config.cycle_steps - config.prediction_horizon
+        self.average = self._buffers(1)
+        self.since = 0  # real steps since the last jump
+        self.progress = 0.0  # s
+        self.rates = [0.0] * weights.groups
+
+    def open_window(self) -> None:
+        self.window_open = True
+
+    def close_window(self, steps: int) -> None:
+        self.window_open = False
+
+    def observe(self, gradients: Sequence[torch.Tensor | None], *, rates: Sequence[float], progress: float) -> None:
+        self.average.average_(gradients, 1.0 - slow_decay(progress, self.config.beta3))
+        self.since += 1
+        self.progress = progress
+        self.rates = list(rates)
+
+    def step(self) -> None:
+        if not self.applied:  # a jump begins; the micro-corrections in it count towards the next
+            self.since = 0
+        super().step()
+
+    def _write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
+        assert self.direction is not None
+        length = self.config.alpha * self.progress * min(self.since, self._most)
+        sizes = [
+            -self.rates[place] * length * factor for place, factor in zip(self.weights.group_of, factors, strict=True)
+        ]
+        if self._rule is _over_second_moment and self.direction.direct and self.config.caution == "none":
+            self._write_in_place(sizes)
+            return
+        groups = self._optimizer.param_groups
+        for number, (parameter, place) in enumerate(zip(self.weights.parameters, self.weights.group_of, strict=True)):
+            state = self._optimizer.state.get(parameter, {})
+            average = self.average.tensors[number].to(self.weights.device)
+            step = self._rule(average, state, groups[place])
+            if self.config.caution != "none" and "exp_avg" in state:
+                restrain_(step, state, kind=self.config.caution, decay=slow_decay(self.progress, self.config.beta3))
+            self.direction.put(number, step.mul_(sizes[number]))
+
+    def _write_in_place(self, sizes: Sequence[float]) -> None:
+        """`_over_second_moment` for a whole group at a time, in the buffer itself: no temporary, few kernels."""
+        assert self.direction is not None
+        for place, group in enumerate(self._optimizer.param_groups):
+            numbers = [number for number, other in enumerate(self.weights.group_of) if other == place]
+            states = {number: self._optimizer.state.get(self.weights.parameters[number]) for number in numbers}
+            known = {number: state for number, state in states.items() if state}
+            for number in states.keys() - known.keys():
+                self.direction.put(number, None)
+            if not known:
+                continue
+            name, sign = "max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq", -1.0 if group["maximize"] else 1.0
+            steps = [self.direction.tensors[number] for number in known]
+            corrections = torch._foreach_pow(float(group["betas"][1]), [state["step"] for state in known.values()])
+            torch._foreach_neg_(corrections)
+            torch._foreach_add_(corrections, 1.0)
+            torch._foreach_copy_(steps, [local_part(state[name]) for state in known.values()])
+            torch._foreach_div_(steps, corrections)
+            torch._foreach_sqrt_(steps)
+            torch._foreach_add_(steps, float(group["eps"]))
+            torch._foreach_reciprocal_(steps)
+            torch._foreach_mul_(steps, [self.average.tensors[number] for number in known])
+            torch._foreach_mul_(steps, [sign * sizes[number] for number in known])
+
+    def reset(self) -> None:
+        super().reset()
+        self.rates = [0.0] * len(self.rates)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"rates": list(self.rates)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.rates = list(state["rates"])
+
+
+def _rule(optimizer: torch.optim.Optimizer) -> Rule:
+    """How this optimizer turns an average of gradients into a step.
+
+    The class itself counts, not what it derives from: a subclass may do more (AdamWPrune would have its zeros moved).
+    """
+    kind = type(optimizer)
+    if kind in (torch.optim.Adam, torch.optim.AdamW, StreamedAdam, StreamedAdamW, AdamWSPAM, AdEMAMix):
+        return _over_second_moment
+    if kind is MuonAdamW:
+        return _of_muon
+    if kind in (torch.optim.SGD, StreamedSGD):
+        return _as_it_is
+    raise ConfigError(
+        f"predictor slow_momentum has no rule for {kind.__name__}, only for Adam, AdamW, AdamWSPAM, AdEMAMix, Muon "
+        "and SGD: use one of these, or predictor ema_nesterov"
+    )
+
+
+def _over_second_moment(average: torch.Tensor, state: Mapping[str, Any], group: Mapping[str, Any]) -> torch.Tensor:
+    """q / (sqrt(v / (1 - beta2^t)) + eps). Before the optimizer's first step, zero."""
+    if not state:
+        return torch.zeros_like(average, dtype=torch.float32)
+    square = local_part(state["max_exp_avg_sq"] if group["amsgrad"] else state["exp_avg_sq"])
+    correction = 1.0 - float(group["betas"][1]) ** state["step"]  # a tensor: no wait for the device
+    root = (square.to(average.device).float() / correction).sqrt_().add_(float(group["eps"]))
+    step = torch.div(average, root, out=root)
+    return step.neg_() if group["maximize"] else step
+
+
+def _of_muon(average: torch.Tensor, state: Mapping[str, Any], group: Mapping[str, Any]) -> torch.Tensor:
+    """Orthogonalised, as long beside Muon's own step as q is beside its momentum; AdamW's rule for the rest."""
+    if not group["muon"]:
+        return _over_second_moment(average, state, group)
+    if not state:
+        return torch.zeros_like(average, dtype=torch.float32)
+    ratio = average.float().norm() / state["momentum_buffer"].float().norm().clamp_min(1e-30)
+    return orthogonal_step(average).mul_(ratio)
+
+
+def _as_it_is(average: torch.Tensor, state: Mapping[str, Any], group: Mapping[str, Any]) -> torch.Tensor:
+    step = average.float().clone() if average.dtype is torch.float32 else average.float()
+    return step.neg_() if group["maximize"] else step
