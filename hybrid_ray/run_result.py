@@ -97,7 +97,9 @@ class Replay:
 class RunResult:
     """All that is kept of one run beside its steps.
 
-    ``calibration`` is seconds of a plain step: data, forward, backward and optimizer of the run's own real steps.
+    ``calibration`` is seconds of a plain step: data, forward, backward and optimizer of the run's own real steps. If
+    time is told in another optimizer's steps, ``optimizer_cost`` is how many times as long the run's own takes, and its
+    seconds are divided by it.
     ``plain_step`` is the same measured apart, with prediction off, before the run and at its evaluations.
     Each figure is stored once: steps are read off ``replay``, sums are properties.
     """
@@ -119,6 +121,7 @@ class RunResult:
         default_factory=dict
     )  # hardware, software, data: what a comparison must share
     machine: Mapping[str, Any] = field(default_factory=dict)  # what the device did: memory, power, compilation
+    optimizer_cost: float = 1.0
     sample: str | None = None  # what the finished model writes, for the report (training/generated_text.py)
     error: str | None = None
 

@@ -26,10 +26,14 @@ _PLAIN_PARTS = ("data", "forward", "backward", "optimizer")
 class RunCosts:
     """Seconds and tokens of one run. Its steps are counted by its trainer.
 
-    ``step_cost``: seconds of a plain step in this process when last looked at (`StepTimer`)."""
+    Attributes:
+        step_cost: seconds of a plain step in this process when last looked at (`StepTimer`).
+        optimizer_cost: what the run's optimizer takes for a step, over what the one that time is told in takes.
+    """
 
     def __init__(self) -> None:
         self.step_cost = 1.0
+        self.optimizer_cost = 1.0
         self.phase_seconds: defaultdict[str, float] = defaultdict(float)
         self.other_seconds: defaultdict[str, float] = defaultdict(float)
         self.tokens: Counter[str] = Counter(gradient=0, forward_only=0)
@@ -45,8 +49,7 @@ class RunCosts:
     def train_seconds(self) -> float:
         return sum(self.phase_seconds.values())
 
-    @staticmethod
-    def calibration(part_seconds: Mapping[str, float], real_steps: int) -> float:
+    def calibration(self, part_seconds: Mapping[str, float], real_steps: int) -> float:
         """Seconds of a plain step while this run trained: the unit that its time is told in.
 
         A real step *is* a plain step, with what the method does beside it kept apart in parts of their own. So the
@@ -54,8 +57,13 @@ class RunCosts:
         compared with; whatever slows the machine slows both. Beside busy neighbours this spreads far less than any
         calibration at other moments (``benchmarks/calibration.py``). That real steps cost no more than plain ones is
         checked by `plain_step`, which is measured apart.
+
+        Where time is told in another optimizer's steps (``train.clock_optimizer``), the run's own optimizer counts for
+        what the other would have taken; the rest of its cost is time like any other.
         """
-        return sum(part_seconds.get(part, 0.0) for part in _PLAIN_PARTS) / max(1, real_steps)
+        seconds = {part: part_seconds.get(part, 0.0) for part in _PLAIN_PARTS}
+        seconds["optimizer"] /= self.optimizer_cost
+        return sum(seconds.values()) / max(1, real_steps)
 
     def setting(self, now: dict[str, Any]) -> dict[str, Any]:
         """``now``, with the others that the run has trained in, if any: its seconds are of all of them."""
@@ -103,6 +111,7 @@ class RunCosts:
         """Plain values only, so that a checkpoint loads without unpickling."""
         return {
             "plain_steps": self._time,
+            "optimizer_cost": self.optimizer_cost,
             "phase_seconds": dict(self.phase_seconds),
             "other_seconds": dict(self.other_seconds),
             "tokens": dict(self.tokens),
@@ -114,6 +123,7 @@ class RunCosts:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint. What this process has spent so far (set-up, calibration) is added to it."""
         self._plain_steps = state["plain_steps"]
+        self.optimizer_cost = state["optimizer_cost"]
         for mine, saved in (
             (self.phase_seconds, state["phase_seconds"]),
             (self.other_seconds, state["other_seconds"]),

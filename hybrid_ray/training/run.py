@@ -10,6 +10,7 @@ import torch
 from hybrid_ray.config import Split, TrainConfig
 from hybrid_ray.errors import Diverged
 from hybrid_ray.method.ranks import from_first_rank, rank, sum_over_ranks, world_size
+from hybrid_ray.optim.schedule_free import evaluation_weights
 from hybrid_ray.run_result import Evaluation, Heldout, RunResult, Status, StepRecord
 from hybrid_ray.training.checkpoint import state as resume
 from hybrid_ray.training.costs import RunCosts
@@ -143,7 +144,7 @@ class TrainingRun:
             if "val" not in self._heldout:  # resumed from a checkpoint of its very end
                 self._evaluate("val")
             self._evaluate("test")
-            with self.costs.other("sample"):
+            with self.costs.other("sample"), evaluation_weights(self.training.optimizer):
                 self._sample = sample(self.setup)
         self.setup.compiled.say_recompilations()
         result = self._result(status, error, monitor)
@@ -153,7 +154,7 @@ class TrainingRun:
 
     def _evaluate(self, split: Split) -> float:
         setup = self.setup
-        with self.costs.other("evaluation"):
+        with self.costs.other("evaluation"), evaluation_weights(self.training.optimizer):
             self._heldout[split] = heldout_loss(
                 setup.module,
                 setup.corpus,
@@ -171,8 +172,8 @@ class TrainingRun:
 
     def _result(self, status: Status, error: str | None, monitor: Monitor) -> RunResult:
         setup, costs, trainer = self.setup, self.costs, self.training.trainer
-        calibration, plain_step, *seconds = from_first_rank(
-            [self._calibration(), costs.plain_step, *costs.phase_seconds.values()]
+        calibration, plain_step, optimizer_cost, *seconds = from_first_rank(
+            [self._calibration(), costs.plain_step, costs.optimizer_cost, *costs.phase_seconds.values()]
         )
         return RunResult(
             arm=setup.run.arm,
@@ -180,6 +181,7 @@ class TrainingRun:
             status=status,
             calibration=calibration,
             plain_step=plain_step,
+            optimizer_cost=optimizer_cost,
             heldout=self._heldout if status == "finished" else {},
             curve=tuple(costs.curve),
             phase_seconds=dict(zip(costs.phase_seconds, seconds, strict=True)),

@@ -164,6 +164,7 @@ def _rehearse(setup: TrainSetup, replay: Replay | None) -> None:
 
 def _calibrate(timer: StepTimer, costs: RunCosts) -> None:
     costs.step_cost = timer.calibrate()
+    costs.optimizer_cost = timer.optimizer_cost
 
 
 def _say_batch(setup: TrainSetup) -> None:

@@ -10,7 +10,7 @@ from hybrid_ray.config import RunConfig
 from hybrid_ray.method.gradients import compute_gradients
 from hybrid_ray.method.ranks import from_first_rank
 from hybrid_ray.method.step_clock import StepClock
-from hybrid_ray.training.setup import TrainSetup, synchronize
+from hybrid_ray.training.setup import Training, TrainSetup, synchronize
 
 __all__ = ["StepTimer", "middle_mean"]
 
@@ -39,22 +39,40 @@ class StepTimer:
         self._setup = setup
         self._batch = setup.to_device(setup.sampler().next())
         self._steps_per_probe = 1.0
+        self.optimizer_cost = 1.0
 
     def calibrate(self) -> float:
         """Seconds of a plain step at the start (collective). The run must start afresh afterwards.
 
-        The steps are those of a baseline: the same trainer with prediction off.
+        The steps are those of a baseline: the same trainer with prediction off. Where time is told in the steps of
+        another optimizer, they are that one's, and the run's own optimizer takes turns with it: only beside each other,
+        under the same conditions, can the two be compared (``optimizer_cost``). Both states are held at that time.
         """
         setup, run = self._setup, _plain(self._setup.run)
-        training = setup.fresh(run)
-        closure = setup.next_loss(training, lambda tokens: None)
-        steps, probes = [], []
+        unit = replace(run, train=replace(run.train, optimizer=run.train.clock_optimizer or run.train.optimizer))
+        training = setup.fresh(unit)
+        own = None if unit == run else setup.training(run)
+        steps, probes, costs = [], [], [[1.0], [1.0]]
         for _ in range(DROPPED + run.train.calibration_steps):
-            steps.append(_seconds(setup.device, lambda: training.trainer.step(closure)))
+            seconds, cost = self._step(training)
+            steps.append(seconds)
             probes.append(_seconds(setup.device, self._probe))
-        step, probe = from_first_rank([middle_mean(steps[DROPPED:]), middle_mean(probes[DROPPED:])])
+            if own is not None:
+                costs[0].append(self._step(own)[1])
+                costs[1].append(cost)
+        mine, theirs = (middle_mean(values[-run.train.calibration_steps :]) for values in costs)
+        step, probe, self.optimizer_cost = from_first_rank(
+            [middle_mean(steps[DROPPED:]), middle_mean(probes[DROPPED:]), mine / theirs]
+        )
         self._steps_per_probe = step / probe
         return step
+
+    def _step(self, training: Training) -> tuple[float, float]:
+        """Seconds of one plain step, and of the optimizer in it."""
+        closure, clock = self._setup.next_loss(training, lambda tokens: None), training.trainer.clock
+        before = clock.seconds().get("optimizer", 0.0)
+        seconds = _seconds(self._setup.device, lambda: training.trainer.step(closure))
+        return seconds, clock.seconds()["optimizer"] - before
 
     def estimate(self) -> float:
         """Seconds of a plain step now, from a few probes (collective). The run's state stays as it is."""
