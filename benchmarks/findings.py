@@ -1,0 +1,336 @@
+"""Trains the runs that docs/findings.md speaks of, one after another, and keeps one JSON line of each.
+
+    nice -n 15 python benchmarks/findings.py --out RESULTS.jsonl [--only TEXT] [--list]
+
+Every run goes through the product's own loop (`hybrid_ray.training`), on one thread, with no Ray. The queue is below,
+the most informative runs first; a run that is in the file already is skipped, so the command may be stopped and started
+again. Where a stage needs a learning rate, it is the best of the tuning runs before it (mean loss on the val split over
+the tuning seeds), so the queue is walked again after every stage.
+
+Lengths are *real* steps: a hybrid run of 4,000 real steps with a predicted one for each has 8,000 nominal steps. Its
+rate decays linearly to zero over the nominal ones, as a plain run's over its own.
+"""
+
+import argparse
+import json
+import logging
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, RunConfig, TrainConfig
+from hybrid_ray.run_result import RunResult
+from hybrid_ray.training.loop import train
+
+WARMUP = 50  # real steps
+TUNING_SEEDS = (101, 102)
+SEEDS = (1, 2, 3, 4, 5, 6)
+PRESETS = {32: "pico", 64: "pico64"}
+
+PLAIN: Mapping[str, Any] = {"predictor": "none"}
+JUMPS: Mapping[str, Any] = {
+    "warmup_steps": 0, "full_steps": 5, "prediction_horizon": 5, "correct_steps": 0, "confidence_threshold": 0.0,
+    "gate": "always", "trust": "off",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spec:
+    """One run: what is named in the result file, and all that defines it."""
+
+    arm: str
+    width: int
+    steps: int  # real
+    seed: int
+    rate: float
+    train: Mapping[str, Any] = field(default_factory=dict)
+    hybrid: Mapping[str, Any] = field(default_factory=lambda: PLAIN)
+    batch: int = 16
+
+    @property
+    def key(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @property
+    def group(self) -> tuple[str, int, int]:
+        """What is tuned together."""
+        return self.arm, self.width, self.steps
+
+    def run(self) -> RunConfig:
+        hybrid = HybridConfig(**self.hybrid)
+        predicted = 0 if hybrid.predictor == "none" else self._predicted(hybrid)
+        nominal = self.steps + predicted
+        config = TrainConfig(
+            steps=nominal, batch_size=self.batch, learning_rate=self.rate, min_lr_ratio=0.0,
+            lr_warmup_fraction=WARMUP / self.steps, evaluations=1, sample_tokens=0, calibration_steps=5, device="cpu",
+            **{"schedule": "linear", **self.train},
+        )  # fmt: skip
+        return RunConfig(
+            arm="baseline" if hybrid.predictor == "none" else "hybrid",
+            seed=self.seed,
+            model=ModelConfig(preset=PRESETS[self.width]),
+            data=DataConfig(),
+            train=config,
+            hybrid=hybrid,
+        )
+
+    def _predicted(self, hybrid: HybridConfig) -> int:
+        """Predicted steps of a run with this many real ones, predicting after every ``full_steps`` in its part."""
+        share = hybrid.predicts_until - hybrid.predicts_from
+        a, b = hybrid.full_steps, hybrid.prediction_horizon
+        # share of the nominal steps is predicted at b / (a + b); the rest is real.
+        ratio = share * b / (a + b)
+        return round(self.steps * ratio / (1.0 - ratio))
+
+
+def adamw(width: int, steps: int, seed: int, rate: float, **changes: Any) -> Spec:
+    return Spec(arm="adamw", width=width, steps=steps, seed=seed, rate=rate, **changes)
+
+
+def beta3(steps: int) -> float:
+    """Decay of the slow average at the end of a run of so many real steps."""
+    return 0.996 if steps < 8000 else 0.9984
+
+
+def ademamix(width: int, steps: int, seed: int, rate: float) -> Spec:
+    options = {"optimizer": "ademamix", "alpha": 8.0, "beta3": beta3(steps)}
+    return Spec(arm="ademamix", width=width, steps=steps, seed=seed, rate=rate, train=options)
+
+
+def slow(width: int, steps: int, seed: int, rate: float) -> Spec:
+    options = {**JUMPS, "predictor": "slow_momentum", "alpha": 8.0, "beta3": beta3(steps)}
+    return Spec(arm="slow_momentum", width=width, steps=steps, seed=seed, rate=rate, hybrid=options)
+
+
+def average(width: int, steps: int, seed: int, rate: float) -> Spec:
+    """Displacement average: time constant a sixteenth of the run, gain 2.5, from 16 to 76 % of the run."""
+    options = {
+        **JUMPS, "predictor": "ema_nesterov", "time_constant": steps / 16, "gain": 2.5,
+        "first_fraction": 0.16, "off_fraction": 0.24,
+    }  # fmt: skip
+    return Spec(arm="ema_nesterov", width=width, steps=steps, seed=seed, rate=rate, hybrid=options)
+
+
+def placebo(width: int, steps: int, seed: int, rate: float) -> Spec:
+    """The phases of slow momentum; predicted steps do nothing."""
+    options = {**JUMPS, "predictor": "nothing", "off_fraction": 0.0}
+    return Spec(arm="placebo", width=width, steps=steps, seed=seed, rate=rate, hybrid=options)
+
+
+def slow_trusting(width: int, steps: int, seed: int, rate: float) -> Spec:
+    """Slow momentum with the rule that is on by default: no jump while the training loss rises."""
+    spec = slow(width, steps, seed, rate)
+    return replace(spec, arm="slow_momentum_trust", hybrid={**spec.hybrid, "trust": "loss_trend"})
+
+
+def slow_cautious(kind: str, alpha: float, width: int, steps: int, seed: int, rate: float) -> Spec:
+    """Slow momentum that moves only as far as a coordinate's average can be believed."""
+    spec = slow(width, steps, seed, rate)
+    return replace(spec, arm=f"slow_{kind}_{alpha:g}", hybrid={**spec.hybrid, "caution": kind, "alpha": alpha})
+
+
+def muon(width: int, steps: int, seed: int, rate: float) -> Spec:
+    return Spec(arm="muon", width=width, steps=steps, seed=seed, rate=rate, train={"optimizer": "muon"})
+
+
+def muon_slow(width: int, steps: int, seed: int, rate: float) -> Spec:
+    """Jumps of slow momentum on top of Muon."""
+    return replace(slow(width, steps, seed, rate), arm="muon_slow_momentum", train={"optimizer": "muon"})
+
+
+def schedule_free(width: int, steps: int, seed: int, rate: float) -> Spec:
+    """Warmup, then a constant rate."""
+    options = {"optimizer": "schedule_free", "schedule": "constant"}
+    return Spec(arm="schedule_free", width=width, steps=steps, seed=seed, rate=rate, train=options)
+
+
+def ademamix_slow(width: int, steps: int, seed: int, rate: float) -> Spec:
+    """AdEMAMix, and jumps along a still slower average of half its weight."""
+    spec = slow(width, steps, seed, rate)
+    return replace(
+        spec,
+        arm="ademamix_slow_momentum",
+        train=ademamix(width, steps, seed, rate).train,
+        hybrid={**spec.hybrid, "alpha": 4.0, "beta3": 1.0 - (1.0 - beta3(steps)) / 4},
+    )
+
+
+ARMS = {
+    "adamw": adamw,
+    "slow_momentum": slow,
+    "ademamix": ademamix,
+    "ema_nesterov": average,
+    "placebo": placebo,
+    "slow_momentum_trust": slow_trusting,
+    "muon": muon,
+    "muon_slow_momentum": muon_slow,
+    "schedule_free": schedule_free,
+    "ademamix_slow_momentum": ademamix_slow,
+}
+RATES: Mapping[tuple[str, int], Sequence[float]] = {
+    ("adamw", 32): (4e-3, 6e-3, 8e-3),
+    ("slow_momentum", 32): (3e-3, 4e-3, 6e-3),
+    ("ademamix", 32): (3e-3, 4e-3, 6e-3),
+    ("ema_nesterov", 32): (4e-3, 6e-3, 8e-3),
+    ("adamw", 64): (3e-3, 4e-3, 6e-3),
+    ("slow_momentum", 64): (1.5e-3, 2e-3, 3e-3),
+    ("ademamix", 64): (1.5e-3, 2e-3, 3e-3),
+    ("ema_nesterov", 64): (2e-3, 3e-3, 4e-3),
+    ("muon", 32): (4e-3, 8e-3, 1.6e-2),
+    ("muon_slow_momentum", 32): (2e-3, 4e-3, 8e-3),
+    ("muon", 64): (2e-3, 4e-3, 8e-3),
+    ("muon_slow_momentum", 64): (1e-3, 2e-3, 4e-3),
+    ("schedule_free", 32): (4e-3, 8e-3, 1.6e-2),
+    ("ademamix_slow_momentum", 32): (2e-3, 3e-3, 4e-3),
+}
+
+
+class Results:
+    """The finished runs of a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.rows = [json.loads(line) for line in lines if line.endswith("}")]  # a torn last line is trained again
+        self._keys = {json.dumps(row["spec"], sort_keys=True) for row in self.rows}
+
+    def has(self, spec: Spec) -> bool:
+        return spec.key in self._keys
+
+    def add(self, spec: Spec, result: RunResult) -> None:
+        row = {"spec": asdict(spec), **_kept(result)}
+        with self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        self.rows.append(row)
+        self._keys.add(spec.key)
+
+    def best_rate(self, arm: str, width: int, steps: int) -> float | None:
+        """The rate whose tuning runs have the lowest mean loss. None while one of them is missing."""
+        losses: dict[float, list[float]] = defaultdict(list)
+        for row in self.rows:
+            spec = row["spec"]
+            if (spec["arm"], spec["width"], spec["steps"]) == (arm, width, steps) and spec["seed"] in TUNING_SEEDS:
+                losses[spec["rate"]].append(row["val"] if row["status"] == "finished" else float("inf"))
+        wanted = RATES[arm, width]
+        if any(len(losses[rate]) < len(TUNING_SEEDS) for rate in wanted):
+            return None
+        return min(wanted, key=lambda rate: fmean(losses[rate]))
+
+
+def _kept(result: RunResult) -> dict[str, Any]:
+    statistics = result.statistics
+    names = ("decisions", "jumps", "misses", "events", "mean_cosine", "mean_alpha", "mean_error", "false_accept_rate")
+    return {
+        "status": result.status,
+        "error": result.error,
+        "val": result.heldout["val"].loss if "val" in result.heldout else None,
+        "test": result.heldout["test"].loss if "test" in result.heldout else None,
+        "steps": result.steps,
+        "real_steps": result.real_steps,
+        "train_seconds": result.train_seconds,
+        "plain_step": result.plain_step,
+        "calibration": result.calibration,
+        "part_seconds": dict(result.part_seconds),
+        "phase_seconds": dict(result.phase_seconds),
+        "statistics": {name: statistics.get(name) for name in names},
+        "data": result.fingerprint.get("data"),
+        "finished_at": time.time(),
+    }
+
+
+def queue(results: Results) -> Iterator[Spec]:
+    """All runs, the most informative first. A stage whose rates are not tuned yet yields its tuning runs alone."""
+    # Is it as in the trials that this started from?
+    yield adamw(32, 4000, 1, 6e-3)
+    yield slow(32, 4000, 1, 4e-3)
+    yield ademamix(32, 4000, 1, 4e-3)
+    yield from stage(results, 32, 4000, ("adamw", "slow_momentum", "ademamix"))
+    for kind, alpha in (("sign", 12.0), ("shrink", 12.0), ("shrink", 8.0), ("sign", 8.0)):
+        yield slow_cautious(kind, alpha, 32, 4000, TUNING_SEEDS[0], 4e-3)
+    yield from frontier(results, "adamw", 32, 4000, (3200, 4800, 5600, 6400), SEEDS[:3])
+    yield from stage(results, 32, 4000, ("muon", "muon_slow_momentum"))
+    yield from stage(results, 32, 4000, ("placebo", "ema_nesterov"))
+    yield from frontier(results, "adamw", 32, 4000, (3200, 4800, 5600, 6400), SEEDS)
+    yield from frontier(results, "ademamix", 32, 4000, (3200, 4800, 5600), SEEDS[:3])
+    yield from frontier(results, "muon", 32, 4000, (4800, 5600), SEEDS[:3])
+    yield from stage(results, 64, 4000, ("adamw", "slow_momentum", "ademamix"))
+    yield from frontier(results, "adamw", 64, 4000, (4800, 5600, 6400), SEEDS[:3])
+    yield from stage(results, 64, 4000, ("muon", "muon_slow_momentum"))
+    yield from stage(results, 32, 8000, ("adamw", "slow_momentum", "ademamix"))
+    yield from stage(results, 64, 4000, ("placebo", "ema_nesterov"))
+    yield from stage(results, 32, 2000, ("adamw", "slow_momentum", "ademamix", "placebo", "ema_nesterov"))
+    yield from stage(results, 32, 8000, ("placebo", "ema_nesterov"))
+    yield from stage(results, 64, 8000, ("adamw", "slow_momentum", "ademamix"))
+    # What the trust rule costs where all is well, and what it saves at twice the best rate.
+    if (rate := results.best_rate("slow_momentum", 32, 4000)) is not None:
+        for seed in SEEDS[:3]:
+            yield slow_trusting(32, 4000, seed, rate)
+            yield from (arm(64, 4000, seed, 6e-3) for arm in (slow, slow_trusting))
+    yield from stage(results, 32, 4000, ("ademamix_slow_momentum", "schedule_free"))
+
+
+def stage(results: Results, width: int, steps: int, arms: Sequence[str]) -> Iterator[Spec]:
+    """Tune each arm on its own seeds, then train it at its best rate, seed by seed. Placebo has AdamW's rate."""
+    tuned = [arm for arm in arms if arm != "placebo"]
+    for rank in (1, 0, 2):  # the middle rate first
+        for arm in tuned:
+            rate = RATES[arm, width][rank]
+            yield from (ARMS[arm](width, steps, seed, rate) for seed in TUNING_SEEDS)
+    for seed in SEEDS:
+        for arm in arms:
+            rate = results.best_rate("adamw" if arm == "placebo" else arm, width, steps)
+            if rate is not None:
+                yield ARMS[arm](width, steps, seed, rate)
+
+
+def frontier(
+    results: Results, arm: str, width: int, steps: int, lengths: Sequence[int], seeds: Sequence[int]
+) -> Iterator[Spec]:
+    """Training without predictions of other lengths, at the rate tuned for ``steps``."""
+    rate = results.best_rate(arm, width, steps)
+    if rate is not None:
+        yield from (ARMS[arm](width, length, seed, rate) for seed in seeds for length in lengths)
+
+
+def next_run(results: Results, only: str) -> Spec | None:
+    return next((spec for spec in queue(results) if only in spec.key and not results.has(spec)), None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="one JSON line a run")
+    parser.add_argument("--only", default="", help="runs whose settings, as JSON, contain this text")
+    parser.add_argument(
+        "--list", action="store_true", help="say what is missing, as far as rates are tuned; train none"
+    )
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    results = Results(arguments.out)
+    if arguments.list:
+        missing = [spec for spec in queue(results) if arguments.only in spec.key and not results.has(spec)]
+        print(f"{len(results.rows)} done, {len(missing)} known to be missing")
+        return
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    while (spec := next_run(results, arguments.only)) is not None:
+        started = time.time()
+        result = train(spec.run())
+        if result.status == "stopped":  # by a signal: this run is trained again next time
+            return
+        results.add(spec, result)
+        row = results.rows[-1]
+        print(
+            f"{spec.arm} width {spec.width} steps {spec.steps} rate {spec.rate:g} seed {spec.seed}: "
+            f"{row['val']} / {row['test']} in {time.time() - started:.0f} s, {row['statistics']['events']}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
