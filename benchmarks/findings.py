@@ -120,7 +120,7 @@ def average(width: int, steps: int, seed: int, rate: float) -> Spec:
 
 def placebo(width: int, steps: int, seed: int, rate: float) -> Spec:
     """The phases of slow momentum; predicted steps do nothing."""
-    options = {**JUMPS, "predictor": "nothing", "off_fraction": 0.0}
+    options = {**JUMPS, "predictor": "zero", "off_fraction": 0.0}
     return Spec(arm="placebo", width=width, steps=steps, seed=seed, rate=rate, hybrid=options)
 
 
