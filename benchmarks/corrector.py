@@ -16,7 +16,7 @@ import torch
 from scipy import stats
 
 from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, TrainConfig
-from hybrid_ray.data import BatchSampler, Corpus, prepare
+from hybrid_ray.data import BatchSampler, Corpus, prepare_text
 from hybrid_ray.method import HybridTrainer
 from hybrid_ray.models import build_model
 from hybrid_ray.optim import build_optimizer, build_schedule
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--gain", type=float, default=1.0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    corpus = prepare(DataConfig())
+    corpus = prepare_text(DataConfig())
     errors, losses = [], []
     for seed in range(arguments.seeds):
         (on_error, on_loss), (off_error, off_loss) = (

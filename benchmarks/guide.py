@@ -22,9 +22,8 @@ from pathlib import Path
 import torch
 from figures import GIB
 
-from hybrid_ray.config import DataConfig, JobConfig
+from hybrid_ray.config import JobConfig
 from hybrid_ray.config.jobfile import read_job
-from hybrid_ray.data import Dataset, prepare
 from hybrid_ray.errors import TrialOutOfMemory
 from hybrid_ray.memory.estimate import MemoryNeed, memory_need
 from hybrid_ray.training.loop import train
@@ -91,16 +90,16 @@ def key(card: int, overrides: Sequence[str]) -> str:
 def need(overrides: tuple[str, ...]) -> MemoryNeed:
     """What `hybrid-ray plan` says of the job with these settings."""
     job = job_of(overrides)
-    return memory_need(job.run(), data_like(job.data))
+    return memory_need(job.run(), like(job))
 
 
 def job_of(overrides: Sequence[str]) -> JobConfig:
     return read_job(ROOT / JOB, overrides)
 
 
-def data_like(data: DataConfig) -> Dataset:
-    """Random tokens of the same vocabulary: their memory is that of text, and nothing needs to be prepared."""
-    return prepare(replace(data, corpus="random", max_bytes=None))
+def like(job: JobConfig) -> Task:
+    """On random tokens of the same vocabulary: their memory is that of text, and nothing needs to be prepared."""
+    return load_task(replace(job, data=replace(job.data, corpus="random", max_bytes=None)).run())
 
 
 def best(card: int, model: str) -> Row:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from hybrid_ray.config import DataConfig, ModelConfig, TrainConfig
-from hybrid_ray.data import BatchSampler, Corpus, heldout_batches, prepare
+from hybrid_ray.data import BatchSampler, Corpus, heldout_batches, prepare_text
 from hybrid_ray.models import GPT2, build_model
 from hybrid_ray.optim import build_optimizer, build_schedule
 
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     torch.set_num_threads(1)
     config = TrainConfig(steps=parser.parse_args().steps)
-    corpus = prepare(DataConfig())
+    corpus = prepare_text(DataConfig())
     runs = [replace(config, steps=round(share * config.steps)) for share in (1.0, 0.8)]
     long, short = (token_losses(trained(corpus, run), corpus, run.sequence_length) for run in runs)
     starts = corpus.heldout_starts["val"]

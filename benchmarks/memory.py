@@ -26,12 +26,12 @@ import torch
 from figures import keep, middle, table
 
 from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, RunConfig, TrainConfig
-from hybrid_ray.data import prepare
 from hybrid_ray.errors import TrialOutOfMemory
 from hybrid_ray.memory.allocation_log import AllocationLog
 from hybrid_ray.memory.estimate import memory_need, size_text
 from hybrid_ray.method.phase_memory import Slope
 from hybrid_ray.run_result import Evaluation, Replay, RunResult, Status, StepRecord
+from hybrid_ray.tasks import load_task
 from hybrid_ray.training.loop import train
 
 CYCLES = HybridConfig(
@@ -225,7 +225,7 @@ def text(*, words: bool) -> DataConfig:
 
 def measure(case: Case, preset: str, *, steps: int, gpu: bool) -> Found:
     run = run_of(case, preset, steps=steps, gpu=gpu)
-    need = memory_need(run, prepare(run.data))
+    need = memory_need(run, load_task(run))
     listener = Listener()
     free()
     result = train(run, reporter=listener)
@@ -312,14 +312,14 @@ def large_run(name: str, *, steps: int | None, gpu: bool) -> RunConfig:
 def planned(name: str) -> str:
     """What a large model is expected to need on a GPU, which need not be here."""
     run = large_run(name, steps=None, gpu=True)
-    need = memory_need(run, prepare(replace(run.data, corpus="random")))
+    need = memory_need(run, load_task(replace(run, data=replace(run.data, corpus="random"))))
     return f"{name}: plan {need.allocated / 1e9:.2f} GB, goal {LARGE[name].goal:g} GB"
 
 
 def large(name: str, *, steps: int | None, gpu: bool) -> str:
     """Train a large model in a small share, and say whether it fits its goal and stays well."""
     case, run = LARGE[name], large_run(name, steps=steps, gpu=gpu)
-    need, listener = memory_need(run, prepare(run.data)), Listener()
+    need, listener = memory_need(run, load_task(run)), Listener()
     with capped(case.cap - need.process / 1e9):
         try:
             result = train(run, reporter=listener)

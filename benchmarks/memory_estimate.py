@@ -35,9 +35,11 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def traced_peak(run: RunConfig, data: Any) -> int:
+def traced_peak(run: RunConfig, data: Tokens) -> int:
     elsewhere = {"host"} | ({"optimizer"} if run.train.optimizer_device == "host" else set())
-    return max(peak.total for peak in trace(run, Batches.of(run, data)).peaks(without=elsewhere).values())
+    return max(
+        peak.total for peak in trace(run, Batches.of(run, text_task(run, data))).peaks(without=elsewhere).values()
+    )
 
 
 def main() -> None:
@@ -50,11 +52,11 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|", flush=True)
     for preset in options.presets:
-        data: Any = Tokens(257 if preset == "nano" else 50_257)
+        data = Tokens(257 if preset == "nano" else 50_257)
         micro, length = (16, 64) if preset == "nano" else (2, 1024)
         for name, settings in CASES.items():
             run = run_of(preset, micro, length=length, **settings)
-            estimate = memory_need(run, data).allocated
+            estimate = memory_need(run, text_task(run, data)).allocated
             found = tracked_peak(run, data) if options.tracker else traced_peak(run, data)
             sizes = f"{estimate / 2**20:,.1f} | {found / 2**20:,.1f} | {estimate / found:.3f}"
             print(f"| {preset} | {micro} x {length} | {name} | {sizes} |", flush=True)

@@ -21,8 +21,8 @@ import torch
 from figures import keep, spread, table
 
 from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, RunConfig, TrainConfig
-from hybrid_ray.data import prepare
 from hybrid_ray.run_result import Evaluation, Replay, RunResult, Status, StepRecord
+from hybrid_ray.tasks import load_task
 from hybrid_ray.training.hardware.placement import choose_device
 from hybrid_ray.training.loop import train
 from hybrid_ray.training.setup import TrainSetup, synchronize
@@ -67,7 +67,7 @@ class Baseline:
     """Plain steps done on demand."""
 
     def __init__(self, run: RunConfig) -> None:
-        self.bench = TrainSetup(run, prepare(run.data), choose_device(run))
+        self.bench = TrainSetup(run, load_task(run), choose_device(run))
         if run.train.compile:
             self.bench.compile()
         self.seconds: list[float] = []

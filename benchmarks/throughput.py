@@ -24,7 +24,7 @@ from figures import keep, middle, spread, table
 from torch import Tensor, nn
 
 from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, RunConfig, TrainConfig
-from hybrid_ray.data import prepare
+from hybrid_ray.data import prepare_text
 from hybrid_ray.models import build_model
 from hybrid_ray.models.shapes import PRESETS, GPT2Shape, flops_per_token
 from hybrid_ray.run_result import Evaluation, Replay, Status, StepRecord
@@ -259,7 +259,7 @@ def measure(preset: str, *, against: str, pairs: int, gpu: bool, compile: bool) 
     """`train` beside the plain loop."""
     work = (ON_GPU if gpu else ON_CPU)[preset]
     run = plain_run(preset, gpu=gpu, compile=compile, steps=work.block * (pairs + 1))
-    device, corpus = choose_device(run), prepare(run.data)
+    device, corpus = choose_device(run), prepare_text(run.data)
     shape = PRESETS[preset]
 
     def other() -> PlainLoop:

@@ -10,14 +10,16 @@ if TYPE_CHECKING:
     from hybrid_ray.config import HybridConfig
     from hybrid_ray.method.trainer import HybridTrainer, StepResult
     from hybrid_ray.report.load import Study, load_study
+    from hybrid_ray.tasks.task import Task
 
-__all__ = ["HybridConfig", "HybridTrainer", "StepResult", "Study", "load_study"]
+__all__ = ["HybridConfig", "HybridTrainer", "StepResult", "Study", "Task", "load_study"]
 
 _WHERE = {
     "HybridConfig": "hybrid_ray.config",
     "HybridTrainer": "hybrid_ray.method.trainer",
     "StepResult": "hybrid_ray.method.trainer",
     "Study": "hybrid_ray.report.load",
+    "Task": "hybrid_ray.tasks.task",
     "load_study": "hybrid_ray.report.load",
 }
 

@@ -84,9 +84,10 @@ def _plan(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     from hybrid_ray.config.jobfile import read_job
     from hybrid_ray.study.commands import train_once
+    from hybrid_ray.tasks import load_task
 
-    directory = Path(options.out)
-    result = train_once(read_job(options.job, options.set), arm=options.arm, directory=directory)
+    job, directory = read_job(options.job, options.set), Path(options.out)
+    result = train_once(job, arm=options.arm, directory=directory)
     if result.status == "stopped":
         print(f"Stopped as asked. The same command goes on from the last checkpoint, if there is one: {directory}")
         return STOPPED
@@ -94,9 +95,12 @@ def _train(options: argparse.Namespace) -> int:
         print(f"error: the run is {result.status}: {result.error}", file=sys.stderr)
         return FAILED
     found, share = result.heldout["val"], result.predicted_share
-    shown = f"nats a token (perplexity {math.exp(found.loss):.2f})"
-    if found.accuracy is not None:
-        shown = f"nats a picture (accuracy {found.accuracy:.2%})"
+    task = load_task(job.run())
+    others = [f"accuracy {found.accuracy:.2%}"] if found.accuracy is not None else []
+    others += [f"{name} {value:.4g}" for name, value in found.metrics.items()]
+    if not others and task.measure == "nats":
+        others = [f"perplexity {math.exp(min(found.loss, 700)):.2f}"]
+    shown = f"{task.measure} a {task.unit}" + (f" ({', '.join(others)})" if others else "")
     print(f"held-out loss {found.loss:.4f} {shown}, {share:.0%} of the steps predicted")
     print(f"{result.train_seconds:.1f} s of training, {result.time:.0f} plain steps of time; all of it: {directory}")
     return OK

@@ -55,12 +55,13 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Heldout:
-    """Mean loss on a held-out split (nats a token, or a picture) and the standard error of that mean."""
+    """Mean loss on a held-out split and the standard error of that mean. Units: `hybrid_ray.Task`."""
 
     loss: float
     standard_error: float
-    tokens: int  # or pictures
+    tokens: int  # or whatever a loss of the task is per
     accuracy: float | None = None  # of a classifier: the share it gets right
+    metrics: Mapping[str, float] = field(default_factory=dict)  # others of a task's own
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,7 +167,11 @@ class RunResult:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, lossless."""
-        return asdict(self)
+        plain = asdict(self)
+        for row in plain["heldout"].values():
+            if not row["metrics"]:
+                del row["metrics"]
+        return plain
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "RunResult":

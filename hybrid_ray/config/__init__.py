@@ -19,6 +19,7 @@ from hybrid_ray.config.evaluation import (
 from hybrid_ray.config.hybrid import GateName, HybridConfig, PredictorName
 from hybrid_ray.config.job import JobConfig, PublishedName, RunConfig
 from hybrid_ray.config.search import BudgetConfig, ResourcesConfig, SearchConfig
+from hybrid_ray.config.task import TaskConfig
 from hybrid_ray.config.training import DataConfig, ModelConfig, OptimizerName, PruneScore, TrainConfig
 
 __all__ = [
@@ -42,5 +43,6 @@ __all__ = [
     "RunConfig",
     "SearchConfig",
     "Split",
+    "TaskConfig",
     "TrainConfig",
 ]

@@ -1,7 +1,7 @@
 """A whole job, and one run of it."""
 
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
 from hybrid_ray.config.evaluation import (
     Arm,
@@ -12,6 +12,7 @@ from hybrid_ray.config.evaluation import (
 )
 from hybrid_ray.config.hybrid import HybridConfig
 from hybrid_ray.config.search import BudgetConfig, ResourcesConfig, SearchConfig
+from hybrid_ray.config.task import TaskConfig
 from hybrid_ray.config.training import DataConfig, ModelConfig, TrainConfig
 
 __all__ = ["JobConfig", "PublishedName", "RunConfig"]
@@ -27,6 +28,7 @@ class JobConfig:
     seed: int = 0
     studies_dir: str = "studies"
     published: PublishedName | None = None  # a table to show beside ours in a comparison (report/tables/published.py)
+    task: TaskConfig = field(default_factory=TaskConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -39,12 +41,18 @@ class JobConfig:
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
 
+    @property
+    def model_name(self) -> str:
+        """What messages and reports call the model."""
+        return self.task.factory or self.model.preset
+
     def run(self, *, arm: Arm = "hybrid", seed: int | None = None, hybrid: HybridConfig | None = None) -> "RunConfig":
         """One run of this job. Seed and hybrid settings default to the job's own."""
         settings = hybrid or self.hybrid
         return RunConfig(
             arm=arm,
             seed=self.seed if seed is None else seed,
+            task=self.task,
             model=self.model,
             data=self.data,
             train=self.train,
@@ -59,12 +67,21 @@ class RunConfig:
 
     arm: Arm = "hybrid"
     seed: int = 0
+    task: TaskConfig = field(default_factory=TaskConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     hybrid: HybridConfig = field(default_factory=HybridConfig)
     replay: str | None = None  # result.json of a hybrid run whose phase decisions and displacement norms to follow
     workers: int = 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values of all that defines the run. A task of ours is defined by ``model`` and ``data`` alone."""
+        plain = asdict(self)
+        del plain["task"]["folder"]
+        if self.task.factory is None:
+            del plain["task"]
+        return plain
 
     @property
     def micro_batch_size(self) -> int:

@@ -16,8 +16,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from hybrid_ray.config import DataConfig, JobConfig, ModelConfig, PublishedName
+from hybrid_ray.config import DataConfig, JobConfig, ModelConfig, PublishedName, TaskConfig
 from hybrid_ray.config.checks import choice
+from hybrid_ray.config.task import module_folder, our_task
 from hybrid_ray.errors import ConfigError
 
 __all__ = ["dump_job", "job_from_dict", "job_problems", "read_job", "variant_jobs"]
@@ -54,7 +55,15 @@ def read_job(path: Path | str, overrides: Sequence[str] = ()) -> JobConfig:
         raise ConfigError(f"{source} holds a {type(data).__name__} but a job is a mapping of settings")
     data.setdefault("name", source.stem)
     problems = [problem for text in overrides for problem in _override(data, text)]
-    return job_from_dict(data, problems)
+    return _located(job_from_dict(data, problems), source.absolute().parent)
+
+
+def _located(job: JobConfig, beside: Path) -> JobConfig:
+    """The job with the folder of its task's module filled in, unless it is known and still there."""
+    task = job.task
+    if task.factory is None or (task.folder and Path(task.folder).is_dir()):
+        return job
+    return replace(job, task=replace(task, folder=module_folder(task.factory, [beside, Path.cwd()])))
 
 
 def job_from_dict(data: Mapping[str, Any], problems: Sequence[str] = ()) -> JobConfig:
@@ -85,7 +94,10 @@ def variant_jobs(job: JobConfig) -> dict[str, JobConfig]:
 
 def dump_job(job: JobConfig) -> str:
     """The job as YAML that `read_job` reads back to an equal job."""
-    return yaml.safe_dump(_listed(_plain(job)), sort_keys=False, allow_unicode=True)
+    plain = _plain(job)
+    if job.task == TaskConfig():
+        del plain["task"]
+    return yaml.safe_dump(_listed(plain), sort_keys=False, allow_unicode=True)
 
 
 def _variants(job: JobConfig, problems: list[str]) -> dict[str, JobConfig]:
@@ -144,7 +156,7 @@ def job_problems(job: JobConfig) -> Iterator[str]:
         yield from choice("published", job.published, PublishedName)
     if job.seed < 0:
         yield f"seed is {job.seed} but must be at least 0"
-    yield from _picture_problems(job)
+    yield from _task_problems(job)
     yield from _batch_problems(job)
     yield from _predictor_problems(job)
     yield from _memory_problems(job)
@@ -178,26 +190,28 @@ def _predictor_problems(job: JobConfig) -> Iterator[str]:
         yield "hybrid.predictor is 'momentum' but train.optimizer is 'adamw8bit', whose codes it can't read: use adamw"
 
 
-def _picture_problems(job: JobConfig) -> Iterator[str]:
-    """The CNN reads pictures and GPT-2 reads text; each has settings that say nothing to the other."""
+def _task_problems(job: JobConfig) -> Iterator[str]:
+    """Model and data must belong to one task of ours; each has settings that say nothing to the others.
+
+    What is wrong with a user's own task is found when it is loaded (tasks/load.py).
+    """
     model, data = job.model, job.data
-    if (model.preset == "cnn") != (data.corpus == "digits"):
-        other = (
-            "pictures: set data.corpus to digits"
-            if model.preset == "cnn"
-            else "text: for digits set model.preset to cnn"
+    ours = our_task(job.task, model, data)
+    if ours is None:
+        return
+    of_model = our_task(job.task, model, DataConfig())
+    if of_model and of_model != our_task(job.task, ModelConfig(), data):
+        yield (
+            f"model.preset is {model.preset!r} and data.corpus is {data.corpus!r} but that model reads {of_model.reads}"
         )
-        yield f"model.preset is {model.preset!r} and data.corpus is {data.corpus!r} but that model reads {other}"
-    if model.preset == "cnn":
-        for name in ("dropout", "activation_checkpointing", "loss_chunks", "pad_vocab_to"):
-            if getattr(model, name) != getattr(ModelConfig(), name):
-                yield f"model.{name} is {getattr(model, name)!r} but the cnn has none: leave it out"
-        if job.train.parallel == "fsdp":
-            yield "train.parallel is 'fsdp' but the cnn has no blocks to shard: use ddp"
-    if data.corpus == "digits":
-        for name in ("tokenizer", "vocab_size", "max_bytes"):
-            if getattr(data, name) != getattr(DataConfig(), name):
-                yield f"data.{name} is {getattr(data, name)!r} but digits are no text: leave it out"
+        return
+    for place, why in ours.unread.items():
+        section, _, name = place.partition(".")
+        value = getattr(getattr(job, section), name)
+        if value != getattr(getattr(JobConfig(), section), name):
+            yield f"{place} is {value!r} but {why}: leave it out"
+    if job.train.parallel == "fsdp" and not ours.sharded:
+        yield f"train.parallel is 'fsdp' but the {model.preset} has no blocks to shard: use ddp"
 
 
 def _memory_problems(job: JobConfig) -> Iterator[str]:
@@ -236,7 +250,8 @@ def _memory_problems(job: JobConfig) -> Iterator[str]:
 
 def _batch_problems(job: JobConfig) -> Iterator[str]:
     train, workers = job.train, job.resources.workers
-    if job.data.corpus != "digits" and job.data.heldout_tokens < 8 * train.sequence_length:
+    ours = our_task(job.task, job.model, job.data)
+    if ours and ours.sequences and job.data.heldout_tokens < 8 * train.sequence_length:
         yield (
             f"data.heldout_tokens is {job.data.heldout_tokens} but must be at least 8 x train.sequence_length "
             f"({8 * train.sequence_length}): a held-out loss is a mean over sequences"

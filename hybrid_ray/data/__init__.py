@@ -1,7 +1,6 @@
 """Data with no download: text corpora, tokenizers, rendered digits, batches of either."""
 
 from hybrid_ray.data.batches import BatchSampler, heldout_batches
-from hybrid_ray.data.corpus import Corpus
-from hybrid_ray.data.dataset import Dataset, Sampler, prepare
+from hybrid_ray.data.corpus import Corpus, prepare_text
 
-__all__ = ["BatchSampler", "Corpus", "Dataset", "Sampler", "heldout_batches", "prepare"]
+__all__ = ["BatchSampler", "Corpus", "heldout_batches", "prepare_text"]

@@ -52,13 +52,15 @@ class Digits:
     def classes(self) -> int:
         return 10
 
-    def sampler(
-        self, *, batch_size: int, sequence_length: int, seed: int, rank: int = 0, world: int = 1
-    ) -> "DigitSampler":
-        """Random training images. A picture is no sequence: ``sequence_length`` says nothing here."""
+    def some(self, part: str, order: npt.ArrayLike) -> tuple[Tensor, Tensor]:
+        """Images B1HW (fp32, mean about 0) and labels B (int64) at these places of a part."""
+        return _pair(self, part, np.asarray(order))
+
+    def sampler(self, *, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> "DigitSampler":
+        """Random training images."""
         return DigitSampler(self, batch_size=batch_size, seed=seed, rank=rank, world=world)
 
-    def stretches(self, split: Split, *, sequence_length: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def stretches(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
         """A split in 32 batches or so."""
         return heldout_digits(self, split, batch_size=max(1, len(self.labels[split]) // STRETCHES))
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hybrid_ray.config import JobConfig
-from hybrid_ray.data import Dataset
 from hybrid_ray.memory.estimate import MemoryNeed, memory_need, size_text
+from hybrid_ray.tasks import Task, load_task
 
 __all__ = ["MemorySaving", "advice", "advice_lines"]
 
@@ -28,10 +28,6 @@ class _Rung:
     applies: Callable[[JobConfig], bool] = lambda job: True
 
 
-def _is_text(job: JobConfig) -> bool:
-    return job.model.preset != "cnn"
-
-
 def _has_host(job: JobConfig) -> bool:
     """Whether host memory is another memory than that which trains."""
     return job.train.device == "cuda"
@@ -39,13 +35,9 @@ def _has_host(job: JobConfig) -> bool:
 
 _LADDER = (
     _Rung(settings={"train.micro_batch_size": 1}, costs="smaller products; the effective batch stays"),
-    _Rung(settings={"model.loss_chunks": 8}, costs="one more product with the output table", applies=_is_text),
+    _Rung(settings={"model.loss_chunks": 8}, costs="one more product with the output table"),
     _Rung(settings={"train.precision": "bf16"}, costs="rounding of activations"),
-    _Rung(
-        settings={"model.activation_checkpointing": True},
-        costs="forwards twice, about a third more time",
-        applies=_is_text,
-    ),
+    _Rung(settings={"model.activation_checkpointing": True}, costs="forwards twice, about a third more time"),
     _Rung(settings={"train.weights": "bf16", "train.precision": "bf16"}, costs="rounding of weights"),
     _Rung(
         settings={"train.optimizer": "adamw8bit"},
@@ -62,26 +54,27 @@ _LADDER = (
 )
 
 
-def advice(job: JobConfig, data: Dataset, room: int) -> Iterator[MemorySaving]:
+def advice(job: JobConfig, task: Task, room: int) -> Iterator[MemorySaving]:
     """Measures that help, one on top of the other, up to the first with which a worker fits into ``room`` bytes."""
-    need = memory_need(job.run(), data)
+    need = memory_need(job.run(), task)
     for rung in _LADDER:
         if need.total <= room:
             return
         changed = {path: value for path, value in rung.settings.items() if _value(job, path) != value}
-        if not changed or not rung.applies(job):
+        if not changed or not rung.applies(job) or not all(_read(task, path) for path in changed):
             continue
         tried = _with(job, changed)
-        after = memory_need(tried.run(), data)
+        task_tried = task if tried.model == job.model else load_task(tried.run())
+        after = memory_need(tried.run(), task_tried)
         if after.total < need.total:
-            job, need = tried, after
+            job, task, need = tried, task_tried, after
             settings = {path: str(value).lower() if value is True else str(value) for path, value in changed.items()}
             yield MemorySaving(settings=settings, costs=rung.costs, job=job, need=need)
 
 
-def advice_lines(job: JobConfig, data: Dataset, room: int) -> Iterator[str]:
+def advice_lines(job: JobConfig, task: Task, room: int) -> Iterator[str]:
     """The savings as `hybrid-ray plan` prints them."""
-    savings = list(advice(job, data, room))
+    savings = list(advice(job, task, room))
     if not savings:
         yield "no setting makes it smaller: take a smaller model or a larger device"
         return
@@ -93,6 +86,12 @@ def advice_lines(job: JobConfig, data: Dataset, room: int) -> Iterator[str]:
         yield f"all of that is not enough for {size_text(room)}: take a smaller model or a larger device"
     else:
         yield f"that fits into {size_text(room)}; train.micro_batch_size=auto then takes what is left of it"
+
+
+def _read(task: Task, path: str) -> bool:
+    """Whether a setting says something: those of the model only to a task that reads them."""
+    section = path.partition(".")[0]
+    return section != "model" or bool({section, path} & task.reads)
 
 
 def _value(job: JobConfig, path: str) -> Any:

@@ -20,13 +20,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hybrid_ray.config import DataConfig, RunConfig
-from hybrid_ray.data import Dataset
 from hybrid_ray.memory.allocation_log import Peak
-from hybrid_ray.memory.trace import Batches, trace
-from hybrid_ray.models import GPT2, PRESETS, build_model
+from hybrid_ray.memory.trace import Batches, Numbers, trace
+from hybrid_ray.tasks import Task
 
 __all__ = ["PARTS", "MemoryNeed", "memory_need", "size_text"]
 
@@ -88,7 +88,7 @@ def size_text(size: int) -> str:
     return f"{size / 2**20:.1f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"
 
 
-def memory_need(run: RunConfig, data: Dataset) -> MemoryNeed:
+def memory_need(run: RunConfig, task: Task) -> MemoryNeed:
     """What one worker of a run needs. Several hold the model each (DDP) or a part of it each (FSDP).
 
     Takes about a second, once for each kind of run in a process.
@@ -96,7 +96,7 @@ def memory_need(run: RunConfig, data: Dataset) -> MemoryNeed:
     # What says nothing about memory is left out of the key.
     train = replace(run.train, steps=1000, learning_rate=1e-3, micro_batch_size=run.micro_batch_size)
     plain = replace(run, arm="hybrid", seed=0, data=DataConfig(), replay=None, train=train)
-    return _need(plain, Batches.of(run, data))
+    return _need(plain, Batches.of(run, task))
 
 
 @lru_cache(maxsize=256)
@@ -126,11 +126,11 @@ def _peaks(run: RunConfig, batches: Batches) -> dict[str, Peak]:
     if train.optimizer == "adamw8bit":  # traced as an optimizer without state
         train = replace(train, optimizer="sgd", betas=(0.0, 0.0), optimizer_device="model")
     traced = replace(run, train=train)
-    shape = PRESETS.get(run.model.preset)
-    if shape is None or shape.layers <= _TRACED[1]:
+    depth = batches.task.depth
+    if depth is None or depth <= _TRACED[1]:
         return _device_peaks(traced, batches, None)
     few, more = (_device_peaks(traced, batches, layers) for layers in _TRACED)
-    rest = shape.layers - _TRACED[0]
+    rest = depth - _TRACED[0]
     # Between the first and the last block memory goes along a straight line too: one of the two is higher.
     names = [name for name in few if name in more and not name.endswith("between")]
     return {
@@ -172,17 +172,18 @@ def _on_worker(run: RunConfig, sizes: _Sizes, parts: dict[str, int]) -> dict[str
 
 
 def _sizes(run: RunConfig, batches: Batches) -> _Sizes:
-    with torch.device("meta"):
-        model = build_model(run.model, vocab_size=batches.classes, sequence_length=run.train.sequence_length)
+    with FakeTensorMode(), Numbers():  # type: ignore[no-untyped-call]
+        model = batches.task.build_model()
     width = 2 if run.train.weights == "bf16" else 4
     counts = [parameter.numel() for parameter in model.parameters()]
-    blocks = list(model.h) if isinstance(model, GPT2) else []
-    block = sum(parameter.numel() for parameter in blocks[0].parameters()) if blocks else 0
+    # As FSDP shards: each child of a list by itself, the rest together.
+    blocks = [child for module in model.modules() if isinstance(module, nn.ModuleList) for child in module]
+    in_blocks = [sum(parameter.numel() for parameter in block.parameters()) for block in blocks]
     return _Sizes(
         parameters=sum(counts),
         weights=width * sum(counts),
-        outside=width * (sum(counts) - len(blocks) * block),
-        block=width * block,
+        outside=width * (sum(counts) - sum(in_blocks)),
+        block=width * max(in_blocks, default=0),
         layers=len(blocks),
         state_8bit=sum(map(_state_8bit, counts)),
         largest=max(counts),

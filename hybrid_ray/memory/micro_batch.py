@@ -5,9 +5,9 @@ from bisect import bisect_right
 from dataclasses import replace
 
 from hybrid_ray.config import JobConfig, RunConfig
-from hybrid_ray.data import prepare
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.memory.estimate import memory_need, size_text
+from hybrid_ray.tasks import load_task
 
 __all__ = ["batch_text", "check_open_micro_batch", "resolve_micro_batch"]
 
@@ -29,14 +29,14 @@ def resolve_micro_batch(job: JobConfig, free: int) -> JobConfig:
     Raises:
         ConfigError: the data are not there.
     """
-    data = prepare(job.data)
+    task = load_task(job.run())
     share = job.train.batch_size // job.resources.workers
     sizes = [size for size in range(1, share + 1) if share % size == 0]
 
     def at(size: int) -> JobConfig:
         return replace(job, train=replace(job.train, micro_batch_size=size))
 
-    fitting = bisect_right(sizes, SHARE * free, key=lambda size: memory_need(at(size).run(), data).total)
+    fitting = bisect_right(sizes, SHARE * free, key=lambda size: memory_need(at(size).run(), task).total)
     resolved = at(sizes[max(0, fitting - 1)])
     log.info("train.micro_batch_size: auto in %s of memory: %s", size_text(free), batch_text(resolved.run()))
     return resolved

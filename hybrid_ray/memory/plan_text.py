@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hybrid_ray.config import JobConfig, RunConfig
-from hybrid_ray.data import Dataset
 from hybrid_ray.memory.advice import advice_lines
 from hybrid_ray.memory.estimate import MemoryNeed, memory_need, size_text
 from hybrid_ray.memory.micro_batch import batch_text
+from hybrid_ray.tasks import Task
 
 __all__ = ["MemoryPlan", "memory_lines"]
 
@@ -47,12 +47,12 @@ class MemoryPlan:
     """A job on a device of a given size, which need not be here: what if?"""
 
     job: JobConfig
-    data: Dataset
+    task: Task
     room: int  # bytes
 
     @property
     def need(self) -> MemoryNeed:
-        return memory_need(self.job.run(), self.data)
+        return memory_need(self.job.run(), self.task)
 
     @property
     def fits(self) -> bool:
@@ -69,4 +69,4 @@ class MemoryPlan:
             yield f"one worker fits into {size_text(self.room)}, {size_text(self.room - self.need.total)} to spare"
         else:
             yield f"one worker does not fit into {size_text(self.room)}"
-            yield from advice_lines(self.job, self.data, self.room)
+            yield from advice_lines(self.job, self.task, self.room)

@@ -9,7 +9,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
@@ -18,16 +18,17 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
 
 from hybrid_ray.config import RunConfig
-from hybrid_ray.data import Dataset
 from hybrid_ray.memory.allocation_log import AllocationLog
 from hybrid_ray.method.step_clock import StepClock
 from hybrid_ray.method.trainer import HybridTrainer
-from hybrid_ray.models import GPT2, build_model
-from hybrid_ray.models.gpt2 import Attention, build_gpt2
-from hybrid_ray.optim import AdamWPrune, build_optimizer
+from hybrid_ray.models.gpt2 import Attention
+from hybrid_ray.optim import AdamWPrune
 from hybrid_ray.run_result import Replay
+from hybrid_ray.tasks.load import optimizer_of
+from hybrid_ray.tasks.task import Batch, Task
 
 __all__ = ["Batches", "Numbers", "trace"]
 
@@ -36,29 +37,33 @@ _PARTS = {"forward": "activations", "backward": "activations", "overhead": "pred
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batches:
-    """What data look like: how many values a target can take; the shapes of a micro-batch and of a held-out batch."""
+    """A task, and what its batches look like: a micro-batch, and one of an evaluation. Equal where the memory is."""
 
-    classes: int
-    inputs: torch.Size
-    targets: torch.Size
-    dtype: torch.dtype  # of the inputs
-    heldout_inputs: torch.Size
-    heldout_targets: torch.Size
+    shapes: str  # of both, and their types
+    classes: int | None
+    task: Task = field(compare=False)
+    training: Batch = field(compare=False)  # of meta tensors, which have no data
+    heldout: Batch = field(compare=False)
 
     @classmethod
-    def of(cls, run: RunConfig, data: Dataset) -> Self:
+    def of(cls, run: RunConfig, task: Task) -> Self:
         """As a worker of the run reads them."""
-        length = run.train.sequence_length
-        x, y = data.sampler(batch_size=1, sequence_length=length, seed=run.seed).next()
-        heldout_x, heldout_y = next(iter(data.stretches("val", sequence_length=length)))
-        return cls(
-            classes=data.classes,
-            inputs=torch.Size((run.micro_batch_size, *x.shape[1:])),
-            targets=torch.Size((run.micro_batch_size, *y.shape[1:])),
-            dtype=x.dtype,
-            heldout_inputs=heldout_x.shape,
-            heldout_targets=heldout_y.shape,
-        )
+        training = _shapes(task.sampler(batch_size=run.micro_batch_size, seed=run.seed).next())
+        heldout = _shapes(next(iter(task.stretches("val"))))
+        leaves = [
+            (tuple(leaf.shape), str(leaf.dtype)) if isinstance(leaf, Tensor) else type(leaf).__name__
+            for leaf in tree_leaves((training, heldout))
+        ]
+        return cls(shapes=repr(leaves), classes=task.classes, task=task, training=training, heldout=heldout)
+
+
+def _shapes(batch: Batch) -> Batch:
+    return tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, batch)
+
+
+def _faked(batch: Batch) -> Batch:
+    """Tensors of these shapes, under the fake mode that is on."""
+    return tree_map(lambda leaf: torch.empty(leaf.shape, dtype=leaf.dtype) if isinstance(leaf, Tensor) else leaf, batch)
 
 
 class Numbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -98,38 +103,36 @@ def trace(run: RunConfig, batches: Batches, *, layers: int | None = None) -> All
     last one, and what is after.
 
     Args:
-        layers: of a GPT-2, where not its preset's.
+        layers: equal blocks of the model, where not as many as it has.
     """
-    table = batches.classes, -(-batches.classes // run.model.pad_vocab_to) * run.model.pad_vocab_to
+    task, classes, padded = batches.task, batches.classes or 0, run.model.pad_vocab_to
+    table = (classes, -(-classes // padded) * padded) if classes else ()
     log = AllocationLog(lambda tensor: "logits" if tensor.ndim == 2 and tensor.shape[1] in table else None)
     numbers = Numbers()  # type: ignore[no-untyped-call]
     with warnings.catch_warnings(), FakeTensorMode(), log, numbers:
         warnings.simplefilter("ignore")  # of the order of schedules, of a scheduler never stepped
         with log.moment("model", "weights"):
-            model = _model(run, batches.classes, layers)
+            model = _model(run, task, layers)
             if run.train.device == "cuda":
                 _as_on_gpu(model, run)
-        optimizer = build_optimizer(model, run.train)
+        optimizer = optimizer_of(task, model, run.train)
         trainer = _trainer(run, model, optimizer, log)
         _first_update(optimizer, log)
-        _mark(model, log)
-        batch = torch.empty(batches.inputs, dtype=batches.dtype), torch.empty(batches.targets, dtype=torch.long)
-        trainer.step(_closure(run, model, optimizer, batch, log))
+        _mark(model, task, log)
+        batch = _faked(batches.training)
+        trainer.step(_closure(run, lambda: task.loss(model, batch), model, optimizer, log))
         if run.hybrid.predictor != "none":
-            trainer.step(lambda: batch[0])  # a predicted step asks for no loss
+            trainer.step(lambda: torch.empty(()))  # a predicted step asks for no loss
         with log.moment("evaluation", "activations"), torch.no_grad(), _precision(run):
-            heldout = torch.empty(batches.heldout_inputs, dtype=batches.dtype)
-            model.eval()(heldout, torch.empty(batches.heldout_targets, dtype=torch.long))
+            task.loss(model.eval(), _faked(batches.heldout))
     return log
 
 
-def _model(run: RunConfig, classes: int, layers: int | None) -> nn.Module:
-    length, usual = run.train.sequence_length, torch.get_default_dtype()
+def _model(run: RunConfig, task: Task, layers: int | None) -> nn.Module:
+    usual = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16 if run.train.weights == "bf16" else usual)
     try:
-        if layers is None:
-            return build_model(run.model, vocab_size=classes, sequence_length=length)
-        return build_gpt2(run.model, vocab_size=classes, sequence_length=length, layers=layers)
+        return task.build_model() if layers is None else task.build_shallow(layers)
     finally:
         torch.set_default_dtype(usual)
 
@@ -148,13 +151,12 @@ def _as_on_gpu(model: nn.Module, run: RunConfig) -> None:
             module.register_forward_pre_hook(lambda _, inputs: inputs[0].float())
 
 
-def _mark(model: nn.Module, log: AllocationLog) -> None:
+def _mark(model: nn.Module, task: Task, log: AllocationLog) -> None:
     """Have the log told what a gradient is, and where in the model forward and backward are."""
     for parameter in model.parameters():
         parameter.register_post_accumulate_grad_hook(lambda p: log.claim([p.grad], "gradients"))  # type: ignore[no-untyped-call]
-    if not isinstance(model, GPT2):
-        return
-    last = len(model.h) - 1
+    blocks = task.blocks(model)
+    last = len(blocks) - 1
 
     def place(number: int) -> str:
         return "first" if number == 0 else "last" if number == last else "between"
@@ -170,7 +172,7 @@ def _mark(model: nn.Module, log: AllocationLog) -> None:
         if number == last:
             log.at("after")
 
-    for number, block in enumerate(model.h):
+    for number, block in enumerate(blocks):
         block.register_forward_pre_hook(lambda _, inputs, number=number: enter(number, inputs))
         block.register_forward_hook(lambda _, inputs, output, number=number: leave(number, output))
 
@@ -214,7 +216,7 @@ def _hold_gradients(optimizer: Optimizer, log: AllocationLog) -> None:
 
 
 def _closure(
-    run: RunConfig, model: nn.Module, optimizer: Optimizer, batch: tuple[Tensor, Tensor], log: AllocationLog
+    run: RunConfig, loss_of_batch: Callable[[], Tensor], model: nn.Module, optimizer: Optimizer, log: AllocationLog
 ) -> Callable[[], Tensor]:
     """The loss of the last micro-batch. The one before, if any, has nothing but left its gradients."""
     before = iter(range(min(2, run.accumulate) - 1))
@@ -224,8 +226,7 @@ def _closure(
             _hold_gradients(optimizer, log)
             return next(model.parameters()).sum()
         with log.moment("forward", "activations"), _precision(run):
-            loss: Tensor = model(*batch)
-        return loss
+            return loss_of_batch()
 
     return closure
 

@@ -9,7 +9,6 @@ import logging
 import os
 import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,7 @@ def run_settings(run: RunConfig, directory: Path) -> dict[str, Any]:
     The run that a control replays is named relative to the control's directory. Where prepared data are kept defines
     nothing.
     """
-    settings: dict[str, Any] = json.loads(json.dumps(asdict(run)))
+    settings: dict[str, Any] = json.loads(json.dumps(run.as_dict()))
     del settings["data"]["cache_dir"]
     if run.replay is not None:
         settings["replay"] = Path(os.path.relpath(run.replay, directory)).as_posix()

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from hybrid_ray.config import JobConfig, RunConfig
 from hybrid_ray.config.jobfile import dump_job, read_job, variant_jobs
-from hybrid_ray.data import prepare
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.evaluation.arms import baseline
 from hybrid_ray.evaluation.compare import compare
@@ -22,6 +21,7 @@ from hybrid_ray.storage.atomic import write_atomic
 from hybrid_ray.storage.results_version import run_settings
 from hybrid_ray.study.plan import plan_concurrency, resolve_auto, run_cache
 from hybrid_ray.study.stopping import Budget, StopFlag
+from hybrid_ray.tasks import load_task
 from hybrid_ray.training.ray_worker import fit_with_workers
 from hybrid_ray.training.reporter import NullReporter
 
@@ -104,7 +104,7 @@ def compare_arms(job: JobConfig, *, directory: Path) -> dict[str, Any]:
     flag = StopFlag()
     with _executor(job, directory, most, flag) as execute:
         machine = machine_of_runs(job, job.run(), flag=flag)
-        plain = cached(execute, run_cache(job), corpus=prepare(job.data).fingerprint, machine=machine)
+        plain = cached(execute, run_cache(job), corpus=load_task(job.run()).fingerprint, machine=machine)
         return compare(job, execute=execute, directory=directory, execute_plain=plain)
 
 

@@ -10,10 +10,10 @@ import psutil
 import torch
 
 from hybrid_ray.config import JobConfig
-from hybrid_ray.data import Dataset
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.memory.advice import advice_lines
 from hybrid_ray.memory.estimate import MemoryNeed, size_text
+from hybrid_ray.tasks import Task
 
 __all__ = ["Concurrency", "free_memory", "memory_concurrency", "room", "sharing"]
 
@@ -36,9 +36,7 @@ class Concurrency:
         return self.sharing * self.need.total
 
 
-def memory_concurrency(
-    job: JobConfig, data: Dataset, need: MemoryNeed, device: torch.device, *, most: int
-) -> Concurrency:
+def memory_concurrency(job: JobConfig, task: Task, need: MemoryNeed, device: torch.device, *, most: int) -> Concurrency:
     """The runs that memory lets go side by side, ``most`` at most. The memory of a cluster's machines is not known.
 
     A ``max_concurrent`` that the job names is kept or refused, never lowered in silence.
@@ -55,12 +53,12 @@ def memory_concurrency(
     found = Concurrency(runs=runs, need=need, there=there, sharing=sharing(job, runs))
     if runs > host:
         raise ConfigError(
-            f"{runs} run{'s' if runs > 1 else ''} of {job.model.preset} on a GPU need {size_text(need.host)} of host "
+            f"{runs} run{'s' if runs > 1 else ''} of {job.model_name} on a GPU need {size_text(need.host)} of host "
             "memory for each worker, which is more than is free: lower resources.max_concurrent or resources.workers, "
             "or leave state on the device (train.optimizer_device, hybrid.buffer_device, hybrid.offload_optimizer)"
         )
     if local and found.needed > there:
-        raise ConfigError([_too_much(job, found), *_mend(job, data, found)])
+        raise ConfigError([_too_much(job, found), *_mend(job, task, found)])
     return found
 
 
@@ -85,10 +83,11 @@ def sharing(job: JobConfig, runs: int) -> int:
 def _too_much(job: JobConfig, found: Concurrency) -> str:
     of_memory = f"about {size_text(found.needed)} of memory but {size_text(found.there)} are free: lower"
     if found.runs > 1:
-        return f"{found.runs} runs of {job.model.preset} side by side need {of_memory} resources.max_concurrent"
-    lower = "train.micro_batch_size, resources.workers or model.preset"
-    return f"one run of {job.model.preset} needs {of_memory} {lower}"
+        return f"{found.runs} runs of {job.model_name} side by side need {of_memory} resources.max_concurrent"
+    smaller = "the model" if job.task.factory else "model.preset"
+    lower = f"train.micro_batch_size, resources.workers or {smaller}"
+    return f"one run of {job.model_name} needs {of_memory} {lower}"
 
 
-def _mend(job: JobConfig, data: Dataset, found: Concurrency) -> list[str]:
-    return list(advice_lines(job, data, found.there // found.sharing)) if found.runs == 1 else []
+def _mend(job: JobConfig, task: Task, found: Concurrency) -> list[str]:
+    return list(advice_lines(job, task, found.there // found.sharing)) if found.runs == 1 else []

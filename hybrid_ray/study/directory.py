@@ -21,7 +21,6 @@ import torch
 
 from hybrid_ray.config import JobConfig
 from hybrid_ray.config.jobfile import dump_job, read_job
-from hybrid_ray.data import prepare
 from hybrid_ray.errors import ConfigError, StoreError, StudyLocked
 from hybrid_ray.ray_tune.space import SearchSpace
 from hybrid_ray.storage.atomic import write_atomic
@@ -29,6 +28,7 @@ from hybrid_ray.storage.json_files import read_json
 from hybrid_ray.storage.results_version import RESULTS_VERSION, check_study_version, warn_of_other_commit
 from hybrid_ray.storage.study_store import StudyStore
 from hybrid_ray.study.environment import environment
+from hybrid_ray.tasks import load_task
 from hybrid_ray.training.hardware.fingerprint import machine
 from hybrid_ray.training.hardware.placement import choose_device
 
@@ -154,7 +154,7 @@ def identity(job: JobConfig, space: SearchSpace) -> dict[str, Any]:
     parts["search"] = {"space": job.search.space, "ranges": space.ranges}
     parts["seed"] = job.seed
     parts["workers"] = job.resources.workers
-    parts["corpus"] = prepare(job.data).fingerprint
+    parts["corpus"] = load_task(job.run()).fingerprint
     parts["machine"] = _machine(job)
     parts["results_version"] = RESULTS_VERSION
     plain: dict[str, Any] = json.loads(json.dumps(parts))

@@ -13,21 +13,20 @@ import torch
 
 from hybrid_ray.config import JobConfig, ResourcesConfig, RunConfig
 from hybrid_ray.data.cache import cache_root
-from hybrid_ray.data.dataset import Dataset, prepare
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.evaluation.arms import baseline, frontier_runs
 from hybrid_ray.evaluation.confirm import confirmation_runs
 from hybrid_ray.memory.estimate import memory_need, size_text
 from hybrid_ray.memory.micro_batch import check_open_micro_batch, resolve_micro_batch
 from hybrid_ray.memory.plan_text import MemoryPlan, memory_lines
-from hybrid_ray.models.build import build_model, check_preset
-from hybrid_ray.models.shapes import PRESETS, flops_per_token
 from hybrid_ray.ray_tune.cluster import Resources, local_resources, ray_session, resource_concurrency, temporary_root
 from hybrid_ray.ray_tune.scheduler import grace_steps, rungs
 from hybrid_ray.ray_tune.space import SearchSpace, load_space
 from hybrid_ray.storage.run_cache import RunCache, baseline_key, read_result
 from hybrid_ray.study.concurrency import Concurrency, free_memory, memory_concurrency, room, sharing
 from hybrid_ray.study.stopping import check_budget
+from hybrid_ray.tasks import Task, load_task
+from hybrid_ray.tasks.task import MatmulProbe, batch_to
 from hybrid_ray.training.hardware.fingerprint import machine
 from hybrid_ray.training.setup import synchronize
 
@@ -60,6 +59,7 @@ class Plan:
     concurrency: Concurrency
     step_seconds: float
     measured: bool
+    probe: str  # how the seconds were estimated, if they were
     device: str
     stops: str  # when trials may be stopped, in words
 
@@ -89,7 +89,7 @@ class Plan:
             yield f"{stage.name:<14}{stage.runs:>6}{stage.steps:>12,}{_duration(self.seconds(stage)):>12}"
         runs = sum(stage.runs for stage in self.stages)
         yield f"{'in all':<14}{runs:>6}{self.steps:>12,}{_duration(self.total_seconds):>12}"
-        how = "measured: a cached baseline" if self.measured else "estimated: FLOPs and a matrix-product probe"
+        how = "measured: a cached baseline" if self.measured else f"estimated: {self.probe}"
         yield f"{1000 * self.step_seconds:.3g} ms a real step ({how})"
         yield f"{self.concurrency.runs} runs side by side on {self.device}"
         yield self.stops
@@ -116,7 +116,7 @@ def resolve_auto(job: JobConfig) -> JobConfig:
 
 def _free_for_one(job: JobConfig) -> int:
     """Bytes for each worker when as many share the device as may."""
-    check_preset(job.model)
+    load_task(job.run())
     check_open_micro_batch(job)
     runs = min(resource_concurrency(job, local_resources()), job.resources.max_concurrent or _most_trials(job))
     device = _device(job)
@@ -169,7 +169,8 @@ def plan(job: JobConfig) -> Plan:
     check_budget(job)
     space = load_space(job)
     found = plan_concurrency(job, most=job.resources.max_concurrent or _most_trials(job))
-    seconds, measured = _step_seconds(job, prepare(job.data))
+    task = load_task(job.run())
+    seconds, measured = _step_seconds(job, task)
     device = _device(job)
     return Plan(
         stages=tuple(stages(job)),
@@ -177,6 +178,7 @@ def plan(job: JobConfig) -> Plan:
         concurrency=found,
         step_seconds=seconds,
         measured=measured,
+        probe="FLOPs and a matrix-product probe" if task.matmul_probe() else "a timed gradient",
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "processors",
         stops=_stops(job, space),
     )
@@ -200,11 +202,10 @@ def plan_concurrency(job: JobConfig, *, most: int | None = None) -> Concurrency:
     Raises:
         ConfigError: the model or corpus is not there, the resources can't be had, or it does not fit in memory.
     """
-    check_preset(job.model)
+    task = load_task(job.run())
     possible = resource_concurrency(job, _resources(job))
-    data = prepare(job.data)
     return memory_concurrency(
-        job, data, memory_need(job.run(), data), _device(job), most=min(possible, most or possible)
+        job, task, memory_need(job.run(), task), _device(job), most=min(possible, most or possible)
     )
 
 
@@ -215,10 +216,10 @@ def plan_memory(job: JobConfig, *, gibibytes: float) -> MemoryPlan:
         ConfigError: the model or corpus is not there.
     """
     job, free = resolve_device(job), int(gibibytes * 2**30)
-    check_preset(job.model)
+    load_task(job.run())
     if job.train.micro_batch_size == "auto":
         job = resolve_micro_batch(job, free)
-    return MemoryPlan(job=job, data=prepare(job.data), room=free)
+    return MemoryPlan(job=job, task=load_task(job.run()), room=free)
 
 
 def _most_trials(job: JobConfig) -> int:
@@ -252,50 +253,49 @@ def run_cache(job: JobConfig) -> RunCache:
     return RunCache(root=cache_root(job.data.cache_dir) / "runs")
 
 
-def _step_seconds(job: JobConfig, corpus: Dataset) -> tuple[float, bool]:
+def _step_seconds(job: JobConfig, task: Task) -> tuple[float, bool]:
     """Seconds of a real step of one worker, and whether they were measured."""
     run = baseline(job.run())
-    key = baseline_key(run, corpus=corpus.fingerprint, machine=machine(run, _device(job)))
+    key = baseline_key(run, corpus=task.fingerprint, machine=machine(run, _device(job)))
     kept = read_result(run_cache(job).root / key)
-    return (_probe(job, corpus), False) if kept is None else (kept.calibration, True)
+    return (_probe(job, task), False) if kept is None else (kept.calibration, True)
 
 
-def _probe(job: JobConfig, corpus: Dataset) -> float:
+def _probe(job: JobConfig, task: Task) -> float:
     """FLOPs of a step over the rate of a product as wide as the model and as long as a micro-batch.
 
-    The CNN is small enough to be asked itself.
+    Of a task that gives no such numbers, a gradient is timed.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(job.train.threads)
     try:
-        if job.model.preset == "cnn":
-            return job.run().accumulate * min(_timed_gradient(job, corpus) for _ in range(3))
-        return _product_seconds(job, corpus.classes)
+        probe = task.matmul_probe()
+        if probe is None:
+            return job.run().accumulate * min(_timed_gradient(job, task) for _ in range(3))
+        return _product_seconds(job, probe)
     finally:
         torch.set_num_threads(threads)
 
 
-def _product_seconds(job: JobConfig, vocab_size: int) -> float:
-    shape, run, device = PRESETS[job.model.preset], job.run(), _device(job)
-    length = min(_PROBE_ROWS[device.type], run.micro_batch_size * job.train.sequence_length)
+def _product_seconds(job: JobConfig, probe: MatmulProbe) -> float:
+    run, device = job.run(), _device(job)
+    length = min(_PROBE_ROWS[device.type], run.micro_batch_size * probe.rows)
     kind = torch.bfloat16 if job.train.precision == "bf16" and device.type == "cuda" else torch.float32
-    left = torch.randn(length, shape.width, device=device, dtype=kind)
-    right = torch.randn(shape.width, 4 * shape.width, device=device, dtype=kind)
+    left = torch.randn(length, probe.width, device=device, dtype=kind)
+    right = torch.randn(probe.width, 4 * probe.width, device=device, dtype=kind)
     seconds = min(_timed_product(left, right) for _ in range(3))
-    rate = 2 * length * shape.width * 4 * shape.width / seconds
-    tokens = job.train.batch_size // job.resources.workers * job.train.sequence_length
-    return _OVERHEAD * flops_per_token(shape, vocab_size, job.train.sequence_length) * tokens / rate
+    rate = 2 * length * probe.width * 4 * probe.width / seconds
+    return _OVERHEAD * probe.flops * (job.train.batch_size // job.resources.workers) / rate
 
 
-def _timed_gradient(job: JobConfig, corpus: Dataset) -> float:
+def _timed_gradient(job: JobConfig, task: Task) -> float:
     """Seconds of one micro-batch's forward and backward."""
     run, device = job.run(), _device(job)
-    model = build_model(job.model, vocab_size=corpus.classes, sequence_length=job.train.sequence_length).to(device)
-    sampler = corpus.sampler(batch_size=run.micro_batch_size, sequence_length=job.train.sequence_length, seed=job.seed)
-    x, y = (part.to(device) for part in sampler.next())
+    model = task.build_model().to(device)
+    batch = batch_to(task.sampler(batch_size=run.micro_batch_size, seed=job.seed).next(), device)
     synchronize(device)
     start = time.perf_counter()
-    torch.autograd.backward(model(x, y))
+    torch.autograd.backward(task.loss(model, batch))
     synchronize(device)
     return time.perf_counter() - start
 

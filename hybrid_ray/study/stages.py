@@ -6,7 +6,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from hybrid_ray.data import prepare
 from hybrid_ray.errors import HybridRayError
 from hybrid_ray.evaluation.arms import frontier_runs
 from hybrid_ray.evaluation.comparable import comparable, fingerprint_of
@@ -27,6 +26,7 @@ from hybrid_ray.study.directory import StudyDirectory
 from hybrid_ray.study.display import Display, show
 from hybrid_ray.study.plan import Plan, run_cache
 from hybrid_ray.study.stopping import Budget, StopFlag, Stopped
+from hybrid_ray.tasks import load_task
 
 __all__ = ["Outcome", "Stages"]
 
@@ -104,9 +104,9 @@ class Stages:
         display.stage("frontier", len(runs))
         self._study.store.event("stage", stage="frontier")
         tasks = [Task(run=run, directory=self._study.path / _place(length)) for length, run in runs.items()]
-        corpus, machine = prepare(self._job.data), machine_of_runs(self._job, tasks[0].run, flag=self._flag)
+        task, machine = load_task(self._job.run()), machine_of_runs(self._job, tasks[0].run, flag=self._flag)
         self._study.check_machine(machine)
-        execute_cached = cached(execute, run_cache(self._job), corpus=corpus.fingerprint, machine=machine)
+        execute_cached = cached(execute, run_cache(self._job), corpus=task.fingerprint, machine=machine)
         results = execute_cached(tasks)
         results = comparable(results, fingerprint_of(results))
         failed = [

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hybrid_ray.config import TrainConfig
 from hybrid_ray.method.ranks import world_size
+from hybrid_ray.tasks.task import Objective
 
 __all__ = [
     "full_weights",
@@ -25,21 +26,22 @@ __all__ = [
 ]
 
 
-def wrap(module: nn.Module, config: TrainConfig, device: torch.device) -> nn.Module:
-    """The module as ranks train it together: itself with one worker, else DDP, or sharded in place by FSDP2.
+def wrap(objective: Objective, config: TrainConfig, device: torch.device) -> nn.Module:
+    """Model and loss as ranks train them together: as they are with one worker, else in DDP, or with the model sharded
+    in place by FSDP2.
 
     FSDP2 shards every child of a ``ModuleList`` (a transformer's blocks) by itself, then the rest, so that only one
     block's weights are whole at a time.
     """
     if world_size() == 1:
-        return module
+        return objective
     if config.parallel == "ddp":
-        return DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
-    for blocks in [child for child in module.modules() if isinstance(child, nn.ModuleList)]:
+        return DistributedDataParallel(objective, device_ids=[device] if device.type == "cuda" else None)
+    for blocks in [child for child in objective.model.modules() if isinstance(child, nn.ModuleList)]:
         for block in blocks:
             fully_shard(block)
-    fully_shard(module)
-    return module
+    fully_shard(objective.model)
+    return objective
 
 
 def reshard(module: nn.Module) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from hybrid_ray.config import RunConfig
-from hybrid_ray.data import prepare
 from hybrid_ray.errors import ConfigError, Diverged, TrialOutOfMemory
 from hybrid_ray.method.ranks import any_rank, world_size
 from hybrid_ray.run_result import Replay, RunResult, Status, StepRecord
+from hybrid_ray.tasks import load_task
 from hybrid_ray.training.costs import RunCosts
 from hybrid_ray.training.hardware.out_of_memory import free_memory, is_out_of_memory
 from hybrid_ray.training.hardware.placement import check_placement, choose_device
@@ -35,7 +35,7 @@ def train(run: RunConfig, *, reporter: Reporter | None = None, directory: Path |
         directory: the run directory. If it holds checkpoints the run goes on from the newest whole one.
 
     Raises:
-        ConfigError: a device or a number of workers that is not there, an unknown model, a corpus that cannot be read.
+        ConfigError: a device or a number of workers that is not there, a task or its data that cannot be had.
         TrialOutOfMemory: the run does not fit. What it held is freed.
         CheckpointError: the directory's checkpoints are unusable, or one could not be written.
     """
@@ -59,10 +59,11 @@ def _train(run: RunConfig, reporter: Reporter, directory: Path | None) -> RunRes
         with costs.other("setup"):
             device = _place(run)
             replay = _replay(run)
-            dataset = prepare(run.data)
+            task = load_task(run)
+            _ = task.fingerprint  # makes its data
 
         # The model there, as fast as it will go, and the time of some plain steps, to check later what the run's cost.
-        setup, timer = start(run, dataset, device, costs, replay=replay)
+        setup, timer = start(run, task, device, costs, replay=replay)
         check_placement(setup.module, device)
 
         # Start afresh from the seed, or go on from where a checkpoint left off.

@@ -157,9 +157,8 @@ class TrainingRun:
         with self.costs.other("evaluation"), evaluation_weights(self.training.optimizer):
             self._heldout[split] = heldout_loss(
                 setup.module,
-                setup.corpus,
+                setup.task,
                 split,
-                sequence_length=setup.run.train.sequence_length,
                 device=setup.device,
                 precision=setup.precision,
                 share=not setup.sharded,
@@ -190,7 +189,7 @@ class TrainingRun:
             tokens=dict(costs.tokens),
             replay=trainer.replay_record(),
             statistics={**trainer.measures(), **costs.extremes.training},
-            fingerprint=fingerprint(setup.run, setup.corpus, setup.device, setting=costs.setting(setup.setting())),
+            fingerprint=fingerprint(setup.run, setup.task, setup.device, setting=costs.setting(setup.setting())),
             machine={**_watched(monitor, setup.device), **costs.extremes.memory, **setup.evidence()},
             sample=self._sample,
             error=error,

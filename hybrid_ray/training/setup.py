@@ -12,12 +12,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from hybrid_ray.config import RunConfig
-from hybrid_ray.data import Dataset, Sampler
 from hybrid_ray.method.ranks import rank, world_size
 from hybrid_ray.method.trainer import HybridTrainer
-from hybrid_ray.models import CNN, GPT2, build_model
-from hybrid_ray.optim import build_optimizer, build_schedule
+from hybrid_ray.optim import build_schedule
 from hybrid_ray.run_result import Replay
+from hybrid_ray.tasks.load import optimizer_of
+from hybrid_ray.tasks.sampling import Sampler
+from hybrid_ray.tasks.task import Batch, Objective, Task, batch_to
 from hybrid_ray.training.compile import Compiled, compile_forward
 from hybrid_ray.training.distributed import full_weights, load_weights, wrap
 
@@ -50,30 +51,32 @@ class TrainSetup:
 
     Args:
         run: what to build.
-        corpus: its data; how many values a target can take comes from it.
+        task: its model, data and loss.
         device: from `choose_device`.
 
     Attributes:
         module: the bare model: its weights, and what is evaluated.
-        model: the module as it is trained: itself, in DDP, or sharded.
-        compiled: how its forward is called.
+        objective: model and loss as they are trained, called with a batch: alone, in DDP, or with a sharded model.
+        model: what has the parameters and lets ranks reduce gradients: the module itself, or DDP.
+        compiled: how the objective is called.
         micro_batch_size: sequences in one forward on one worker: as the run says, or fewer (`training/start.py`).
         fallbacks: what did not work before, one sentence a setting.
     """
 
-    def __init__(self, run: RunConfig, corpus: Dataset, device: torch.device) -> None:
+    def __init__(self, run: RunConfig, task: Task, device: torch.device) -> None:
         self.run = run
-        self.corpus = corpus
+        self.task = task
         self.device = device
         self.module = self._initialized().to(device, torch.bfloat16 if run.train.weights == "bf16" else torch.float32)
-        self.model: nn.Module = wrap(self.module, run.train, device)
+        self.objective = wrap(Objective(task, self.module), run.train, device)
+        self.model = self.objective if isinstance(self.objective, DistributedDataParallel) else self.module
         self.micro_batch_size = run.micro_batch_size
         self.fallbacks: list[str] = []
         self.use_eager()
 
     def use_eager(self) -> None:
         """Call the model as it is."""
-        self.compiled = Compiled(forward=self.model, took=False)
+        self.compiled = Compiled(forward=self.objective, took=False)
 
     def compile(self) -> None:
         """Compile the forward and backward, as far as it goes (`compile_forward` warns where it does not)."""
@@ -84,15 +87,14 @@ class TrainSetup:
             self.model.zero_grad(set_to_none=True)
             synchronize(self.device)
 
-        self.compiled = compile_forward(self.model, warm_up, alone=not self.sharded)
+        self.compiled = compile_forward(self.objective, warm_up, alone=not self.sharded)
 
-    def gradient(self, forward: Callable[..., Tensor], batch: tuple[Tensor, Tensor]) -> None:
+    def gradient(self, forward: Callable[..., Tensor], batch: Batch) -> None:
         """Forward and backward of one micro-batch, by this rank alone where it has the whole model."""
-        x_BT, y_BT = batch
         alone = self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else contextlib.nullcontext()
         with alone:
             with self.precision():
-                loss = forward(x_BT, y_BT)
+                loss = forward(batch)
             torch.autograd.backward(loss)
 
     def fresh(self, run: RunConfig, *, replay: Replay | None = None) -> Training:
@@ -108,7 +110,7 @@ class TrainSetup:
 
     def training(self, run: RunConfig, *, replay: Replay | None = None) -> Training:
         """What trains the model on from the weights it has."""
-        optimizer = build_optimizer(self.model, run.train, seed=run.seed)
+        optimizer = optimizer_of(self.task, self.module, run.train, seed=run.seed)
         trainer = HybridTrainer(
             self.model,
             optimizer,
@@ -153,16 +155,16 @@ class TrainSetup:
     def next_loss(self, training: Training, read: Callable[[int], None]) -> Callable[[], Tensor]:
         """The closure that a real step calls for each micro-batch.
 
-        ``read`` hears how many targets all ranks read: tokens of text, or pictures.
+        ``read`` hears how many of the task's ``unit`` all ranks read.
         """
         clock = training.trainer.clock
 
         def closure() -> Tensor:
             with clock.part("data"):
-                x_BT, y_BT = self.to_device(training.sampler.next())
-            read(y_BT.numel() * world_size())
+                batch = self.to_device(training.sampler.next())
+            read(self.task.count(batch) * world_size())
             with clock.part("forward"), self.precision():
-                return self.compiled.forward(x_BT, y_BT)
+                return self.compiled.forward(batch)
 
         return closure
 
@@ -172,26 +174,19 @@ class TrainSetup:
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return contextlib.nullcontext()
 
-    def _initialized(self) -> GPT2 | CNN:
+    def _initialized(self) -> nn.Module:
         torch.manual_seed(self.run.seed)
-        return build_model(
-            self.run.model, vocab_size=self.corpus.classes, sequence_length=self.run.train.sequence_length
-        )
+        return self.task.build_model()
 
     def sampler(self) -> Sampler:
         """Training data from its start: one global micro-batch at a time, this rank's share of it."""
-        return self.corpus.sampler(
+        return self.task.sampler(
             batch_size=self.micro_batch_size * world_size(),
-            sequence_length=self.run.train.sequence_length,
             seed=self.run.seed,
             rank=rank(),
             world=world_size(),
         )
 
-    def to_device(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Inputs and targets where the model is."""
-        if self.device.type == "cpu":
-            return batch
-        # From pinned memory the copy does not hold up the queue of kernels.
-        x_BT, y_BT = (part.pin_memory().to(self.device, non_blocking=True) for part in batch)
-        return x_BT, y_BT
+    def to_device(self, batch: Batch) -> Batch:
+        """The batch where the model is."""
+        return batch_to(batch, self.device)

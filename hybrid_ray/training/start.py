@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import torch
 
 from hybrid_ray.config import RunConfig
-from hybrid_ray.data import Dataset
 from hybrid_ray.errors import TrialOutOfMemory
 from hybrid_ray.method.ranks import any_rank, world_size
 from hybrid_ray.run_result import Replay
+from hybrid_ray.tasks import Task
 from hybrid_ray.training.costs import RunCosts
 from hybrid_ray.training.hardware.out_of_memory import free_memory, is_out_of_memory
 from hybrid_ray.training.setup import TrainSetup
@@ -52,7 +52,7 @@ def settings(run: RunConfig) -> Iterator[Setting]:
 
 
 def start(
-    run: RunConfig, dataset: Dataset, device: torch.device, costs: RunCosts, *, replay: Replay | None = None
+    run: RunConfig, task: Task, device: torch.device, costs: RunCosts, *, replay: Replay | None = None
 ) -> tuple[TrainSetup, StepTimer]:
     """The setup in the first setting that works on every rank, and its timer, calibrated in that setting (collective).
 
@@ -67,7 +67,7 @@ def start(
         # and with it what the rehearsal allocates.
         import torch._dynamo  # noqa: F401
 
-        setup = TrainSetup(run, dataset, device)
+        setup = TrainSetup(run, task, device)
     for setting in settings(run):
         outcome = _timer_in(setting, setup, costs, replay)
         if isinstance(outcome, StepTimer):

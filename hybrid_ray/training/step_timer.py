@@ -83,11 +83,10 @@ class StepTimer:
 
     def _probe(self) -> None:
         setup = self._setup
-        x_BT, y_BT = self._batch
 
         def loss() -> torch.Tensor:
             with setup.precision():
-                return setup.compiled.forward(x_BT, y_BT)
+                return setup.compiled.forward(self._batch)
 
         compute_gradients(setup.model, loss, accumulate=setup.accumulate, clock=StepClock(setup.device))
         setup.model.zero_grad(set_to_none=True)

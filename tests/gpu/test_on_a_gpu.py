@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, RunConfig, TrainConfig
-from hybrid_ray.data import prepare
 from hybrid_ray.memory.estimate import memory_need
 from hybrid_ray.run_result import RunResult
+from hybrid_ray.tasks import load_task
 from hybrid_ray.training.loop import train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -39,7 +39,7 @@ def peak(result: RunResult) -> int:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_plan_foretells_the_allocators_peak(precision: str) -> None:
     run = replace(RUN, train=replace(RUN.train, precision=precision))
-    assert memory_need(run, prepare(run.data)).allocated == pytest.approx(peak(train(run)), rel=0.1)
+    assert memory_need(run, load_task(run)).allocated == pytest.approx(peak(train(run)), rel=0.1)
 
 
 def test_memory_is_flat_while_the_weights_are_predicted() -> None:

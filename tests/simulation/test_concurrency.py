@@ -14,7 +14,6 @@ from micro_jobs import micro_job
 from hybrid_ray.cli import main
 from hybrid_ray.config import HybridConfig, JobConfig, ResourcesConfig, TrainConfig
 from hybrid_ray.config.jobfile import dump_job, read_job
-from hybrid_ray.data import prepare
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.memory.advice import advice
 from hybrid_ray.memory.estimate import MemoryNeed, memory_need
@@ -23,6 +22,7 @@ from hybrid_ray.storage.json_files import read_json
 from hybrid_ray.study.commands import train_once
 from hybrid_ray.study.concurrency import memory_concurrency, sharing
 from hybrid_ray.study.plan import plan, plan_memory, resolve_auto
+from hybrid_ray.tasks import load_task
 
 OPEN = TrainConfig(steps=60, batch_size=16, micro_batch_size="auto", sequence_length=16, threads=1)
 
@@ -40,7 +40,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 def needed(job: JobConfig, micro: int) -> int:
     job = replace(job, train=replace(job.train, micro_batch_size=micro))
-    return memory_need(job.run(), prepare(job.data)).total
+    return memory_need(job.run(), load_task(job.run())).total
 
 
 def test_an_open_micro_batch_is_the_largest_that_fits_and_the_batch_stays(
@@ -90,7 +90,7 @@ def test_a_cluster_cannot_be_looked_into(tmp_path: Path) -> None:
 
 def test_advice_goes_from_cheap_to_dear_and_each_step_helps(tmp_path: Path) -> None:
     job = micro_job(tmp_path, train=TrainConfig(batch_size=16, sequence_length=32, device="cuda"))
-    before, measures = needed(job, 16), list(advice(job, prepare(job.data), 0))
+    before, measures = needed(job, 16), list(advice(job, load_task(job.run()), 0))
     sizes = [measure.need.total for measure in measures]
     assert [before, *sizes] == sorted([before, *sizes], reverse=True)
     settings = [next(iter(measure.settings)) for measure in measures]
@@ -98,7 +98,7 @@ def test_advice_goes_from_cheap_to_dear_and_each_step_helps(tmp_path: Path) -> N
     assert settings[-1] == "train.optimizer"
     assert "hybrid.buffer_device" in settings
     assert measures[-1].need.optimizer == 0  # in host memory
-    enough = [measure.need.total for measure in advice(job, prepare(job.data), sizes[1])]
+    enough = [measure.need.total for measure in advice(job, load_task(job.run()), sizes[1])]
     assert enough == sizes[:2]
 
 
@@ -110,7 +110,7 @@ def test_host_memory_is_no_advice_where_there_is_no_other(tmp_path: Path) -> Non
 
     def settings(device: Any) -> list[str]:
         there = replace(job, train=replace(job.train, device=device))
-        return [value for measure in advice(there, prepare(job.data), 0) for value in measure.settings.values()]
+        return [value for measure in advice(there, load_task(job.run()), 0) for value in measure.settings.values()]
 
     assert settings("cpu") == []
     assert settings("cuda") == ["host"]
@@ -118,12 +118,12 @@ def test_host_memory_is_no_advice_where_there_is_no_other(tmp_path: Path) -> Non
 
 def test_host_memory_limits_runs_on_gpus_too(tmp_path: Path, free: Callable[[float], None]) -> None:
     job = micro_job(tmp_path, train=TrainConfig(device="cuda"), resources=ResourcesConfig(gpus_per_worker=1))
-    need, data, cuda = MemoryNeed(weights=2**20, host=2**30), prepare(job.data), torch.device("cpu")
+    need, task, cuda = MemoryNeed(weights=2**20, host=2**30), load_task(job.run()), torch.device("cpu")
     free(4.5 * 2**30)  # beside Ray 3.5 GiB
-    assert memory_concurrency(job, data, need, cuda, most=8).runs == 3
+    assert memory_concurrency(job, task, need, cuda, most=8).runs == 3
     free(1.5 * 2**30)
     with pytest.raises(ConfigError, match=r"1 run of micro on a GPU need 1\.0 GiB of host memory for each worker"):
-        memory_concurrency(job, data, need, cuda, most=8)
+        memory_concurrency(job, task, need, cuda, most=8)
 
 
 def test_five_runs_share_a_gpu_of_which_each_has_a_fifth(tmp_path: Path) -> None:

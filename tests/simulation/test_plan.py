@@ -12,7 +12,6 @@ import pytest
 from micro_jobs import micro_job
 
 from hybrid_ray.config import BudgetConfig, JobConfig, ModelConfig, ResourcesConfig, SearchConfig, TrainConfig
-from hybrid_ray.data import prepare
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.evaluation.arms import baseline
 from hybrid_ray.evaluation.runner import Task, execute_here
@@ -24,6 +23,7 @@ from hybrid_ray.study.commands import train_once
 from hybrid_ray.study.pipeline import run_study
 from hybrid_ray.study.plan import plan, plan_concurrency, resolve_auto, run_cache
 from hybrid_ray.study.stopping import Budget
+from hybrid_ray.tasks import load_task
 from hybrid_ray.training.hardware.fingerprint import machine
 from hybrid_ray.training.hardware.placement import choose_device
 
@@ -55,8 +55,8 @@ def test_a_cached_baseline_makes_the_estimate_a_measurement(tmp_path: Path) -> N
     job = resolve_auto(micro_job(tmp_path))
     run = baseline(job.run())
     result = execute_here([Task(run=run, directory=tmp_path / "baseline")])[0]
-    corpus = prepare(job.data)
-    key = baseline_key(run, corpus=corpus.fingerprint, machine=machine(run, choose_device(run)))
+    task = load_task(job.run())
+    key = baseline_key(run, corpus=task.fingerprint, machine=machine(run, choose_device(run)))
     run_cache(job).store(key, tmp_path / "baseline")
     found = plan(micro_job(tmp_path))  # the job as it is written: what the machine decides is decided alike
     assert found.measured

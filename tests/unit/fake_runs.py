@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
-from hybrid_ray.config import HybridConfig, ModelConfig, RunConfig, Split, TrainConfig
-from hybrid_ray.data import Dataset
+from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, RunConfig, Split, TrainConfig
+from hybrid_ray.data import Corpus
 from hybrid_ray.memory.trace import Numbers
 from hybrid_ray.run_result import Replay
+from hybrid_ray.tasks.text import TextTask
 from hybrid_ray.training.setup import TrainSetup
 
 CPU = torch.device("cpu")
@@ -21,7 +22,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Tokens:
-    """Text of zeros: a data set of which only the shapes matter. Evaluations are of one sequence."""
+    """A corpus of zeros, of which only the shapes matter. Evaluations are of one sequence."""
 
     classes: int
     fingerprint: str = "zeros"
@@ -73,6 +74,12 @@ def run_of(
     )
 
 
+def text_task(run: RunConfig, data: Tokens) -> TextTask:
+    """GPT-2 on zeros."""
+    length = run.train.sequence_length
+    return TextTask(model=run.model, data=DataConfig(), sequence_length=length, corpus=cast(Corpus, data))
+
+
 def tracked_peak(run: RunConfig, data: Tokens) -> int:
     """Bytes at the peak of two real steps and a predicted one of the run's own setup, by PyTorch's MemTracker."""
     with warnings.catch_warnings(), FakeTensorMode():
@@ -92,7 +99,7 @@ def _setup(run: RunConfig, data: Tokens) -> TrainSetup:
     torch.set_default_dtype(torch.bfloat16 if run.train.weights == "bf16" else usual)
     nn.Module.to = lambda module, *_: module  # type: ignore[assignment, method-assign]
     try:
-        return TrainSetup(run, cast(Dataset, data), CPU)
+        return TrainSetup(run, text_task(run, data), CPU)
     finally:
         nn.Module.to = convert  # type: ignore[method-assign]
         torch.set_default_dtype(usual)

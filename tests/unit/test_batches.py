@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hybrid_ray.config import DataConfig
-from hybrid_ray.data import BatchSampler, Corpus, heldout_batches, prepare
+from hybrid_ray.data import BatchSampler, Corpus, heldout_batches, prepare_text
 from hybrid_ray.errors import ConfigError
 
 LENGTH = 16
@@ -19,7 +19,7 @@ LENGTH = 16
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     cache = str(tmp_path_factory.mktemp("cache"))
-    return prepare(DataConfig(corpus="random", max_bytes=100_000, heldout_tokens=2000, cache_dir=cache))
+    return prepare_text(DataConfig(corpus="random", max_bytes=100_000, heldout_tokens=2000, cache_dir=cache))
 
 
 def stream(corpus: Corpus, sequences: int, *, batch_size: int, world: int = 1, seed: int = 3) -> Tensor:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybrid_ray.config import DataConfig
-from hybrid_ray.data import Corpus, prepare
+from hybrid_ray.data import Corpus, prepare_text
 from hybrid_ray.data.cache import cached_directory
 from hybrid_ray.data.sources import list_files, read_documents
 from hybrid_ray.data.split import SPLITS
@@ -45,7 +45,7 @@ def file_numbers(corpus: Corpus, tokens: np.ndarray) -> set[str]:
 
 
 def test_standard_library_is_whole_and_mixed(tmp_path: Path) -> None:
-    corpus = prepare(DataConfig(cache_dir=str(tmp_path)))
+    corpus = prepare_text(DataConfig(cache_dir=str(tmp_path)))
     assert corpus.vocab_size == 257
     assert len(corpus.train) > 5_000_000
     assert corpus.train.max() == END
@@ -55,7 +55,7 @@ def test_standard_library_is_whole_and_mixed(tmp_path: Path) -> None:
 
 
 def test_text_is_all_there_file_by_file(tmp_path: Path) -> None:
-    corpus = prepare(tiny(tmp_path))
+    corpus = prepare_text(tiny(tmp_path))
     ends = np.flatnonzero(corpus.train == END)
     assert ends[-1] == len(corpus.train) - 1
     held = {name for names in corpus.heldout_names.values() for name in names}
@@ -73,7 +73,7 @@ def test_no_file_is_in_two_places(
 ) -> None:
     root = tmp_path_factory.mktemp("corpus")
     write_folder(root / "text", files)
-    corpus = prepare(tiny(root, heldout_tokens=heldout, max_bytes=limit))
+    corpus = prepare_text(tiny(root, heldout_tokens=heldout, max_bytes=limit))
     places = [file_numbers(corpus, corpus.train)]
     for split in SPLITS:
         tokens, starts = corpus.heldout[split], corpus.heldout_starts[split]
@@ -90,34 +90,34 @@ def test_no_file_is_in_two_places(
 
 def test_copies_of_a_file_count_once(tmp_path: Path) -> None:
     config = tiny(tmp_path)
-    before = prepare(config)
+    before = prepare_text(config)
     shutil.copytree(tmp_path / "text", tmp_path / "text" / "vendored")
-    after = prepare(config)
+    after = prepare_text(config)
     assert len(after.train) == len(before.train)
 
 
 def test_other_text_other_settings_another_corpus(tmp_path: Path) -> None:
-    first = prepare(tiny(tmp_path))
-    assert prepare(tiny(tmp_path)).fingerprint == first.fingerprint
-    assert prepare(tiny(tmp_path, heldout_tokens=1025)).fingerprint != first.fingerprint
-    assert prepare(tiny(tmp_path, max_bytes=20_000)).fingerprint != first.fingerprint
+    first = prepare_text(tiny(tmp_path))
+    assert prepare_text(tiny(tmp_path)).fingerprint == first.fingerprint
+    assert prepare_text(tiny(tmp_path, heldout_tokens=1025)).fingerprint != first.fingerprint
+    assert prepare_text(tiny(tmp_path, max_bytes=20_000)).fingerprint != first.fingerprint
     (tmp_path / "text" / "part0" / "file0.txt").write_text("something else\n" * 60)
-    assert prepare(tiny(tmp_path)).fingerprint != first.fingerprint
+    assert prepare_text(tiny(tmp_path)).fingerprint != first.fingerprint
 
 
 def test_the_same_text_elsewhere_is_the_same_corpus(tmp_path: Path) -> None:
-    first = prepare(tiny(tmp_path))
+    first = prepare_text(tiny(tmp_path))
     shutil.copytree(tmp_path / "text", tmp_path / "moved")
-    moved = prepare(tiny(tmp_path, corpus=str(tmp_path / "moved"), cache_dir=str(tmp_path / "cache2")))
+    moved = prepare_text(tiny(tmp_path, corpus=str(tmp_path / "moved"), cache_dir=str(tmp_path / "cache2")))
     assert moved.fingerprint == first.fingerprint
     assert np.array_equal(moved.train, first.train)
 
 
 def test_damaged_cache_is_made_again(tmp_path: Path) -> None:
-    whole = np.array(prepare(tiny(tmp_path)).train)
+    whole = np.array(prepare_text(tiny(tmp_path)).train)
     (shard,) = (tmp_path / "cache").glob("corpus-*/train.bin")
     shard.write_bytes(shard.read_bytes()[:100])
-    assert np.array_equal(prepare(tiny(tmp_path)).train, whole)
+    assert np.array_equal(prepare_text(tiny(tmp_path)).train, whole)
 
 
 def test_failed_build_leaves_nothing_and_a_killed_ones_litter_goes(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_processes_that_prepare_at_once_build_once(tmp_path: Path) -> None:
 def test_useless_folder_is_named(tmp_path: Path, make: object, message: str) -> None:
     make(tmp_path / "mine")  # type: ignore[operator]
     with pytest.raises(ConfigError, match=message):
-        prepare(tiny(tmp_path, corpus=str(tmp_path / "mine")))
+        prepare_text(tiny(tmp_path, corpus=str(tmp_path / "mine")))
 
 
 def test_too_little_left_for_training_is_said(tmp_path: Path) -> None:
@@ -194,13 +194,13 @@ def test_too_little_left_for_training_is_said(tmp_path: Path) -> None:
         if large == 3:
             break
     with pytest.raises(ConfigError, match="for training but needs at least as many"):
-        prepare(tiny(tmp_path, corpus=str(root), heldout_tokens=5000))
+        prepare_text(tiny(tmp_path, corpus=str(root), heldout_tokens=5000))
 
 
 def test_cache_that_cannot_be_made_is_a_wrong_setting(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"can't be made .*set data\.cache_dir"):
-        prepare(tiny(tmp_path, cache_dir=str(tmp_path / "file" / "below")))
+        prepare_text(tiny(tmp_path, cache_dir=str(tmp_path / "file" / "below")))
 
 
 def test_binary_and_hidden_files_are_left_out(tmp_path: Path) -> None:
@@ -214,18 +214,18 @@ def test_binary_and_hidden_files_are_left_out(tmp_path: Path) -> None:
 
 
 def test_random_corpus_is_the_same_everywhere(tmp_path: Path) -> None:
-    first, second = (prepare(DataConfig(corpus="random", cache_dir=str(tmp_path / name))) for name in "ab")
+    first, second = (prepare_text(DataConfig(corpus="random", cache_dir=str(tmp_path / name))) for name in "ab")
     assert np.array_equal(first.train, second.train)
     assert set(np.unique(first.train)) == set(range(257))
     large = DataConfig(corpus="random", tokenizer="bpe", vocab_size=50_257, max_bytes=400_000, cache_dir=str(tmp_path))
-    corpus = prepare(large)
+    corpus = prepare_text(large)
     assert corpus.vocab_size == 50_257
     assert len(corpus.train) == 200_000
     assert 50_000 < corpus.train.max() < 50_257
 
 
 def test_bpe_corpus_is_shorter_and_reads_the_same(tmp_path: Path) -> None:
-    plain, shorter = prepare(tiny(tmp_path)), prepare(tiny(tmp_path, tokenizer="bpe", vocab_size=300))
+    plain, shorter = prepare_text(tiny(tmp_path)), prepare_text(tiny(tmp_path, tokenizer="bpe", vocab_size=300))
     assert 256 < shorter.vocab_size <= 300
     assert len(shorter.train) < len(plain.train) / 3
     assert file_numbers(shorter, shorter.train) <= file_numbers(plain, plain.train) | {"é"}

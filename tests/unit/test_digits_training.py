@@ -11,12 +11,12 @@ from micro_runs import Listener
 
 from hybrid_ray.config import DataConfig, HybridConfig, JobConfig, ModelConfig, RunConfig, TrainConfig
 from hybrid_ray.config.jobfile import job_from_dict
-from hybrid_ray.data import prepare
 from hybrid_ray.data.digits import heldout_digits, prepare_digits
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.memory.estimate import memory_need
 from hybrid_ray.models import CNN
 from hybrid_ray.study.plan import plan
+from hybrid_ray.tasks import load_task
 from hybrid_ray.training.heldout import heldout_loss
 from hybrid_ray.training.loop import train
 
@@ -47,14 +47,14 @@ def test_a_hybrid_run_is_scored_by_accuracy_and_counts_pictures(run: RunConfig) 
         assert heldout.accuracy is not None
         assert 0.05 < heldout.accuracy < 1.0
         assert heldout.loss < 2.3
-    assert found.fingerprint["corpus"] == prepare(run.data).fingerprint
+    assert found.fingerprint["corpus"] == load_task(run).fingerprint
 
 
 def test_heldout_loss_and_accuracy_are_those_of_the_whole_split(run: RunConfig) -> None:
     torch.manual_seed(0)
     model, digits = CNN(), prepare_digits(run.data.cache_dir)
     cpu, as_it_is = torch.device("cpu"), contextlib.nullcontext
-    found = heldout_loss(model, digits, "decide", sequence_length=64, device=cpu, precision=as_it_is, share=True)
+    found = heldout_loss(model, load_task(run), "decide", device=cpu, precision=as_it_is, share=True)
     images, labels = next(heldout_digits(digits, "decide", batch_size=5_000))
     assert found.loss == pytest.approx(model(images, labels).item(), abs=1e-5)
     _, accuracy = model.loss_and_accuracy(images, labels)
@@ -94,7 +94,7 @@ def test_what_says_nothing_to_pictures_is_refused(changes: dict[str, Any], part:
 
 def test_its_memory_is_that_of_a_process_and_its_plan_is_timed(run: RunConfig) -> None:
     job = JobConfig(model=run.model, data=run.data, train=replace(run.train, steps=60), hybrid=run.hybrid)
-    need = memory_need(job.run(), prepare(job.data))
+    need = memory_need(job.run(), load_task(job.run()))
     assert need.process < need.total < need.process + 30 * 2**20
     assert need.weights == 4 * 49_022
     planned = plan(job)

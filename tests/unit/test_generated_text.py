@@ -7,7 +7,7 @@ import torch
 from micro_runs import CYCLES, Listener, micro_run
 
 from hybrid_ray.config import DataConfig, ModelConfig
-from hybrid_ray.data import Corpus, prepare
+from hybrid_ray.data import prepare_text
 from hybrid_ray.run_result import RunResult
 from hybrid_ray.training.loop import train
 
@@ -59,8 +59,7 @@ def test_a_run_that_was_stopped_writes_nothing() -> None:
 
 def test_every_vocabulary_with_text_has_a_token_that_ends_a_file() -> None:
     for settings in ({}, {"tokenizer": "bpe", "vocab_size": 300}):
-        corpus = prepare(DataConfig(max_bytes=300_000, heldout_tokens=2048, **settings))
-        assert isinstance(corpus, Corpus)
+        corpus = prepare_text(DataConfig(max_bytes=300_000, heldout_tokens=2048, **settings))
         end = corpus.vocabulary.end
         assert end is not None
         assert corpus.decode([end]) == "\n\n"

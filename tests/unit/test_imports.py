@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "hybrid_ray"
 FOUNDATION = {"errors", "version", "processors", "config", "run_result", "storage"}
 PIECES = FOUNDATION | {"objective", "models", "data", "optim"}
-TRAINING = PIECES | {"method", "memory", "training"}
+TRAINING = PIECES | {"method", "tasks", "memory", "training"}
 EVALUATION = TRAINING | {"report", "evaluation"}
 ALLOWED = {
     "errors": set(),
@@ -25,8 +25,9 @@ ALLOWED = {
     "optim": FOUNDATION,
     "report": FOUNDATION | {"objective"},
     "method": PIECES,
-    "memory": PIECES | {"method"},
-    "training": PIECES | {"method", "memory"},
+    "tasks": PIECES | {"method"},
+    "memory": PIECES | {"method", "tasks"},
+    "training": PIECES | {"method", "tasks", "memory"},
     "evaluation": TRAINING | {"report"},
     "ray_tune": EVALUATION | {"study"},
     "study": EVALUATION | {"ray_tune"},

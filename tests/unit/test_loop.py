@@ -11,7 +11,7 @@ import torch
 from micro_runs import CYCLES, DATA, Listener, micro_run
 
 from hybrid_ray.config import HybridConfig
-from hybrid_ray.data import BatchSampler, heldout_batches, prepare
+from hybrid_ray.data import BatchSampler, heldout_batches, prepare_text
 from hybrid_ray.errors import ConfigError, TrialOutOfMemory
 from hybrid_ray.method.guard.divergence import Level
 from hybrid_ray.method.phases import Phase
@@ -35,7 +35,7 @@ def test_a_baseline_is_a_plain_pytorch_loop() -> None:
     listener = Listener()
     train(run, reporter=listener)
 
-    corpus = prepare(run.data)
+    corpus = prepare_text(run.data)
     torch.manual_seed(run.seed)
     model = build_model(run.model, vocab_size=corpus.vocab_size, sequence_length=32)
     optimizer = build_optimizer(model, run.train)
@@ -223,7 +223,7 @@ def test_a_control_replays_a_run(tmp_path: Path) -> None:
 def test_two_runs_on_one_machine_have_one_fingerprint() -> None:
     first, second = train(micro_run(steps=10)), train(micro_run(steps=12, seed=3))
     assert first.fingerprint == second.fingerprint
-    assert first.fingerprint["corpus"] == prepare(DATA).fingerprint
+    assert first.fingerprint["corpus"] == prepare_text(DATA).fingerprint
     other = machine(micro_run(threads=2), torch.device("cpu"))
     assert other["hardware"] != first.fingerprint["hardware"]
 

@@ -1,14 +1,13 @@
 """The memory a run is said to need, against PyTorch's own tracker on the run's own steps, and real allocations."""
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
-from fake_runs import Tokens, allocated_peak, run_of, tracked_peak
+from fake_runs import Tokens, allocated_peak, run_of, text_task, tracked_peak
 
 from hybrid_ray.config import RunConfig
-from hybrid_ray.data import Dataset
 from hybrid_ray.memory.allocation_log import AllocationLog
 from hybrid_ray.memory.estimate import MemoryNeed, memory_need
 from hybrid_ray.memory.trace import Batches, trace
@@ -18,7 +17,7 @@ BF16 = {"precision": "bf16", "weights": "bf16"}
 
 
 def need(run: RunConfig, data: Tokens = BYTES) -> MemoryNeed:
-    return memory_need(run, cast(Dataset, data))
+    return memory_need(run, text_task(run, data))
 
 
 CASES: list[tuple[str, RunConfig]] = [
@@ -52,7 +51,7 @@ def test_the_estimate_is_within_a_tenth_of_the_tracked_peak(run: RunConfig) -> N
 
 def test_a_deep_model_is_estimated_from_its_first_blocks() -> None:
     run = run_of("124M", 1, length=64, model={"activation_checkpointing": True}, accumulate=2)
-    whole = trace(run, Batches.of(run, cast(Dataset, BPE))).peaks()
+    whole = trace(run, Batches.of(run, text_task(run, BPE))).peaks()
     assert need(run, BPE).allocated == pytest.approx(max(peak.total for peak in whole.values()), rel=1e-3)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from hybrid_ray.config import RunConfig
-from hybrid_ray.data import Dataset
 from hybrid_ray.processors import cpu_name
+from hybrid_ray.tasks import Task
 from hybrid_ray.version import __version__
 
 __all__ = ["fingerprint", "machine"]
@@ -32,6 +32,6 @@ def machine(run: RunConfig, device: torch.device) -> dict[str, Any]:
     return {"hardware": hardware, "software": software}
 
 
-def fingerprint(run: RunConfig, corpus: Dataset, device: torch.device, *, setting: Mapping[str, Any]) -> dict[str, Any]:
+def fingerprint(run: RunConfig, task: Task, device: torch.device, *, setting: Mapping[str, Any]) -> dict[str, Any]:
     """`machine`, the data, and the `TrainSetup.setting` in use: a run that fell back counts as another machine."""
-    return {**machine(run, device), "corpus": corpus.fingerprint, "setting": dict(setting)}
+    return {**machine(run, device), "corpus": task.fingerprint, "setting": dict(setting)}

@@ -1,0 +1,94 @@
+"""Whose model, data and loss: a user's own task, or one of ours and which settings it reads.
+
+Ours are described here as plain values, so that a job is checked, and a report written, without loading torch.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hybrid_ray.config.training import DataConfig, ModelConfig
+
+__all__ = ["OUR_TASKS", "TEXT", "OurTask", "TaskConfig", "module_folder", "our_task"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskConfig:
+    """Whose model, data and loss. ``factory``: ``package.module:Name`` of a `hybrid_ray.Task`, made with ``options``.
+
+    Without a factory the task is one of ours, chosen by ``model.preset`` and ``data.corpus``. The module is looked for
+    next to the job file, then in the working directory, then among installed packages.
+    """
+
+    factory: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    # Where the module was found (`module_folder`), so that workers and a resumed study find it. Defines no result.
+    folder: str | None = field(default=None, compare=False)
+
+    def problems(self) -> Iterator[str]:
+        if self.factory is None:
+            if self.options:
+                yield (
+                    f"options is {dict(self.options)!r} but there is no task.factory to read them: our own tasks are "
+                    "set in model and data"
+                )
+            return
+        if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", self.factory):
+            yield f"factory is {self.factory!r} but must look like package.module:Name"
+        try:
+            json.dumps(self.options, allow_nan=False)
+        except (TypeError, ValueError):
+            yield f"options is {self.options!r} but must hold plain values: text, numbers, lists, mappings"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OurTask:
+    """One of our own tasks: where it is, which jobs it is for, and what it reads of ``model`` and ``data``."""
+
+    factory: str
+    unit: str
+    preset: str | None = None  # the value of model.preset that asks for it; None: all that ask for no other task
+    corpus: str | None = None  # the same of data.corpus
+    reads: str  # what its model reads, and how to get that
+    unread: Mapping[str, str] = field(default_factory=dict)  # settings that it does not read: why not
+    sharded: bool = True  # fsdp has something to shard
+    sequences: bool = True  # train.sequence_length counts
+
+
+_CNN_HAS_NONE, _NO_TEXT = "the cnn has none", "digits are no text"
+TEXT = OurTask(factory="hybrid_ray.tasks.text:TextTask", unit="token", reads="text: for digits set model.preset to cnn")
+DIGITS = OurTask(
+    factory="hybrid_ray.tasks.digits:DigitsTask",
+    unit="picture",
+    preset="cnn",
+    corpus="digits",
+    reads="pictures: set data.corpus to digits",
+    unread={
+        **{f"model.{name}": _CNN_HAS_NONE for name in ("dropout", "activation_checkpointing")},
+        **{f"model.{name}": _CNN_HAS_NONE for name in ("loss_chunks", "pad_vocab_to")},
+        **{f"data.{name}": _NO_TEXT for name in ("tokenizer", "vocab_size", "max_bytes")},
+    },
+    sharded=False,
+    sequences=False,
+)
+OUR_TASKS = (DIGITS,)
+"""Those that a preset or a corpus asks for; all other jobs without a factory are `TEXT`."""
+
+
+def our_task(task: TaskConfig, model: ModelConfig, data: DataConfig) -> OurTask | None:
+    """The task of ours that a job asks for; None where it names a task of its own."""
+    if task.factory is not None:
+        return None
+    return next((ours for ours in OUR_TASKS if model.preset == ours.preset or data.corpus == ours.corpus), TEXT)
+
+
+def module_folder(factory: str, folders: Sequence[Path]) -> str | None:
+    """The first folder that holds the factory's module as a file or package; None where it must be installed."""
+    path = Path(*factory.partition(":")[0].split("."))
+    for folder in folders:
+        if (folder / path.with_suffix(".py")).is_file() or (folder / path / "__init__.py").is_file():
+            return str(folder.absolute())
+    return None

@@ -1,0 +1,6 @@
+"""What is trained: a model, its data and its loss. GPT-2 on text and a CNN on digits are ours; add your own."""
+
+from hybrid_ray.tasks.load import load_task, optimizer_of
+from hybrid_ray.tasks.task import Batch, Task
+
+__all__ = ["Batch", "Task", "load_task", "optimizer_of"]

@@ -1,0 +1,139 @@
+"""GPT-2 on text: windows of a corpus, the loss of each next token. Set in ``model`` and ``data`` of a job."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from hybrid_ray.config import DataConfig, ModelConfig, RunConfig, Split
+from hybrid_ray.data import Corpus, prepare_text
+from hybrid_ray.data.split import SPLITS
+from hybrid_ray.models import GPT2, PRESETS, build_model, check_preset, flops_per_token, generate
+from hybrid_ray.models.gpt2 import build_gpt2
+from hybrid_ray.tasks.sampling import Sampler
+from hybrid_ray.tasks.task import MatmulProbe, Part, Task
+
+__all__ = ["TextTask", "Windows"]
+
+TEMPERATURE = 0.8  # the likeliest token each time would go round in circles in a model as small as ours
+TOP_K = 40
+SEED = 0  # the same draws in every run, so that two samples differ by their models alone
+
+Pair = tuple[Tensor, Tensor]
+
+
+class Windows(Dataset[Pair]):
+    """Tokens and targets, T of each, at every ``stride`` tokens of a text."""
+
+    def __init__(self, tokens: npt.NDArray[np.uint16], length: int, *, stride: int) -> None:
+        self._tokens, self._length, self._stride = tokens, length, stride
+
+    def __len__(self) -> int:
+        return max(0, (len(self._tokens) - 1 - self._length) // self._stride + 1)
+
+    def __getitem__(self, item: int) -> Pair:
+        first = item * self._stride
+        window_T = torch.from_numpy(self._tokens[first : first + self._length + 1].astype(np.int64))
+        return window_T[:-1], window_T[1:]
+
+
+class TextTask(Task):
+    """A batch is ``(tokens_BT, targets_BT)``.
+
+    Args:
+        corpus: given where it is made already; else it is made or read when first used.
+    """
+
+    unit = "token"
+    measure = "nats"
+    reads = frozenset({"model", "data", "train.sequence_length"})
+
+    def __init__(
+        self, *, model: ModelConfig, data: DataConfig, sequence_length: int, corpus: Corpus | None = None
+    ) -> None:
+        check_preset(model)
+        self.config, self.data, self.sequence_length = model, data, sequence_length
+        if corpus is not None:
+            self.corpus = corpus
+
+    @classmethod
+    def arguments(cls, run: RunConfig) -> dict[str, Any]:
+        return {"model": run.model, "data": run.data, "sequence_length": run.train.sequence_length}
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        return prepare_text(self.data)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.corpus.fingerprint
+
+    def build_model(self) -> nn.Module:
+        return build_model(self.config, vocab_size=self.corpus.classes, sequence_length=self.sequence_length)
+
+    def datasets(self) -> Mapping[Part, Dataset[Any]]:
+        """The windows that `sampler` and `stretches` read, many at a time."""
+        corpus, length = self.corpus, self.sequence_length
+        heldout: dict[Part, Dataset[Any]] = {
+            split: Windows(corpus.heldout[split], length, stride=length) for split in SPLITS
+        }
+        return {"train": Windows(corpus.train, length, stride=1), **heldout}
+
+    def loss(self, model: nn.Module, batch: Pair) -> Tensor:
+        return cast(Tensor, model(*batch))
+
+    def count(self, batch: Pair) -> int:
+        return batch[1].numel()
+
+    def sampler(self, *, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> Sampler:
+        return self.corpus.sampler(
+            batch_size=batch_size, sequence_length=self.sequence_length, seed=seed, rank=rank, world=world
+        )
+
+    def stretches(self, split: Split) -> Iterator[Pair]:
+        return self.corpus.stretches(split, sequence_length=self.sequence_length)
+
+    def written_sample(self, model: nn.Module, *, tokens: int) -> str | None:
+        """The beginning of a file as the model writes it.
+
+        It starts from the token that ends a file, so all of the text is the model's own. None where tokens stand for
+        nothing.
+        """
+        end = self.corpus.vocabulary.end
+        if end is None:
+            return None
+        written_BT = generate(
+            cast(GPT2, model),
+            torch.tensor([[end]]),
+            new_tokens=tokens,
+            temperature=TEMPERATURE,
+            top_k=TOP_K,
+            seed=SEED,
+        )
+        return self.corpus.decode(written_BT[0, 1:].tolist())
+
+    @property
+    def classes(self) -> int:
+        return self.corpus.classes
+
+    @property
+    def depth(self) -> int:
+        return PRESETS[self.config.preset].layers
+
+    def build_shallow(self, blocks: int) -> nn.Module:
+        return build_gpt2(
+            self.config, vocab_size=self.corpus.classes, sequence_length=self.sequence_length, layers=blocks
+        )
+
+    def blocks(self, model: nn.Module) -> Sequence[nn.Module]:
+        return list(cast(GPT2, model).h)
+
+    def matmul_probe(self) -> MatmulProbe:
+        shape, length = PRESETS[self.config.preset], self.sequence_length
+        flops = flops_per_token(shape, self.corpus.classes, length) * length
+        return MatmulProbe(width=shape.width, rows=length, flops=flops)
