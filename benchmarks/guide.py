@@ -26,6 +26,7 @@ from hybrid_ray.config import JobConfig
 from hybrid_ray.config.jobfile import read_job
 from hybrid_ray.errors import TrialOutOfMemory
 from hybrid_ray.memory.estimate import MemoryNeed, memory_need
+from hybrid_ray.tasks import Task, load_task
 from hybrid_ray.training.loop import train
 
 ROOT = Path(__file__).parents[1]

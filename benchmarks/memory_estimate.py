@@ -13,7 +13,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "unit"))
 
-from fake_runs import Tokens, run_of, tracked_peak
+from fake_runs import Tokens, run_of, text_task, tracked_peak
 
 from hybrid_ray.config import RunConfig
 from hybrid_ray.memory.estimate import memory_need

@@ -12,7 +12,7 @@ from typing import Any
 
 from hybrid_ray.config.training import DataConfig, ModelConfig
 
-__all__ = ["OUR_TASKS", "TEXT", "OurTask", "TaskConfig", "module_folder", "our_task"]
+__all__ = ["OUR_TASKS", "TEXT", "OurTask", "TaskConfig", "module_folder", "our_task", "stored_words", "task_words"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,3 +92,31 @@ def module_folder(factory: str, folders: Sequence[Path]) -> str | None:
         if (folder / path.with_suffix(".py")).is_file() or (folder / path / "__init__.py").is_file():
             return str(folder.absolute())
     return None
+
+
+def task_words(
+    task: TaskConfig,
+    model: ModelConfig,
+    data: DataConfig,
+    sequence_length: int,
+    *,
+    unit: str = "example",
+    measure: str = "loss",
+) -> dict[str, str]:
+    """What reports call a job's model, data, batch and loss. ``unit`` and ``measure``: of a user's own task."""
+    ours = our_task(task, model, data)
+    if ours is None:
+        own = {"model": f"{task.factory}", "data": "data of the task", "batch_of": "examples"}
+        return {**own, "unit": unit, "measure": measure}
+    batch_of = f"× {sequence_length} tokens" if ours.sequences else f"{ours.unit}s"
+    words = {"model": model.preset, "data": f"corpus {data.corpus}", "batch_of": batch_of}
+    return {**words, "unit": ours.unit, "measure": "nats"}
+
+
+def stored_words(job: Mapping[str, Any]) -> Mapping[str, str]:
+    """`task_words` of a comparison, as it stored them; of an older one, which had our own tasks alone, from its job."""
+    if "words" in job:
+        words: Mapping[str, str] = job["words"]
+        return words
+    model, data = ModelConfig(preset=job["model"]), DataConfig(corpus=job["corpus"])
+    return task_words(TaskConfig(), model, data, job.get("sequence_length", 0))

@@ -32,6 +32,7 @@ from hybrid_ray.report.comparison_page import write_comparison
 from hybrid_ray.run_result import RunResult
 from hybrid_ray.storage.atomic import write_atomic
 from hybrid_ray.storage.json_files import write_json_atomic
+from hybrid_ray.tasks.load import words_of
 
 __all__ = ["compare", "decide"]
 
@@ -78,7 +79,8 @@ def _settings(job: JobConfig) -> dict[str, Any]:
     """What the page says of the job."""
     train, hybrid = job.train, job.hybrid
     return {
-        "model": job.model.preset,
+        "model": job.model_name,
+        "words": words_of(job),
         "corpus": job.data.corpus,
         "published": job.published,
         "steps": train.steps,

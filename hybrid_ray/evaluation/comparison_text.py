@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from statistics import fmean
 from typing import Any
 
+from hybrid_ray.config.task import stored_words
+
 __all__ = ["comparison_text"]
 
 
@@ -71,8 +73,9 @@ def _configuration_lines(result: Mapping[str, Any]) -> Iterator[str]:
 
 def _footnotes(result: Mapping[str, Any]) -> Iterator[str]:
     net, plan, tuning = result["net_speedup"], result["planning"], result["tuning"]
-    unit = "picture" if result["job"]["corpus"] == "digits" else "token"
-    yield f"losses: nats a {unit} on the {result['split']} split; times: plain steps; [a, b]: of the median"
+    words = stored_words(result["job"])
+    loss = f"{words['measure']} a {words['unit']} on the {result['split']} split"
+    yield f"losses: {loss}; times: plain steps; [a, b]: of the median"
     if net["note"]:
         yield f"net speedup: {net['note']}"
     if plan["seeds_needed"] is not None:

@@ -7,6 +7,7 @@ unless the caller insists, and a token is never printed.
 import asyncio
 import ipaddress
 import logging
+import shutil
 import sys
 import tempfile
 import time
@@ -23,6 +24,7 @@ from hybrid_ray.config.jobfile import dump_job, read_job
 from hybrid_ray.errors import ConfigError, HybridRayError
 from hybrid_ray.memory.micro_batch import check_open_micro_batch
 from hybrid_ray.ray_tune.cluster import WORKER_SETTINGS
+from hybrid_ray.tasks import load_task
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -39,7 +41,8 @@ _ASKED_TO_STOP = 143
 def submit(
     path: Path, *, address: str, overrides: Sequence[str] = (), token: str | None = None, insecure: bool = False
 ) -> int:
-    """Run a job file on a cluster and wait for its end. This package's code goes along, so both run the same.
+    """Run a job file on a cluster and wait for its end. This package's code goes along, so both run the same, and so
+    does the file (or package) of a task of one's own that lies next to the job or in the working directory.
 
     What it imports (the dependencies of pyproject.toml) must be installed on the cluster.
 
@@ -60,11 +63,13 @@ def submit(
     problems = [*_address_problems(address, insecure=insecure), *_job_problems(job)]
     if problems:
         raise ConfigError(problems)
+    load_task(job.run())
     if _is_exposed(address):
         log.warning("--insecure: the job%s goes in clear to %s", " with its token" if token else "", address)
     client = _client(address, token)
     with tempfile.TemporaryDirectory(prefix="hr-job-") as folder:
         (Path(folder) / "job.yaml").write_text(dump_job(_on_the_cluster(job)), encoding="utf-8")
+        _take_along(job, Path(folder))
         name = _send(client, folder)
     print(f"submitted as {name}", file=sys.stderr)
     try:
@@ -106,8 +111,20 @@ def _job_problems(job: JobConfig) -> list[str]:
 
 
 def _on_the_cluster(job: JobConfig) -> JobConfig:
-    """The driver runs on the cluster itself, and joins it."""
-    return replace(job, resources=replace(job.resources, address="auto"))
+    """The driver runs on the cluster itself, and joins it. A task's module lies next to the job there."""
+    return replace(job, resources=replace(job.resources, address="auto"), task=replace(job.task, folder=None))
+
+
+def _take_along(job: JobConfig, target: Path) -> None:
+    """Copy the module of the job's task into the folder that is sent, unless it is installed."""
+    if job.task.factory is None or job.task.folder is None:
+        return
+    top = job.task.factory.partition(":")[0].partition(".")[0]
+    package, file = Path(job.task.folder) / top, Path(job.task.folder) / f"{top}.py"
+    if file.is_file():
+        shutil.copy(file, target)
+    else:
+        shutil.copytree(package, target / top, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 def _is_loopback(host: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from hybrid_ray.config.task import stored_words
 from hybrid_ray.report.pages import templates
 from hybrid_ray.report.plots.comparison import arms_over_frontier
 from hybrid_ray.report.plots.style import png, svg
@@ -79,11 +80,11 @@ def headline(result: Mapping[str, Any]) -> str:
 def _facts(result: Mapping[str, Any]) -> list[str]:
     """One line of what was run, and where."""
     job, hardware = result["job"], result["machine"].get("hardware", {})
-    unit = "pictures" if job["corpus"] == "digits" else f"× {job['sequence_length']} tokens"
+    words = stored_words(job)
     return [
-        f"model {job['model']}",
-        f"corpus {job['corpus']}",
-        f"{job['steps']} nominal steps of {job['batch_size']} {unit}",
+        f"model {words['model']}",
+        words["data"],
+        f"{job['steps']} nominal steps of {job['batch_size']} {words['batch_of']}",
         f"{job['optimizer']}, learning rate {result['learning_rate']:g}, {job['schedule']}",
         f"predictor {job['predictor']}",
         *([f"on {hardware['device']}, {hardware['threads']} thread(s)"] if hardware else []),

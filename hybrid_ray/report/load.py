@@ -14,6 +14,7 @@ import pandas as pd
 
 from hybrid_ray.config import JobConfig
 from hybrid_ray.config.jobfile import read_job
+from hybrid_ray.config.task import task_words
 from hybrid_ray.errors import ConfigError, StoreError
 from hybrid_ray.objective import pareto_front, ranked
 from hybrid_ray.report.rescoring import Rescoring, read_rescoring
@@ -38,8 +39,8 @@ class Study:
     """One study directory.
 
     ``frontier["on_frontier"]`` marks the runs that no shorter run beats: the lower envelope that net speedups refer to.
-    Losses are in nats a token, on the val split unless a column says otherwise; ``time`` is training time in plain
-    steps (seconds divided by the run's own calibration); ``train_seconds`` is the same, raw.
+    Losses are in the ``measure`` and ``unit`` of ``words``, on the val split unless a column says otherwise; ``time``
+    is training time in plain steps (seconds divided by the run's own calibration); ``train_seconds`` is the same, raw.
     """
 
     directory: Path
@@ -61,6 +62,12 @@ class Study:
     def runs(self) -> Path:
         """Where its runs lie: its own directory, or that of the study it scores anew."""
         return self.rescoring.study if self.rescoring else self.directory
+
+    @property
+    def words(self) -> Mapping[str, str]:
+        """What its model, data, batch and loss are called (`config.task.task_words`)."""
+        job, stored = self.job, self.environment.get("task")
+        return stored or task_words(job.task, job.model, job.data, job.train.sequence_length)
 
     @property
     def finished(self) -> bool:

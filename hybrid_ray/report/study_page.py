@@ -133,14 +133,13 @@ def _commands(study: Study) -> list[tuple[str, str]]:
 def _facts(study: Study) -> list[str]:
     """One line of what was run."""
     job, ended = study.job, counted(study.trials)
-    unit = "pictures" if job.data.corpus == "digits" else f"× {job.train.sequence_length} tokens"
     states = ended["state"].value_counts()
     words = (("COMPLETE", "finished"), ("PRUNED", "stopped early or diverged"), ("FAIL", "failed"))
     counts = ", ".join(f"{states[state]} {word}" for state, word in words if state in states)
     return [
-        f"model {job.model.preset}",
-        f"corpus {job.data.corpus}",
-        f"{job.train.steps} nominal steps of {job.train.batch_size} {unit}",
+        f"model {study.words['model']}",
+        study.words["data"],
+        f"{job.train.steps} nominal steps of {job.train.batch_size} {study.words['batch_of']}",
         f"predictor {job.hybrid.predictor}",
         _SEARCHED[job.objective.mode],
         f"{len(ended)} trials" + (f" ({counts})" if counts else ""),
@@ -193,7 +192,7 @@ def _tiles(study: Study) -> list[Mapping[str, str]]:
             "value": ("+" if worse > 0 else "") + tables.percent(worse),
             "name": "loss against the baseline",
             "note": searched.get("loss against the baseline", "")
-            + f"{best['loss']:.4f} against {best['baseline_loss']:.4f} nats a "
-            + ("picture" if study.job.data.corpus == "digits" else "token"),
+            + f"{best['loss']:.4f} against {best['baseline_loss']:.4f} "
+            + f"{study.words['measure']} a {study.words['unit']}",
         },
     ]

@@ -29,6 +29,7 @@ from hybrid_ray.storage.results_version import RESULTS_VERSION, check_study_vers
 from hybrid_ray.storage.study_store import StudyStore
 from hybrid_ray.study.environment import environment
 from hybrid_ray.tasks import load_task
+from hybrid_ray.tasks.load import source_of, words_of
 from hybrid_ray.training.hardware.fingerprint import machine
 from hybrid_ray.training.hardware.placement import choose_device
 
@@ -51,7 +52,7 @@ class StudyDirectory:
         lock = _lock(path)
         write_atomic(path / "job.yaml", dump_job(job).encode())
         study = cls(path, job, lock)
-        study.store.write_json("environment.json", {**environment(), "identity": made_from})
+        study.store.write_json("environment.json", {**environment(), **_of_task(job), "identity": made_from})
         study.store.event("created", source=None if source is None else str(source), pid=os.getpid())
         return study
 
@@ -153,12 +154,23 @@ def identity(job: JobConfig, space: SearchSpace) -> dict[str, Any]:
     parts["data"].pop("cache_dir")
     parts["search"] = {"space": job.search.space, "ranges": space.ranges}
     parts["seed"] = job.seed
+    if job.task.factory is not None:
+        parts["task"] = {"factory": job.task.factory, "options": dict(job.task.options)}
     parts["workers"] = job.resources.workers
     parts["corpus"] = load_task(job.run()).fingerprint
     parts["machine"] = _machine(job)
     parts["results_version"] = RESULTS_VERSION
     plain: dict[str, Any] = json.loads(json.dumps(parts))
     return plain
+
+
+def _of_task(job: JobConfig) -> dict[str, Any]:
+    """What reports call the job's model and loss; of a user's own task its source file, which is kept for the record
+    and does not count: like our code, it may change without changing a number.
+    """
+    source = source_of(job.task)
+    found: dict[str, Any] = {"task": words_of(job)}
+    return {**found, "task_source": {"file": source.name, "text": source.read_text()}} if source else found
 
 
 def _machine(job: JobConfig) -> dict[str, Any]:

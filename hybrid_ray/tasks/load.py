@@ -15,13 +15,13 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
-from hybrid_ray.config import DataConfig, ModelConfig, RunConfig, TaskConfig, TrainConfig
-from hybrid_ray.config.task import module_folder, our_task
+from hybrid_ray.config import DataConfig, JobConfig, ModelConfig, RunConfig, TaskConfig, TrainConfig
+from hybrid_ray.config.task import module_folder, our_task, task_words
 from hybrid_ray.errors import ConfigError, HybridRayError
 from hybrid_ray.optim import build_optimizer
 from hybrid_ray.tasks.task import Part, Task
 
-__all__ = ["checked_datasets", "load_task", "optimizer_of", "source_of"]
+__all__ = ["checked_datasets", "load_task", "optimizer_of", "source_of", "words_of"]
 
 _REQUIRED: tuple[Part, ...] = ("train", "val", "test")
 _MUST_WRITE = ("build_model", "datasets", "loss")
@@ -51,6 +51,12 @@ def optimizer_of(task: Task, model: nn.Module, settings: TrainConfig, *, seed: i
     """
     own = task.optimizer(model, settings)
     return build_optimizer(model, settings, seed=seed) if own is None else own
+
+
+def words_of(job: JobConfig) -> dict[str, str]:
+    """What reports call the job's model, data, batch and loss."""
+    task = load_task(job.run())
+    return task_words(job.task, job.model, job.data, job.train.sequence_length, unit=task.unit, measure=task.measure)
 
 
 def source_of(config: TaskConfig) -> Path | None:

@@ -6,8 +6,9 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
+from hybrid_ray.config.task import stored_words
 from hybrid_ray.report.plots.frontier import ARMS
-from hybrid_ray.report.plots.style import INK, LOSS, TIME, canvas, legend, message, styled
+from hybrid_ray.report.plots.style import INK, TIME, canvas, legend, loss_label, message, styled
 
 __all__ = ["arms_over_frontier"]
 
@@ -35,7 +36,6 @@ def arms_over_frontier(result: Mapping[str, Any]) -> Figure:
             times, losses = zip(*points[arm], strict=True)
             axes.plot(times, losses, marker, color=colour, ms=6.5, alpha=0.85, label=label)
     axes.set_xlabel(TIME)
-    pictures = result["job"]["corpus"] == "digits"
-    axes.set_ylabel(f"{LOSS.replace('token', 'picture') if pictures else LOSS}, {result['split']} split")
+    axes.set_ylabel(f"{loss_label(stored_words(result['job']))}, {result['split']} split")
     legend(figure, axes)
     return figure

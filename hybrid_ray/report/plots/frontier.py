@@ -15,7 +15,6 @@ from hybrid_ray.report.plots.style import (
     GREEN,
     GREY,
     INK,
-    LOSS,
     MUTED,
     ORANGE,
     PAPER,
@@ -27,6 +26,7 @@ from hybrid_ray.report.plots.style import (
     WASH,
     canvas,
     legend,
+    loss_label,
     message,
     styled,
 )
@@ -68,7 +68,7 @@ def trials_over_frontier(study: Study) -> Figure:
     _mark_best(axes, study)
     _mark_confirmed(axes, study.confirmation)
     axes.set_xlabel(TIME)
-    axes.set_ylabel(f"{LOSS}, val split")
+    axes.set_ylabel(f"{loss_label(study.words)}, val split")
     if hidden := len(trials) - len(shown):
         axes.text(
             0.99, 0.01, f"{hidden} trial{'s' * (hidden > 1)} beyond the edges", color=MUTED, size=8,

@@ -17,7 +17,19 @@ from hybrid_ray.report.load import Study
 from hybrid_ray.report.plots.frontier import confirmation, score_and_net, trials_over_frontier
 from hybrid_ray.report.plots.pareto_front import speedup_and_degradation
 from hybrid_ray.report.plots.runs import phase_shares, signals, step_time
-from hybrid_ray.report.plots.style import BLUE, GREEN, INK, LOSS, PURPLE, STATES, TIME, canvas, legend, message, styled
+from hybrid_ray.report.plots.style import (
+    BLUE,
+    GREEN,
+    INK,
+    PURPLE,
+    STATES,
+    TIME,
+    canvas,
+    legend,
+    loss_label,
+    message,
+    styled,
+)
 
 __all__ = [
     "PLOTS", "Plot", "confirmation", "history", "knobs", "loss_curves", "phase_shares", "score_and_net", "shown",
@@ -41,7 +53,7 @@ def loss_curves(study: Study) -> Figure:
         for name, colour, curve in curves:
             axes.plot(curve[column], curve["loss"], ".-", color=colour, label=name, ms=5)
         axes.set_xlabel(label)
-    panels[0].set_ylabel(f"{LOSS}, val split")
+    panels[0].set_ylabel(f"{loss_label(study.words)}, val split")
     legend(figure, panels[0])
     return figure
 

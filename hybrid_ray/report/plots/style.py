@@ -8,7 +8,7 @@ import contextlib
 import functools
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ParamSpec
 
 import matplotlib as mpl
@@ -17,9 +17,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 __all__ = [
-    "BLUE", "GREEN", "GREY", "INK", "LOSS", "MUTED", "ORANGE", "PAPER", "PURPLE", "SKY", "STATES", "TIME", "VERMILLION",
+    "BLUE", "GREEN", "GREY", "INK", "MUTED", "ORANGE", "PAPER", "PURPLE", "SKY", "STATES", "TIME", "VERMILLION",
     "WASH",
-    "canvas", "legend", "message", "png", "styled", "svg",
+    "canvas", "legend", "loss_label", "message", "png", "styled", "svg",
 ]  # fmt: skip
 
 BLUE, SKY, GREEN, ORANGE = "#0072b2", "#56b4e9", "#009e73", "#e69f00"
@@ -36,7 +36,6 @@ STATES = {
 """Of a trial: its name, colour and marker."""
 
 TIME = "training time (plain steps)"
-LOSS = "held-out loss (nats/token)"
 
 WIDTH = 7.4  # inches, at 10-point text: what a column of the report holds
 
@@ -105,6 +104,11 @@ def canvas(height: float, columns: int = 1, *, sharey: bool = False) -> tuple[Fi
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, columns, sharey=sharey, squeeze=False)
     return figure, list(panels[0])
+
+
+def loss_label(words: Mapping[str, str]) -> str:
+    """What an axis of losses is called; ``words`` of `config.task.task_words`."""
+    return f"held-out loss ({words['measure']}/{words['unit']})"
 
 
 def message(text: str) -> Figure:

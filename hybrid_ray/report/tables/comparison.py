@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from hybrid_ray.config.task import stored_words
 from hybrid_ray.report.tables.published import PUBLISHED
 from hybrid_ray.report.tables.study import NONE, Table, number, percent
 
@@ -173,7 +174,7 @@ def _costs(result: Mapping[str, Any]) -> Table:
 
 
 def _rate(result: Mapping[str, Any]) -> str:
-    return "pictures/s" if result["job"]["corpus"] == "digits" else "tokens/s"
+    return f"{stored_words(result['job'])['unit']}s/s"
 
 
 def _raw_ratios(result: Mapping[str, Any]) -> Table:

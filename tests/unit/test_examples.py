@@ -1,0 +1,50 @@
+"""What `examples/` shows does what it says, from any folder."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from hybrid_ray.cli import main
+from hybrid_ray.config import JobConfig, TaskConfig
+from hybrid_ray.ray_tune.submit import _on_the_cluster, _take_along
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+JOB = str(EXAMPLES / "own_model.yaml")
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYBRID_RAY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+def test_a_model_of_ones_own_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", JOB]) == 0
+    said = capsys.readouterr().out
+    assert "estimated: a timed gradient" in said
+    assert "memory of one worker" in said
+
+
+def test_a_model_of_ones_own_is_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", JOB, "--set", "train.steps=100", "--set", "hybrid.warmup_steps=20", "--out", "out"]) == 0
+    said = capsys.readouterr().out
+    found = re.search(r"held-out loss (\S+) squared error a point \(absolute error \S+\)", said)
+    assert found is not None, said
+    assert float(found[1]) < 0.1  # the series' own variance is 1
+
+
+def test_a_misspelt_option_starts_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", JOB, "--set", "task.options={widht: 3}"]) == 2
+    assert (
+        "task.options.widht is not an option of own_model:SeriesTask: did you mean 'width'?" in capsys.readouterr().err
+    )
+
+
+def test_its_file_travels_with_a_submitted_job(tmp_path: Path) -> None:
+    job = JobConfig(task=TaskConfig(factory="own_model:SeriesTask", folder=str(EXAMPLES)))
+    _take_along(job, tmp_path)
+    assert (tmp_path / "own_model.py").read_text() == (EXAMPLES / "own_model.py").read_text()
+    assert _on_the_cluster(job).task.folder is None
