@@ -15,6 +15,7 @@ backward pass of attention (an fp32 copy of the gradient of one block's queries)
 or can't use because they lie apart.
 """
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -24,13 +25,17 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hybrid_ray.config import DataConfig, RunConfig
+from hybrid_ray.errors import HybridRayError
 from hybrid_ray.memory.allocation_log import Peak
 from hybrid_ray.memory.trace import Batches, Numbers, trace
 from hybrid_ray.tasks import Task
+from hybrid_ray.tasks.load import check_gradient
 
 __all__ = ["PARTS", "MemoryNeed", "memory_need", "size_text"]
 
 PARTS = ("weights", "gradients", "optimizer", "predictor", "activations", "logits", "temporaries")
+log = logging.getLogger("hybrid_ray")
+
 _TRACED = 3, 4  # blocks: a first and a last one, and one or two between
 _PROCESS = 600 * 2**20  # a Python process with PyTorch and Ray loaded; on a GPU its context and kernels
 _PINNED = "pinned"
@@ -101,7 +106,7 @@ def memory_need(run: RunConfig, task: Task) -> MemoryNeed:
 
 @lru_cache(maxsize=256)
 def _need(run: RunConfig, batches: Batches) -> MemoryNeed:
-    sizes, alone = _sizes(run, batches), _peaks(run, batches)
+    sizes, alone = _traced(run, batches)
     pinned = alone.pop(_PINNED).total
     peaks = {name: _on_worker(run, sizes, dict(peak.parts)) for name, peak in alone.items()}
     totals = {name: sum(parts.values()) for name, parts in peaks.items()}
@@ -171,9 +176,39 @@ def _on_worker(run: RunConfig, sizes: _Sizes, parts: dict[str, int]) -> dict[str
     return parts
 
 
-def _sizes(run: RunConfig, batches: Batches) -> _Sizes:
-    with FakeTensorMode(), Numbers():  # type: ignore[no-untyped-call]
-        model = batches.task.build_model()
+def _traced(run: RunConfig, batches: Batches) -> tuple[_Sizes, dict[str, Peak]]:
+    """Sizes, and peaks of one worker alone. A user's own model that can't be run on fake tensors (it looks at numbers,
+    or leaves torch) is counted instead: its parameters, without what a forward keeps.
+
+    Raises:
+        ConfigError: a user's own model fails on real tensors too.
+    """
+    of_torch = logging.getLogger("torch._subclasses.fake_tensor")
+    level = of_torch.level
+    of_torch.setLevel(logging.CRITICAL)  # it logs a traceback of what is answered here
+    try:
+        with FakeTensorMode(), Numbers():  # type: ignore[no-untyped-call]
+            sizes = _sizes(run, batches.task.build_model())
+        return sizes, _peaks(run, batches)
+    except HybridRayError:
+        raise
+    except Exception as error:
+        if run.task.factory is None:
+            raise
+        problem = " ".join(str(error).split())[:200]
+    finally:
+        of_torch.setLevel(level)
+    sizes = _sizes(run, check_gradient(batches.task))
+    log.warning("%s can't be traced (%s): its activations are not in the estimate of memory", run.task.factory, problem)
+    parts = {"weights": sizes.weights, "gradients": sizes.weights, "optimizer": 8 * sizes.parameters}
+    nothing = Peak(moment=_PINNED, parts={})
+    return sizes, {
+        "optimizer": Peak(moment="optimizer", parts={**parts, "predictor": 8 * sizes.parameters}),
+        _PINNED: nothing,
+    }
+
+
+def _sizes(run: RunConfig, model: nn.Module) -> _Sizes:
     width = 2 if run.train.weights == "bf16" else 4
     counts = [parameter.numel() for parameter in model.parameters()]
     # As FSDP shards: each child of a list by itself, the rest together.

@@ -11,7 +11,7 @@ from hybrid_ray.config import DataConfig, RunConfig, Split
 from hybrid_ray.data.digits import Digits, prepare_digits
 from hybrid_ray.models import CNN
 from hybrid_ray.tasks.sampling import Sampler
-from hybrid_ray.tasks.task import Part, Task
+from hybrid_ray.tasks.task import Task
 
 __all__ = ["DigitsTask", "Pictures"]
 
@@ -61,9 +61,9 @@ class DigitsTask(Task):
     def build_model(self) -> nn.Module:
         return CNN()
 
-    def datasets(self) -> Mapping[Part, Dataset[Any]]:
+    def datasets(self) -> Mapping[str, Dataset[Any]]:
         """The pictures that `sampler` and `stretches` read, many at a time."""
-        return {cast(Part, part): Pictures(self.digits, part) for part in self.digits.labels}
+        return {part: Pictures(self.digits, part) for part in self.digits.labels}
 
     def loss(self, model: nn.Module, batch: Pair) -> Tensor:
         return cast(Tensor, model(*batch))

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
@@ -19,9 +20,10 @@ from hybrid_ray.config import DataConfig, JobConfig, ModelConfig, RunConfig, Tas
 from hybrid_ray.config.task import module_folder, our_task, task_words
 from hybrid_ray.errors import ConfigError, HybridRayError
 from hybrid_ray.optim import build_optimizer
+from hybrid_ray.tasks.sampling import own_draws
 from hybrid_ray.tasks.task import Part, Task
 
-__all__ = ["checked_datasets", "load_task", "optimizer_of", "source_of", "words_of"]
+__all__ = ["check_gradient", "checked_datasets", "load_task", "optimizer_of", "source_of", "words_of"]
 
 _REQUIRED: tuple[Part, ...] = ("train", "val", "test")
 _MUST_WRITE = ("build_model", "datasets", "loss")
@@ -172,6 +174,15 @@ def _unread_settings(kind: type[Task], run: RunConfig) -> Iterator[str]:
             )
 
 
+def check_gradient(task: Task) -> nn.Module:
+    """Take the gradient of one example's loss; the model that it was taken with. Raises `ConfigError` if it fails."""
+    name = type(task).__name__
+    with own_draws(seed=0), _told_in_one_line(f"one training step of {name}"):
+        model = task.build_model()
+        torch.autograd.backward(task.loss(model, task.sampler(batch_size=1, seed=0).next()))
+    return model
+
+
 def checked_datasets(task: Task) -> Mapping[Part, Dataset[Any]]:
     """The task's data sets. Raises `ConfigError` with all that keeps a run from reading them."""
     name = type(task).__name__
@@ -184,6 +195,11 @@ def checked_datasets(task: Task) -> Mapping[Part, Dataset[Any]]:
         for part in _REQUIRED
         if part not in parts
     ]
+    problems += [
+        f"{name}.datasets() has {part!r}, which is no part of the data: {', '.join(get_args(Part))}"
+        for part in parts
+        if part not in get_args(Part)
+    ]
     for part, dataset in parts.items():
         if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
             problems.append(
@@ -194,7 +210,7 @@ def checked_datasets(task: Task) -> Mapping[Part, Dataset[Any]]:
             problems.append(f"{name}.datasets()[{part!r}] is empty: give it at least one item")
     if problems:
         raise ConfigError(problems)
-    return parts
+    return cast(Mapping[Part, Dataset[Any]], parts)
 
 
 @contextmanager
@@ -209,6 +225,8 @@ def _told_in_one_line(doing: str) -> Iterator[None]:
 
 
 def _one_line(error: Exception) -> str:
+    ours = str(Path(__file__).parents[1])
     frames = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in frames if "site-packages" not in frame.filename and ours not in frame.filename]
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"

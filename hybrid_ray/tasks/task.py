@@ -63,7 +63,7 @@ class Task:
         """A freshly initialised model on the CPU. Draw from PyTorch's global generator: it is seeded before."""
         raise NotImplementedError
 
-    def datasets(self) -> Mapping[Part, Dataset[Any]]:
+    def datasets(self) -> Mapping[str, Dataset[Any]]:
         """``train``, ``val`` and ``test``: map-style (``__len__``, ``__getitem__``), never empty; ``decide`` too if
         there is one.
 

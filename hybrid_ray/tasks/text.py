@@ -16,7 +16,7 @@ from hybrid_ray.data.split import SPLITS
 from hybrid_ray.models import GPT2, PRESETS, build_model, check_preset, flops_per_token, generate
 from hybrid_ray.models.gpt2 import build_gpt2
 from hybrid_ray.tasks.sampling import Sampler
-from hybrid_ray.tasks.task import MatmulProbe, Part, Task
+from hybrid_ray.tasks.task import MatmulProbe, Task
 
 __all__ = ["TextTask", "Windows"]
 
@@ -76,10 +76,10 @@ class TextTask(Task):
     def build_model(self) -> nn.Module:
         return build_model(self.config, vocab_size=self.corpus.classes, sequence_length=self.sequence_length)
 
-    def datasets(self) -> Mapping[Part, Dataset[Any]]:
+    def datasets(self) -> Mapping[str, Dataset[Any]]:
         """The windows that `sampler` and `stretches` read, many at a time."""
         corpus, length = self.corpus, self.sequence_length
-        heldout: dict[Part, Dataset[Any]] = {
+        heldout: dict[str, Dataset[Any]] = {
             split: Windows(corpus.heldout[split], length, stride=length) for split in SPLITS
         }
         return {"train": Windows(corpus.train, length, stride=1), **heldout}

@@ -180,3 +180,30 @@ def test_two_ranks_train_as_one_and_resume_to_the_same_bits(ranks: RankPool, tmp
     assert ranks.run(train_own, run, tmp_path / "parted", None)[0].heldout == together[0].heldout
     assert together[0].heldout == together[1].heldout
     assert together[0].heldout["val"].loss == pytest.approx(alone.heldout["val"].loss, rel=0.02)
+
+
+LOOKS = """
+import torch
+from torch import nn
+
+class Mine(Task):
+    def __init__(self, *, broken=False): self.broken = broken
+    def build_model(self): return nn.Linear(3, 1)
+    def datasets(self): return {part: [torch.ones(3)] * 40 for part in ("train", "val", "test")}
+    def loss(self, model, batch):
+        out = model(batch[:, : 2 if self.broken else 3])
+        return out.square().mean() * float(out.detach().numpy().mean() > 0)
+"""
+
+
+def test_a_model_that_cannot_be_traced_is_counted_and_a_broken_one_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "looks.py").write_text("from hybrid_ray import Task\n" + LOOKS)
+    task = TaskConfig(factory="looks:Mine", folder=str(tmp_path))
+    run = replace(series_run(), task=task)
+    assert memory_need(run, load_task(run)).allocated == 4 * (4 + 4 + 8 + 8)
+    assert "looks:Mine can't be traced" in caplog.text
+    run = replace(run, task=replace(task, options={"broken": True}))
+    with pytest.raises(ConfigError, match=r"one training step of Mine fails: RuntimeError: .*looks\.py"):
+        memory_need(run, load_task(run))
