@@ -27,9 +27,9 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_search_ends_with_a_report_in_its_own_words(tmp_path: Path) -> None:
     assert main(["run", JOB, *SETTINGS]) == 0
     directory = tmp_path / "studies/own_model"
-    page = (directory / "report.md").read_text()
+    page = (directory / "report.md").read_text().replace("\\", "")  # Markdown escapes
     assert "model own_model:SeriesTask" in page
-    assert "squared error a point" in page or load_study(directory).best is None
+    assert "squared error/point" in (directory / "report.html").read_text()
     study = load_study(directory)
     assert len(study.trials) == 2
     assert "class SeriesTask(Task)" in study.environment["task_source"]["text"]
