@@ -226,7 +226,11 @@ def _told_in_one_line(doing: str) -> Iterator[None]:
 
 def _one_line(error: Exception) -> str:
     ours = str(Path(__file__).parents[1])
-    frames = traceback.extract_tb(error.__traceback__)
-    frames = [frame for frame in frames if "site-packages" not in frame.filename and ours not in frame.filename]
+    known = ("site-packages", ours)
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not any(part in frame.filename for part in known)
+    ]
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
