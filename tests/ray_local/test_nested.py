@@ -20,6 +20,7 @@ from hybrid_ray.study.pipeline import run_study
 pytestmark = [
     pytest.mark.ray_local,
     pytest.mark.slow,
+    pytest.mark.timeout(1200),  # four starts of a TorchTrainer, each up to a minute on two busy cores
     pytest.mark.usefixtures("local_ray"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
