@@ -34,7 +34,7 @@ _WRONG_JOBS: Mapping[str, tuple[str, ...]] = {
     "many problems": (
         *("plan", "--set", "hybrid.predictor=crystal_ball", "--set", "train.optimizer=lion"),
         *("--set", "hybrid.gain=-1", "--set", "frontier.lengths=[0.5]", "--set", "data.tokenizer=words"),
-        *("--set", "compare.looks=[2]", "--set", "confirm.seeds=1", "--set", "model.preset=huge"),
+        *("--set", "compare.interim_analyses=[2]", "--set", "confirm.seeds=1", "--set", "model.preset=huge"),
     ),
     "values of the wrong type": ("train", "--set", "train.steps=many", "--set", "train.betas=3", "--set", "seed=x"),
     "an override that is none": ("run", "--set", "train.steps"),
