@@ -5,6 +5,8 @@ import secrets
 import shutil
 import tempfile
 
+from hypothesis import settings
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -15,6 +17,9 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 # Processes that tests start inherit it. Nothing is read from or written to the user's own cache.
 _CACHE = os.environ["HYBRID_RAY_CACHE"] = tempfile.mkdtemp(prefix="hybrid-ray-tests-")
+
+settings.register_profile("any machine", deadline=None)  # a busy one is slow, which is no fault of an example
+settings.load_profile("any machine")
 
 
 def pytest_unconfigure() -> None:

@@ -158,7 +158,7 @@ def test_a_run_is_repeated_and_resumed_to_the_same_bits(tmp_path: Path) -> None:
     resumed = train(run, directory=tmp_path / "parted")
     assert resumed.heldout == whole.heldout
     assert set(whole.heldout["test"].metrics) == {"absolute error"}
-    assert whole.tokens["read"] == 8 * 16 * whole.real_steps
+    assert whole.tokens_read == 8 * 16 * whole.real_steps
     assert 0 < whole.heldout["test"].loss < 1
 
 
