@@ -18,7 +18,8 @@ import yaml
 
 from hybrid_ray.config import DataConfig, JobConfig, ModelConfig, PublishedName, TaskConfig
 from hybrid_ray.config.checks import choice
-from hybrid_ray.config.task import module_folder, our_task
+from hybrid_ray.config.named import module_folder
+from hybrid_ray.config.task import our_task
 from hybrid_ray.errors import ConfigError
 
 __all__ = ["dump_job", "job_from_dict", "job_problems", "read_job", "variant_jobs"]

@@ -4,15 +4,14 @@ Ours are described here as plain values, so that a job is checked, and a report 
 """
 
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from hybrid_ray.config.named import is_module_name
 from hybrid_ray.config.training import DataConfig, ModelConfig
 
-__all__ = ["OUR_TASKS", "TEXT", "OurTask", "TaskConfig", "module_folder", "our_task", "stored_words", "task_words"]
+__all__ = ["OUR_TASKS", "TEXT", "OurTask", "TaskConfig", "our_task", "stored_words", "task_words"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +35,7 @@ class TaskConfig:
                     "set in model and data"
                 )
             return
-        if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", self.factory):
+        if not is_module_name(self.factory):
             yield f"factory is {self.factory!r} but must look like package.module:Name"
         try:
             json.dumps(self.options, allow_nan=False)
@@ -83,15 +82,6 @@ def our_task(task: TaskConfig, model: ModelConfig, data: DataConfig) -> OurTask 
     if task.factory is not None:
         return None
     return next((ours for ours in OUR_TASKS if model.preset == ours.preset or data.corpus == ours.corpus), TEXT)
-
-
-def module_folder(factory: str, folders: Sequence[Path]) -> str | None:
-    """The first folder that holds the factory's module as a file or package; None where it must be installed."""
-    path = Path(*factory.partition(":")[0].split("."))
-    for folder in folders:
-        if (folder / path.with_suffix(".py")).is_file() or (folder / path / "__init__.py").is_file():
-            return str(folder.absolute())
-    return None
 
 
 def task_words(

@@ -1,0 +1,162 @@
+"""What a user names as ``package.module:Name``: found, imported and checked. For a job's task, predictor, optimizer...
+
+The module is looked for in the folders that a job was read from, then in the working directory, then among installed
+packages.
+"""
+
+import difflib
+import importlib
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hybrid_ray.errors import ConfigError, HybridRayError
+
+__all__ = [
+    "did_you_mean",
+    "is_module_name",
+    "load_module",
+    "load_named",
+    "module_folder",
+    "one_sentence",
+    "option_problems",
+    "subclass_problems",
+]
+
+
+def is_module_name(text: str) -> bool:
+    """Whether the text has the form ``package.module:Name``."""
+    return re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", text) is not None
+
+
+def load_named(name: str, *, setting: str, folders: Sequence[str | Path] = ()) -> Any:
+    """What ``package.module:Name`` names.
+
+    Args:
+        setting: where the job says so, for messages: ``task.factory``.
+        folders: where the module is looked for before the working directory. If there are none, a module that is
+            imported already is taken as it is.
+
+    Raises:
+        ConfigError: no such form, module or name, or the import fails.
+    """
+    if not is_module_name(name):
+        raise ConfigError(f"{setting} is {name!r} but must look like package.module:Name")
+    module, wanted = load_module(name, setting=setting, folders=folders), name.partition(":")[2]
+    if not hasattr(module, wanted):
+        mend = did_you_mean(wanted, vars(module)) or f"define it in {getattr(module, '__file__', module)}"
+        raise ConfigError(f"{setting} is {name!r} but {module.__name__} has no {wanted}: {mend}")
+    return getattr(module, wanted)
+
+
+def load_module(name: str, *, setting: str, folders: Sequence[str | Path] = ()) -> Any:
+    """The module of ``package.module:Name`` (or of ``package.module``). See `load_named`."""
+    path = name.partition(":")[0]
+    found = None
+    if folders or path not in sys.modules:
+        found = module_folder(name, [*map(Path, folders), Path.cwd()])
+    if found is not None:
+        _import_from(path, found)
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{path}.".startswith(f"{error.name}."):
+            raise ConfigError(
+                f"{setting} is {name!r} but importing {path} fails: {error}; install what it imports"
+            ) from error
+        raise ConfigError(
+            f"{setting} is {name!r} but there is no module {path}: put {path.replace('.', '/')}.py next to the job "
+            "file or in the working directory, or install it"
+        ) from error
+    except Exception as error:  # whatever a user's module does when it is imported
+        raise ConfigError(f"{setting} is {name!r} but importing {path} fails: {_described(error)}") from error
+
+
+def module_folder(name: str, folders: Iterable[Path]) -> str | None:
+    """The first folder that holds the module as a file or package; None where it must be installed."""
+    path = Path(*name.partition(":")[0].split("."))
+    for folder in folders:
+        if (folder / path.with_suffix(".py")).is_file() or (folder / path / "__init__.py").is_file():
+            return str(folder.absolute())
+    return None
+
+
+def subclass_problems(found: Any, base: type, *, name: str, setting: str, public: str) -> Iterator[str]:
+    """A problem unless what was found is a subclass of ``base``, which users know as ``public``."""
+    if not isinstance(found, type) or not issubclass(found, base):
+        yield (
+            f"{setting} is {name!r} but that is no subclass of {public}: write class "
+            f"{name.partition(':')[2]}({public.rpartition('.')[2]})"
+        )
+
+
+def option_problems(called: Any, given: Iterable[str], *, name: str, setting: str, skip: int = 0) -> Iterator[str]:
+    """Options that a class or function does not take, and options that it needs and that are not given.
+
+    Args:
+        given: names of the options.
+        setting: where the options are written, for messages: ``task.options``.
+        skip: leading parameters that are no options.
+    """
+    parameters = list(inspect.signature(called).parameters.values())[skip:]
+    known = [parameter.name for parameter in parameters if parameter.kind not in _ANY_NUMBER]
+    given = list(given)
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        for option in [option for option in given if option not in known]:
+            mend = did_you_mean(option, known) or f"it takes {', '.join(known) or 'none'}"
+            yield f"{setting}.{option} is not an option of {name}: {mend}"
+    for parameter in parameters:
+        if parameter.name in known and parameter.default is parameter.empty and parameter.name not in given:
+            yield f"{setting} has no {parameter.name} but {name} needs it: add it"
+
+
+_ANY_NUMBER = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str | None:
+    """A question, if one of the known words is close."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else None
+
+
+@contextmanager
+def one_sentence(doing: str) -> Iterator[None]:
+    """Turn whatever a user's code raises into one `ConfigError` with its place; the traceback stays its cause."""
+    try:
+        yield
+    except HybridRayError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{doing} fails: {_described(error)}") from error
+
+
+def _described(error: Exception) -> str:
+    """Type and text of an error, and the line of the user's code that it comes from."""
+    others = ("site-packages", "importlib", str(Path(__file__).parents[1]))
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not any(part in frame.filename for part in others)
+    ]
+    where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
+
+
+def _import_from(name: str, folder: str) -> None:
+    """Make the next import of a module find it in a folder, whatever module of that name was imported before."""
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    top = name.partition(".")[0]
+    loaded = sys.modules.get(top)
+    places = [getattr(loaded, "__file__", None), *getattr(loaded, "__path__", ())]
+    if loaded is not None and not any(place and Path(place).is_relative_to(folder) for place in places):
+        for other in [known for known in sys.modules if known == top or known.startswith(f"{top}.")]:
+            del sys.modules[other]
+        sys.path.remove(folder)
+        sys.path.insert(0, folder)
+    importlib.invalidate_caches()
