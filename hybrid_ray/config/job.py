@@ -25,6 +25,9 @@ class JobConfig:
     """A whole job, as written in ``jobs/*.yaml``."""
 
     name: str = "study"
+    # Where modules are found that the job names and that are not installed: the folders that `read_job` found them in,
+    # so that workers and a resumed study find them too. Defines no result.
+    folders: tuple[str, ...] = field(default=(), compare=False)
     seed: int = 0
     studies_dir: str = "studies"
     published: PublishedName | None = None  # a table to show beside ours in a comparison (report/tables/published.py)
@@ -40,6 +43,12 @@ class JobConfig:
     compare: CompareConfig = field(default_factory=CompareConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
+
+    @property
+    def named(self) -> dict[str, str]:
+        """What the job names by ``package.module:Name``, by the place that names it."""
+        found = {"task.factory": self.task.factory or ""}
+        return {place: name for place, name in found.items() if ":" in name}
 
     @property
     def model_name(self) -> str:
@@ -58,6 +67,7 @@ class JobConfig:
             train=self.train,
             hybrid=settings,
             workers=self.resources.workers,
+            folders=self.folders,
         )
 
 
@@ -74,11 +84,12 @@ class RunConfig:
     hybrid: HybridConfig = field(default_factory=HybridConfig)
     replay: str | None = None  # result.json of a hybrid run whose phase decisions and displacement norms to follow
     workers: int = 1
+    folders: tuple[str, ...] = field(default=(), compare=False)  # the job's own
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values of all that defines the run. A task of ours is defined by ``model`` and ``data`` alone."""
         plain = asdict(self)
-        del plain["task"]["folder"]
+        del plain["folders"]
         if self.task.factory is None:
             del plain["task"]
         return plain

@@ -60,11 +60,10 @@ def read_job(path: Path | str, overrides: Sequence[str] = ()) -> JobConfig:
 
 
 def _located(job: JobConfig, beside: Path) -> JobConfig:
-    """The job with the folder of its task's module filled in, unless it is known and still there."""
-    task = job.task
-    if task.factory is None or (task.folder and Path(task.folder).is_dir()):
-        return job
-    return replace(job, task=replace(task, folder=module_folder(task.factory, [beside, Path.cwd()])))
+    """The job with the folders of the modules that it names filled in, unless they are known and still there."""
+    there: list[str | Path] = [*job.folders, beside, Path.cwd()]
+    found = (module_folder(name, there) for name in job.named.values())
+    return replace(job, folders=tuple(dict.fromkeys(folder for folder in found if folder is not None)))
 
 
 def job_from_dict(data: Mapping[str, Any], problems: Sequence[str] = ()) -> JobConfig:
@@ -98,6 +97,8 @@ def dump_job(job: JobConfig) -> str:
     plain = _plain(job)
     if job.task == TaskConfig():
         del plain["task"]
+    if not job.folders:
+        del plain["folders"]
     return yaml.safe_dump(_listed(plain), sort_keys=False, allow_unicode=True)
 
 

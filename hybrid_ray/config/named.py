@@ -25,6 +25,7 @@ __all__ = [
     "module_folder",
     "one_sentence",
     "option_problems",
+    "source_of",
     "subclass_problems",
 ]
 
@@ -59,7 +60,7 @@ def load_module(name: str, *, setting: str, folders: Sequence[str | Path] = ()) 
     path = name.partition(":")[0]
     found = None
     if folders or path not in sys.modules:
-        found = module_folder(name, [*map(Path, folders), Path.cwd()])
+        found = module_folder(name, [*folders, Path.cwd()])
     if found is not None:
         _import_from(path, found)
     try:
@@ -77,13 +78,23 @@ def load_module(name: str, *, setting: str, folders: Sequence[str | Path] = ()) 
         raise ConfigError(f"{setting} is {name!r} but importing {path} fails: {_described(error)}") from error
 
 
-def module_folder(name: str, folders: Iterable[Path]) -> str | None:
+def module_folder(name: str, folders: Iterable[Path | str]) -> str | None:
     """The first folder that holds the module as a file or package; None where it must be installed."""
     path = Path(*name.partition(":")[0].split("."))
-    for folder in folders:
+    for folder in map(Path, folders):
         if (folder / path.with_suffix(".py")).is_file() or (folder / path / "__init__.py").is_file():
             return str(folder.absolute())
     return None
+
+
+def source_of(name: str, folders: Iterable[Path | str]) -> Path | None:
+    """The file of a module that lies in one of the folders; None of an installed one."""
+    found = module_folder(name, folders)
+    if found is None:
+        return None
+    path = Path(found, *name.partition(":")[0].split("."))
+    file = path.with_suffix(".py")
+    return file if file.is_file() else path / "__init__.py"
 
 
 def subclass_problems(found: Any, base: type, *, name: str, setting: str, public: str) -> Iterator[str]:

@@ -24,8 +24,6 @@ class TaskConfig:
 
     factory: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    # Where the module was found (`module_folder`), so that workers and a resumed study find it. Defines no result.
-    folder: str | None = field(default=None, compare=False)
 
     def problems(self) -> Iterator[str]:
         if self.factory is None:

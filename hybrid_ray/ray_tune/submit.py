@@ -21,6 +21,7 @@ import hybrid_ray
 import tune_spaces
 from hybrid_ray.config import JobConfig
 from hybrid_ray.config.jobfile import dump_job, read_job
+from hybrid_ray.config.named import module_folder
 from hybrid_ray.errors import ConfigError, HybridRayError
 from hybrid_ray.memory.micro_batch import check_open_micro_batch
 from hybrid_ray.ray_tune.cluster import WORKER_SETTINGS
@@ -42,7 +43,7 @@ def submit(
     path: Path, *, address: str, overrides: Sequence[str] = (), token: str | None = None, insecure: bool = False
 ) -> int:
     """Run a job file on a cluster and wait for its end. This package's code goes along, so both run the same, and so
-    does the file (or package) of a task of one's own that lies next to the job or in the working directory.
+    does the file (or package) of whatever the job names that lies next to the job or in the working directory.
 
     What it imports (the dependencies of pyproject.toml) must be installed on the cluster.
 
@@ -111,20 +112,21 @@ def _job_problems(job: JobConfig) -> list[str]:
 
 
 def _on_the_cluster(job: JobConfig) -> JobConfig:
-    """The driver runs on the cluster itself, and joins it. A task's module lies next to the job there."""
-    return replace(job, resources=replace(job.resources, address="auto"), task=replace(job.task, folder=None))
+    """The driver runs on the cluster itself, and joins it. What it names lies next to the job there."""
+    return replace(job, resources=replace(job.resources, address="auto"), folders=())
 
 
 def _take_along(job: JobConfig, target: Path) -> None:
-    """Copy the module of the job's task into the folder that is sent, unless it is installed."""
-    if job.task.factory is None or job.task.folder is None:
-        return
-    top = job.task.factory.partition(":")[0].partition(".")[0]
-    package, file = Path(job.task.folder) / top, Path(job.task.folder) / f"{top}.py"
-    if file.is_file():
-        shutil.copy(file, target)
-    else:
-        shutil.copytree(package, target / top, ignore=shutil.ignore_patterns("__pycache__"))
+    """Copy the modules that the job names into the folder that is sent, unless they are installed."""
+    for name in job.named.values():
+        folder, top = module_folder(name, job.folders), name.partition(":")[0].partition(".")[0]
+        if folder is None:
+            continue
+        if (file := Path(folder) / f"{top}.py").is_file():
+            shutil.copy(file, target)
+        else:
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(Path(folder) / top, target / top, ignore=ignored, dirs_exist_ok=True)
 
 
 def _is_loopback(host: str) -> bool:

@@ -21,6 +21,7 @@ import torch
 
 from hybrid_ray.config import JobConfig
 from hybrid_ray.config.jobfile import dump_job, read_job
+from hybrid_ray.config.named import source_of
 from hybrid_ray.errors import ConfigError, StoreError, StudyLocked
 from hybrid_ray.ray_tune.space import SearchSpace
 from hybrid_ray.storage.atomic import write_atomic
@@ -29,7 +30,7 @@ from hybrid_ray.storage.results_version import RESULTS_VERSION, check_study_vers
 from hybrid_ray.storage.study_store import StudyStore
 from hybrid_ray.study.environment import environment
 from hybrid_ray.tasks import load_task
-from hybrid_ray.tasks.load import source_of, words_of
+from hybrid_ray.tasks.load import words_of
 from hybrid_ray.training.hardware.fingerprint import machine
 from hybrid_ray.training.hardware.placement import choose_device
 
@@ -52,7 +53,7 @@ class StudyDirectory:
         lock = _lock(path)
         write_atomic(path / "job.yaml", dump_job(job).encode())
         study = cls(path, job, lock)
-        study.store.write_json("environment.json", {**environment(), **_of_task(job), "identity": made_from})
+        study.store.write_json("environment.json", {**environment(), **_of_names(job), "identity": made_from})
         study.store.event("created", source=None if source is None else str(source), pid=os.getpid())
         return study
 
@@ -164,13 +165,14 @@ def identity(job: JobConfig, space: SearchSpace) -> dict[str, Any]:
     return plain
 
 
-def _of_task(job: JobConfig) -> dict[str, Any]:
-    """What reports call the job's model and loss; of a user's own task its source file, which is kept for the record
-    and does not count: like our code, it may change without changing a number.
+def _of_names(job: JobConfig) -> dict[str, Any]:
+    """What reports call the job's model and loss, and the files of what the job names that is not installed. These are
+    kept for the record and do not count: like our code, they may change without changing a number.
     """
-    source = source_of(job.task)
+    files = {name.partition(":")[0]: source_of(name, job.folders) for name in job.named.values()}
+    sources = {module: file.read_text() for module, file in files.items() if file is not None}
     found: dict[str, Any] = {"task": words_of(job)}
-    return {**found, "task_source": {"file": source.name, "text": source.read_text()}} if source else found
+    return {**found, "sources": sources} if sources else found
 
 
 def _machine(job: JobConfig) -> dict[str, Any]:

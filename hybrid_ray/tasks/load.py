@@ -1,6 +1,6 @@
 """The task of a run: one of ours, or a user's own class by ``package.module:Name``, checked before anything starts."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -10,15 +10,15 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
-from hybrid_ray.config import DataConfig, JobConfig, ModelConfig, RunConfig, TaskConfig, TrainConfig
-from hybrid_ray.config.named import load_module, load_named, one_sentence, option_problems, subclass_problems
+from hybrid_ray.config import DataConfig, JobConfig, ModelConfig, RunConfig, TrainConfig
+from hybrid_ray.config.named import load_named, one_sentence, option_problems, subclass_problems
 from hybrid_ray.config.task import our_task, task_words
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.optim import build_optimizer
 from hybrid_ray.tasks.sampling import own_draws
 from hybrid_ray.tasks.task import Part, Task
 
-__all__ = ["check_gradient", "checked_datasets", "load_task", "optimizer_of", "source_of", "words_of"]
+__all__ = ["check_gradient", "checked_datasets", "load_task", "optimizer_of", "words_of"]
 
 _REQUIRED: tuple[Part, ...] = ("train", "val", "test")
 _MUST_WRITE = ("build_model", "datasets", "loss")
@@ -34,7 +34,7 @@ def load_task(run: RunConfig) -> Task:
     ours = our_task(run.task, run.model, run.data)
     if ours is None:
         train = TrainConfig(sequence_length=run.train.sequence_length)
-        return _own_task(RunConfig(task=run.task, model=run.model, data=run.data, train=train), run.task.folder)
+        return _own_task(RunConfig(task=run.task, model=run.model, data=run.data, train=train), run.folders)
     kind = load_named(ours.factory, setting="task.factory")
     task: Task = kind(**kind.arguments(run))
     return task
@@ -56,20 +56,11 @@ def words_of(job: JobConfig) -> dict[str, str]:
     return task_words(job.task, job.model, job.data, job.train.sequence_length, unit=task.unit, measure=task.measure)
 
 
-def source_of(config: TaskConfig) -> Path | None:
-    """The file of a user's own task; None of ours, or where the module has no file."""
-    if config.factory is None:
-        return None
-    module = load_module(config.factory, setting="task.factory", folders=_folders(config.folder))
-    file = getattr(module, "__file__", None)
-    return None if file is None else Path(file)
-
-
 @lru_cache(maxsize=4)
-def _own_task(run: RunConfig, folder: str | None) -> Task:
+def _own_task(run: RunConfig, folders: tuple[str, ...]) -> Task:
     """Made once a process, since its data may take long to make. ``run``: of its settings, what a task can read."""
     factory = str(run.task.factory)
-    kind = load_named(factory, setting="task.factory", folders=_folders(folder))
+    kind = load_named(factory, setting="task.factory", folders=_folders(folders))
     problems = [*_kind_problems(kind, factory)]
     if problems:
         raise ConfigError(problems)
@@ -82,11 +73,11 @@ def _own_task(run: RunConfig, folder: str | None) -> Task:
     return task
 
 
-def _folders(folder: str | None) -> list[str | Path]:
+def _folders(folders: tuple[str, ...]) -> Sequence[str | Path]:
     """Where a task's module is looked for first. Never empty: a file of the working directory comes before a module of
     that name that was imported from elsewhere.
     """
-    return [folder] if folder else [Path.cwd()]
+    return folders or [Path.cwd()]
 
 
 def _kind_problems(kind: Any, factory: str) -> Iterator[str]:

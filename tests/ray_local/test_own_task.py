@@ -32,8 +32,8 @@ def test_a_search_ends_with_a_report_in_its_own_words(tmp_path: Path) -> None:
     assert "squared error/point" in (directory / "report.html").read_text()
     study = load_study(directory)
     assert len(study.trials) == 2
-    assert "class SeriesTask(Task)" in study.environment["task_source"]["text"]
-    assert read_job(directory / "job.yaml").task.folder == str(Path(JOB).parent)
+    assert "class SeriesTask(Task)" in study.environment["sources"]["own_model"]
+    assert read_job(directory / "job.yaml").folders == (str(Path(JOB).parent),)
     assert main(["extend", str(directory), "--trials", "3"]) == 0  # from another folder than the job's
     assert len(load_study(directory).trials) == 3
 

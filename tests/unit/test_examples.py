@@ -44,7 +44,7 @@ def test_a_misspelt_option_starts_nothing(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_its_file_travels_with_a_submitted_job(tmp_path: Path) -> None:
-    job = JobConfig(task=TaskConfig(factory="own_model:SeriesTask", folder=str(EXAMPLES)))
+    job = JobConfig(task=TaskConfig(factory="own_model:SeriesTask"), folders=(str(EXAMPLES),))
     _take_along(job, tmp_path)
     assert (tmp_path / "own_model.py").read_text() == (EXAMPLES / "own_model.py").read_text()
-    assert _on_the_cluster(job).task.folder is None
+    assert _on_the_cluster(job).folders == ()

@@ -22,7 +22,7 @@ from hybrid_ray.tasks import Task, load_task
 from hybrid_ray.training.loop import train
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-SERIES = TaskConfig(factory="own_model:SeriesTask", options={"width": 8, "length": 16}, folder=str(EXAMPLES))
+SERIES = TaskConfig(factory="own_model:SeriesTask", options={"width": 8, "length": 16})
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ def train_own(run: RunConfig, directory: Path, stop_at: int | None) -> RunResult
 def series_run(**train: Any) -> RunConfig:
     settings = {"steps": 24, "batch_size": 8, "evaluations": 4, "calibration_steps": 5, "device": "cpu", **train}
     hybrid = HybridConfig(warmup_steps=4, full_steps=3, correct_steps=1, time_constant=10.0, prediction_horizon=2)
-    return RunConfig(task=SERIES, train=TrainConfig(**settings), hybrid=hybrid)
+    return RunConfig(task=SERIES, folders=(str(EXAMPLES),), train=TrainConfig(**settings), hybrid=hybrid)
 
 
 def problems(tmp_path: Path, source: str, *, options: dict[str, Any] | None = None, **job: Any) -> list[str]:
@@ -107,7 +107,7 @@ def test_options_without_a_factory_and_a_malformed_factory_are_problems() -> Non
 def test_a_task_is_part_of_what_defines_a_run_and_its_place_is_not(tmp_path: Path) -> None:
     run = series_run()
     wider = replace(run, task=replace(SERIES, options={"width": 16}))
-    moved = replace(run, task=replace(SERIES, folder=str(tmp_path)))
+    moved = replace(run, folders=(str(tmp_path),))
     assert run_settings(run, tmp_path) != run_settings(wider, tmp_path)
     assert run_settings(run, tmp_path) == run_settings(moved, tmp_path)
     assert "task" not in run_settings(RunConfig(), tmp_path)
@@ -200,8 +200,8 @@ def test_a_model_that_cannot_be_traced_is_counted_and_a_broken_one_is_refused(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "looks.py").write_text("from hybrid_ray import Task\n" + LOOKS)
-    task = TaskConfig(factory="looks:Mine", folder=str(tmp_path))
-    run = replace(series_run(), task=task)
+    task = TaskConfig(factory="looks:Mine")
+    run = replace(series_run(), task=task, folders=(str(tmp_path),))
     assert memory_need(run, load_task(run)).allocated == 4 * (4 + 4 + 8 + 8)
     assert "looks:Mine can't be traced" in caplog.text
     run = replace(run, task=replace(task, options={"broken": True}))
