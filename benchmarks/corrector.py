@@ -36,10 +36,16 @@ def run(corpus: Corpus, *, seed: int, steps: int, rho: float, gain: float) -> tu
         correct_steps=5,
         gain=gain,
         residual_feedback=rho,
+        off_fraction=0.0,
+    )
+    trainer = HybridTrainer(
+        model,
+        optimizer,
+        config,
+        lr_scheduler=build_schedule(optimizer, train),
         clip_norm=train.clip_norm,
         seed=seed,
     )
-    trainer = HybridTrainer(model, optimizer, config, lr_scheduler=build_schedule(optimizer, train))
     sampler = BatchSampler(corpus.train, batch_size=train.batch_size, sequence_length=train.sequence_length, seed=seed)
     losses = [trainer.step(lambda: model(*sampler.next())).loss for _ in range(steps)]
     last = [loss for loss in losses[-steps // 5 :] if loss is not None]

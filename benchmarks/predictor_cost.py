@@ -29,7 +29,14 @@ from hybrid_ray.optim import build_optimizer, build_schedule
 from hybrid_ray.training.setup import synchronize
 
 NANO = TrainConfig()  # batch 16 x 64, AdamW: about 25 ms a real step
-CYCLE = HybridConfig(confidence_threshold=0.0, warmup_steps=0, full_steps=10, prediction_horizon=5, correct_steps=5)
+CYCLE = HybridConfig(
+    confidence_threshold=0.0,
+    warmup_steps=0,
+    full_steps=10,
+    prediction_horizon=5,
+    correct_steps=5,
+    off_fraction=0.0,
+)
 SHORT = replace(CYCLE, full_steps=5, correct_steps=0)  # five real steps between two predictions
 
 
@@ -70,7 +77,7 @@ class Hybrid:
         self.tokens = Tokens(model, config)
         optimizer = build_optimizer(model, config)
         schedule = build_schedule(optimizer, config)
-        self.trainer = HybridTrainer(model, optimizer, replace(hybrid, clip_norm=1.0), lr_scheduler=schedule)
+        self.trainer = HybridTrainer(model, optimizer, hybrid, lr_scheduler=schedule, clip_norm=1.0)
 
     def step(self) -> bool:
         return self.trainer.step(self.tokens.loss).predicted

@@ -28,7 +28,6 @@ CONFIG = HybridConfig(
     time_constant=20.0,
     off_fraction=0.0,
     sample_one_in=1,
-    clip_norm=1.0,
 )
 
 
@@ -53,6 +52,8 @@ class Job:
     parallel: str = "none"
     steps: int = 40
     config: HybridConfig = CONFIG
+    accumulate: int = 1
+    total_steps: int | None = None  # where the predictor needs it
     learning_rate: float = 1e-2
     replay: Replay | None = None
     faults: tuple[Fault, ...] = ()
@@ -109,13 +110,22 @@ class Training:
             self.model = fully_shard(module)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=job.learning_rate, betas=(0.9, 0.95))
         schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1.0 - 0.5 * step / job.steps)
-        self.trainer = HybridTrainer(self.model, self.optimizer, job.config, lr_scheduler=schedule, replay=job.replay)
+        self.trainer = HybridTrainer(
+            self.model,
+            self.optimizer,
+            job.config,
+            lr_scheduler=schedule,
+            total_steps=job.total_steps,
+            accumulate=job.accumulate,
+            clip_norm=1.0,
+            replay=job.replay,
+        )
         self.micro_batches = 0  # read so far
         self.steps = 0
 
     def closure(self) -> Tensor:
         """The loss of this rank's slice of the next micro-batch."""
-        x_BI, y_B = micro_batch(self.micro_batches, GLOBAL_BATCH // self.job.config.accumulate)
+        x_BI, y_B = micro_batch(self.micro_batches, GLOBAL_BATCH // self.job.accumulate)
         self.micro_batches += 1
         mine = slice(self.rank * len(x_BI) // self.world, (self.rank + 1) * len(x_BI) // self.world)
         logits_BC = self.model(x_BI[mine])

@@ -58,10 +58,9 @@ class HybridConfig:
     outer_momentum: float = 0.5  # snoo
     fit_windows: int = 4  # linear_fit: snapshots in one fit
     couple_lr: bool = True  # scale predicted steps by lr / lr_max
-    # No predictions in these parts of the run, its first and its last (needs total_steps). None: the predictor's own.
+    # No predictions in these parts of the run, its first and its last. None: the predictor's own.
     first_fraction: float | None = None
     off_fraction: float | None = None
-    total_steps: int | None = None  # nominal steps of the whole run
     horizon_mode: Literal["fixed", "scaled"] = "fixed"
     # How fast the length of predictions follows what real steps then do (method/corrector.py, with what it brought).
     # It lowers the error of the next prediction. Off (0) because it steers the length whatever ``gain`` says.
@@ -71,9 +70,6 @@ class HybridConfig:
     buffer_dtype: Literal["float32", "bfloat16"] = "float32"
     buffer_device: Literal["model", "host"] = "model"  # host: pinned memory where there is a GPU
     offload_optimizer: bool = False  # optimizer state to host memory for each Predict phase, and back
-    accumulate: int = 1  # micro-batches a real step
-    clip_norm: float | None = None
-    seed: int = 0
 
     @property
     def cycle_steps(self) -> int:
@@ -130,13 +126,9 @@ class HybridConfig:
         yield from choice("caution", self.caution, Literal["none", "sign", "shrink"])
         if self.predictor == "slow_momentum" and self.horizon_mode == "scaled":
             yield "horizon_mode is 'scaled' but the jumps of slow_momentum do not depend on the horizon: use fixed"
-        yield from at_least("total_steps", self.total_steps, 1)
         yield from choice("horizon_mode", self.horizon_mode, Literal["fixed", "scaled"])
         yield from within("residual_feedback", self.residual_feedback, 0.0, 1.0)
         yield from above("divergence_sigma", self.divergence_sigma, 0.0)
         yield from at_least("sample_one_in", self.sample_one_in, 1)
         yield from choice("buffer_dtype", self.buffer_dtype, Literal["float32", "bfloat16"])
         yield from choice("buffer_device", self.buffer_device, Literal["model", "host"])
-        yield from at_least("accumulate", self.accumulate, 1)
-        if self.clip_norm is not None:
-            yield from above("clip_norm", self.clip_norm, 0.0)

@@ -1,6 +1,6 @@
 """A whole job, and one run of it."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from hybrid_ray.config.evaluation import (
@@ -106,14 +106,3 @@ class RunConfig:
     def accumulate(self) -> int:
         """Micro-batches of one worker in one real step: accumulate x workers x micro-batch = batch size."""
         return self.train.batch_size // (self.workers * self.micro_batch_size)
-
-    @property
-    def trainer_settings(self) -> HybridConfig:
-        """The hybrid settings with what the run itself decides filled in."""
-        return replace(
-            self.hybrid,
-            accumulate=self.accumulate,
-            clip_norm=self.train.clip_norm,
-            total_steps=self.train.steps,
-            seed=self.seed,
-        )

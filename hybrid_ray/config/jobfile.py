@@ -24,15 +24,6 @@ from hybrid_ray.errors import ConfigError
 
 __all__ = ["dump_job", "job_from_dict", "job_problems", "read_job", "variant_jobs"]
 
-# Set for each run by the run itself (RunConfig.trainer_settings): a job that writes them would be overruled in silence.
-_SET_BY_THE_RUN = {
-    "accumulate": "train.batch_size",
-    "clip_norm": "train.clip_norm",
-    "total_steps": "train.steps",
-    "seed": "seed",
-}
-
-
 # What every configuration of a comparison shares, whatever its variants change.
 _SHARED = ("train.steps", "train.device", "train.threads")
 
@@ -70,8 +61,6 @@ def job_from_dict(data: Mapping[str, Any], problems: Sequence[str] = ()) -> JobC
     """A checked job from plain values. ``problems`` found before are listed with the new ones."""
     found = list(problems)
     job: JobConfig = _build(JobConfig, data, "", found)
-    written = data.get("hybrid")
-    found.extend(_overruled(written if isinstance(written, Mapping) else {}))
     found.extend(job_problems(job))
     _variants(job, found)
     if found:
@@ -94,7 +83,7 @@ def variant_jobs(job: JobConfig) -> dict[str, JobConfig]:
 
 def dump_job(job: JobConfig) -> str:
     """The job as YAML that `read_job` reads back to an equal job."""
-    plain = _plain(job)
+    plain = dataclasses.asdict(job)
     if job.task == TaskConfig():
         del plain["task"]
     if not job.folders:
@@ -109,17 +98,14 @@ def _variants(job: JobConfig, problems: list[str]) -> dict[str, JobConfig]:
         found: list[str] = []
         if not re.fullmatch(r"[a-z0-9_]+", name) or name in ("baseline", "hybrid") or name.endswith("_plain"):
             found.append(f"the name {name!r} must match [a-z0-9_]+, be neither baseline nor hybrid, not end in _plain")
-        data = _plain(replace(job, compare=replace(job.compare, variants={})))
-        written: dict[str, Any] = {}
+        data = dataclasses.asdict(replace(job, compare=replace(job.compare, variants={})))
         for path, value in settings.items():
             wrong = _variant_path(path, value)
             found.extend(wrong)
             if not wrong:
                 section, _, key = path.partition(".")
                 data[section][key] = value
-                written.setdefault(section, {})[key] = value
         jobs[name] = _build(JobConfig, data, "", found)
-        found.extend(_overruled(written.get("hybrid", {})))
         found.extend(problem for problem in job_problems(jobs[name]) if problem not in own)
         problems.extend(f"compare.variants.{name}: {problem}" for problem in found)
     return jobs
@@ -136,14 +122,6 @@ def _variant_path(path: str, value: Any) -> list[str]:
     if path == "train.micro_batch_size" and value == "auto":
         return [f"{path} is 'auto', which is resolved for the job as a whole: give the variant a number"]
     return []
-
-
-def _plain(job: JobConfig) -> dict[str, Any]:
-    """The job as plain values that `job_from_dict` takes."""
-    plain = dataclasses.asdict(job)
-    for name in _SET_BY_THE_RUN:
-        plain["hybrid"].pop(name)
-    return plain
 
 
 def job_problems(job: JobConfig) -> Iterator[str]:
@@ -269,12 +247,6 @@ def _batch_problems(job: JobConfig) -> Iterator[str]:
             f"train.micro_batch_size is {micro} but micro_batch_size x workers ({micro * workers}) must divide "
             f"train.batch_size ({train.batch_size}): the effective batch is never changed in silence"
         )
-
-
-def _overruled(written: Mapping[str, Any]) -> Iterator[str]:
-    for name, place in _SET_BY_THE_RUN.items():
-        if name in written:
-            yield f"hybrid.{name} is set from {place} in a job: write {place} instead"
 
 
 def _override(data: dict[str, Any], text: str) -> Iterator[str]:

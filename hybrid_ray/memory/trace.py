@@ -9,7 +9,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
@@ -179,16 +179,18 @@ def _mark(model: nn.Module, task: Task, log: AllocationLog) -> None:
 
 def _trainer(run: RunConfig, model: nn.Module, optimizer: Optimizer, log: AllocationLog) -> HybridTrainer:
     """The run's trainer, told to take one real step and one predicted one."""
-    settings = replace(
-        run.hybrid,
-        accumulate=min(2, run.accumulate),
-        clip_norm=run.train.clip_norm,
-        total_steps=run.train.steps,
-        seed=run.seed,
-    )
     replay = Replay(phases="FP", norms=((1.0,) * len(optimizer.param_groups),))
     with log.moment("trainer", "predictor"):
-        trainer = HybridTrainer(model, optimizer, settings, replay=replay)
+        trainer = HybridTrainer(
+            model,
+            optimizer,
+            run.hybrid,
+            total_steps=run.train.steps,
+            accumulate=min(2, run.accumulate),
+            clip_norm=run.train.clip_norm,
+            seed=run.seed,
+            replay=replay,
+        )
     trainer.clock = _Moments(log)
     if run.hybrid.predictor != "none" and run.hybrid.buffer_device == "host" and run.train.device == "cuda":
         for buffers in trainer.state_dict()["parts"]["cycle"]["predictor"]["buffers"]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from hybrid_ray.config import HybridConfig
+from hybrid_ray.config.checks import above, at_least
 from hybrid_ray.errors import CheckpointError, ConfigError, UnsupportedOptimizer
 from hybrid_ray.optim.schedule_free import rewrites_weights
 from hybrid_ray.run_result import Replay
@@ -15,11 +16,19 @@ from hybrid_ray.run_result import Replay
 __all__ = ["check_arguments", "check_same_settings"]
 
 
-def check_arguments(optimizer: torch.optim.Optimizer, config: HybridConfig, replay: Replay | None) -> None:
+def check_arguments(
+    optimizer: torch.optim.Optimizer,
+    config: HybridConfig,
+    replay: Replay | None,
+    *,
+    total_steps: int | None,
+    accumulate: int,
+    clip_norm: float | None,
+) -> None:
     """Raise for arguments of the trainer that can't work together.
 
     Raises:
-        ConfigError: with all problems of the settings and the replay.
+        ConfigError: with all problems of the settings, the other arguments and the replay.
         UnsupportedOptimizer: for what is no optimizer, one whose step needs a closure (LBFGS), or one that would undo
             predictions (schedule-free).
     """
@@ -35,7 +44,15 @@ def check_arguments(optimizer: torch.optim.Optimizer, config: HybridConfig, repl
             f"{name} computes the weights from a state of its own, which would undo predictions: use another "
             "optimizer, or predictor off"
         )
-    problems = [*config.problems(), *_replay_problems(optimizer, config, replay)]
+    problems = [
+        *config.problems(),
+        *at_least("total_steps", total_steps, 1),
+        *at_least("accumulate", accumulate, 1),
+        *(() if clip_norm is None else above("clip_norm", clip_norm, 0.0)),
+        *_replay_problems(optimizer, config, replay),
+    ]
+    if total_steps is None and replay is None and config.predictor not in ("none", "random", "reversed"):
+        problems.extend(_fraction_problems(config))
     if problems:
         raise ConfigError(problems)
 
@@ -45,6 +62,19 @@ def check_same_settings(mine: Mapping[str, Any], saved: Mapping[str, Any]) -> No
     other = sorted(name for name in {*mine, *saved} if mine.get(name) != saved.get(name))
     if other:
         raise CheckpointError(f"the checkpoint was made with other settings: {', '.join(other)}")
+
+
+def _fraction_problems(config: HybridConfig) -> Iterator[str]:
+    """Shares of a run whose length is not known."""
+    shares = {"first_fraction": config.predicts_from, "off_fraction": 1.0 - config.predicts_until}
+    for name, share in shares.items():
+        if share > 0.0:
+            whose = "" if getattr(config, name) is not None else f" (the default of {config.predictor})"
+            part = "first" if name == "first_fraction" else "last"
+            yield (
+                f"{name} is {share:g}{whose}, the {part} share of the run without predictions, but total_steps is not "
+                f"given: give HybridTrainer total_steps, or set {name}=0.0"
+            )
 
 
 def _replay_problems(optimizer: torch.optim.Optimizer, config: HybridConfig, replay: Replay | None) -> Iterator[str]:

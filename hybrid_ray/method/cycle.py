@@ -27,20 +27,31 @@ class Cycle:
         weights: the parameters as they are now. When they change, make a new Cycle.
         optimizer: whose state some predictors read.
         config: the settings; the predictor is not ``none``.
+        total_steps: nominal steps of the run, if known.
+        seed: of what is drawn: sampled coordinates, noise, rounding.
     """
 
-    def __init__(self, weights: Weights, optimizer: torch.optim.Optimizer, config: HybridConfig) -> None:
-        predictor = build_predictor(weights, optimizer, config)
+    def __init__(
+        self,
+        weights: Weights,
+        optimizer: torch.optim.Optimizer,
+        config: HybridConfig,
+        *,
+        total_steps: int | None,
+        seed: int,
+    ) -> None:
+        predictor = build_predictor(weights, optimizer, config, total_steps=total_steps, seed=seed)
         assert predictor is not None
         self.predictor = predictor
         self.confidence = Confidence()
         self.corrector = Corrector(weights.groups, rho=config.residual_feedback)
-        self.agreement = AgreementMeter(CoordinateSample(weights, one_in=config.sample_one_in, seed=config.seed))
+        self.agreement = AgreementMeter(CoordinateSample(weights, one_in=config.sample_one_in, seed=seed))
         self.steps = 0  # real steps of the open window
         self.open = False
         self.planned_norms = [0.0] * weights.groups  # |D| by group
         self._weights = weights
         self._config = config
+        self._total = total_steps
 
     def open_window(self, *, keep: bool) -> None:
         """Real steps begin. Does nothing if a window is open.
@@ -58,8 +69,7 @@ class Cycle:
     def observe(self, rates: Sequence[float], steps_done: int) -> None:
         """A real step is about to be applied: the ``steps_done``-th nominal one."""
         if self.predictor.takes_gradients:
-            total = self._config.total_steps
-            progress = min(1.0, steps_done / total) if total else 0.0
+            progress = min(1.0, steps_done / self._total) if self._total else 0.0
             self.predictor.observe(self._weights.gradients(), rates=rates, progress=progress)
 
     def pause_window(self) -> None:

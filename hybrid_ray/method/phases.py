@@ -75,10 +75,12 @@ class PhaseMachine:
     Args:
         config: the lengths of the phases, and in which part of the run predictions are made.
         recording: letters to follow; None: decide by ``entry``.
+        total_steps: nominal steps of the run; None: predictions go on for ever.
     """
 
-    def __init__(self, config: HybridConfig, recording: str | None = None) -> None:
+    def __init__(self, config: HybridConfig, recording: str | None = None, *, total_steps: int | None = None) -> None:
         self._config = config
+        self._total = total_steps
         self._recording = recording
         if recording is not None:
             _check(recording)
@@ -134,7 +136,7 @@ class PhaseMachine:
         its correction too.
         """
         config = self._config
-        if config.total_steps is not None and self.steps + 1 < config.total_steps * config.predicts_from:
+        if self._total is not None and self.steps + 1 < self._total * config.predicts_from:
             return False
         micro = (horizon - 1) // config.correction_interval if config.correction_interval else 0
         return self.steps + 1 + horizon + micro + config.correct_steps <= self._end
@@ -142,8 +144,7 @@ class PhaseMachine:
     @property
     def _end(self) -> float:
         """The nominal step after which all are real: where the last ``off_fraction`` of the run begins."""
-        total = self._config.total_steps
-        return math.inf if total is None else total * self._config.predicts_until
+        return math.inf if self._total is None else self._total * self._config.predicts_until
 
     @property
     def upcoming_horizon(self) -> int | None:

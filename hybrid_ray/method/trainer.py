@@ -31,7 +31,7 @@ class HybridTrainer:
     """Train with some gradient steps replaced by predicted ones (docs/method.md, section 1).
 
     ``step(closure)`` does one nominal step. A real step calls ``closure``, which returns the loss of the next
-    micro-batch, ``config.accumulate`` times, with backward after each; then it clips and steps the optimizer. A
+    micro-batch, ``accumulate`` times, with backward after each; then it clips and steps the optimizer. A
     predicted step never calls it: the weights move in place, no batch is consumed. The trainer zeroes gradients.
 
     With several ranks every number that decides is all-reduced first, so all ranks do the same.
@@ -41,6 +41,11 @@ class HybridTrainer:
         optimizer: any ``torch.optim`` optimizer that can step without a closure. Its groups say what is predicted.
         config: the settings; ``predictor="none"`` is a plain training loop that leaves bad batches out.
         lr_scheduler: stepped once a nominal step.
+        total_steps: nominal steps of the whole run. Needed for settings that are shares of it (``first_fraction``,
+            ``off_fraction``) and by predictors that follow its progress.
+        accumulate: micro-batches a real step. Each loss is divided by it.
+        clip_norm: the largest norm of a gradient; None: no clipping.
+        seed: of what is drawn at random: sampled coordinates, the random gate, rounding.
         replay: follow a recorded run's phases (and, in controls, its displacement norms) instead of confidence.
             Recoveries are then advice, as with ``predictor="none"``. What is left out is left out in every arm: a batch
             that is not finite or whose loss or gradient spikes.
@@ -57,19 +62,24 @@ class HybridTrainer:
         config: HybridConfig | None = None,
         *,
         lr_scheduler: LRScheduler | None = None,
+        total_steps: int | None = None,
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        seed: int = 0,
         replay: Replay | None = None,
     ) -> None:
         config = HybridConfig() if config is None else config
-        check_arguments(optimizer, config, replay)
+        check_arguments(optimizer, config, replay, total_steps=total_steps, accumulate=accumulate, clip_norm=clip_norm)
         self.model, self.optimizer, self.config = model, optimizer, config
+        self.total_steps, self.accumulate, self.clip_norm, self.seed = total_steps, accumulate, clip_norm, seed
         self.weights = Weights(optimizer)
         self.clock = StepClock(self.weights.device)
-        self.phases = PhaseMachine(config, None if replay is None else replay.phases)
+        self.phases = PhaseMachine(config, None if replay is None else replay.phases, total_steps=total_steps)
         self.monitor = DivergenceMonitor(config.divergence_sigma)
         self.backoff = Backoff(gated=config.gate_kind == "confidence")
         self.stats = TrainerStats(self.weights.device)
         self.cycle_done = True
-        self._gate = Gate(config)
+        self._gate = Gate(config, seed=seed)
         self._trend = LossTrend()
         self._rate = LearningRate(optimizer, lr_scheduler)
         self._replay = replay
@@ -132,14 +142,14 @@ class HybridTrainer:
                 cycle.open_window(keep=not self.phases.over)
         self.optimizer.zero_grad(set_to_none=True)  # whatever the user left there
         try:
-            loss = compute_gradients(self.model, closure, accumulate=self.config.accumulate, clock=self.clock)
+            loss = compute_gradients(self.model, closure, accumulate=self.accumulate, clock=self.clock)
             with self.clock.part("overhead"):
                 gradient = self._measure(loss)
                 applied = self._judge(gradient)
             if applied:
                 self._trend.observe(gradient.loss)
                 with self.clock.part("optimizer"):
-                    clip_gradients(self.weights, gradient, self.config.clip_norm)
+                    clip_gradients(self.weights, gradient, self.clip_norm)
                 if cycle is not None:
                     with self.clock.part("overhead"):
                         cycle.observe(self._rate.now, self.phases.steps + 1)
@@ -266,7 +276,14 @@ class HybridTrainer:
         return horizon if enter else 0
 
     def _new_cycle(self) -> Cycle | None:
-        return Cycle(self.weights, self.optimizer, self.config) if self.config.predictor != "none" else None
+        if self.config.predictor == "none":
+            return None
+        return Cycle(self.weights, self.optimizer, self.config, total_steps=self.total_steps, seed=self.seed)
+
+    def _settings(self) -> dict[str, Any]:
+        """What a state is good for."""
+        names = ("total_steps", "accumulate", "clip_norm", "seed")
+        return asdict(self.config) | {name: getattr(self, name) for name in names}
 
     def _start_over(self) -> None:
         """The optimizer's parameters are not those of the last step: forget what was learnt about them."""
@@ -316,7 +333,7 @@ class HybridTrainer:
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on except the weights and global random state; tensors are not copied."""
         return {
-            "config": asdict(self.config),
+            "settings": self._settings(),
             "parts": {name: part.state_dict() for name, part in self._parts().items()},
             "clock": self.clock.seconds(),
             "flags": [self._after_prediction, self.cycle_done],
@@ -329,7 +346,7 @@ class HybridTrainer:
         Raises:
             CheckpointError: if the state was made by other settings.
         """
-        check_same_settings(asdict(self.config), state["config"])
+        check_same_settings(self._settings(), state["settings"])
         self._state_at_hand()
         for name, part in self._parts().items():
             part.load_state_dict(state["parts"][name])

@@ -114,8 +114,12 @@ class TrainSetup:
         trainer = HybridTrainer(
             self.model,
             optimizer,
-            self._as_cut(run).trainer_settings,
+            run.hybrid,
             lr_scheduler=build_schedule(optimizer, run.train),
+            total_steps=run.train.steps,
+            accumulate=self._as_cut(run).accumulate,
+            clip_norm=run.train.clip_norm,
+            seed=run.seed,
             replay=replay,
         )
         # Dropout differs between ranks; initial weights and data order must not.

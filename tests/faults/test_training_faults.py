@@ -103,7 +103,7 @@ def test_a_prediction_whose_place_is_taken_by_the_next_plan_stays_and_is_recorde
 
 @pytest.mark.parametrize("accumulate", [2, 4])
 def test_one_bad_micro_batch_spoils_the_whole_step_and_nothing_else(accumulate: int) -> None:
-    training = Training(here(accumulate=accumulate))
+    training = Training(replace(here(), accumulate=accumulate))
     for _ in range(5):
         training.step()
     before = flat(training)

@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 __all__ = ["rank_traces", "trainer_traces"]
 
+TRAINER_ARGUMENTS = ("total_steps", "accumulate", "clip_norm", "seed")  # the rest are settings of the method
 STEPS, BATCH, INPUTS = 72, 16, 8
 BASE: Mapping[str, Any] = {
     "confidence_threshold": 0.0,
@@ -130,8 +131,11 @@ class _Training:
         groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = OPTIMIZERS[scenario.optimizer](groups)
         schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1.0 - 0.8 * step / STEPS)
-        config = HybridConfig(**as_today({**BASE, **scenario.settings}))
-        self.trainer = HybridTrainer(self.model, self.optimizer, config, lr_scheduler=schedule, replay=replay)
+        settings = as_today({"off_fraction": 0.0, **BASE, **scenario.settings})
+        arguments = {name: settings.pop(name) for name in TRAINER_ARGUMENTS if name in settings}
+        self.trainer = HybridTrainer(
+            self.model, self.optimizer, HybridConfig(**settings), lr_scheduler=schedule, replay=replay, **arguments
+        )
         self.factors, self.steps, self.batches = scenario.spoiled, 0, 0
         generator = torch.Generator().manual_seed(1)
         self.x_NI = torch.randn(512, INPUTS, generator=generator)

@@ -30,7 +30,7 @@ class Batches:
 
 
 def quick(**changes: Any) -> HybridConfig:
-    """The seeds' quick run: always confident, warmup 5, full 10, horizon 5, correct 5."""
+    """The seeds' quick run: always confident, warmup 5, full 10, horizon 5, correct 5, predictions to the end."""
     settings: dict[str, Any] = {
         "confidence_threshold": 0.0,
         "warmup_steps": 5,
@@ -38,6 +38,7 @@ def quick(**changes: Any) -> HybridConfig:
         "prediction_horizon": 5,
         "correct_steps": 5,
         "correction_interval": 0,
+        "off_fraction": 0.0,
     }
     return HybridConfig(**(settings | changes))
 

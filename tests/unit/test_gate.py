@@ -14,7 +14,7 @@ from hybrid_ray.method.guard.recovery import Backoff
 
 
 def phases(steps: int = 100, **changes: Any) -> str:
-    trainer, batches = toy_run(quick(correct_steps=0, total_steps=steps, off_fraction=0.0, **changes))
+    trainer, batches = toy_run(quick(correct_steps=0, **changes), total_steps=steps)
     for _ in range(steps):
         trainer.step(batches)
     return trainer.replay_record().phases
@@ -27,7 +27,7 @@ def test_always_predicts_whatever_the_confidence() -> None:
 
 
 def test_the_lot_has_its_rate_and_is_drawn_alike() -> None:
-    gate, same = (Gate(HybridConfig(gate="random", gate_rate=0.3, seed=4)) for _ in range(2))
+    gate, same = (Gate(HybridConfig(gate="random", gate_rate=0.3), seed=4) for _ in range(2))
     draws = [gate.opens(confidence=1.0, threshold=0.0, decision=number) for number in range(2000)]
     assert sum(draws) / 2000 == pytest.approx(0.3, abs=0.04)
     assert draws == [same.opens(confidence=0.0, threshold=1.0, decision=number) for number in range(2000)]

@@ -23,7 +23,9 @@ def start(config: HybridConfig, replay: Replay | None) -> tuple[HybridTrainer, B
     groups = [{"params": model[0].parameters(), "lr": 1e-2}, {"params": model[2].parameters(), "lr": 3e-3}]
     optimizer = torch.optim.AdamW(groups)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / 100)
-    return HybridTrainer(model, optimizer, config, lr_scheduler=schedule, replay=replay), Batches(model)
+    return HybridTrainer(model, optimizer, config, lr_scheduler=schedule, total_steps=STEPS, replay=replay), Batches(
+        model
+    )
 
 
 def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
@@ -46,7 +48,7 @@ CHANGES = st.fixed_dictionaries(
         "residual_feedback": st.sampled_from([0.0, 0.5]),
         "horizon_mode": st.just("scaled"),
         "confidence_threshold": st.just(0.2),
-        "total_steps": st.just(STEPS),
+        "off_fraction": st.just(0.25),
     },
 )
 RECORD = Replay(phases="WWWFFFFPPPMPPCCFFPPPCCCFFF", norms=((0.1, 0.2), (0.05, 0.1)))

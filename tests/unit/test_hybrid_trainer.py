@@ -23,8 +23,7 @@ def test_the_seeds_quick_run_has_the_seeds_phase_shares() -> None:
 
 @pytest.mark.parametrize("clip_norm, accumulate", [(0.1, 1), (None, 1), (0.5, 3)])
 def test_without_prediction_it_is_the_plain_loop_bit_for_bit(clip_norm: float | None, accumulate: int) -> None:
-    config = quick(predictor="none", clip_norm=clip_norm, accumulate=accumulate)
-    trainer, batches = toy_run(config)
+    trainer, batches = toy_run(quick(predictor="none"), clip_norm=clip_norm, accumulate=accumulate)
     model = toy_model()
     plain, optimizer = Batches(model), torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(30):
@@ -120,9 +119,9 @@ def test_cycle_done_is_never_right_after_a_prediction() -> None:
 
 @pytest.mark.parametrize("replayed", [False, True])
 def test_the_last_part_is_not_predicted_and_no_cycle_ends_in_the_middle_of_a_prediction(replayed: bool) -> None:
-    config = quick(total_steps=84, prediction_horizon=20, correction_interval=9)  # the last quarter: from step 64 on
+    config = quick(prediction_horizon=20, correction_interval=9, off_fraction=0.25)  # the last quarter: from step 64 on
     record = Replay(phases="W" * 5 + "F" * 10 + "PPPMPPP", norms=((0.1,),)) if replayed else None
-    trainer, batches = toy_run(config, replay=record)
+    trainer, batches = toy_run(config, total_steps=84, replay=record)
     done = []
     for _ in range(84):
         trainer.step(batches)
@@ -378,6 +377,25 @@ def test_a_predicted_update_that_is_not_finite_never_reaches_the_weights(recorde
 
 
 # --- what a user may hand in
+
+
+def test_a_share_of_a_run_whose_length_is_not_known_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"off_fraction is 0.25 \(the default of ema_nesterov\), .* give HybridTrainer"
+    ):
+        toy_run(HybridConfig())
+    with pytest.raises(ConfigError, match=r"first_fraction is 0\.1, the first share"):
+        toy_run(quick(first_fraction=0.1))
+    toy_run(HybridConfig(), total_steps=100)
+    toy_run(HybridConfig(predictor="none"))
+
+
+def test_every_problem_of_the_arguments_is_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        toy_run(quick(gain=-1.0), total_steps=0, accumulate=0, clip_norm=-1.0)
+    assert [problem.split()[0] for problem in caught.value.problems] == [
+        "gain", "total_steps", "accumulate", "clip_norm"
+    ]  # fmt: skip
 
 
 def test_every_problem_of_the_settings_is_told_at_once() -> None:

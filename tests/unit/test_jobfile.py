@@ -56,7 +56,6 @@ def test_all_problems_are_listed_at_once() -> None:
         ({"train": {"steps": 20}}, "nothing would ever be predicted"),
         ({"train": {"batch_size": 6, "micro_batch_size": 4}}, "must divide"),
         ({"train": {"batch_size": 5}, "resources": {"workers": 2}}, "multiple of resources.workers"),
-        ({"hybrid": {"total_steps": 7}}, "write train.steps instead"),
         ({"hybrid": {"predictor": "none"}}, "'none', which predicts nothing"),
         ({"hybrid": {"predictor": "random"}}, "replays another run"),
         ({"hybrid": {"predictor": "momentum"}, "train": {"optimizer": "sgd"}}, "optimizer keeps no momentum"),
@@ -96,7 +95,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_the_effective_batch_is_kept_over_workers_and_micro_batches() -> None:
     run = RunConfig(train=TrainConfig(batch_size=24, micro_batch_size=3), workers=2)
     assert run.accumulate * run.workers * run.micro_batch_size == 24
-    assert run.trainer_settings.accumulate == 4
+    assert run.accumulate == 4
     assert JobConfig().run().accumulate == 1
 
 

@@ -90,7 +90,7 @@ class LowMemory(Training):
         finally:
             torch.set_default_dtype(torch.float32)
         self.optimizer = build_optimizer(self.model, config, seed=3)
-        self.trainer = HybridTrainer(self.model, self.optimizer, job.config)
+        self.trainer = HybridTrainer(self.model, self.optimizer, job.config, clip_norm=1.0)
 
     def closure(self) -> torch.Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.narrow):

@@ -34,9 +34,9 @@ def real_losses(story: Story) -> list[float]:
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
 @pytest.mark.parametrize("predictor", ["ema_nesterov", "snoo", "linear_fit", "momentum", "slow_momentum"])
 def test_two_ranks_are_one_process_with_the_same_global_batch(ranks: RankPool, parallel: str, predictor: str) -> None:
-    config = replace(CONFIG, predictor=predictor, total_steps=32, alpha=2.0)
-    alone = train(Job(config=config, steps=32))
-    story = together(ranks, Job(config=config, parallel=parallel, steps=32))
+    config = replace(CONFIG, predictor=predictor, alpha=2.0)
+    job = Job(config=config, steps=32, total_steps=32)
+    alone, story = train(job), together(ranks, replace(job, parallel=parallel))
     assert set(alone.phases) == {"warmup", "full", "predict", "correct"}
     assert story.phases == alone.phases
     assert story.levels == alone.levels
@@ -61,7 +61,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "host buffers": {"buffer_device": "host"},
     "scaled horizon, residual feedback": {"horizon_mode": "scaled", "residual_feedback": 0.5},
     "sampled coordinates": {"sample_one_in": 64, "confidence_threshold": 0.3},
-    "slow momentum in bf16": {"predictor": "slow_momentum", "total_steps": 24, "buffer_dtype": "bfloat16"},
+    "slow momentum in bf16": {"predictor": "slow_momentum", "buffer_dtype": "bfloat16"},
     "drawn by lot": {"gate": "random", "gate_rate": 0.7},
     "random direction": {"predictor": "random"},
     "reversed direction": {"predictor": "reversed"},
@@ -76,7 +76,7 @@ def test_every_variant_keeps_the_ranks_together(ranks: RankPool, parallel: str, 
     """DDP's copies of the weights are compared bit for bit: nothing may depend on the rank or on chance of its own."""
     config = replace(CONFIG, **VARIANTS[variant])
     replay = RECORDED if config.predictor in ("random", "reversed", "zero") else None
-    story = together(ranks, Job(config=config, parallel=parallel, replay=replay, steps=24))
+    story = together(ranks, Job(config=config, parallel=parallel, replay=replay, steps=24, total_steps=24))
     assert ("predict" in story.phases) == (config.predictor != "none")
     if replay is not None:
         assert "".join(phase[0] for phase in story.phases) == replay.phases.lower().replace("m", "c")
@@ -85,7 +85,7 @@ def test_every_variant_keeps_the_ranks_together(ranks: RankPool, parallel: str, 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
 def test_accumulating_micro_batches_changes_nothing_but_rounding(ranks: RankPool, parallel: str) -> None:
     alone = train(Job(steps=20))
-    story = together(ranks, Job(config=replace(CONFIG, accumulate=4), parallel=parallel, steps=20))
+    story = together(ranks, Job(accumulate=4, parallel=parallel, steps=20))
     assert story.phases == alone.phases
     assert story.weights == pytest.approx(alone.weights, abs=1e-4)
 
@@ -93,8 +93,8 @@ def test_accumulating_micro_batches_changes_nothing_but_rounding(ranks: RankPool
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
 def test_gradients_travel_once_a_real_step_and_never_in_a_predicted_one(ranks: RankPool, parallel: str) -> None:
     """However many micro-batches a step has. What a rank sends in a predicted step is a few numbers at most."""
-    config = replace(CONFIG, accumulate=4, warmup_steps=2)
-    rows = ranks.run(traffic, Job(config=config, parallel=parallel, steps=14))[0]
+    config = replace(CONFIG, warmup_steps=2)
+    rows = ranks.run(traffic, Job(config=config, accumulate=4, parallel=parallel, steps=14))[0]
     for step, (phase, collectives) in enumerate(rows, start=1):
         reduced = [size for size in collectives.get("all_reduce", []) if size > SMALL]
         others = [size for name, moved in collectives.items() if name != "all_reduce" for size in moved]

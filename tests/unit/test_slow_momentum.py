@@ -25,7 +25,6 @@ def settings(**changes: Any) -> HybridConfig:
         "full_steps": 5,
         "prediction_horizon": 5,
         "correct_steps": 0,
-        "total_steps": 40,
         "beta3": 0.95,
         "divergence_sigma": 100.0,
     }
@@ -38,14 +37,16 @@ class Given:
     So the twin needs no model, and the divergence monitor sees nothing.
     """
 
-    def __init__(self, optimizer: Any, config: HybridConfig, *, schedule: Any = None, seed: int = 0) -> None:
+    def __init__(self, optimizer: Any, config: HybridConfig, *, schedule: Any = None, total_steps: int = 40) -> None:
         self.weights = torch.nn.Parameter(torch.tensor([0.5, -0.2, 0.1, 1.0]))
         self.optimizer = optimizer([self.weights])
         scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule) if schedule else None
         self.module = torch.nn.Module()
         self.module.w = self.weights
-        self.trainer = HybridTrainer(self.module, self.optimizer, config, lr_scheduler=scheduler)
-        rows = torch.randn(64, 4, generator=torch.Generator().manual_seed(seed))
+        self.trainer = HybridTrainer(
+            self.module, self.optimizer, config, lr_scheduler=scheduler, total_steps=total_steps
+        )
+        rows = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
         self.rows = rows / rows.norm(dim=1, keepdim=True)
         self.taken = 0
         self.jumps: list[list[float]] = []  # what predicted steps moved by
@@ -97,7 +98,10 @@ def test_equals_its_twin_under_a_schedule(kind: str, horizon: int, device: str) 
 
     optimizer = adamw if kind == "adamw" else lambda parameters: torch.optim.SGD(parameters, lr=1e-2)
     given = Given(
-        optimizer, settings(prediction_horizon=horizon, total_steps=nominal, buffer_device=device), schedule=factor
+        optimizer,
+        settings(prediction_horizon=horizon, buffer_device=device),
+        schedule=factor,
+        total_steps=nominal,
     )
     given.run(nominal)
     twin = jumps_twin(
@@ -116,7 +120,8 @@ def test_after_every_step_it_is_ademamix_but_for_when_the_jump_is_applied() -> N
     steps = 20
     hybrid = Given(
         lambda p: torch.optim.AdamW(p, lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0),
-        settings(full_steps=1, prediction_horizon=1, total_steps=2 * steps),
+        settings(full_steps=1, prediction_horizon=1),
+        total_steps=2 * steps,
     )
     hybrid.run(2 * steps)
     parameter = torch.nn.Parameter(torch.tensor([0.5, -0.2, 0.1, 1.0]))
@@ -131,11 +136,11 @@ def test_after_every_step_it_is_ademamix_but_for_when_the_jump_is_applied() -> N
 
 def test_coupling_and_horizon_do_not_change_the_length() -> None:
     ends = []
-    for changes in ({}, {"couple_lr": False}, {"prediction_horizon": 10, "total_steps": 60}):
-        given = Given(lambda p: torch.optim.SGD(p, lr=1e-2), settings(**changes))
+    for total, changes in ((40, {}), (40, {"couple_lr": False}), (60, {"prediction_horizon": 10})):
+        given = Given(lambda p: torch.optim.SGD(p, lr=1e-2), settings(**changes), total_steps=total)
         given.trainer.optimizer.param_groups[0]["initial_lr"] = 1.0  # lr / lr_max is 1/100
         given.run(5 + given.trainer.config.prediction_horizon)
-        length = torch.tensor(given.jumps).sum(0).norm() / (5 / given.trainer.config.total_steps)
+        length = torch.tensor(given.jumps).sum(0).norm() / (5 / total)
         rho = given.trainer._cycle.predictor  # its average has another half-life where the run is longer
         ends.append(float(length / rho.average.tensors[0].norm()))
     assert ends == pytest.approx([ends[0]] * 3, rel=1e-4)
@@ -153,7 +158,7 @@ def test_a_refused_jump_is_not_made_up_for() -> None:
 
 
 def test_real_steps_inside_a_jump_count_towards_the_next() -> None:
-    given = Given(adamw, settings(correction_interval=2, prediction_horizon=4, total_steps=60))
+    given = Given(adamw, settings(correction_interval=2, prediction_horizon=4), total_steps=60)
     given.run(5 + 2 + 1 + 2)  # Full, Predict, a micro-correction, Predict
     assert given.trainer._cycle.predictor.since == 1
     given.run(5)
@@ -198,7 +203,7 @@ def test_a_checkpoint_goes_on_with_the_same_bits(at: int) -> None:
 def test_other_buffers_hold_the_same_average(changes: dict[str, str]) -> None:
     averages = []
     for options in ({}, changes):
-        trainer, batches = toy_run(settings(total_steps=400, **options))
+        trainer, batches = toy_run(settings(**options), total_steps=400)
         for _ in range(100):
             trainer.step(batches)
         assert trainer._cycle is not None
@@ -212,7 +217,7 @@ def test_other_buffers_hold_the_same_average(changes: dict[str, str]) -> None:
 def test_without_the_length_of_the_run_it_refuses() -> None:
     optimizer = torch.optim.AdamW(toy_model().parameters())
     with pytest.raises(ConfigError, match="slow_momentum needs total_steps"):
-        build_predictor(Weights(optimizer), optimizer, settings(total_steps=None))
+        build_predictor(Weights(optimizer), optimizer, settings())
 
 
 def test_an_optimizer_without_a_rule_is_refused_by_name() -> None:
@@ -223,14 +228,14 @@ def test_an_optimizer_without_a_rule_is_refused_by_name() -> None:
         AdamWPrune(model.parameters(), start=1, end=5),
     ):
         with pytest.raises(ConfigError, match=f"no rule for {type(optimizer).__name__}"):
-            build_predictor(Weights(optimizer), optimizer, settings())
+            build_predictor(Weights(optimizer), optimizer, settings(), total_steps=40)
 
 
 def test_it_trains() -> None:
     """On the toy regression, nearly half of the nominal steps predicted, and an end that is as good."""
     losses = {}
-    for name, config in (("plain", HybridConfig(predictor="none")), ("slow", settings(total_steps=400, alpha=2.0))):
-        trainer, batches = toy_run(config)
+    for name, config in (("plain", HybridConfig(predictor="none")), ("slow", settings(alpha=2.0))):
+        trainer, batches = toy_run(config, total_steps=400)
         for _ in range(400 if name == "slow" else 200):
             trainer.step(batches)
         assert flat(trainer.model).isfinite().all()

@@ -56,7 +56,6 @@ def test_a_variant_is_the_job_with_its_settings_over_it() -> None:
         ("wide", {"train.steps": 10}, "is the same in all configurations"),
         ("wide", {"data.corpus": "random"}, "seeds, data and statistics are the comparison's own"),
         ("wide", {"train.micro_batch_size": "auto"}, "give the variant a number"),
-        ("wide", {"hybrid.total_steps": 9}, "write train.steps instead"),
         ("baseline", {}, "neither baseline nor hybrid"),
         ("wide_plain", {}, "not end in _plain"),
     ],

@@ -20,11 +20,11 @@ class Gate:
     with its own.
     """
 
-    def __init__(self, config: HybridConfig) -> None:
+    def __init__(self, config: HybridConfig, *, seed: int = 0) -> None:
         self._kind = config.gate_kind
         self._rate = config.gate_rate
         self._trusts = config.trust_kind == "off"
-        self._seed = config.seed
+        self._seed = seed
 
     def opens(self, *, confidence: float, threshold: float, decision: int, rising: bool = False) -> bool:
         """Whether to predict now.

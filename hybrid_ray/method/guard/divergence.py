@@ -223,7 +223,9 @@ class DivergenceMonitor:
             "clock": self.clock,
             "since_prediction": self.since_prediction,
             "strikes": [list(strike) for strike in self.strikes],
-            "last_recovery": None if self.last_recovery is None else list(self.last_recovery),
+            "last_recovery": None
+            if self.last_recovery is None
+            else [self.last_recovery[0], str(self.last_recovery[1])],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import torch
 
 from hybrid_ray.config import HybridConfig, PredictorName
+from hybrid_ray.errors import ConfigError
 from hybrid_ray.method.predictors.base import Predictor
 from hybrid_ray.method.predictors.controls import RandomDirection, Reversed
 from hybrid_ray.method.predictors.ema_nesterov import EmaNesterov
@@ -36,7 +37,14 @@ _KINDS: dict[PredictorName, type[Predictor]] = {
 }
 
 
-def build_predictor(weights: Weights, optimizer: torch.optim.Optimizer, config: HybridConfig) -> Predictor | None:
+def build_predictor(
+    weights: Weights,
+    optimizer: torch.optim.Optimizer,
+    config: HybridConfig,
+    *,
+    total_steps: int | None = None,
+    seed: int = 0,
+) -> Predictor | None:
     """The predictor that ``config.predictor`` names; None for ``none``.
 
     Raises:
@@ -45,7 +53,12 @@ def build_predictor(weights: Weights, optimizer: torch.optim.Optimizer, config: 
     if config.predictor == "none":
         return None
     if config.predictor == "momentum":
-        return Momentum(weights, config, optimizer)
+        return Momentum(weights, config, optimizer, seed=seed)
     if config.predictor == "slow_momentum":
-        return SlowMomentum(weights, config, optimizer)
-    return _KINDS[config.predictor](weights, config)
+        if total_steps is None:
+            raise ConfigError(
+                "predictor slow_momentum needs total_steps, since alpha and its average grow over the run: give it to "
+                "HybridTrainer"
+            )
+        return SlowMomentum(weights, config, optimizer, seed=seed)
+    return _KINDS[config.predictor](weights, config, seed=seed)

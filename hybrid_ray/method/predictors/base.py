@@ -24,11 +24,13 @@ class Predictor(ABC):
     Args:
         weights: the parameters.
         config: the predictor's settings.
+        seed: of what is drawn: noise, rounding.
     """
 
-    def __init__(self, weights: Weights, config: HybridConfig) -> None:
+    def __init__(self, weights: Weights, config: HybridConfig, *, seed: int = 0) -> None:
         self.weights = weights
         self.config = config
+        self._seed = seed
         self.horizon = 1  # of the displacement planned last
         self.applied = 0  # how many of its parts the weights have now
         self.direction = self._buffers() if self._moves else None
@@ -130,7 +132,7 @@ class Predictor(ABC):
 
     def _buffers(self, number: int = 0) -> Buffers:
         config = self.config
-        return Buffers(self.weights, dtype=config.buffer_dtype, device=config.buffer_device, seed=config.seed + number)
+        return Buffers(self.weights, dtype=config.buffer_dtype, device=config.buffer_device, seed=self._seed + number)
 
     def _rescale(self, norms: Sequence[float]) -> None:
         """Give D the length ``norms`` in each parameter group, over all ranks; a zero D stays zero."""
@@ -149,5 +151,9 @@ class Predictor(ABC):
             buffers.load_state_dict(saved)
 
     def _numbers(self) -> dict[str, int | float]:
-        """Counters and sums: every number kept as an attribute starts at 0, ``horizon`` at 1."""
-        return {name: value for name, value in vars(self).items() if isinstance(value, (int, float))}
+        """Counters and sums: every number kept as a public attribute starts at 0, ``horizon`` at 1."""
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if isinstance(value, (int, float)) and not name.startswith("_")
+        }

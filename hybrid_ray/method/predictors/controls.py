@@ -19,8 +19,8 @@ class RandomDirection(Predictor):
     numbers draw the same noise, a restored run goes on with its own, and global random state is not touched.
     """
 
-    def __init__(self, weights: Weights, config: HybridConfig) -> None:
-        super().__init__(weights, config)
+    def __init__(self, weights: Weights, config: HybridConfig, *, seed: int = 0) -> None:
+        super().__init__(weights, config, seed=seed)
         self.plans = 0
 
     def _write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
@@ -29,7 +29,7 @@ class RandomDirection(Predictor):
         self.plans += 1
         generator = torch.Generator(self.weights.device)
         for number, parameter in enumerate(self.weights.parameters):
-            generator.manual_seed(hash((self.config.seed, self.plans, number, shard_number(parameter))) % 2**63)
+            generator.manual_seed(hash((self._seed, self.plans, number, shard_number(parameter))) % 2**63)
             shape = self.direction.tensors[number].shape
             self.direction.put(number, torch.randn(shape, generator=generator, device=self.weights.device))
         self._rescale(norms)

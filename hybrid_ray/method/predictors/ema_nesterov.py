@@ -22,8 +22,8 @@ class EmaNesterov(Predictor):
     A window's weight falls by exp(-n / time_constant) when the next one opens, n being the window's own real steps.
     """
 
-    def __init__(self, weights: Weights, config: HybridConfig) -> None:
-        super().__init__(weights, config)
+    def __init__(self, weights: Weights, config: HybridConfig, *, seed: int = 0) -> None:
+        super().__init__(weights, config, seed=seed)
         self.average = self._buffers(1)
         self.weight_sum = 0.0  # Z, in real steps
         self.last_steps = 0  # of the window before

@@ -21,8 +21,8 @@ class LinearFit(Predictor):
     ``ema_nesterov.py``. Those and D: 4 x ``fit_windows`` bytes a parameter in fp32.
     """
 
-    def __init__(self, weights: Weights, config: HybridConfig) -> None:
-        super().__init__(weights, config)
+    def __init__(self, weights: Weights, config: HybridConfig, *, seed: int = 0) -> None:
+        super().__init__(weights, config, seed=seed)
         self.ring = [self._buffers(number) for number in range(1, config.fit_windows)]
         self.ring_steps = [0] * len(self.ring)  # real steps of each displacement; 0: none yet
         self.newest = 0  # place in the ring of the cycle under way

@@ -27,8 +27,10 @@ class Momentum(Predictor):
         ConfigError: for another optimizer, or SGD without momentum.
     """
 
-    def __init__(self, weights: Weights, config: HybridConfig, optimizer: torch.optim.Optimizer) -> None:
-        super().__init__(weights, config)
+    def __init__(
+        self, weights: Weights, config: HybridConfig, optimizer: torch.optim.Optimizer, *, seed: int = 0
+    ) -> None:
+        super().__init__(weights, config, seed=seed)
         self._optimizer = optimizer
         kind = type(optimizer).__name__
         adam = isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW))

@@ -47,16 +47,16 @@ class SlowMomentum(Predictor):
     prediction is resumed after a micro-correction or taken back.
 
     Raises:
-        ConfigError: without ``total_steps``, or for an optimizer that has no rule here.
+        ConfigError: for an optimizer that has no rule here.
     """
 
     takes_gradients = True
     forecasts = False
 
-    def __init__(self, weights: Weights, config: HybridConfig, optimizer: torch.optim.Optimizer) -> None:
-        super().__init__(weights, config)
-        if config.total_steps is None:
-            raise ConfigError("predictor slow_momentum needs total_steps: alpha and the average grow over the run")
+    def __init__(
+        self, weights: Weights, config: HybridConfig, optimizer: torch.optim.Optimizer, *, seed: int = 0
+    ) -> None:
+        super().__init__(weights, config, seed=seed)
         self._optimizer = optimizer
         self._rule = _rule(optimizer)
         self._most = config.cycle_steps - config.prediction_horizon

@@ -17,8 +17,8 @@ class Snoo(Predictor):
     parameter in fp32.
     """
 
-    def __init__(self, weights: Weights, config: HybridConfig) -> None:
-        super().__init__(weights, config)
+    def __init__(self, weights: Weights, config: HybridConfig, *, seed: int = 0) -> None:
+        super().__init__(weights, config, seed=seed)
         self.displacement = self._buffers(1)
         self.momentum = self._buffers(2)
         self.used = False  # the displacement was planned with: the next window starts a new one

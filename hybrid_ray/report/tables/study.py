@@ -161,13 +161,12 @@ def best_settings(study: Study) -> Table | None:
         return None
     searched = {name.removeprefix("params_"): best[name] for name in best.index if name.startswith("params_")}
     fixed = {name: value for name, value in asdict(study.job.hybrid).items() if name not in searched}
-    set_by_run = {"accumulate", "clip_norm", "total_steps", "seed"}
     return Table(
         title=f"Settings of the best trial ({best['number']:.0f})",
         columns=("setting", "value", ""),
         rows=(
             *((name, _plain(value), "searched") for name, value in searched.items()),
-            *((name, _plain(value), "") for name, value in fixed.items() if name not in set_by_run),
+            *((name, _plain(value), "") for name, value in fixed.items()),
         ),
     )
 

@@ -43,9 +43,7 @@ def restore(directory: Path, setup: TrainSetup, training: Training, costs: RunCo
     load_weights(setup.module, found.weights())
     shared, own = found.shared(), found.own()
     trainer = (own if setup.sharded else shared)["trainer"]
-    trainer["config"]["accumulate"] = (
-        setup.accumulate
-    )  # how a batch is cut is this start's own choice (training/start.py)
+    trainer["settings"]["accumulate"] = setup.accumulate  # how a batch is cut is this start's own (training/start.py)
     training.trainer.load_state_dict(trainer)
     training.sampler.load_state_dict(shared["sampler"])
     costs.load_state_dict(shared["costs"])
