@@ -20,16 +20,21 @@ def cache_root(cache_dir: str | None) -> Path:
     """``cache_dir``, else ``$HYBRID_RAY_CACHE``, else ``~/.cache/hybrid_ray``; made if it isn't there.
 
     Raises:
-        ConfigError: it can't be made.
+        ConfigError: it can't be made or written, or there is no home folder.
     """
-    root = Path(cache_dir or os.environ.get("HYBRID_RAY_CACHE") or "~/.cache/hybrid_ray").expanduser()
+    asked = cache_dir or os.environ.get("HYBRID_RAY_CACHE") or "~/.cache/hybrid_ray"
+    mend = "set data.cache_dir or $HYBRID_RAY_CACHE to a folder that can be written"
     try:
+        root = Path(asked).expanduser()
         root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except RuntimeError as error:
         raise ConfigError(
-            f"data.cache_dir {str(root)!r} can't be made ({error.strerror}): set data.cache_dir or $HYBRID_RAY_CACHE "
-            "to a folder that can be written"
+            f"data.cache_dir is {asked!r} but there is no home folder to replace its ~: {mend}"
         ) from error
+    except OSError as error:
+        raise ConfigError(f"data.cache_dir {str(root)!r} can't be made ({error.strerror}): {mend}") from error
+    if not os.access(root, os.W_OK | os.X_OK):
+        raise ConfigError(f"data.cache_dir {str(root)!r} cannot be written: {mend}")
     return root
 
 

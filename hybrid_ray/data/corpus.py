@@ -1,6 +1,7 @@
 """Text prepared for training: memory-mapped tokens, cached under a hash of everything that makes them."""
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -12,7 +13,7 @@ from torch import Tensor
 from hybrid_ray.config import DataConfig, Split
 from hybrid_ray.data.batches import BatchSampler, heldout_batches
 from hybrid_ray.data.cache import cache_root, cached_directory, is_whole, remember, remembered
-from hybrid_ray.data.sources import Document, list_files, read_documents
+from hybrid_ray.data.sources import SHIPPED, Document, list_files, read_documents
 from hybrid_ray.data.split import SPLITS, hold_out, never_held_out
 from hybrid_ray.data.tokenizer import BPETokenizer, ByteTokenizer, NumberVocabulary, Tokenizer, Vocabulary, train_bpe
 from hybrid_ray.errors import ConfigError
@@ -28,6 +29,8 @@ LARGEST_BATCH = 16_384  # tokens of one; beyond it a batch costs memory and gain
 LARGEST_LOGITS = 2**26  # numbers; else an evaluation, not a step, would be a large vocabulary's peak of memory
 TOKEN = np.dtype(np.uint16)
 Tokens = np.memmap[tuple[int], np.dtype[np.uint16]]
+
+log = logging.getLogger("hybrid_ray")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,23 +80,30 @@ def prepare_text(config: DataConfig) -> Corpus:
     """The corpus of ``config``, made on the first call and read from the cache after that, by any number of processes.
 
     The cache is keyed by content: other files in the corpus make another entry, and the old one stays. While no file's
-    name, size and time of change differ from the last call's, the text is not read again.
+    name, size and time of change differ from the last call's, the text is not read again. What is left out of a user's
+    folder is logged when the text is read, so once, and not by every run of a study.
 
     Raises:
-        ConfigError: the folder is missing, or there is too little text in it.
+        ConfigError: the folder is missing or no folder, or there is too little text in it.
     """
     root = cache_root(config.cache_dir)
     if config.corpus == "random":
         name = _name(config, [b"random", str(config.max_bytes).encode()])
         return _load(cached_directory(root, name, lambda directory: _write_random(directory, config)), config)
-    files = list_files(config.corpus)
+    files, no_files = list_files(config.corpus)
     look = _name(config, [str(config.max_bytes).encode(), *(file.stamp for file in files)])
     known = remembered(root, look)
     if known and is_whole(root / known):
         return _load(root / known, config)
-    documents = read_documents(files, max_bytes=config.max_bytes)
+    documents, no_texts = read_documents(files, max_bytes=config.max_bytes)
+    left_out = ", ".join(f"{count} x {cause}" for cause, count in sorted((no_files + no_texts).items()))
     if not documents:
-        raise ConfigError(f"data.corpus is {config.corpus!r} but no file in it holds text (UTF-8): give another folder")
+        raise ConfigError(
+            f"data.corpus is {config.corpus!r} but no file in it can be used as text "
+            f"({left_out or 'the folder is empty'}): give a folder of UTF-8 text files"
+        )
+    if left_out and config.corpus not in SHIPPED:
+        log.warning("data.corpus %r: %d files are read; left out: %s", config.corpus, len(documents), left_out)
     name = _name(config, [document.digest for document in documents])
     directory = cached_directory(root, name, lambda directory: _write(directory, config, documents))
     remember(root, look, name)

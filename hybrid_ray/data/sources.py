@@ -1,7 +1,9 @@
 """Where text comes from with no download: the source of the installed Python, its packages, or a folder."""
 
 import os
+import stat
 import sysconfig
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -9,93 +11,156 @@ from pathlib import Path
 
 from hybrid_ray.errors import ConfigError
 
-__all__ = ["Document", "SourceFile", "list_files", "read_documents"]
+__all__ = ["SHIPPED", "Document", "SourceFile", "list_files", "read_documents"]
+
+SHIPPED = ("stdlib", "installed")  # with Python and its packages: no folder of the user's
+SMALLEST_FOLDER = 8  # files: three held-out splits, each of files of its own, in at most 40 % of them
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceFile:
-    """A file of a corpus. ``name`` is its path below its root (with /): the same on every machine."""
+    """A file of a corpus. ``name`` is its path below its root (with /): the same on every machine.
+
+    ``size`` and ``changed`` (nanoseconds) are of the time when it was listed.
+    """
 
     name: str
     path: str
+    size: int
+    changed: int
 
     @property
     def stamp(self) -> bytes:
-        """Changes when the file does, as far as size and time of change tell."""
-        seen = os.stat(self.path)
-        return f"{self.path} {seen.st_size} {seen.st_mtime_ns}\n".encode("utf-8", errors="surrogateescape")
+        """Changes when the file does, as far as size and time of change show it."""
+        return f"{self.path} {self.size} {self.changed}\n".encode("utf-8", errors="surrogateescape")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Document:
-    """The text of one file (valid UTF-8) and a hash of its name and text."""
+    """The text of one file (valid UTF-8, without a byte-order mark) and a hash of its name and text."""
 
     name: str
     text: bytes
     digest: bytes
 
 
-def list_files(corpus: str) -> list[SourceFile]:
-    """All files of a corpus, by name.
+def list_files(corpus: str) -> tuple[list[SourceFile], Counter[str]]:
+    """All regular files of a corpus by name, and how many other entries there are, by cause.
+
+    A link to a file counts as the file; a link to a folder is not followed.
 
     Raises:
-        ConfigError: the folder is missing.
+        ConfigError: the folder is missing, or is no folder.
     """
-    paths = sysconfig.get_paths()
-    if corpus in ("stdlib", "installed"):
+    paths, left_out = sysconfig.get_paths(), Counter[str]()
+    if corpus in SHIPPED:
         found = [*_python_files("stdlib", Path(paths["stdlib"]))]
         if corpus == "installed":
             for packages in sorted({Path(paths["purelib"]), Path(paths["platlib"])}):
                 found += _python_files("site-packages", packages)
     else:
+        found = [*_walk("", _folder(corpus), left_out)]
+    return sorted(found, key=lambda file: file.name), left_out
+
+
+def _folder(corpus: str) -> Path:
+    try:
         root = Path(corpus).expanduser()
-        if not root.is_dir():
-            raise ConfigError(
-                f"data.corpus is {corpus!r} but there is no such folder: give a folder of text files, or one of "
-                "stdlib, installed, random"
-            )
-        found = [*_walk("", root)]
-    return sorted(found, key=lambda file: file.name)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"data.corpus is {corpus!r} but there is no home folder to replace its ~: give the whole path"
+        ) from error
+    if root.is_dir():
+        return root
+    if root.exists():
+        raise ConfigError(
+            f"data.corpus is {corpus!r} but that is a file and must be a folder: split its text into {SMALLEST_FOLDER} "
+            "files or more in a folder of their own, since no held-out text may come from a file that training reads"
+        )
+    raise ConfigError(
+        f"data.corpus is {corpus!r} but there is no such folder: give a folder of text files, or one of stdlib, "
+        "installed, random"
+    )
 
 
-def _walk(prefix: str, root: Path) -> Iterator[SourceFile]:
-    for folder, folders, names in os.walk(root):
+def _walk(prefix: str, root: Path, left_out: Counter[str]) -> Iterator[SourceFile]:
+    def unreadable(_: OSError) -> None:
+        left_out["folder that cannot be read"] += 1
+
+    for folder, folders, names in os.walk(root, onerror=unreadable):
         folders[:] = [name for name in folders if name[0] != "." and name not in ("__pycache__", "site-packages")]
+        left_out["link to a folder"] += sum(os.path.islink(os.path.join(folder, name)) for name in folders)
         below = os.path.relpath(folder, root)
         for name in names:
-            if name[0] != ".":
+            if name[0] == ".":
+                continue
+            path = os.path.join(folder, name)
+            seen = _regular(path, left_out)
+            if seen is not None:
                 parts = (prefix, *Path(below).parts, name)
-                yield SourceFile(name="/".join(part for part in parts if part), path=os.path.join(folder, name))
+                name_below = "/".join(part for part in parts if part)
+                yield SourceFile(name=name_below, path=path, size=seen.st_size, changed=seen.st_mtime_ns)
+
+
+def _regular(path: str, left_out: Counter[str]) -> os.stat_result | None:
+    """What the system knows of a regular file that can be read; else its cause is counted. Nothing is opened: opening a
+    named pipe waits for a writer.
+    """
+    try:
+        seen = os.stat(path)
+    except OSError:
+        left_out["broken link" if os.path.islink(path) else "file that cannot be read"] += 1
+        return None
+    if not stat.S_ISREG(seen.st_mode):
+        left_out["pipe, socket or device"] += 1
+        return None
+    if not os.access(path, os.R_OK):
+        left_out["file that cannot be read"] += 1
+        return None
+    return seen
 
 
 def _python_files(prefix: str, root: Path) -> Iterator[SourceFile]:
-    return (file for file in _walk(prefix, root) if file.name.endswith(".py"))
+    return (file for file in _walk(prefix, root, Counter()) if file.name.endswith(".py"))
 
 
-def _is_text(content: bytes) -> bool:
-    try:
-        return b"\0" not in content and bool(content.decode("utf-8").strip())
-    except UnicodeDecodeError:
-        return False
-
-
-def read_documents(files: Sequence[SourceFile], *, max_bytes: int | None = None) -> list[Document]:
-    """The files' text in the order of their hashes, which is a fixed shuffle of them.
+def read_documents(files: Sequence[SourceFile], *, max_bytes: int | None = None) -> tuple[list[Document], Counter[str]]:
+    """The files' text in the order of their hashes (a fixed shuffle), and how many are left out, by cause.
 
     Files that are empty or not UTF-8 are left out, as are second copies of the same content: a copy could land in
-    training while the first is held out. ``max_bytes`` keeps as many files, in that order, as fit into it.
+    training while the first is held out. ``max_bytes`` keeps as many files, in that order, as fit into it; the others
+    are not counted.
     """
     seen: set[bytes] = set()
-    documents = []
+    documents, left_out = [], Counter[str]()
     for file in files:
-        content = Path(file.path).read_bytes()
+        try:
+            content = Path(file.path).read_bytes().removeprefix(BYTE_ORDER_MARK)
+        except OSError:
+            left_out["file that cannot be read"] += 1
+            continue
         hashed = sha256(content).digest()
-        if hashed not in seen and _is_text(content):
-            seen.add(hashed)
-            digest = sha256(file.name.encode("utf-8", errors="surrogateescape") + b"\0" + hashed).digest()
-            documents.append(Document(name=file.name, text=content, digest=digest))
+        cause = "copy of another file" if hashed in seen else _no_text(content)
+        if cause:
+            left_out[cause] += 1
+            continue
+        seen.add(hashed)
+        digest = sha256(file.name.encode("utf-8", errors="surrogateescape") + b"\0" + hashed).digest()
+        documents.append(Document(name=file.name, text=content, digest=digest))
     documents.sort(key=lambda document: document.digest)
-    return documents if max_bytes is None else list(_fitting(documents, max_bytes))
+    return (documents if max_bytes is None else list(_fitting(documents, max_bytes))), left_out
+
+
+def _no_text(content: bytes) -> str | None:
+    """Why it is no text, if so."""
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        return "file that is not UTF-8 text"
+    if b"\0" in content:
+        return "file that is not UTF-8 text"
+    return None if text.strip() else "empty file"
 
 
 def _fitting(documents: Sequence[Document], max_bytes: int) -> Iterator[Document]:

@@ -13,6 +13,7 @@ END_OF_FILE = 256  # of the byte vocabulary
 END_OF_TEXT = "<|endoftext|>"  # of the BPE vocabulary: GPT-2's name, and the first entry here
 BPE_FILE = "tokenizer.json"
 BPE_TRAINING_BYTES = 20_000_000
+LONGEST_WORD = 2048  # bytes; longer than any word of Python's library and the packages here, so it changes none of them
 
 
 class Vocabulary(Protocol):
@@ -98,12 +99,17 @@ def train_bpe(texts: Iterable[bytes], vocab_size: int, directory: Path) -> None:
 
     Deterministic: the same texts in the same order give the same file. Only the first ``BPE_TRAINING_BYTES`` are
     looked at: 50257 entries take about 10 s on two cores, and more text hardly changes them.
+
+    A word is cut after ``LONGEST_WORD`` bytes: the time to learn from a word grows with the square of its length, so
+    one line of a megabyte without a space would take minutes.
     """
+    from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
     from tokenizers import Tokenizer as Trained
-    from tokenizers import decoders, models, pre_tokenizers, trainers
 
     bpe = Trained(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False)  # writes each byte as one character, none a line break
+    pieces = pre_tokenizers.Split(Regex(f".{{{LONGEST_WORD}}}"), behavior="isolated")
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([words, pieces])
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,

@@ -1,7 +1,9 @@
 """Corpora: what is read, what is held out, and a cache that several processes may fill at once."""
 
 import multiprocessing
+import os
 import shutil
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import pre_tokenizers
 
 from hybrid_ray.config import DataConfig
 from hybrid_ray.data import Corpus, prepare_text
 from hybrid_ray.data.cache import cached_directory
-from hybrid_ray.data.sources import list_files, read_documents
+from hybrid_ray.data.sources import Document, list_files, read_documents
 from hybrid_ray.data.split import SPLITS
 from hybrid_ray.data.tokenizer import BPETokenizer, ByteTokenizer, train_bpe
 from hybrid_ray.errors import ConfigError
@@ -37,6 +40,10 @@ def tiny(tmp_path: Path, **changes: object) -> DataConfig:
         write_folder(corpus, 40)
     values = {"corpus": str(corpus), "heldout_tokens": 1024, "cache_dir": str(tmp_path / "cache")}
     return DataConfig(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def documents_of(root: Path) -> list[Document]:
+    return read_documents(list_files(str(root))[0])[0]
 
 
 def file_numbers(corpus: Corpus, tokens: np.ndarray) -> set[str]:
@@ -167,7 +174,8 @@ def test_processes_that_prepare_at_once_build_once(tmp_path: Path) -> None:
     "make, message",
     [
         (lambda root: None, "there is no such folder"),
-        (lambda root: root.mkdir(), "no file in it holds text"),
+        (lambda root: root.mkdir(), r"no file in it can be used as text \(the folder is empty\)"),
+        (lambda root: root.write_text("all in one\n" * 10_000), "that is a file and must be a folder: split its text"),
         (lambda root: write_folder(root, 1, size=100_000), "in 1 files but three held-out splits"),
         (lambda root: write_folder(root, 20, size=100), "three held-out splits of 1,024 tokens"),
     ],
@@ -187,7 +195,7 @@ def test_too_little_left_for_training_is_said(tmp_path: Path) -> None:
     for number in range(500):  # until the large files come first in the order of hashes, and are held out
         path = root / f"large{number}.txt"
         path.write_text(f"{number} " * 3000)
-        first = [document.name for document in read_documents(list_files(str(root)))[: large + 1]]
+        first = [document.name for document in documents_of(root)[: large + 1]]
         large += path.name in first
         if path.name not in first:
             path.unlink()
@@ -209,8 +217,50 @@ def test_binary_and_hidden_files_are_left_out(tmp_path: Path) -> None:
     (root / "zeros.bin").write_bytes(b"a\0b")
     (root / ".git").mkdir()
     (root / ".git" / "config").write_text("hidden")
-    names = {document.name for document in read_documents(list_files(str(root)))}
+    names = {document.name for document in documents_of(root)}
     assert names == {"part0/file0.txt", "part1/file1.txt", "part2/file2.txt"}
+
+
+def test_what_is_left_out_of_a_folder_is_counted_and_logged_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tiny(tmp_path)
+    before, root = prepare_text(config), tmp_path / "text"
+    (root / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
+    (root / "empty.txt").touch()
+    (root / "part3.txt").write_bytes((root / "part0" / "file0.txt").read_bytes())
+    (root / "gone.txt").symlink_to(root / "nothing")
+    (root / "around").symlink_to(root)
+    (root / "locked.txt").symlink_to("/proc/self/mem")  # a regular file that not even root can read from its start
+    os.mkfifo(root / "pipe.txt")
+    with socket.socket(socket.AF_UNIX) as listener:
+        monkeypatch.chdir(root)  # a socket's path may not be long
+        listener.bind("socket.txt")
+        after = prepare_text(config)
+    assert after.fingerprint == before.fingerprint
+    assert prepare_text(config).fingerprint == before.fingerprint
+    assert [record.getMessage() for record in caplog.records] == [
+        f"data.corpus {str(root)!r}: 40 files are read; left out: 1 x broken link, 1 x copy of another file, "
+        "1 x empty file, 1 x file that cannot be read, 1 x file that is not UTF-8 text, 1 x link to a folder, "
+        "2 x pipe, socket or device"
+    ]
+
+
+def test_a_folder_with_no_text_is_told_why(tmp_path: Path) -> None:
+    root = tmp_path / "mine"
+    root.mkdir()
+    (root / "latin.txt").write_bytes(b"\xe9")
+    os.mkfifo(root / "pipe")
+    with pytest.raises(ConfigError, match=r"as text \(1 x file that is not UTF-8 text, 1 x pipe, socket or device\)"):
+        prepare_text(tiny(tmp_path, corpus=str(root)))
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    config = tiny(tmp_path)
+    plain = prepare_text(config)
+    for path in (tmp_path / "text").rglob("*.txt"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert prepare_text(config).fingerprint == plain.fingerprint
 
 
 def test_random_corpus_is_the_same_everywhere(tmp_path: Path) -> None:
@@ -259,3 +309,24 @@ def test_bpe_learns_words_and_no_text_forges_the_end(bpe: BPETokenizer) -> None:
     (tokens,) = bpe.encode([b"def test_ return assert <|endoftext|>"])
     assert len(tokens) < 25
     assert np.flatnonzero(tokens == bpe.end).tolist() == [len(tokens) - 1]
+
+
+def test_a_very_long_word_takes_time_in_proportion(tmp_path: Path) -> None:
+    """Four times the word, four times the processor time; without a limit on words it was 16 times."""
+    draw = np.random.default_rng(0)
+    seconds = []
+    for size in (25_000, 100_000):
+        word = draw.integers(ord("a"), ord("k"), size, dtype=np.uint8).tobytes()
+        start = time.process_time()
+        train_bpe([word], 1000, tmp_path)
+        (tokens,) = BPETokenizer(tmp_path).encode([word])
+        seconds.append(time.process_time() - start)
+        assert BPETokenizer(tmp_path).decode(tokens[:-1].tolist()) == word.decode()
+    assert seconds[1] < 9 * seconds[0]
+
+
+def test_ordinary_text_has_the_tokens_it_has_without_a_limit_on_words(bpe: BPETokenizer) -> None:
+    text = max(Path(__file__).parent.glob("*.py"), key=lambda path: path.stat().st_size).read_text()
+    (tokens,) = bpe.encode([text.encode()])
+    bpe.trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    assert tokens[:-1].tolist() == bpe.trained.encode(text).ids
