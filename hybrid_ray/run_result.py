@@ -223,6 +223,8 @@ class TrialRow:
     objective: Measure = None
     score: Measure = None
     net_speedup: Measure = None
+    net_error: Measure = None  # its standard error, as one run's noise makes it
+    excess: Measure = None  # the score less that of plain training stopped at the same time
     speedup: Measure = None
     degradation: Measure = None
     loss: Measure = None

@@ -57,6 +57,9 @@ class HybridConfig:
     outer_lr: float = 0.6  # snoo
     outer_momentum: float = 0.5  # snoo
     fit_windows: int = 4  # linear_fit: snapshots in one fit
+    # The learning rate of a run that predicts, over train.learning_rate, which is the rate that suits plain training.
+    # Only the hybrid has it: baseline, frontier and the controls without predictions keep the rate tuned for them.
+    lr_factor: float = 1.0
     couple_lr: bool = True  # scale predicted steps by lr / lr_max
     # No predictions in these parts of the run, its first and its last. None: the predictor's own.
     first_fraction: float | None = None
@@ -112,6 +115,7 @@ class HybridConfig:
         yield from above("outer_lr", self.outer_lr, 0.0)
         yield from within("outer_momentum", self.outer_momentum, 0.0, 0.999)
         yield from at_least("fit_windows", self.fit_windows, 2)
+        yield from above("lr_factor", self.lr_factor, 0.0)
         if self.first_fraction is not None:
             yield from within("first_fraction", self.first_fraction, 0.0, 1.0)
         if self.off_fraction is not None:

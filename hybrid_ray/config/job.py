@@ -1,6 +1,6 @@
 """A whole job, and one run of it."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from hybrid_ray.config.evaluation import (
@@ -106,3 +106,8 @@ class RunConfig:
     def accumulate(self) -> int:
         """Micro-batches of one worker in one real step: accumulate x workers x micro-batch = batch size."""
         return self.train.batch_size // (self.workers * self.micro_batch_size)
+
+    @property
+    def optimizer_settings(self) -> TrainConfig:
+        """``train`` at the learning rate of this very run: a hybrid may have another than plain training."""
+        return replace(self.train, learning_rate=self.train.learning_rate * self.hybrid.lr_factor)

@@ -140,6 +140,7 @@ def job_problems(job: JobConfig) -> Iterator[str]:
     yield from _batch_problems(job)
     yield from _predictor_problems(job)
     yield from _memory_problems(job)
+    yield from _peer_problems(job)
     hybrid = job.hybrid
     if hybrid.warmup_steps + hybrid.full_steps >= job.train.steps:
         yield (
@@ -226,6 +227,18 @@ def _memory_problems(job: JobConfig) -> Iterator[str]:
             "hybrid.offload_optimizer is true but train.optimizer_device is 'host': the state is there already; leave "
             "one of them out"
         )
+
+
+def _peer_problems(job: JobConfig) -> Iterator[str]:
+    peers, own = job.compare.peers, set(_memory_problems(job))
+    if job.train.optimizer in peers or len(set(peers)) < len(peers):
+        yield (
+            f"compare.peers is {list(peers)} but must name other optimizers than the job's own "
+            f"({job.train.optimizer}), each once"
+        )
+    for peer in peers:
+        with_peer = replace(job, train=replace(job.train, optimizer=peer))
+        yield from (f"compare.peers: {found}" for found in _memory_problems(with_peer) if found not in own)
 
 
 def _batch_problems(job: JobConfig) -> Iterator[str]:

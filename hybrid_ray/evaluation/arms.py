@@ -1,26 +1,47 @@
 """The arms of docs/method.md, section 4: what a hybrid run is compared with. Each is a configuration, never other code.
 
-A control is a pure function of the hybrid run, its result and the path of its ``result.json``. Data order depends on
-the seed alone, and the schedule on ``train.steps``, so a shorter run reads the same batches and decays fully.
+A control is a pure function of the hybrid run, what it and the baseline of its seed left, and the path of its
+``result.json``. Data order depends on the seed alone, and the schedule on ``train.steps``, so a shorter run reads the
+same batches and decays fully. Controls without predictions, and the placebo, train at the rate that was tuned for plain
+training; the others at the hybrid's own (`HybridConfig.lr_factor`).
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hybrid_ray.config import Arm, HybridConfig, JobConfig, PredictorName, RunConfig
+from hybrid_ray.config import Arm, ControlArm, HybridConfig, JobConfig, PredictorName, RunConfig
 from hybrid_ray.run_result import RunResult
 
-__all__ = ["CONTROLS", "MIN_STEPS", "Control", "baseline", "control", "frontier_run", "frontier_runs"]
+__all__ = [
+    "CONTROLS", "MIN_STEPS", "REQUIRED", "Control", "Finished", "baseline", "control", "frontier_run", "frontier_runs",
+    "real_run", "steps_in",
+]  # fmt: skip
 
 MIN_STEPS = 10
 """Fewest steps a run may have (`TrainConfig.problems`)."""
 
+REQUIRED: tuple[ControlArm, ...] = ("equal_steps", "placebo")
+"""Controls that run wherever a gain could be claimed, asked for or not: a seed's net speedup needs the first, and what
+skipping the same steps and doing nothing gains as well does not come from predicting.
+"""
+
 _PLAIN = HybridConfig(predictor="none")
 
-Control = Callable[[RunConfig, RunResult, Path], RunConfig]
-"""(hybrid run, its finished result, path of its result.json) -> the control's run."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finished:
+    """A finished hybrid run that a control is made of."""
+
+    run: RunConfig
+    result: RunResult
+    path: Path  # of its result.json
+    baseline: RunResult  # of its seed
+
+
+Control = Callable[[Finished], RunConfig]
+"""A finished hybrid run -> the control's run."""
 
 
 def baseline(run: RunConfig) -> RunConfig:
@@ -35,7 +56,7 @@ def frontier_run(run: RunConfig, length: float) -> RunConfig:
     """
     if length == 1.0:
         return baseline(run)
-    shorter = _real(run, "frontier", round(run.train.steps * length))
+    shorter = real_run(run, "frontier", round(run.train.steps * length))
     return replace(shorter, train=replace(shorter.train, evaluations=1))
 
 
@@ -45,63 +66,89 @@ def frontier_runs(job: JobConfig, *, seed: int | None = None) -> dict[float, Run
     return {length: frontier_run(plain, length) for length in sorted(set(job.frontier.lengths))}
 
 
-def control(arm: Arm, run: RunConfig, result: RunResult, path: Path) -> RunConfig:
+def control(arm: Arm, hybrid: Finished) -> RunConfig:
     """The run of one control arm.
 
     Raises ValueError if the hybrid run did not finish: there is nothing to make a control of.
     """
-    if result.status != "finished":
-        raise ValueError(f"the hybrid run of seed {run.seed} is {result.status!r} but a control needs a finished one")
-    return CONTROLS[arm](run, result, path)
+    status, seed = hybrid.result.status, hybrid.run.seed
+    if status != "finished":
+        raise ValueError(f"the hybrid run of seed {seed} is {status!r} but a control needs a finished one")
+    return CONTROLS[arm](hybrid)
 
 
-def _real(run: RunConfig, arm: Arm, steps: int) -> RunConfig:
+def steps_in(time: float, plain: RunResult) -> int:
+    """How many real steps fit into ``time`` (plain steps), by what one took in ``plain``, a run of real steps only.
+
+    A real step of a run takes a little more than a plain step: the trainer's own work around it is time as well.
+
+    Raises ValueError if that run did not finish.
+    """
+    if plain.status != "finished":
+        raise ValueError(
+            f"the {plain.arm} run of seed {plain.seed} is {plain.status!r}: it can't tell what a step takes"
+        )
+    return math.floor(time * plain.real_steps / plain.time)
+
+
+def real_run(run: RunConfig, arm: Arm, steps: int) -> RunConfig:
     """Real steps only. Warmup and decay are fractions of the run, so the schedule rescales by itself."""
     steps = max(MIN_STEPS, steps)
     train = replace(run.train, steps=steps, evaluations=min(run.train.evaluations, steps))
     return replace(baseline(run), arm=arm, train=train)
 
 
-def _equal_steps(run: RunConfig, result: RunResult, path: Path) -> RunConfig:
+def _equal_steps(hybrid: Finished) -> RunConfig:
     """As many real steps as the hybrid took: "just stop earlier"."""
-    return _real(run, "equal_steps", result.real_steps)
+    return real_run(hybrid.run, "equal_steps", hybrid.result.real_steps)
 
 
-def _equal_time(run: RunConfig, result: RunResult, path: Path) -> RunConfig:
-    """As many real steps as fit into the hybrid's calibrated training time, which is counted in plain steps already."""
-    return _real(run, "equal_time", math.floor(result.time))
+def _equal_time(hybrid: Finished) -> RunConfig:
+    """As many real steps as the baseline does in the hybrid's training time."""
+    return real_run(hybrid.run, "equal_time", steps_in(hybrid.result.time, hybrid.baseline))
 
 
-def _lr_matched(run: RunConfig, result: RunResult, path: Path) -> RunConfig:
+def _lr_matched(hybrid: Finished) -> RunConfig:
     """`equal_steps` at the learning rate that moves as far as the hybrid did along its mean direction.
 
     Raises ValueError if the hybrid measured no displacement (it never predicted).
     """
-    ratio = result.statistics.get("displacement_ratio")
+    ratio = hybrid.result.statistics.get("displacement_ratio")
     if not isinstance(ratio, int | float) or not 0 < ratio < math.inf:
         raise ValueError(
             f"displacement_ratio is {ratio!r} in the hybrid's statistics but lr_matched needs a number above 0: "
             "the hybrid never predicted, or moved against its own real steps"
         )
-    run = replace(run, train=replace(run.train, learning_rate=run.train.learning_rate * ratio))
-    return _real(run, "lr_matched", result.real_steps)
+    rate = hybrid.run.optimizer_settings.learning_rate * ratio
+    run = replace(hybrid.run, train=replace(hybrid.run.train, learning_rate=rate))
+    return real_run(run, "lr_matched", hybrid.result.real_steps)
 
 
-def _replay(arm: Arm, predictor: PredictorName) -> Control:
-    """The hybrid's own phase decisions of that seed; predicted steps do something else, or nothing."""
+def _placebo(hybrid: Finished) -> RunConfig:
+    """The hybrid's own phase decisions of that seed. Predicted steps do nothing, so it has plain training's rate."""
+    return _replay("placebo", "zero", replace(hybrid.run.hybrid, lr_factor=1.0), hybrid)
 
-    def make(run: RunConfig, result: RunResult, path: Path) -> RunConfig:
-        return replace(run, arm=arm, hybrid=replace(run.hybrid, predictor=predictor), replay=str(path))
 
-    return make
+def _replay(arm: Arm, predictor: PredictorName, settings: HybridConfig, hybrid: Finished) -> RunConfig:
+    return replace(hybrid.run, arm=arm, hybrid=replace(settings, predictor=predictor), replay=str(hybrid.path))
+
+
+def _random_direction(hybrid: Finished) -> RunConfig:
+    """The same decisions; predicted steps are as long as the hybrid's and go anywhere."""
+    return _replay("random_direction", "random", hybrid.run.hybrid, hybrid)
+
+
+def _reversed(hybrid: Finished) -> RunConfig:
+    """The same decisions; predicted steps go the other way."""
+    return _replay("reversed", "reversed", hybrid.run.hybrid, hybrid)
 
 
 CONTROLS: dict[Arm, Control] = {
     "equal_steps": _equal_steps,
     "equal_time": _equal_time,
-    "placebo": _replay("placebo", "zero"),
-    "random_direction": _replay("random_direction", "random"),
-    "reversed": _replay("reversed", "reversed"),
+    "placebo": _placebo,
+    "random_direction": _random_direction,
+    "reversed": _reversed,
     "lr_matched": _lr_matched,
 }
 """Arms that need the hybrid's result first."""

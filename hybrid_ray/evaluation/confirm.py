@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_ray.config import Arm, JobConfig, Split
+from hybrid_ray.evaluation.arms import REQUIRED
 from hybrid_ray.evaluation.frontier import Frontier
 from hybrid_ray.evaluation.paired import ArmRuns, Candidate, run_arms
 from hybrid_ray.evaluation.runner import Execute
@@ -34,7 +35,7 @@ def fresh_seeds(job: JobConfig, number: int, *, block: int = 1) -> list[int]:
 
 def confirmation_runs(job: JobConfig, candidates: int) -> int:
     """How many runs `confirm` takes: a seed's baseline, and for each candidate the hybrid run and its controls."""
-    arms = {"equal_steps", *job.confirm.arms}
+    arms = {*REQUIRED, *job.confirm.arms}
     return job.confirm.seeds * (1 + candidates * (1 + len(arms))) if candidates else 0
 
 
@@ -59,11 +60,11 @@ def confirm(
     Returns:
         What ``confirmation.json`` holds: per candidate its runs by arm, paired comparisons, the net speedup with a 95 %
         t-interval, and a verdict. A "real gain" among several candidates must also hold at 5 % after Holm's
-        correction (``p_corrected``). ``equal_steps`` is always run: the net speedup of a seed needs it.
+        correction (``p_corrected``). The controls of `arms.REQUIRED` always run.
     """
     seeds = fresh_seeds(job, job.confirm.seeds)
     job = replace(job, train=replace(job.train, evaluations=1))  # what is claimed rests on the ends alone
-    arms: list[Arm] = ["equal_steps", *job.confirm.arms]
+    arms: list[Arm] = [*REQUIRED, *job.confirm.arms]
     runs, _ = run_arms(
         job, candidates, seeds=seeds, arms=arms, execute=execute, directory=directory, fingerprint=fingerprint
     )

@@ -7,15 +7,20 @@ measured against real-steps-only runs of several lengths, each with its schedule
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from hybrid_ray.config import Split
 from hybrid_ray.run_result import RunResult
 
-__all__ = ["FEWEST", "Frontier"]
+__all__ = ["FEWEST", "LEAST_NOISE", "Frontier"]
 
 FEWEST = 5
 """Runs in a frontier (docs/method.md, section 4)."""
+
+LEAST_NOISE = 0.002
+"""Relative noise of a run's final loss that is always reckoned with: seeds differ by more than that."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +35,7 @@ class Frontier:
 
     times: tuple[float, ...]
     losses: tuple[float, ...]
+    noise: float = LEAST_NOISE  # of the final loss of one run: standard deviation, relative
 
     def __post_init__(self) -> None:
         assert self.times
@@ -56,7 +62,7 @@ class Frontier:
                 f"the frontier has {len(usable)} finished runs with a loss on the {split} split but needs {FEWEST}: "
                 "look at the errors of its runs, and run them again"
             )
-        return cls.from_points(usable)
+        return replace(cls.from_points(usable), noise=_noise(usable))
 
     @classmethod
     def from_points(cls, points: Iterable[tuple[float, float]]) -> "Frontier":
@@ -65,7 +71,8 @@ class Frontier:
         for time, loss in sorted(points):
             if not kept or loss < kept[-1][1]:
                 kept.append((time, loss))
-        return cls(times=tuple(time for time, _ in kept), losses=tuple(loss for _, loss in kept))
+        times, losses = zip(*kept, strict=True)
+        return cls(times=times, losses=losses)
 
     def loss_at(self, time: float) -> float | None:
         """The loss that real steps reach in this time; None off the range."""
@@ -79,6 +86,16 @@ class Frontier:
         """How many times longer real steps alone take to this loss. Above 1 is a real gain; None off the range."""
         reached = self.time_at(loss)
         return reached / time if reached is not None and 0 < time < math.inf else None
+
+    @property
+    def net_error(self) -> float | None:
+        """The relative standard error of one run's net speedup: its noise in loss, by how slowly the frontier falls.
+
+        Where a loss falls as the sixth root of time, 0.2 % of noise in loss is 1.2 % in time. None: it is one point.
+        """
+        if len(self.times) < 2:
+            return None
+        return self.noise * math.log(self.times[-1] / self.times[0]) / math.log(self.losses[0] / self.losses[-1])
 
     def net_speedup_bounds(self, loss: float, time: float) -> tuple[float, float]:
         """What can be said for certain: (x, x) on the range; off it only one side is known.
@@ -106,7 +123,15 @@ class Frontier:
     def shifted(self, log_loss: float) -> "Frontier":
         """The same frontier for a seed whose losses all lie higher by this much (in log loss)."""
         factor = math.exp(log_loss)
-        return Frontier.from_points(zip(self.times, (loss * factor for loss in self.losses), strict=True))
+        points = zip(self.times, (loss * factor for loss in self.losses), strict=True)
+        return replace(Frontier.from_points(points), noise=self.noise)
+
+
+def _noise(points: Sequence[tuple[float, float]]) -> float:
+    """How far the runs lie from a smooth curve, a parabola in log-log. So few tell little: there is a floor."""
+    times, losses = np.log(np.asarray(points, dtype=float)).T
+    left = losses - np.polyval(np.polyfit(times, losses, 2), times)
+    return max(LEAST_NOISE, float(np.sqrt((left**2).sum() / (len(points) - 3))))
 
 
 def _interpolate(x: float, xs: Sequence[float], ys: Sequence[float]) -> float | None:

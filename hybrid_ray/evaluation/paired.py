@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_ray.config import Arm, HybridConfig, JobConfig
-from hybrid_ray.evaluation.arms import baseline, control
+from hybrid_ray.evaluation.arms import Finished, baseline, control
 from hybrid_ray.evaluation.comparable import comparable, fingerprint_of
 from hybrid_ray.evaluation.runner import Execute, Task, execute_missing, failed_result
 from hybrid_ray.run_result import RunResult
@@ -97,9 +97,11 @@ def _run_controls(
     for arm_runs in runs:
         for seed, result in arm_runs["hybrid"].items():
             task = next(remaining)
+            path = task.directory / "result.json"
+            finished = Finished(run=task.run, result=result, path=path, baseline=arm_runs["baseline"][seed])
             for arm in arms:
                 try:
-                    run = control(arm, task.run, result, task.directory / "result.json")
+                    run = control(arm, finished)
                 except ValueError as error:
                     arm_runs.setdefault(arm, {})[seed] = failed_result(replace(task.run, arm=arm), str(error))
                 else:

@@ -78,7 +78,21 @@ class TrialScorer:
             time=result.time,
         )
         net = self.frontier.net_speedup(loss, end.time) if finished else None
-        return self._scores(end, result.calibration, net=net, status=result.status) | {"error": result.error}
+        excess = self._excess(loss, end.time) if finished else None
+        measured = self._scores(end, result.calibration, net=net, status=result.status)
+        return measured | {"excess": excess, "error": result.error}
+
+    def _excess(self, loss: float, time: float) -> float | None:
+        """The score less that of plain training stopped early, which reaches another loss in the same time.
+
+        None where the frontier has no run as short or as long.
+        """
+        stopped = self.frontier.loss_at(time)
+        if stopped is None:
+            return None
+        faster = speedup(self.baseline.time, time)
+        mine, other = (degradation(one, self.baseline.loss) for one in (loss, stopped))
+        return score(faster, mine, self.objective) - score(faster, other, self.objective)
 
     def _scores(
         self, evaluation: Evaluation, calibration: float, *, net: float | None, status: Status
@@ -97,6 +111,8 @@ class TrialScorer:
             "speedup": faster,
             "degradation": worse,
             "net_speedup": net,
+            "net_error": None if net is None else net * (self.frontier.net_error or 0.0),
+            "excess": None,
             "baseline_loss": baseline_loss,
             "baseline_time": baseline_time,
             "calibration": calibration,

@@ -25,6 +25,8 @@ __all__ = [
     "net_speedup",
     "paired_ratio",
     "rows",
+    "shown_above",
+    "shown_below",
     "verdict",
 ]
 
@@ -212,29 +214,36 @@ def verdict(
         p_corrected: the p of ``net``, corrected for the number of candidates (`holm`); asked of a gain only.
         alpha: two-sided level that the intervals belong to.
     """
-    both = (net, net["advantage"])
     if predicted_share < INERT_SHARE:
         return "inert", None
-    if all(found["low"] is not None and found["low"] > 1 for found in both) and p_corrected <= alpha:
+    if shown_above(net) and p_corrected <= alpha:
         refusal = _refusal(float(net["low"]), compared)
         return ("real gain", None) if refusal is None else ("no gain shown", refusal)
-    if all(found["high"] is not None and found["high"] < 1 for found in both):
-        return "worse than stopping early", None
-    return "no gain shown", None
+    return ("worse than stopping early" if shown_below(net) else "no gain shown"), None
+
+
+def shown_above(net: Mapping[str, Any]) -> bool:
+    """Whether a net speedup lies above 1, and its advantage as well (`net_speedup` says why both)."""
+    return all(found["low"] is not None and found["low"] > 1 for found in (net, net["advantage"]))
+
+
+def shown_below(net: Mapping[str, Any]) -> bool:
+    """The same below 1."""
+    return all(found["high"] is not None and found["high"] < 1 for found in (net, net["advantage"]))
 
 
 def _refusal(low: float, compared: Mapping[str, Mapping[str, Any]]) -> str | None:
     """Why a net gain of at least ``low`` is not one of predicting.
 
     Time is told in the run's own real steps. If these are dearer than plain ones the gain must be larger than that: by
-    the mean as measured, however noisy, and by the whole interval once it shows that they are. And a placebo, where
-    one ran, must do worse: what skipping the same steps and doing nothing gains as well does not come from predicting.
+    the mean as measured, however noisy, and by the whole interval once it shows that they are. And a placebo must do
+    worse: what skipping the same steps and doing nothing gains as well does not come from predicting.
     """
-    cost, placebo = compared["real_step_cost"], compared.get("loss_vs_placebo")
+    cost, placebo = compared["real_step_cost"], compared.get("loss_vs_placebo", {"high": None})
     if cost["mean"] is not None:
         dearer = cost["high"] if cost["low"] > 1 else cost["mean"]
         if low <= dearer:
             return f"its real steps cost {cost['mean']:.2f} times a plain step's, and the gain is not surely more"
-    if placebo is not None and (placebo["high"] is None or placebo["high"] >= 1):
+    if placebo["high"] is None or placebo["high"] >= 1:
         return "a placebo that skips the same steps and does nothing is not shown to do worse"
     return None

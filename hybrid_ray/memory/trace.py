@@ -115,7 +115,7 @@ def trace(run: RunConfig, batches: Batches, *, layers: int | None = None) -> All
             model = _model(run, task, layers)
             if run.train.device == "cuda":
                 _as_on_gpu(model, run)
-        optimizer = optimizer_of(task, model, run.train)
+        optimizer = optimizer_of(task, model, run.optimizer_settings)
         trainer = _trainer(run, model, optimizer, log)
         _first_update(optimizer, log)
         _mark(model, task, log)

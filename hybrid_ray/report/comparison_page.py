@@ -10,7 +10,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from hybrid_ray.config.optimizers import optimizer_title
 from hybrid_ray.config.task import stored_words
+from hybrid_ray.report.comparison_headline import comparison_headline
 from hybrid_ray.report.pages import templates
 from hybrid_ray.report.plots.comparison import arms_over_frontier
 from hybrid_ray.report.plots.style import png, svg
@@ -48,13 +50,14 @@ def _content(result: Mapping[str, Any], directory: Path) -> dict[str, Any]:
     """What both templates show."""
     return {
         "name": result["name"],
-        "headline": headline(result),
-        "kind": result["verdict"],
+        "headline": comparison_headline(result),
+        "kind": _kind(result),
         "facts": _facts(result),
         "tiles": _tiles(result),
         "findings": tables.findings(result),
         "arms": tables.arms(result),
         "ratios": tables.ratios(result),
+        "peers": tables.peers(result),
         "configurations": tables.configurations(result),
         "published": tables.published(result),
         "tuning": tables.tuning(result),
@@ -63,18 +66,10 @@ def _content(result: Mapping[str, Any], directory: Path) -> dict[str, Any]:
     }
 
 
-def headline(result: Mapping[str, Any]) -> str:
-    """The verdict, the net speedup it rests on, and the placebo or dearer steps that refuse a gain, in one sentence."""
-    words = {
-        "real gain": "A real gain: the hybrid reaches its loss faster than plain training that just stops earlier",
-        "worse than stopping early": "Worse than stopping early: plain training reaches the same loss in less time",
-        "inert": "Predicting was not tested: the hybrid predicts less than 5 % of its steps",
-        "no gain shown": "No gain shown over plain training that just stops earlier",
-    }
-    net, seeds = result["net_speedup"], len(result["seeds"])
-    refusal = f", since {result['refusal']}" if result["refusal"] else ""
-    measured = f"net speedup {tables.ratio(net)}" if net["mean"] is not None else f"no net speedup: {net['note']}"
-    return f"{words[result['verdict']]}{refusal} ({measured}, {seeds} seeds)."
+def _kind(result: Mapping[str, Any]) -> str:
+    """What the page is coloured by: ``gain`` only where predicting is what pays, or nobody asked a peer."""
+    gain = result["verdict"] == "real gain" and (result["predicting_pays"] or not result["peers"])
+    return "gain" if gain else str(result["verdict"])
 
 
 def _facts(result: Mapping[str, Any]) -> list[str]:
@@ -92,7 +87,7 @@ def _facts(result: Mapping[str, Any]) -> list[str]:
 
 
 def _tiles(result: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The numbers to see first: net speedup and speedup side by side."""
+    """The numbers to see first: the two net speedups, then the speedup."""
     compared, net = result["comparisons"], result["net_speedup"]
     shares = [row["predicted_share"] for row in result["arms"]["hybrid"] if row["loss"] is not None]
     share = sum(shares) / len(shares) if shares else None
@@ -100,7 +95,8 @@ def _tiles(result: Mapping[str, Any]) -> list[dict[str, str]]:
     most = f"at most {number(free)}" + (f", {number(forward)} with a forward" if forward else "")
     level = f"{result['level']:.1%} interval"
     tiles = [
-        ("net speedup", net, "against stopping earlier"),
+        (f"net speedup over {optimizer_title(result['job']['optimizer'])}", net, "against stopping earlier"),
+        *_peer_tile(result),
         ("speedup", compared["speedup"], f"over the baseline, in plain steps, {most}"),
         ("loss against the baseline's", compared["loss_vs_baseline"], "below 1 is better"),
     ]
@@ -110,4 +106,12 @@ def _tiles(result: Mapping[str, Any]) -> list[dict[str, str]]:
             for name, found, note in tiles
         ),
         {"value": percent(share, 0), "name": "steps predicted", "note": "of the hybrid's, mean over seeds"},
+    ]
+
+
+def _peer_tile(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], str]]:
+    return [
+        (f"net speedup over {optimizer_title(peer['name'])}", peer["net_speedup"], "the best equally tuned peer")
+        for peer in result["peers"]
+        if peer["name"] == result["best_peer"]
     ]

@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from hybrid_ray.config.optimizers import optimizer_title
 from hybrid_ray.report.load import Study
 from hybrid_ray.report.rescoring import objective_changes
 from hybrid_ray.run_result import TrialEnd
 
-__all__ = ["Headline", "conclude", "counted", "headline", "interval_text"]
+__all__ = ["Headline", "conclude", "confirmed_candidate", "counted", "headline", "interval_text"]
 
 Kind = Literal["gain", "no gain", "worse", "too few seeds", "inert", "not confirmed", "nothing finished", "refused"]
 
@@ -37,7 +38,13 @@ def headline(study: Study) -> Headline:
     ended = counted(study.trials)
     front = study.front if study.job.objective.mode == "pareto" else None
     found = conclude(
-        study.trials, study.winner, study.best, study.statistics, net=study.job.objective.mode == "net", front=front
+        study.trials,
+        study.winner,
+        study.best,
+        study.statistics,
+        net=study.job.objective.mode == "net",
+        front=front,
+        optimizer=study.job.train.optimizer,
     )
     if study.rescoring:
         changes = ", ".join(objective_changes(study.rescoring.searched, study.job.objective)) or "nothing changed"
@@ -60,6 +67,7 @@ def conclude(
     *,
     net: bool = False,
     front: pd.DataFrame | None = None,
+    optimizer: str = "adamw",
 ) -> Headline:
     """The finding.
 
@@ -70,6 +78,7 @@ def conclude(
         statistics: the content of ``confirmation.json``, or None.
         net: net speedups were searched.
         front: as `Study.front`, where speedup and degradation were searched; else None.
+        optimizer: the job's. A study runs no other, so it can't tell whether predicting pays, or the optimizer.
     """
     ended = counted(trials)
     if winner is None:
@@ -79,7 +88,7 @@ def conclude(
         won = _inert(winner, best, len(ended), net) if front is None else _inert_front(front, len(ended))
         return Headline(kind="inert", text=won)
     candidates = (statistics or {}).get("candidates", ())
-    candidate = _candidate(candidates, int(best["number"]))
+    candidate = confirmed_candidate(statistics, best)
     if candidate is None:
         found = f"the best of {_trials(len(ended))} {_worth(best, net)}" if front is None else _front(front, len(ended))
         return Headline(kind="not confirmed", text=_not_confirmed(found, best, candidates))
@@ -90,21 +99,26 @@ def conclude(
             if front is not None
             else f"{found} (trial {best['number']:.0f}, not confirmed)"
         )
-    return _confirmed(candidate, found)
+    return _confirmed(candidate, found, optimizer_title(optimizer))
 
 
 def _worth(trial: pd.Series, net: bool) -> str:
-    """Score and net speedup, what was searched first: ``scored 1.31 with net speedup 0.93``."""
+    """Score and net speedup, what was searched first: ``scored 1.31 with net speedup 0.93 ± 0.03``."""
     if not net:
-        return f"scored {trial['score']:.2f} with {_net_text(trial['net_speedup'])}"
+        return f"scored {trial['score']:.2f}{_stopped_early(trial)} with {_net_text(trial)}"
     if pd.isna(trial["net_speedup"]) and trial["objective"] > 0:
         return f"has a net speedup of at least {trial['objective']:.2f} (score {trial['score']:.2f})"
-    return f"has {_net_text(trial['net_speedup'])} (score {trial['score']:.2f})"
+    return f"has {_net_text(trial)} (score {trial['score']:.2f})"
+
+
+def _stopped_early(trial: pd.Series) -> str:
+    """What plain training stopped at the same time scores."""
+    return "" if pd.isna(trial["excess"]) else f" (stopping early {trial['score'] - trial['excess']:.2f})"
 
 
 def _brief(trial: pd.Series, net: bool) -> str:
     """What was searched alone: the net speedup that was confirmed follows."""
-    return f"{_worth(trial, net)} in the search" if net else f"scored {trial['score']:.2f}"
+    return f"{_worth(trial, net)} in the search" if net else f"scored {trial['score']:.2f}{_stopped_early(trial)}"
 
 
 def _front(front: pd.DataFrame, ended: int) -> str:
@@ -114,7 +128,7 @@ def _front(front: pd.DataFrame, ended: int) -> str:
     named = told.assign(_net=told["net_speedup"].fillna(0.0)).nlargest(MOST_NAMED, "_net")
     texts = [
         f"trial {row['number']:.0f} ({row['speedup']:.2f} × at {100 * row['degradation']:+.1f} % loss, "
-        f"{_net_text(row['net_speedup'])})"
+        f"{_net_text(row)})"
         for _, row in named.sort_values("speedup", ascending=False).iterrows()
     ]
     inert = f", {len(front) - len(predict)} of them inert" if 0 < len(predict) < len(front) else ""
@@ -157,7 +171,7 @@ def _inert(winner: pd.Series, best: pd.Series | None, ended: int, net: bool) -> 
     highest = (
         f"the highest net speedup of {_trials(ended)}, {winner['objective']:.2f} with score {winner['score']:.2f}"
         if net
-        else f"the highest score of {_trials(ended)}, {winner['score']:.2f} with {_net_text(winner['net_speedup'])}"
+        else f"the highest score of {_trials(ended)}, {winner['score']:.2f} with {_net_text(winner)}"
     )
     text = (
         f"Predicting did not pay: {highest}, went to trial {winner['number']:.0f}, which predicts only "
@@ -168,17 +182,18 @@ def _inert(winner: pd.Series, best: pd.Series | None, ended: int, net: bool) -> 
     return f"{text}; the best trial that does predict {_worth(best, net)}."
 
 
-def _candidate(candidates: Sequence[Mapping[str, Any]], best: int) -> Mapping[str, Any] | None:
-    """The one to speak of: a real gain where there is one (the largest that is certain), else the best trial. None: the
-    best was not run again.
+def confirmed_candidate(statistics: Mapping[str, Any] | None, best: pd.Series | None) -> Mapping[str, Any] | None:
+    """The confirmed trial that headline and first figures speak of: a real gain where there is one (the largest that is
+    certain), else the best trial. None: the best was not run again.
     """
+    candidates: Sequence[Mapping[str, Any]] = (statistics or {}).get("candidates", ())
     gains = [candidate for candidate in candidates if candidate["verdict"] == "real gain"]
     if gains:
         return max(gains, key=lambda candidate: float(candidate["net_speedup"]["low"]))
-    return next((candidate for candidate in candidates if candidate["trial"] == best), None)
+    return next((one for one in candidates if best is not None and one["trial"] == int(best["number"])), None)
 
 
-def _confirmed(candidate: Mapping[str, Any], found: str) -> Headline:
+def _confirmed(candidate: Mapping[str, Any], found: str, optimizer: str) -> Headline:
     net, trial = candidate["net_speedup"], candidate["trial"]
     if net["mean"] is None or net["n"] < MIN_SEEDS:
         text = (
@@ -192,8 +207,9 @@ def _confirmed(candidate: Mapping[str, Any], found: str) -> Headline:
         return Headline(kind="inert", text=text)
     if candidate["verdict"] == "real gain":
         text = (
-            f"A real gain: on fresh seeds, trial {trial} reaches its loss {net['mean']:.2f} times as fast as plain "
-            f"training that just stops earlier ({measured}); {found}."
+            f"A real gain over {optimizer}: on fresh seeds, trial {trial} reaches its loss {net['mean']:.2f} times as "
+            f"fast as plain {optimizer} that just stops earlier ({measured}); {found}. No peer was compared: whether "
+            "predicting pays, or the optimizer, is open (hybrid-ray compare)."
         )
         return Headline(kind="gain", text=text)
     if candidate["verdict"] == "worse than stopping early":
@@ -219,8 +235,12 @@ def _because(net: Mapping[str, Any]) -> str:
     return f": {net['note']}" if net.get("note") else ""
 
 
-def _net_text(net: float) -> str:
-    return f"net speedup {net:.2f}" if pd.notna(net) else "a loss off the frontier (no net speedup)"
+def _net_text(trial: pd.Series) -> str:
+    """With the standard error of a single run."""
+    net, error = trial["net_speedup"], trial["net_error"]
+    if pd.isna(net):
+        return "a loss off the frontier (no net speedup)"
+    return f"net speedup {net:.2f}" + (f" ± {error:.2f}" if pd.notna(error) else "")
 
 
 def _trials(number: int) -> str:

@@ -16,7 +16,7 @@ from hybrid_ray.config import JobConfig
 from hybrid_ray.config.jobfile import read_job
 from hybrid_ray.config.task import task_words
 from hybrid_ray.errors import ConfigError, StoreError
-from hybrid_ray.objective import pareto_front, ranked
+from hybrid_ray.objective import degradation, pareto_front, ranked, score, speedup
 from hybrid_ray.report.rescoring import Rescoring, read_rescoring
 from hybrid_ray.run_result import TRIAL_COLUMNS, Evaluation, RunResult, StepRecord, TrialEnd, TrialRow
 from hybrid_ray.storage.json_files import read_json
@@ -121,6 +121,21 @@ class Study:
         """
         order = self.ranked
         return None if order.empty else order.iloc[0]
+
+    @property
+    def plain(self) -> pd.DataFrame:
+        """Runs of real steps only that were stopped early (`frontier`), with the measures of a trial: what each setting
+        has to beat. Their net speedup is 1.
+        """
+        done = self.frontier[self.frontier["status"] == "finished"]
+        whole = done[done["length"] == 1.0]
+        if whole.empty:
+            return done.iloc[:0].assign(speedup=[], degradation=[], score=[])
+        time, loss = float(whole["time"].iloc[0]), float(whole["loss"].iloc[0])
+        faster = [speedup(time, one) for one in done["time"]]
+        worse = [degradation(one, loss) for one in done["loss"]]
+        scores = [score(*pair, self.job.objective) for pair in zip(faster, worse, strict=True)]
+        return done.assign(speedup=faster, degradation=worse, score=scores)
 
     @property
     def _eligible(self) -> pd.DataFrame:

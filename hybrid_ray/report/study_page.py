@@ -12,7 +12,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from hybrid_ray.report.generated_texts import samples
-from hybrid_ray.report.headline import Headline, counted, headline
+from hybrid_ray.report.headline import Headline, confirmed_candidate, counted, headline
 from hybrid_ray.report.load import Study, load_study
 from hybrid_ray.report.pages import templates
 from hybrid_ray.report.plots.study import Plot, Section, shown
@@ -36,7 +36,12 @@ GLOSSARY = (
     ("frontier", "The loss real steps alone reach in a given time, each run's learning rate fully decayed in it."),
     (
         "net speedup",
-        "The frontier's time to the run's loss, over the run's time. Above 1 is a real gain.",
+        "The frontier's time to the run's loss, over the run's time. Above 1 is a gain over the job's own optimizer.",
+    ),
+    ("excess", "The score less that of plain training stopped at the same time. Below 0, stopping early scores more."),
+    (
+        "peer",
+        "An optimizer that skips nothing, tuned like the baseline. Predicting pays only where it beats all.",
     ),
     ("front", "The trials that no other beats in both speedup and degradation. Stopping earlier has such a front too."),
     ("equal steps", "Only as many real steps as the hybrid took, schedule rescaled: just stopping earlier."),
@@ -154,10 +159,15 @@ _SEARCHED = {
 
 
 def _tiles(study: Study) -> list[Mapping[str, str]]:
-    """The numbers to see first: score and net speedup side by side. What was searched says so."""
-    best, mode = study.best, study.job.objective.mode
+    """The numbers to see first, of the trial that the headline speaks of: net speedup and score side by side.
+
+    Where it was confirmed the net speedup is the confirmed one; the others are of the search.
+    """
+    confirmed, best, mode = confirmed_candidate(study.statistics, study.best), study.best, study.job.objective.mode
     if best is None:
         return []
+    if confirmed is not None:
+        best = study.trials[study.trials["number"] == confirmed["trial"]].iloc[0]
     free, forward = tables.ceilings_of(best["predicted_share"], tables.backward_share(study))
     worse = best["degradation"]
     searched = {
@@ -165,17 +175,13 @@ def _tiles(study: Study) -> list[Mapping[str, str]]:
         "net": {"net speedup": "searched, "},
         "pareto": {"speedup": "searched, ", "loss against the baseline": "searched: "},
     }[mode]
+    stopped = "" if pd.isna(best["excess"]) else f"; stopping early {best['score'] - best['excess']:.2f}"
     return [
-        {
-            "value": tables.number(best["net_speedup"], 2, " ×"),
-            "name": "net speedup",
-            "note": searched.get("net speedup", "")
-            + ("against stopping earlier" if pd.notna(best["net_speedup"]) else "loss off the frontier"),
-        },
+        _net_tile(best, confirmed, searched.get("net speedup", "")),
         {
             "value": tables.number(best["score"], 2),
             "name": "score",
-            "note": searched.get("score", "speedup less lost quality"),
+            "note": searched.get("score", "speedup less lost quality") + stopped,
         },
         {
             "value": tables.number(best["speedup"], 2, " ×"),
@@ -196,3 +202,20 @@ def _tiles(study: Study) -> list[Mapping[str, str]]:
             + f"{study.words['measure']} a {study.words['unit']}",
         },
     ]
+
+
+def _net_tile(trial: pd.Series, confirmed: Mapping[str, Any] | None, searched: str) -> dict[str, str]:
+    """The confirmed net speedup, as the headline has it; that of the search while there is no other."""
+    if confirmed is not None and confirmed["net_speedup"]["mean"] is not None:
+        net = confirmed["net_speedup"]
+        return {
+            "value": tables.number(net["mean"], 2, " ×"),
+            "name": "net speedup, confirmed",
+            "note": f"{tables.short(net, 2)}, {net['n']} fresh seeds, against stopping earlier",
+        }
+    known = pd.notna(trial["net_speedup"])
+    return {
+        "value": tables.with_error(trial["net_speedup"], trial["net_error"], 2) + (" ×" if known else ""),
+        "name": "net speedup",
+        "note": searched + ("against stopping earlier, one seed" if known else "loss off the frontier"),
+    }

@@ -12,7 +12,7 @@ from hybrid_ray.config import JobConfig, RunConfig
 from hybrid_ray.config.jobfile import dump_job, read_job, variant_jobs
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.evaluation.arms import baseline
-from hybrid_ray.evaluation.compare import compare
+from hybrid_ray.evaluation.comparison.compare import compare
 from hybrid_ray.evaluation.runner import cached
 from hybrid_ray.ray_tune.cluster import ray_session, resource_concurrency
 from hybrid_ray.ray_tune.runner import RayExecute, machine_of_runs

@@ -168,7 +168,7 @@ def _worth(row: Mapping[str, Any], mode: str) -> str:
     """What is searched first, and the net speedup beside a score: by itself a score rewards stopping early."""
     if row.get("score") is None:
         return str(row.get("error") or "no score")
-    score, faster = f"score {row['score']:.3f}", f"speedup {row['speedup']:.2f}"
+    score, faster = f"score {row['score']:.3f}{_stopped_early(row)}", f"speedup {row['speedup']:.2f}"
     loss, net = f"loss {row['loss']:.4f} ({row['degradation']:+.1%})", _net(row, mode)
     order = {
         "score": (score, faster, loss, net),
@@ -178,11 +178,18 @@ def _worth(row: Mapping[str, Any], mode: str) -> str:
     return ", ".join(text for text in order[mode] if text)
 
 
+def _stopped_early(row: Mapping[str, Any]) -> str:
+    """What plain training stopped at the same time scores: by itself a score says nothing of predicting."""
+    excess = row.get("excess")
+    return "" if excess is None else f" (stopping early {row['score'] - excess:.3f})"
+
+
 def _net(row: Mapping[str, Any], mode: str) -> str:
     """Of a finished trial. One on its way has none; where that is searched, it is heading for one."""
     if row.get("state") == "COMPLETE":
-        net = row.get("net_speedup")
-        return f"net speedup {net:.2f}" if net is not None else "off the frontier"
+        net, error = row.get("net_speedup"), row.get("net_error")
+        around = f" ± {error:.2f}" if error else ""
+        return f"net speedup {net:.2f}{around}" if net is not None else "off the frontier"
     return f"heading for net speedup {row['objective']:.2f}" if mode == "net" and row["objective"] > 0 else ""
 
 

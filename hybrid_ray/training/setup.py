@@ -110,7 +110,7 @@ class TrainSetup:
 
     def training(self, run: RunConfig, *, replay: Replay | None = None) -> Training:
         """What trains the model on from the weights it has."""
-        optimizer = optimizer_of(self.task, self.module, run.train, seed=run.seed)
+        optimizer = optimizer_of(self.task, self.module, run.optimizer_settings, seed=run.seed)
         trainer = HybridTrainer(
             self.model,
             optimizer,

@@ -53,6 +53,24 @@ def test_a_slower_machine_makes_no_trial_worse() -> None:
     assert scorer().at(evaluation, 0.01)["score"] == pytest.approx(scorer().at(slower, 0.02)["score"])
 
 
+def test_a_score_says_what_stopping_early_scores_in_the_same_time() -> None:
+    """At 50 plain steps the frontier has 3, half as much again as the baseline: a penalty of 9.6."""
+    equal, better = scorer().final(hybrid(3.0, 0.5)), scorer().final(hybrid(2.5, 0.5))
+    assert equal["excess"] == pytest.approx(0.0)
+    assert better["excess"] == pytest.approx(20 * (1.5 - 1.25))
+    assert scorer().final(hybrid(3.0, 0.3))["excess"] is None  # no run of plain training is as short
+
+
+def test_the_error_of_a_single_net_speedup_is_its_noise_over_the_slope() -> None:
+    """Losses that fall as the sixth root of time: 0.2 % of noise in loss is 1.2 % in time."""
+    times = (50.0, 60.0, 70.0, 85.0, 100.0)
+    frontier = Frontier.from_points([(time, 3.0 * time ** (-1 / 6)) for time in times])
+    assert frontier.net_error == pytest.approx(0.012)
+    found = TrialScorer(baseline=scorer().baseline, frontier=frontier, objective=ObjectiveConfig())
+    measured = found.final(hybrid(3.0 * 70.0 ** (-1 / 6), 0.5))
+    assert measured["net_error"] == pytest.approx(0.012 * measured["net_speedup"])
+
+
 def test_a_finished_trial_that_only_stopped_earlier_has_a_net_speedup_of_one() -> None:
     found = scorer().final(hybrid(3.0, 0.5))
     assert found["speedup"] == pytest.approx(2.0)

@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,8 @@ class Simulator:
 
     ``noise`` is the standard deviation of a run's log loss, ``seed_noise`` of what all runs of a seed share,
     ``clock_noise`` of log time; ``real_step_cost`` is how many times dearer than plain steps the hybrid's real ones
-    are. ``learning_rate`` is the best one; away from it losses rise. ``ran`` lists every run.
+    are. ``learning_rate`` is the best one, of a hybrid ``hybrid_rate`` times it; away from it losses rise. ``peers``
+    has by optimizer what ``gain`` is to the hybrid, and how many plain steps its step takes. ``ran`` lists every run.
     """
 
     gain: float = 1.0
@@ -68,6 +69,8 @@ class Simulator:
     seed_noise: float = 0.0
     clock_noise: float = 0.0
     learning_rate: float = 3e-3
+    hybrid_rate: float = 1.0
+    peers: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     share: float = SHARE
     real_step_cost: float = 1.0
     stream: int = 0
@@ -89,9 +92,11 @@ class Simulator:
         predicts = run.hybrid.predictor != "none"
         predicted = round(run.train.steps * self.share) if predicts else 0
         real = run.train.steps - predicted
-        gain = self.gain if run.arm == "hybrid" else 1.0
+        gain, cost = self.peers.get(run.train.optimizer, (1.0, 1.0))
+        gain = self.gain if run.arm == "hybrid" else gain
         seed_effect = self.seed_effects.setdefault(run.seed, self.rng.normal(0, self.seed_noise))
-        untuned = 0.05 * math.log(run.train.learning_rate / self.learning_rate) ** 2
+        best_rate = self.learning_rate * (self.hybrid_rate if run.arm == "hybrid" else 1.0)
+        untuned = 0.05 * math.log(run.optimizer_settings.learning_rate / best_rate) ** 2
         loss = law(real * gain) * math.exp(seed_effect + self.rng.normal(0, self.noise) + untuned)
         status = self.broken(run) or "finished"
         found = result(
@@ -99,7 +104,7 @@ class Simulator:
             loss=loss,
             real_steps=real,
             predicted_steps=predicted,
-            train_seconds=0.02 * real * math.exp(self.rng.normal(0, self.clock_noise)),
+            train_seconds=0.02 * real * cost * math.exp(self.rng.normal(0, self.clock_noise)),
             plain_step=0.02 / (self.real_step_cost if run.arm == "hybrid" else 1.0),
             tokens={"read": real, "gradient": real, "forward_only": 0},
             status=status,

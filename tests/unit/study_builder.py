@@ -91,6 +91,10 @@ def trial_row(
         "speedup": faster,
         "degradation": worse,
         "net_speedup": line.net_speedup(loss, result.time),
+        "net_error": (line.net_speedup(loss, result.time) or 0.0) * (line.net_error or 0.0),
+        "excess": None
+        if (stopped := line.loss_at(result.time)) is None
+        else scored - score(faster, degradation(stopped, baseline_loss), job.objective),
         "loss": loss,
         "baseline_loss": baseline_loss,
         "time": result.time,

@@ -8,7 +8,7 @@ from simulated_runs import law, result
 
 from hybrid_ray.config import RunConfig
 from hybrid_ray.evaluation.arms import baseline
-from hybrid_ray.evaluation.configurations import configurations
+from hybrid_ray.evaluation.comparison.configurations import configurations
 from hybrid_ray.evaluation.frontier import Frontier
 from hybrid_ray.run_result import RunResult
 

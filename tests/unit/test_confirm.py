@@ -13,7 +13,7 @@ from simulated_runs import Simulator, law, result
 from hybrid_ray.config import CompareConfig, ConfirmConfig, HybridConfig, JobConfig, RunConfig
 from hybrid_ray.errors import ConfigError, HybridRayError
 from hybrid_ray.evaluation.arms import frontier_runs
-from hybrid_ray.evaluation.compare import compare, decide
+from hybrid_ray.evaluation.comparison.compare import compare, decide
 from hybrid_ray.evaluation.confirm import Candidate, confirm, fresh_seeds
 from hybrid_ray.evaluation.frontier import Frontier
 from hybrid_ray.evaluation.runner import Task
@@ -212,7 +212,7 @@ def test_several_candidates_are_corrected_for() -> None:
     assert verdict(net, compared, predicted_share=0.3, p_corrected=0.04, alpha=0.05) == ("real gain", None)
 
 
-COMPARE = replace(JOB, compare=CompareConfig(interim_analyses=(3, 6), arms=("equal_steps",)))
+COMPARE = replace(JOB, compare=CompareConfig(interim_analyses=(3, 6), arms=()))
 
 
 def null_verdicts(job: JobConfig, studies: int, **noise: float) -> Counter[str]:
@@ -233,7 +233,7 @@ def test_false_positives_over_a_thousand_null_comparisons() -> None:
 
 def test_a_three_percent_gain_is_found_with_the_planned_seeds() -> None:
     """The whole chain again, at 2.5 % of spread in time, for which `seeds_needed` asks for 9."""
-    job = replace(JOB, compare=CompareConfig(interim_analyses=(4, 9), arms=("equal_steps",)))
+    job = replace(JOB, compare=CompareConfig(interim_analyses=(4, 9), arms=()))
     found = 0
     for stream in range(200):
         simulator = Simulator(stream=stream, gain=1.03, noise=0.001, seed_noise=0.01, clock_noise=0.003)
@@ -252,7 +252,7 @@ def test_seeds_are_added_only_while_undecided() -> None:
 
 
 def test_from_ten_seeds_there_is_a_bootstrap_beside_the_t_interval() -> None:
-    job = replace(JOB, compare=CompareConfig(interim_analyses=(10,), arms=("equal_steps",)))
+    job = replace(JOB, compare=CompareConfig(interim_analyses=(10,), arms=()))
     found = decide(job, execute=Simulator(noise=0.003), directory=NOWHERE, frontier=frontier_of(Simulator()))
     net = found["net_speedup"]
     low, high = net["bootstrap"]
@@ -265,13 +265,14 @@ def test_compare_tunes_the_baseline_first_and_gives_every_arm_its_rate(tmp_path:
     job = replace(JOB, compare=CompareConfig(interim_analyses=(3,)))
     simulator = Simulator(noise=1e-4, learning_rate=6e-3)
     found = compare(job, execute=simulator, directory=tmp_path)
-    assert found["tuning"]["learning_rate"] == pytest.approx(6e-3)
-    assert found["tuning"]["at_edge"]
-    rates = {run.arm: run.train.learning_rate / 6e-3 for run in simulator.ran}  # the last of each arm
+    assert found["learning_rate"] == pytest.approx(6e-3)
+    assert found["tuning"]["baseline"]["at_edge"] == ["learning_rate"]
+    rates = {run.arm: run.optimizer_settings.learning_rate / 6e-3 for run in simulator.ran}  # the last of each arm
     assert rates == pytest.approx({arm: 1.3 if arm == "lr_matched" else 1.0 for arm in rates})
     assert len(rates) == 9
     text = (tmp_path / "comparison.txt").read_text()
-    assert found["verdict"] in text.splitlines()[0]
+    assert text.startswith("study: No gain shown over plain AdamW that just stops earlier")
+    assert "No peer was compared" in text
     assert "widen compare.lr_factors" in text
     assert max(map(len, text.splitlines())) <= 100
     assert json.loads((tmp_path / "comparison.json").read_text())["verdict"] == found["verdict"]
@@ -316,7 +317,7 @@ def test_without_a_baseline_nothing_is_compared(tmp_path: Path) -> None:
 
 
 def test_time_to_target_counts_a_run_that_misses_it(tmp_path: Path) -> None:
-    job = replace(JOB, compare=CompareConfig(interim_analyses=(3,), arms=("equal_steps",), tune_baseline=False))
+    job = replace(JOB, compare=CompareConfig(interim_analyses=(3,), arms=(), tune_baseline=False))
     found = compare(job, execute=Simulator(gain=0.5), directory=tmp_path)["time_to_target"]
     assert found["target"] == pytest.approx(law(600) * 1.02)
     assert found["arms"]["hybrid"]["misses"] == 3

@@ -27,7 +27,8 @@ from hybrid_ray.storage.study_store import StudyStore
 def table(*changes: dict[str, Any]) -> pd.DataFrame:
     """Finished trials that predict a third of their steps, each with changes of its own."""
     result = run_result(predicted=200, net=0.93)
-    rows = [trial_row(number, result, JobConfig()) | change for number, change in enumerate(changes)]
+    alone = {"excess": None, "net_error": None}
+    rows = [trial_row(number, result, JobConfig()) | alone | change for number, change in enumerate(changes)]
     return pd.DataFrame(rows, columns=list(TRIAL_COLUMNS))
 
 
@@ -46,7 +47,8 @@ def test_a_gain_is_claimed_where_the_interval_says_so() -> None:
     candidate = confirmed(0, net=1.12)
     found = find(table({}, {}), candidate)
     assert found.kind == "gain"
-    assert found.text.startswith("A real gain: on fresh seeds, trial 0 reaches its loss 1.1")
+    assert found.text.startswith("A real gain over AdamW: on fresh seeds, trial 0 reaches its loss 1.1")
+    assert "No peer was compared: whether predicting pays, or the optimizer, is open" in found.text
     assert f"{candidate['net_speedup']['low']:.2f}–{candidate['net_speedup']['high']:.2f}, 3 seeds" in found.text
     assert "placebo" not in found.text
 
@@ -199,7 +201,36 @@ def test_score_and_net_speedup_stand_side_by_side(tmp_path: Path) -> None:
     found = trials_table(load_study(directory))
     place = found.columns.index("score")
     assert found.columns[place + 1] == "net speedup"
-    assert found.columns[place + 2 : place + 5] == ("speedup", "1/(1−f)", "1/(1−f·b)")
+    assert found.columns[place + 2 : place + 6] == ("excess", "speedup", "1/(1−f)", "1/(1−f·b)")
+
+
+def test_what_stopping_early_scores_stands_with_each_score_and_in_the_ranking(tmp_path: Path) -> None:
+    """Plain training stopped at 0.85 N is a row like those of trials, with the score that its speed and loss give."""
+    directory = build_study(tmp_path / "study")
+    study = load_study(directory)
+    found = trials_table(study)
+    row = dict(zip(found.columns, next(row for row in found.rows if row[0] == "stop at 0.85 N"), strict=True))
+    plain = study.plain[study.plain["length"] == 0.85].iloc[0]
+    assert float(row["score"]) == pytest.approx(plain["score"], abs=1e-3)
+    assert plain["speedup"] == pytest.approx(1 / 0.85)
+    assert row["net speedup"] == "1"
+    assert row["state"] == "plain"
+    best = study.best
+    equal = best["score"] - best["excess"]
+    assert f"scored {best['score']:.2f} (stopping early {equal:.2f})" in write_report(directory).text
+    page = (directory / "report.html").read_text()
+    assert f"stopping early {equal:.2f}" in page
+    assert f"{best['net_speedup']:.3f} ± {best['net_error']:.3f}" in page
+
+
+def test_headline_and_first_figure_give_the_same_confirmed_net_speedup(tmp_path: Path) -> None:
+    directory = build_study(tmp_path / "study")
+    text = write_report(directory).text
+    net = load_study(directory).statistics["candidates"][0]["net_speedup"]["mean"]
+    first = re.search(r'<div class="tile"><b>([0-9.]+)', (directory / "report.html").read_text())
+    assert first is not None
+    assert first[1] == f"{net:.2f}"
+    assert f"net speedup {net:.2f}, 95 % interval" in text
 
 
 def test_whatever_an_error_message_holds_is_shown_and_not_obeyed(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from hybrid_ray.config import (
 )
 from hybrid_ray.config.jobfile import dump_job, job_from_dict, variant_jobs
 from hybrid_ray.errors import ConfigError
-from hybrid_ray.evaluation.compare import compare
+from hybrid_ray.evaluation.comparison.compare import compare
 from hybrid_ray.evaluation.runner import execute_here
 from hybrid_ray.report.tables.comparison import OURS
 from hybrid_ray.report.tables.published import PUBLISHED
@@ -160,7 +160,7 @@ def test_its_pages_say_what_never_predicted_and_show_the_published_numbers(
         page = (compared / name).read_text()
         assert "hybrid never predicted: its confidence rose to" in page
         assert "1,419 tok/s" in page
-        assert "the same in loss: stopping earlier" in page
+        assert "loss ratio at equal time (stopping earlier" in page
         assert "always predicts never predicted" not in page
     rows = [line for line in (compared / "report.md").read_text().splitlines() if line.startswith("| total time")]
     assert rows[0].startswith("| total time | 31.3s | 25.1s | 18.0s |")

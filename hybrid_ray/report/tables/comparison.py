@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from hybrid_ray.config.optimizers import optimizer_title
 from hybrid_ray.config.task import stored_words
 from hybrid_ray.report.tables.published import PUBLISHED
 from hybrid_ray.report.tables.study import NONE, Table, number, percent
 
-__all__ = ["arms", "configurations", "ends", "findings", "published", "ratio", "ratios", "tuning"]
+__all__ = ["arms", "configurations", "ends", "findings", "peers", "published", "ratio", "ratios", "tuning"]
 
 PHASES = ("warmup", "full", "predict", "correct")
 
@@ -43,10 +44,20 @@ def _silent(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _edge(result: Mapping[str, Any]) -> Iterator[str]:
-    if result["tuning"] is None:
+    if not result["tuning"]:
         yield "The learning rate was not tuned: a baseline at its best rate may do better than this one."
-    elif result["tuning"]["at_edge"]:
-        yield f"The best learning rate, {result['learning_rate']:g}, is at the edge of those tried."
+    for name, tuned in _all_tuning(result).items():
+        for setting in tuned["at_edge"]:
+            best = _value(tuned["best"][setting])
+            yield f"{_words(name)}: the best {_words(setting)}, {best}, is at the edge of those tried."
+
+
+def _all_tuning(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Of the baseline, the hybrid and the peers, by name."""
+    return {
+        **result["tuning"],
+        **{optimizer_title(peer["name"]): peer["tuning"] for peer in result["peers"] if peer["tuning"]},
+    }
 
 
 def _lost(result: Mapping[str, Any]) -> Iterator[str]:
@@ -102,7 +113,7 @@ def ratios(result: Mapping[str, Any]) -> Table:
     plan = result["planning"]
     found = {
         "net speedup, over stopping earlier": result["net_speedup"],
-        "the same in loss: stopping earlier's at equal time, over the hybrid's": result["net_speedup"]["advantage"],
+        "loss ratio at equal time (stopping earlier / hybrid)": result["net_speedup"]["advantage"],
         **_explained(result),
     }
     needed = plan["seeds_needed"]
@@ -246,15 +257,55 @@ def _ours(entry: Mapping[str, Any] | None, quantity: str | None) -> str:
 
 
 def tuning(result: Mapping[str, Any]) -> Table | None:
-    """The baseline at the learning rates that were tried."""
-    if result["tuning"] is None:
+    """What was tried for whom, and with what it ended; None where nothing was tuned."""
+    tuned = _all_tuning(result)
+    if not tuned:
         return None
     return Table(
-        title="The baseline's learning rate",
-        columns=("learning rate", "loss on the val split"),
-        rows=tuple((f"{row['learning_rate']:g}", number(row["loss"], 4)) for row in result["tuning"]["losses"]),
-        note=f"Every arm uses the best one, {result['learning_rate']:g}.",
-    )
+        title="Tuning",
+        columns=("of", "setting", "value", "loss on the val split", ""),
+        rows=tuple(
+            (
+                _words(name), _words(row["setting"]), _value(row["value"]), number(row["loss"], 4),
+                "best" if row["value"] == one["best"][row["setting"]] else "",
+            )
+            for name, one in tuned.items()
+            for row in one["tried"]
+        ),
+        note="One run a value, on the job's own seed, with the settings above it at their best.",
+    )  # fmt: skip
+
+
+def peers(result: Mapping[str, Any]) -> Table:
+    """Optimizers that skip nothing, each tuned like the baseline, for as long as the hybrid trains."""
+    own = optimizer_title(result["job"]["optimizer"])
+    rows = []
+    for peer in result["peers"]:
+        done = [row for row in peer["runs"] if row["loss"] is not None]
+        rows.append(
+            (
+                optimizer_title(peer["name"]), f"{len(done)} of {len(peer['runs'])}", f"{peer['learning_rate']:g}",
+                number(_mean(done, "loss"), 4), number(_mean(done, "time"), 1), number(_mean(done, "real_steps"), 1),
+                ratio(peer["net_speedup"]), ratio(peer["over_baseline"]),
+            )
+        )  # fmt: skip
+    return Table(
+        title="Peers",
+        columns=(
+            "optimizer", "seeds", "learning rate", "loss", "time (plain steps)", "real steps",
+            "hybrid's net speedup over it", f"its own over {own}",
+        ),
+        rows=tuple(rows),
+        note=(
+            "Each was tuned by as many runs as the baseline, has a frontier of its own, and trains on every seed for "
+            f"as long as the hybrid does. Time is told in plain steps of {own}, measured in turns in one process. "
+            "Predicting pays only where the hybrid's net speedup over all of them lies above 1."
+        ),
+    )  # fmt: skip
+
+
+def _value(value: Any) -> str:
+    return ", ".join(f"{one:g}" for one in value) if isinstance(value, list | tuple) else f"{value:g}"
 
 
 def _words(name: str) -> str:

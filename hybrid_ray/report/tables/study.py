@@ -11,8 +11,8 @@ from hybrid_ray.report.headline import interval_text
 from hybrid_ray.report.load import Study
 
 __all__ = [
-    "Table", "best_settings", "ceilings_of", "confirmation_tables", "first_to_see", "number", "speedups",
-    "trials_table",
+    "Table", "best_settings", "ceilings_of", "confirmation_tables", "first_to_see", "number", "short", "speedups",
+    "trials_table", "with_error",
 ]  # fmt: skip
 
 MOST_TRIALS = 60  # rows; a study of a thousand trials still gives a page one can read
@@ -40,6 +40,12 @@ class Table:
 def number(value: Any, digits: int = 2, unit: str = "") -> str:
     """A number for a cell; a dash for one that is missing."""
     return NONE if value is None or pd.isna(value) else f"{value:,.{digits}f}{unit}"
+
+
+def with_error(value: Any, error: Any, digits: int = 3) -> str:
+    """``0.931 ± 0.012``."""
+    known = pd.notna(value) and pd.notna(error)
+    return number(value, digits) + (f" ± {error:.{digits}f}" if known else "")
 
 
 def percent(value: Any, digits: int = 1) -> str:
@@ -91,7 +97,7 @@ def _confirmation(candidate: Mapping[str, Any], seeds: Sequence[int]) -> Table:
                 *((percent(_mean(run.get("accuracy") for run in done), 2),) if scored else ()),
                 number(_mean(run["time"] for run in done), 1),
                 number(_mean(run["train_seconds"] for run in done), 1),
-                _short(against, 4),
+                short(against, 4),
             )
         )
     net = candidate["net_speedup"]
@@ -124,7 +130,7 @@ def speedups(study: Study) -> Table:
             (
                 f"trial {trial['number']:.0f}, search, 1 seed", percent(trial["predicted_share"]),
                 number(trial["speedup"], 3), NONE, NONE, number(free, 3), number(forward, 3),
-                number(trial["net_speedup"], 3),
+                with_error(trial["net_speedup"], trial["net_error"]),
             )
         )  # fmt: skip
     for candidate in (study.statistics or {}).get("candidates", ()):
@@ -134,8 +140,8 @@ def speedups(study: Study) -> Table:
         rows.append(
             (
                 f"trial {candidate['trial']}, confirmed", percent(_mean(shares)),
-                *(_short(one) for one in compared), number(free, 3), number(forward, 3),
-                _short(candidate["net_speedup"]),
+                *(short(one) for one in compared), number(free, 3), number(forward, 3),
+                short(candidate["net_speedup"]),
             )
         )  # fmt: skip
     measured = "not measured" if backward is None else f"{backward:.3f}, measured"
@@ -186,7 +192,11 @@ def trials_table(study: Study) -> Table:
         trials = trials.loc[study.worth.nlargest(MOST_TRIALS).index].sort_values("number")
     knobs = [name for name in trials.columns if name.startswith("params_")]
     backward = backward_share(study)
-    note = "Net speedup: – where the loss is off the frontier's range, or the trial did not finish."
+    note = (
+        "Net speedup: – where the loss is off the frontier's range, or the trial did not finish; ± the standard "
+        "error of one run. Excess: the score less that of plain training stopped at the same time. The last rows are "
+        "plain training of other lengths, N being the job's steps: what every setting has to beat."
+    )
     if len(trials) < len(study.trials):
         note = f"The {len(trials)} highest of {len(study.trials)} trials; all are in trials.jsonl. {note}"
     mode = study.job.objective.mode
@@ -201,14 +211,15 @@ def trials_table(study: Study) -> Table:
             "trial", "state", *(name.removeprefix("params_").replace("_", " ") for name in knobs), *columns, "remarks",
         ),
         rows=tuple(
-            (*first, *(measured[name] for name in columns), remarks) for first, measured, remarks in rows
+            (*first, *(measured.get(name, NONE) for name in columns), remarks)
+            for first, measured, remarks in (*rows, *_plain_rows(study, len(knobs)))
         ),
         note=note,
         marked=frozenset(f"{trial:.0f}" for trial in first_to_see(study)["number"]),
     )  # fmt: skip
 
 
-_MEASURED = ("score", "net speedup", "speedup", "1/(1−f)", "1/(1−f·b)", "degradation", "loss", "predicted f")
+_MEASURED = ("score", "net speedup", "excess", "speedup", "1/(1−f)", "1/(1−f·b)", "degradation", "loss", "predicted f")
 _SEARCHED = {
     "score": ("score", "net speedup"),
     "net": ("net speedup", "score"),
@@ -225,7 +236,8 @@ def _trial_row(
     free, forward = ceilings_of(share, backward) if pd.notna(share) else (None, None)
     measured = {
         "score": _bounded(row["score"], 3),
-        "net speedup": number(row["net_speedup"], 3),
+        "net speedup": with_error(row["net_speedup"], row["net_error"]),
+        "excess": _bounded(row["excess"], 3),
         "speedup": number(row["speedup"], 3),
         "1/(1−f)": number(free, 3),
         "1/(1−f·b)": number(forward, 3),
@@ -236,6 +248,24 @@ def _trial_row(
     first = (f"{row['number']:.0f}", str(row["state"]), *(_plain(row[name]) for name in knobs))
     remarks = (["on the front"] if row["number"] in front else []) + list(_remarks(row))
     return first, measured, ", ".join(remarks) or NONE
+
+
+def _plain_rows(study: Study, knobs: int) -> Iterator[tuple[tuple[str, ...], dict[str, str], str]]:
+    """Plain training of every length that was run, as rows like those of trials."""
+    plain, best = study.plain, study.best
+    for _, row in plain.sort_values("length").iterrows():
+        measured = {
+            "score": _bounded(row["score"], 3),
+            "net speedup": "1",
+            "speedup": number(row["speedup"], 3),
+            "degradation": percent(row["degradation"]),
+            "loss": number(row["loss"], 4),
+            "predicted f": percent(0.0),
+        }
+        beats = best is not None and row["score"] > best["score"]
+        length = row["length"]
+        name = "baseline" if length == 1.0 else f"stop at {length:g} N" if length < 1.0 else f"go on to {length:g} N"
+        yield (name, "plain", *[NONE] * knobs), measured, "scores above the best trial" if beats else NONE
 
 
 def _remarks(row: pd.Series) -> Iterator[str]:
@@ -256,7 +286,7 @@ def _bounded(value: Any, digits: int) -> str:
     return NONE if pd.notna(value) and value < -1e3 else number(value, digits)
 
 
-def _short(found: Mapping[str, Any] | None, digits: int = 3) -> str:
+def short(found: Mapping[str, Any] | None, digits: int = 3) -> str:
     """``0.93 (0.90–0.96)``."""
     return (
         NONE

@@ -1,26 +1,29 @@
-"""The whole comparison: tuned baseline, frontier, all arms over seeds added at fixed looks, statistics, verdict.
+"""The whole comparison: tuning, frontiers, all arms and peers over seeds added at fixed looks, statistics, verdict.
 
-What `hybrid-ray compare` does. The hybrid settings are the job's own; nothing is searched, so nothing is picked for
-its luck. The one primary test is the net speedup; it alone spends the alpha. All other intervals are given at the same
-level as an explanation, uncorrected for their number (what else can refuse a gain: `summary.verdict`).
+What `hybrid-ray compare` does. But for the rate, the hybrid settings are the job's own; nothing else is picked for its
+luck. Two questions are asked in order, so that neither needs a correction for the other: is the hybrid faster than the
+job's own optimizer that stops earlier (`verdict`)? And than every peer (`predicting_pays`)? These two alone spend the
+alpha. All other intervals are given at the same level as an explanation, uncorrected for their number.
 """
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from hybrid_ray.config import Arm, JobConfig, Split
+from hybrid_ray.config import Arm, JobConfig, OptimizerName, Split
 from hybrid_ray.config.jobfile import variant_jobs
 from hybrid_ray.errors import HybridRayError
-from hybrid_ray.evaluation.arms import baseline, frontier_runs
+from hybrid_ray.evaluation.arms import REQUIRED, frontier_runs
 from hybrid_ray.evaluation.comparable import comparable, fingerprint_of
-from hybrid_ray.evaluation.comparison_text import comparison_text
-from hybrid_ray.evaluation.configurations import Runs, configurations, variant_runs, variant_tasks
+from hybrid_ray.evaluation.comparison.configurations import Runs, configurations, variant_runs, variant_tasks
+from hybrid_ray.evaluation.comparison.peers import Peer, Peers, best_peer, peer_job, predicting_pays
+from hybrid_ray.evaluation.comparison.text import comparison_text
+from hybrid_ray.evaluation.comparison.tuning import Tuned, first_error, tune, tune_hybrid
 from hybrid_ray.evaluation.confirm import fresh_seeds
 from hybrid_ray.evaluation.frontier import Frontier
 from hybrid_ray.evaluation.interim_analyses import InterimAnalyses, seeds_needed
@@ -61,14 +64,26 @@ def compare(
     variant_jobs(job)  # what is wrong with one is said before anything runs
     check_results_version(directory)
     plain = execute_plain or partial(execute_missing, execute)  # a cache looks by itself, and by more than the run
-    tuning = _tune(job, plain, directory) if job.compare.tune_baseline else None
-    if tuning is not None:
-        job = replace(job, train=replace(job.train, learning_rate=tuning["learning_rate"]))
-    frontier, fingerprint = _frontier(job, plain, directory)
-    result = decide(job, execute=execute, directory=directory, frontier=frontier, fingerprint=fingerprint)
+    asked, tuned = job, None
+    if job.compare.tune_baseline:
+        tuned = tune(asked, execute=plain, directory=directory / "tuning" / "baseline")
+        job = tuned.job
+    frontier, _, fingerprint = _frontier(job, plain, directory / "frontier")
+    peers = Peers([_peer(asked, name, plain, directory, fingerprint) for name in asked.compare.peers], _SPLIT)
+    of_hybrid = None
+    if tuned is not None:
+        of_hybrid = _tune_hybrid(asked, job, plain, directory)
+        job = of_hybrid.job if of_hybrid else job
+    result = decide(job, execute=execute, directory=directory, frontier=frontier, fingerprint=fingerprint, peers=peers)
     result = {
-        "name": job.name, "job": _settings(job), "tuning": tuning, "learning_rate": job.train.learning_rate, **result
-    }  # fmt: skip
+        "name": job.name,
+        "job": _settings(job),
+        "tuning": {
+            name: one.as_dict() for name, one in (("baseline", tuned), ("hybrid", of_hybrid)) if one is not None
+        },
+        "learning_rate": job.train.learning_rate,
+        **result,
+    }
     write_json_atomic(directory / "comparison.json", result)
     write_atomic(directory / "comparison.txt", (comparison_text(result) + "\n").encode())
     write_comparison(directory)
@@ -93,47 +108,41 @@ def _settings(job: JobConfig) -> dict[str, Any]:
     }
 
 
-def _tune(job: JobConfig, execute: Execute, directory: Path) -> dict[str, Any]:
-    """The baseline at several learning rates: an untuned one flatters every method. Scored on the val split."""
-    factors = sorted(set(job.compare.lr_factors))
-    rates = [job.train.learning_rate * factor for factor in factors]
-    tasks = [
-        Task(
-            run=baseline(replace(job, train=replace(job.train, learning_rate=rate)).run()),
-            directory=directory / "tuning" / f"{factor:g}",
+def _tune_hybrid(asked: JobConfig, job: JobConfig, execute: Execute, directory: Path) -> Tuned | None:
+    """None: it finished at no rate. Then the arms below say so, seed by seed."""
+    try:
+        return tune_hybrid(
+            job, rate=asked.train.learning_rate, execute=execute, directory=directory / "tuning" / "hybrid"
         )
-        for factor, rate in zip(factors, rates, strict=True)
-    ]
-    results = execute(tasks)
-    results = comparable(results, fingerprint_of(results))
-    losses = [result.heldout["val"].loss if result.status == "finished" else None for result in results]
-    finished = [(loss, rate) for loss, rate in zip(losses, rates, strict=True) if loss is not None]
-    if not finished:
-        raise HybridRayError(f"no baseline run finished, so nothing can be compared: {_first_error(results)}")
-    best = min(finished)[1]
-    return {
-        "learning_rate": best,
-        "losses": [{"learning_rate": rate, "loss": loss} for rate, loss in zip(rates, losses, strict=True)],
-        "at_edge": best in (rates[0], rates[-1]),
-    }
+    except HybridRayError:
+        return None
 
 
-def _frontier(job: JobConfig, execute: Execute, directory: Path) -> tuple[Frontier, Mapping[str, Any] | None]:
-    """And the fingerprint of its runs, which everything measured against them must share."""
-    tasks = [
-        Task(run=run, directory=directory / "frontier" / f"{length:.2f}") for length, run in frontier_runs(job).items()
-    ]
+def _peer(
+    asked: JobConfig, name: OptimizerName, execute: Execute, directory: Path, fingerprint: Mapping[str, Any] | None
+) -> Peer:
+    """A peer, tuned from where the baseline was tuned from, and its frontier."""
+    job, tuned = peer_job(asked, name), None
+    if asked.compare.tune_baseline:
+        tuned = tune(job, execute=execute, directory=directory / "tuning" / name)
+        job = tuned.job
+    frontier, whole, _ = _frontier(job, execute, directory / "peers" / name / "frontier", fingerprint)
+    return Peer(name=name, job=job, tuned=tuned, frontier=frontier, whole=whole)
+
+
+def _frontier(
+    job: JobConfig, execute: Execute, directory: Path, fingerprint: Mapping[str, Any] | None = None
+) -> tuple[Frontier, RunResult, Mapping[str, Any] | None]:
+    """The frontier, its longest run, and the fingerprint that all measured against it must share."""
+    tasks = [Task(run=run, directory=directory / f"{length:.2f}") for length, run in frontier_runs(job).items()]
     results = execute(tasks)
-    fingerprint = fingerprint_of(results)
+    fingerprint = fingerprint or fingerprint_of(results)
     results = comparable(results, fingerprint)
     try:
-        return Frontier.from_results(results, _SPLIT), fingerprint
+        frontier = Frontier.from_results(results, _SPLIT)
     except ValueError as error:
-        raise HybridRayError(f"{error}; the first: {_first_error(results)}") from error
-
-
-def _first_error(results: Sequence[RunResult]) -> str:
-    return next((result.error or result.status for result in results if result.status != "finished"), "no error")
+        raise HybridRayError(f"{error}; the first: {first_error(results)}") from error
+    return frontier, [result for result in results if result.status == "finished"][-1], fingerprint
 
 
 def decide(
@@ -143,18 +152,21 @@ def decide(
     directory: Path,
     frontier: Frontier,
     fingerprint: Mapping[str, Any] | None = None,
+    peers: Peers | None = None,
 ) -> dict[str, Any]:
-    """Add seeds at the fixed looks of ``job.compare`` until the net speedup is decided, or the looks are used up.
+    """Add seeds at the fixed looks of ``job.compare`` until both questions are decided, or the looks are used up.
 
     At each look the interval has the level that the spending function leaves it (`InterimAnalyses.levels`), so the
     chance that noise alone is ever called a gain or a loss is at most 5 % over all looks together.
 
     Args:
         fingerprint: of the frontier's runs, which every run here must share (`run_arms`).
+        peers: tuned; None: there are none.
     """
+    peers = peers or Peers((), _SPLIT)
     analyses = InterimAnalyses(seeds=job.compare.interim_analyses, spending=job.compare.spending)
     seeds = fresh_seeds(job, analyses.seeds[-1], block=_SEED_BLOCK)
-    arms: list[Arm] = ["equal_steps", *job.compare.arms]
+    arms: list[Arm] = [*REQUIRED, *job.compare.arms]
     candidate, variants = Candidate(trial=0, hybrid=job.hybrid), variant_jobs(job)
     runs: ArmRuns = {}
     others: dict[str, Runs] = {}
@@ -174,7 +186,10 @@ def decide(
         share = mean_predicted_share(runs["hybrid"].values())
         compared = comparisons(runs, _SPLIT, level=1 - level)
         found, refusal = verdict(net, compared, predicted_share=share, p_corrected=net["p"], alpha=level)
-        if found != "no gain shown":
+        peers.run(added["hybrid"], execute=execute, directory=directory / "peers", fingerprint=fingerprint)
+        measured = peers.measured(runs, frontier, level=1 - level)
+        pays = predicting_pays(measured) if found == "real gain" else None
+        if found != "no gain shown" and not (found == "real gain" and measured and pays is None):
             break
     return {
         "split": _SPLIT,
@@ -195,6 +210,9 @@ def decide(
         "net_speedup": net,
         "verdict": found,
         "refusal": refusal,
+        "peers": measured,
+        "best_peer": best["name"] if (best := best_peer(measured)) else None,
+        "predicting_pays": pays,
         "backward_share": _backward_share(runs["baseline"].values()),
         "machine": dict(fingerprint or {}),
         "time_to_target": _time_to_target(job, runs),

@@ -1,24 +1,27 @@
 """A comparison as text: the verdict first, then one line an arm, then what was compared with what."""
 
+import textwrap
 from collections.abc import Iterator, Mapping
 from statistics import fmean
 from typing import Any
 
+from hybrid_ray.config.optimizers import optimizer_title
 from hybrid_ray.config.task import stored_words
+from hybrid_ray.report.comparison_headline import comparison_headline
 
 __all__ = ["comparison_text"]
 
 
 def comparison_text(result: Mapping[str, Any]) -> str:
     """``comparison.json`` for a terminal. Plain text, at most 100 columns."""
-    parts = [_headline, _arm_lines, _comparison_lines, _configuration_lines, _footnotes]
-    return "\n\n".join("\n".join(part(result)) for part in parts)
+    parts = [_headline, _arm_lines, _peer_lines, _comparison_lines, _configuration_lines, _footnotes]
+    return "\n\n".join(text for part in parts if (text := "\n".join(part(result))))
 
 
 def _headline(result: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{result['name']}: {result['verdict']}" + (f" ({result['refusal']})" if result["refusal"] else "")
-    seeds, level = len(result["seeds"]), result["level"]
-    yield f"net speedup {_interval(result['net_speedup'])} over {seeds} seeds ({level:.1%} interval)"
+    yield from textwrap.wrap(f"{result['name']}: {comparison_headline(result)}", 100)
+    own, seeds, level = optimizer_title(result["job"]["optimizer"]), len(result["seeds"]), result["level"]
+    yield f"net speedup over {own} {_interval(result['net_speedup'])} over {seeds} seeds ({level:.1%} interval)"
 
 
 def _arm_lines(result: Mapping[str, Any]) -> Iterator[str]:
@@ -40,6 +43,19 @@ def _target(result: Mapping[str, Any], arm: str) -> str:
     misses = f", {found['misses']} missed" if found["misses"] else ""
     median, low, high = ("never" if found[name] is None else f"{found[name]:.1f}" for name in ("median", "low", "high"))
     return f"{median} [{low}, {high}]{misses}"
+
+
+def _peer_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    """Optimizers that skip nothing, for as long as the hybrid trains."""
+    if not result["peers"]:
+        return
+    own = optimizer_title(result["job"]["optimizer"])
+    yield f"{'peer':<20}{'rate':>9}{'loss':>9}   hybrid's net speedup over it; its own over {own}"
+    for peer in result["peers"]:
+        losses = [row["loss"] for row in peer["runs"] if row["loss"] is not None]
+        loss = f"{fmean(losses):>9.4f}" if losses else f"{'-':>9}"
+        nets = "; ".join(_interval(peer[name]) for name in ("net_speedup", "over_baseline"))
+        yield f"{optimizer_title(peer['name']):<20}{peer['learning_rate']:>9.2g}{loss}   {nets}"
 
 
 def _comparison_lines(result: Mapping[str, Any]) -> Iterator[str]:
@@ -72,7 +88,7 @@ def _configuration_lines(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _footnotes(result: Mapping[str, Any]) -> Iterator[str]:
-    net, plan, tuning = result["net_speedup"], result["planning"], result["tuning"]
+    net, plan = result["net_speedup"], result["planning"]
     words = stored_words(result["job"])
     loss = f"{words['measure']} a {words['unit']} on the {result['split']} split"
     yield f"losses: {loss}; times: plain steps; [a, b]: of the median"
@@ -80,9 +96,11 @@ def _footnotes(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"net speedup: {net['note']}"
     if plan["seeds_needed"] is not None:
         yield f"to find {plan['effect']:.1%} of time with {plan['power']:.0%} power: {plan['seeds_needed']} seeds"
-    if tuning is not None and tuning["at_edge"]:
-        rate = tuning["learning_rate"]
-        yield f"the best learning rate, {rate:g}, is at the edge of those tried: widen compare.lr_factors"
+    of_peers = {peer["name"]: peer["tuning"] for peer in result["peers"] if peer["tuning"]}
+    for name, tuned in {**result["tuning"], **of_peers}.items():
+        if "learning_rate" in tuned["at_edge"]:
+            rate = tuned["best"]["learning_rate"]
+            yield f"{name}: the best learning rate, {rate:g}, is at the edge of those tried: widen compare.lr_factors"
 
 
 def _interval(found: Mapping[str, Any]) -> str:

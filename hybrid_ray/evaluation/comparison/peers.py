@@ -1,0 +1,126 @@
+"""Peers: optimizers that skip nothing, each tuned like the baseline and measured by the baseline's clock.
+
+A gain over AdamW that AdamW's kin has without predictions does not come from predicting. So a peer has a frontier of
+its own (how soon does *it* reach the hybrid's loss?), and on every seed a run as long as the hybrid's, through which
+its frontier is shifted. Time is told in plain steps of the job's own optimizer (``train.clock_optimizer``): a dearer
+step costs what it costs.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from hybrid_ray.config import JobConfig, OptimizerName, Split
+from hybrid_ray.evaluation.arms import real_run, steps_in
+from hybrid_ray.evaluation.comparable import comparable
+from hybrid_ray.evaluation.comparison.tuning import Tuned
+from hybrid_ray.evaluation.frontier import Frontier
+from hybrid_ray.evaluation.paired import ArmRuns
+from hybrid_ray.evaluation.runner import Execute, Task, execute_missing, failed_result
+from hybrid_ray.evaluation.summary import net_speedup, rows, shown_above, shown_below
+from hybrid_ray.run_result import RunResult
+
+__all__ = ["Peer", "Peers", "best_peer", "peer_job", "predicting_pays"]
+
+# A schedule-free optimizer averages instead of decaying: its rate rises and stays (arXiv 2405.15682).
+_OWN: Mapping[str, Mapping[str, Any]] = {"schedule_free": {"schedule": "constant"}}
+
+
+def peer_job(job: JobConfig, name: OptimizerName) -> JobConfig:
+    """The job trained by a peer, timed in plain steps of the job's own optimizer."""
+    train, own = job.train, _OWN.get(name, {})
+    return replace(
+        job, train=replace(train, optimizer=name, clock_optimizer=train.clock_optimizer or train.optimizer, **own)
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Peer:
+    """One optimizer, tuned.
+
+    ``whole`` is one of its frontier runs, which tells how long a step takes. ``runs`` are by seed.
+    """
+
+    name: OptimizerName
+    job: JobConfig
+    tuned: Tuned | None
+    frontier: Frontier
+    whole: RunResult
+    runs: dict[int, RunResult] = field(default_factory=dict)
+
+    def task(self, seed: int, hybrid: RunResult, directory: Path) -> Task:
+        """As many steps as fit into the hybrid's time."""
+        run = real_run(self.job.run(seed=seed), "peer", steps_in(hybrid.time, self.whole))
+        return Task(run=run, directory=directory / self.name / f"peer-{seed}")
+
+    def net_speedup(self, runs: ArmRuns, split: Split, level: float) -> dict[str, Any]:
+        """The hybrid's over this peer."""
+        return net_speedup({"hybrid": runs["hybrid"], "equal_steps": self.runs}, self.frontier, split, level=level)
+
+
+class Peers:
+    """The peers of a comparison over its seeds."""
+
+    def __init__(self, peers: Sequence[Peer], split: Split) -> None:
+        self._peers, self._split = peers, split
+
+    def run(
+        self,
+        hybrids: Mapping[int, RunResult],
+        *,
+        execute: Execute,
+        directory: Path,
+        fingerprint: Mapping[str, Any] | None,
+    ) -> None:
+        """Add the peers' runs of the seeds of these hybrid runs. Without a finished hybrid run a seed has none."""
+        finished = {seed: hybrid for seed, hybrid in hybrids.items() if hybrid.status == "finished"}
+        pairs = [(peer, seed) for seed in finished for peer in self._peers]
+        tasks = [peer.task(seed, finished[seed], directory) for peer, seed in pairs]
+        results = comparable(execute_missing(execute, tasks), fingerprint)
+        for (peer, seed), result in zip(pairs, results, strict=True):
+            peer.runs[seed] = result
+        for seed in hybrids.keys() - finished.keys():
+            for peer in self._peers:
+                run = replace(peer.job.run(seed=seed), arm="peer")
+                peer.runs[seed] = failed_result(run, f"the hybrid run of seed {seed} did not finish")
+
+    def measured(self, runs: ArmRuns, frontier: Frontier, *, level: float) -> list[dict[str, Any]]:
+        """What ``comparison.json`` holds of each, JSON-ready.
+
+        ``net_speedup`` is the hybrid's over the peer, ``over_baseline`` the peer's own over the baseline's optimizer.
+        """
+        return [
+            {
+                "name": peer.name,
+                "tuning": peer.tuned.as_dict() if peer.tuned else None,
+                "learning_rate": peer.job.train.learning_rate,
+                "frontier": asdict(peer.frontier),
+                "runs": rows(peer.runs, self._split),
+                "net_speedup": peer.net_speedup(runs, self._split, level),
+                "over_baseline": net_speedup({**runs, "hybrid": peer.runs}, frontier, self._split, level=level),
+            }
+            for peer in self._peers
+        ]
+
+
+def best_peer(measured: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The one over which the hybrid gains least; one without a figure says nothing and comes last. None: no peers."""
+
+    def gained(peer: Mapping[str, Any]) -> float:
+        mean = peer["net_speedup"]["mean"]
+        return float("inf") if mean is None else float(mean)
+
+    return min(measured, key=gained, default=None)
+
+
+def predicting_pays(measured: Sequence[Mapping[str, Any]]) -> bool | None:
+    """Whether the hybrid is faster than every peer, the best of them included; None: not decided, or no peers.
+
+    It takes all of them to say yes and one to say no, so their number needs no correction.
+    """
+    if not measured:
+        return None
+    if all(shown_above(peer["net_speedup"]) for peer in measured):
+        return True
+    return False if any(shown_below(peer["net_speedup"]) for peer in measured) else None

@@ -1,0 +1,149 @@
+"""Tuning before anything is compared: an untuned baseline flatters every method, and an untuned peer too.
+
+Baseline, peers and hybrid are tuned by the same rule: one run a value on the job's own seed, scored on the val split,
+one setting after another with the others at the best found before. The hybrid's rate is tuned at as many values as
+theirs; its other settings are the job's, which nothing here chooses.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hybrid_ray.config import JobConfig, RunConfig
+from hybrid_ray.errors import HybridRayError
+from hybrid_ray.evaluation.arms import baseline
+from hybrid_ray.evaluation.comparable import comparable, fingerprint_of
+from hybrid_ray.evaluation.runner import Execute, Task
+from hybrid_ray.run_result import RunResult
+
+__all__ = ["Tuned", "first_error", "tune", "tune_hybrid", "tuning_runs"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tuned:
+    """A job with the best settings found, and what was tried."""
+
+    job: JobConfig
+    tried: list[dict[str, Any]]  # setting, value and loss (val split; None: did not finish) of every run
+    best: dict[str, Any]  # by setting
+    at_edge: list[str]  # settings whose best value is the lowest or highest tried
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "tried": self.tried, "at_edge": self.at_edge}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Setting:
+    """Values to try, rising, and how a job gets one."""
+
+    name: str
+    values: Sequence[Any]
+    put: Callable[[JobConfig, Any], JobConfig]
+    now: Callable[[JobConfig], Any]
+
+
+def tune(job: JobConfig, *, execute: Execute, directory: Path) -> Tuned:
+    """The best rate, then warmup, weight decay and betas, of training without predictions with ``job.train``.
+
+    Raises:
+        HybridRayError: no run finished.
+    """
+    return _tune(job, _plain_settings(job), lambda one: baseline(one.run()), execute, directory)
+
+
+def tune_hybrid(job: JobConfig, *, rate: float, execute: Execute, directory: Path) -> Tuned:
+    """The hybrid's rate, at as many values as the baseline's.
+
+    Args:
+        job: with the baseline's tuned settings.
+        rate: ``train.learning_rate`` as the job had it before that.
+
+    Raises:
+        HybridRayError: no run finished.
+    """
+    start = rate * job.hybrid.lr_factor
+    setting = _Setting(
+        name="learning_rate",
+        values=[start * factor for factor in _factors(job)],
+        put=lambda one, value: replace(one, hybrid=replace(one.hybrid, lr_factor=value / one.train.learning_rate)),
+        now=lambda one: one.run().optimizer_settings.learning_rate,
+    )
+    return _tune(job, [setting], lambda one: one.run(), execute, directory)
+
+
+def tuning_runs(job: JobConfig) -> tuple[int, int]:
+    """How many runs `tune` takes at most, and how many `tune_hybrid` does."""
+    first, *others = (len(setting.values) for setting in _plain_settings(job))
+    return first + sum(number - 1 for number in others), first
+
+
+def first_error(results: Sequence[RunResult]) -> str:
+    """Why the first run that did not finish did not."""
+    return next((result.error or result.status for result in results if result.status != "finished"), "no error")
+
+
+def _factors(job: JobConfig) -> list[float]:
+    return sorted(set(job.compare.lr_factors))
+
+
+def _plain_settings(job: JobConfig) -> list[_Setting]:
+    compare = job.compare
+    further = {
+        "lr_warmup_fraction": compare.lr_warmup_fractions,
+        "weight_decay": compare.weight_decays,
+        "betas": compare.betas,
+    }
+    return [
+        _of_train("learning_rate", [job.train.learning_rate * factor for factor in _factors(job)]),
+        *(
+            _of_train(name, sorted({getattr(job.train, name), *values}))
+            for name, values in further.items()
+            if {*values} - {getattr(job.train, name)}
+        ),
+    ]
+
+
+def _of_train(name: str, values: Sequence[Any]) -> _Setting:
+    def put(job: JobConfig, value: Any) -> JobConfig:
+        return replace(job, train=replace(job.train, **{name: value}))
+
+    return _Setting(name=name, values=values, put=put, now=lambda job: getattr(job.train, name))
+
+
+def _tune(
+    job: JobConfig,
+    settings: Sequence[_Setting],
+    run: Callable[[JobConfig], RunConfig],
+    execute: Execute,
+    directory: Path,
+) -> Tuned:
+    tried: list[dict[str, Any]] = []
+    best: dict[str, Any] = {}
+    at_edge: list[str] = []
+    lowest: float | None = None
+    for setting in settings:
+        # What the best run so far had need not be run again.
+        new = [value for value in setting.values if lowest is None or value != setting.now(job)]
+        tasks = [
+            Task(run=run(setting.put(job, value)), directory=directory / f"{setting.name}-{_text(value)}")
+            for value in new
+        ]
+        results = execute(tasks)
+        results = comparable(results, fingerprint_of(results))
+        losses = [result.heldout["val"].loss if result.status == "finished" else None for result in results]
+        tried += [
+            {"setting": setting.name, "value": value, "loss": loss} for value, loss in zip(new, losses, strict=True)
+        ]
+        known = [(loss, value) for loss, value in zip(losses, new, strict=True) if loss is not None]
+        known += [] if lowest is None else [(lowest, setting.now(job))]
+        if not known:
+            raise HybridRayError(f"no tuning run of {directory.name} finished: {first_error(results)}")
+        lowest, best[setting.name] = min(known)
+        job = setting.put(job, best[setting.name])
+        at_edge += [setting.name] * (best[setting.name] in (setting.values[0], setting.values[-1]))
+    return Tuned(job=job, tried=tried, best=best, at_edge=at_edge)
+
+
+def _text(value: Any) -> str:
+    return "-".join(f"{one:g}" for one in value) if isinstance(value, tuple) else f"{value:g}"

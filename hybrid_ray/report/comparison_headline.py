@@ -1,0 +1,63 @@
+"""The sentence that a comparison leads with: what pays, predicting or the optimizer, and the figures it rests on.
+
+"Predicting pays" is said only of a gain over the job's own optimizer *and* over every equally tuned peer.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from hybrid_ray.config.optimizers import optimizer_title
+
+__all__ = ["comparison_headline", "interval"]
+
+
+def comparison_headline(result: Mapping[str, Any]) -> str:
+    """Of ``comparison.json``. It always has both figures, or says that no peer was compared."""
+    own, best = optimizer_title(result["job"]["optimizer"]), _best(result)
+    said = f"{_finding(result, own, best)} ({_figures(result, own, best)}; {len(result['seeds'])} seeds)."
+    if best is None and result["verdict"] != "inert":
+        said += " No peer was compared"
+        said += ": whether predicting pays, or the optimizer, is open." if result["verdict"] == "real gain" else "."
+    return said
+
+
+def _best(result: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    return next((peer for peer in result["peers"] if peer["name"] == result["best_peer"]), None)
+
+
+def _finding(result: Mapping[str, Any], own: str, best: Mapping[str, Any] | None) -> str:
+    verdict = result["verdict"]
+    if verdict == "inert":
+        return "Predicting was not tested: the hybrid predicts less than 5 % of its steps"
+    if verdict == "worse than stopping early":
+        return f"Worse than stopping early: plain {own} reaches the same loss in less time"
+    if verdict == "no gain shown":
+        because = f", since {result['refusal']}" if result["refusal"] else ""
+        return f"No gain shown over plain {own} that just stops earlier{because}"
+    if best is None:
+        return f"A gain over {own}: the hybrid reaches its loss faster than plain {own} that just stops earlier"
+    peer = optimizer_title(best["name"])
+    if result["predicting_pays"]:
+        return f"Predicting pays: the hybrid reaches its loss faster than plain {own}, and than {peer}, its best peer"
+    reached = best["net_speedup"]["mean"]
+    if reached is None:
+        return f"A gain over {own}, but not known over {peer}: {best['net_speedup']['note']}"
+    return f"The optimizer pays: {peer} without predictions reaches this loss in {reached:.2f} of the time"
+
+
+def _figures(result: Mapping[str, Any], own: str, best: Mapping[str, Any] | None) -> str:
+    net = result["net_speedup"]
+    figures = f"net speedup over {own} {interval(net)}"
+    if net["mean"] is None:
+        figures = f"no net speedup: {net['note']}"
+    if best is not None:
+        figures += f", over {optimizer_title(best['name'])} {interval(best['net_speedup'])}"
+    return f"{figures}, {100 * result['level']:.3g} % intervals"
+
+
+def interval(found: Mapping[str, Any], digits: int = 2) -> str:
+    """``0.93 (0.90-0.96)``; an end that is not known is a question mark."""
+    if found["mean"] is None:
+        return "unknown"
+    low, high = ("?" if found[end] is None else f"{found[end]:.{digits}f}" for end in ("low", "high"))
+    return f"{found['mean']:.{digits}f} ({low}–{high})"
