@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 the run failed; 2 a wrong job or argument (all problems li
 """
 
 import argparse
+import json
 import logging
 import math
 import os
@@ -156,6 +157,16 @@ def _submit(options: argparse.Namespace) -> int:
     )
 
 
+def _schema(options: argparse.Namespace) -> int:
+    from hybrid_ray.config.schema import job_schema, settings_page
+
+    print(
+        settings_page() if options.markdown else json.dumps(job_schema(), indent=2),
+        end="" if options.markdown else "\n",
+    )
+    return OK
+
+
 def _doctor(options: argparse.Namespace) -> int:
     from hybrid_ray.doctor import examine
 
@@ -216,6 +227,9 @@ def _parser() -> argparse.ArgumentParser:
     rescore.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. objective.mode=net; the objective's alone"
     )
+    schema = commands.add_parser("schema", help="the JSON schema of a job, for editors")
+    schema.add_argument("--markdown", action="store_true", help="every setting as a page of tables: docs/settings.md")
+    schema.set_defaults(command=_schema)
     doctor = commands.add_parser("doctor", help="what this machine has, and what is missing")
     doctor.set_defaults(command=_doctor)
     return parser

@@ -1,12 +1,14 @@
 """How runs are judged: the objective, the frontier, the confirmation, and the comparison with its controls."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import field
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from hybrid_ray.config.checks import above, at_least, choice, within
-from hybrid_ray.config.training import OptimizerName
+from pydantic import AfterValidator, Field
+
+from hybrid_ray.config.section import Listed, NonNegative, Positive, section
+from hybrid_ray.config.training import Betas, OptimizerName
 
 __all__ = [
     "Arm",
@@ -34,97 +36,88 @@ Arm = Literal[
 ControlArm = Literal["equal_steps", "equal_time", "placebo", "random_direction", "reversed", "lr_matched"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class ObjectiveConfig:
     """What a trial is scored by (docs/method.md, section 4)."""
 
-    mode: Literal["score", "net", "pareto"] = "score"
-    penalty_weight: float = 20.0
-    tolerance: float = 0.02
-    max_degradation: float = 0.25
-
-    def problems(self) -> Iterator[str]:
-        yield from choice("mode", self.mode, Literal["score", "net", "pareto"])
-        yield from at_least("penalty_weight", self.penalty_weight, 0.0)
-        yield from at_least("tolerance", self.tolerance, 0.0)
-        yield from above("max_degradation", self.max_degradation, 0.0)
+    mode: Literal["score", "net", "pareto"] = Field(
+        default="score",
+        description="score: speedup less a penalty; net: net speedup; pareto: speedup and loss, two objectives",
+    )
+    penalty_weight: NonNegative = Field(default=20.0, description="score: weight of the loss penalty")
+    tolerance: NonNegative = Field(default=0.02, description="score: relative rise of the loss that costs nothing")
+    max_degradation: Positive = Field(default=0.25, description="Relative rise of the loss at which a trial is stopped")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+def _with_the_baseline(lengths: tuple[float, ...]) -> tuple[float, ...]:
+    if len(set(lengths)) < 5 or 1.0 not in lengths:
+        raise ValueError("needs at least 5 lengths, 1.0 (the baseline) among them")
+    return lengths
+
+
+@section
 class FrontierConfig:
-    """Real-steps-only runs of several lengths, each with its schedule fully decayed. 1.0 is the baseline itself."""
+    """Real-steps-only runs of several lengths, each with its schedule fully decayed."""
 
-    lengths: tuple[float, ...] = (0.4, 0.55, 0.7, 0.85, 1.0, 1.1)
-
-    def problems(self) -> Iterator[str]:
-        for length in self.lengths:
-            yield from within("lengths", length, 0.05, 4.0)
-        if len(set(self.lengths)) < 5 or 1.0 not in self.lengths:
-            yield f"lengths is {list(self.lengths)} but needs at least 5 lengths, 1.0 (the baseline) among them"
+    lengths: Annotated[Listed[Annotated[float, Field(ge=0.05, le=4.0)]], AfterValidator(_with_the_baseline)] = Field(
+        default=(0.4, 0.55, 0.7, 0.85, 1.0, 1.1), description="Lengths as shares of train.steps; 1.0 is the baseline"
+    )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class ConfirmConfig:
-    """The best trials again, on fresh seeds and the test split, beside controls that cost the same."""
+    """The best trials again, on fresh seeds and the test split, with controls that cost the same."""
 
-    best: int = 2  # 0: no confirmation
-    seeds: int = 3
-    arms: tuple[ControlArm, ...] = ("equal_steps", "placebo")
-
-    def problems(self) -> Iterator[str]:
-        yield from at_least("best", self.best, 0)
-        yield from at_least("seeds", self.seeds, 3)
-        for arm in self.arms:
-            yield from choice("arms", arm, ControlArm)
+    best: int = Field(default=2, ge=0, le=100_000, description="How many of the best trials; 0: no confirmation")
+    seeds: int = Field(default=3, ge=3, le=10_000, description="Fresh seeds that each is run with")
+    arms: Listed[ControlArm] = Field(default=("equal_steps", "placebo"), description="Controls of each")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+def _rising(analyses: tuple[int, ...]) -> tuple[int, ...]:
+    if not analyses or any(a >= b for a, b in pairwise(analyses)):
+        raise ValueError("must be rising numbers of seeds, the first at least 3")
+    return analyses
+
+
+@section
 class CompareConfig:
     """``hybrid-ray compare``: the job's own hybrid settings against the controls, over seeds, with statistics."""
 
-    # Numbers of seeds after which the result is analysed; it stops at the first analysis that decides. Three seeds find
-    # an effect of 3 % in 4 to 32 % of cases, six in 29 to 81 %.
-    interim_analyses: tuple[int, ...] = (6, 12)
-    spending: Literal["obrien_fleming", "pocock"] = "obrien_fleming"
-    arms: tuple[ControlArm, ...] = get_args(ControlArm)
-    # Optimizers that skip nothing, each tuned like the baseline and with a frontier of its own. Only a gain over the
-    # best of them comes from predicting; one over the job's own optimizer alone may come from the optimizer.
-    peers: tuple[OptimizerName, ...] = ()
-    # First the baseline is tuned, then each peer, and the hybrid's learning rate. A setting is tuned with the others at
-    # the best found before: the rate at lr_factors x train.learning_rate (the hybrid: x hybrid.lr_factor), then, where
-    # more is listed here, warmup, weight decay and betas, beside the job's own.
-    tune_baseline: bool = True
-    lr_factors: tuple[float, ...] = (0.5, 1.0, 2.0)
-    lr_warmup_fractions: tuple[float, ...] = ()
-    weight_decays: tuple[float, ...] = ()
-    betas: tuple[tuple[float, float], ...] = ()
-    # Further configurations by name, each as settings over the job's own (train.precision: bf16). Each is compared with
-    # the baseline, and with its own settings without prediction: what precision or batch bring is not the method's.
-    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    effect: float = 0.03  # the relative effect that the number of seeds is planned for
-
-    def problems(self) -> Iterator[str]:
-        if (
-            not self.interim_analyses
-            or self.interim_analyses[0] < 3
-            or any(a >= b for a, b in pairwise(self.interim_analyses))
-        ):
-            found = list(self.interim_analyses)
-            yield f"interim_analyses is {found} but must be rising numbers of seeds, the first at least 3"
-        yield from choice("spending", self.spending, Literal["obrien_fleming", "pocock"])
-        for arm in self.arms:
-            yield from choice("arms", arm, ControlArm)
-        for factor in self.lr_factors:
-            yield from above("lr_factors", factor, 0.0)
-        if self.tune_baseline and len(set(self.lr_factors)) < 2:
-            yield f"lr_factors is {list(self.lr_factors)} but tuning needs at least 2 different factors"
-        for peer in self.peers:
-            yield from choice("peers", peer, OptimizerName)
-        for fraction in self.lr_warmup_fractions:
-            yield from within("lr_warmup_fractions", fraction, 0.0, 0.5)
-        for decay in self.weight_decays:
-            yield from at_least("weight_decays", decay, 0.0)
-        for pair in self.betas:
-            for beta in pair:
-                yield from within("betas", beta, 0.0, 0.99999)
-        yield from above("effect", self.effect, 0.0)
+    interim_analyses: Annotated[Listed[Annotated[int, Field(ge=3, le=10_000)]], AfterValidator(_rising)] = Field(
+        default=(6, 12),
+        description="Numbers of seeds after which the result is analysed; it stops at the first analysis that decides. "
+        "Three seeds find an effect of 3 % in 4 to 32 % of cases, six in 29 to 81 %",
+    )
+    spending: Literal["obrien_fleming", "pocock"] = Field(
+        default="obrien_fleming", description="How the error level is spread over the interim analyses"
+    )
+    arms: Listed[ControlArm] = Field(default=get_args(ControlArm), description="Controls")
+    peers: Listed[OptimizerName] = Field(
+        default=(),
+        description="Optimizers that skip nothing, each tuned like the baseline and with a frontier of its own. Only a "
+        "gain over the best of them comes from predicting",
+    )
+    # A setting is tuned with the others at the best values found before.
+    tune_baseline: bool = Field(
+        default=True,
+        description="Tune the baseline, then each peer, and the hybrid's learning rate (as hybrid.lr_factor)",
+    )
+    lr_factors: Listed[Positive] = Field(
+        default=(0.5, 1.0, 2.0), description="Learning rates to try, as factors of train.learning_rate"
+    )
+    lr_warmup_fractions: Listed[Annotated[float, Field(ge=0.0, le=0.5)]] = Field(
+        default=(), description="Values of train.lr_warmup_fraction to try besides the job's own"
+    )
+    weight_decays: Listed[NonNegative] = Field(
+        default=(), description="Values of train.weight_decay to try besides the job's own"
+    )
+    betas: Listed[Betas] = Field(default=(), description="Values of train.betas to try besides the job's own")
+    variants: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict,
+        metadata={
+            "description": "Further configurations by name, each as settings over the job's own (train.precision: "
+            "bf16). Each is compared with the baseline, and with its own settings without prediction: what precision "
+            "or batch size bring is not the method's"
+        },
+    )
+    effect: Positive = Field(default=0.03, description="The relative effect that the number of seeds is planned for")

@@ -1,10 +1,11 @@
 """The hybrid method."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from hybrid_ray.config.checks import above, at_least, choice, within
+from pydantic import Field
+
+from hybrid_ray.config.section import MOST, NonNegative, Positive, Share, Whole, section
 
 __all__ = ["GateName", "HybridConfig", "PredictorName"]
 
@@ -29,7 +30,7 @@ class _Habits:
 _HABITS: dict[str, _Habits] = {"slow_momentum": _Habits(off_fraction=0.0, gate="always", trust="loss_trend")}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class HybridConfig:
     """The hybrid method (docs/method.md, section 1). Every field has a default; the three tuned knobs come first.
 
@@ -37,42 +38,81 @@ class HybridConfig:
     every ``correction_interval`` of them), Correct (``correct_steps`` real steps). ``predictor="none"`` trains plainly.
     """
 
-    confidence_threshold: float = 0.3
-    prediction_horizon: int = 5
-    correction_interval: int = 0  # 0: no micro-corrections
-    warmup_steps: int = 100
-    full_steps: int = 10
-    correct_steps: int = 5
-    predictor: PredictorName = "ema_nesterov"
-    gate: GateName | None = None  # what decides whether to predict (method/gate.py); None: the predictor's own
-    trust: TrustName | None = None  # loss_trend: no prediction while the training loss rises (method/trust.py)
-    gate_rate: float = 0.5  # share of the decisions at which gate: random predicts
-    alpha: float = 8.0  # slow_momentum: weight of the slow average at the end of the run; it grows from 0
-    beta3: float = 0.996  # slow_momentum: decay of the slow average at the end of the run
-    # slow_momentum with Adam's kin: move only where the fast average agrees in sign, or as far as the slow one is more
-    # than noise (predictors/caution.py). An experiment.
-    caution: Literal["none", "sign", "shrink"] = "none"
-    gain: float = 1.0  # a predicted step moves by gain x the averaged displacement of a real step
-    time_constant: float = 100.0  # real steps; of the displacement average (ema_nesterov)
-    outer_lr: float = 0.6  # snoo
-    outer_momentum: float = 0.5  # snoo
-    fit_windows: int = 4  # linear_fit: snapshots in one fit
-    # The learning rate of a run that predicts, over train.learning_rate, which is the rate that suits plain training.
-    # Only the hybrid has it: baseline, frontier and the controls without predictions keep the rate tuned for them.
-    lr_factor: float = 1.0
-    couple_lr: bool = True  # scale predicted steps by lr / lr_max
-    # No predictions in these parts of the run, its first and its last. None: the predictor's own.
-    first_fraction: float | None = None
-    off_fraction: float | None = None
-    horizon_mode: Literal["fixed", "scaled"] = "fixed"
-    # How fast the length of predictions follows what real steps then do (method/corrector.py, with what it brought).
-    # It lowers the error of the next prediction. Off (0) because it steers the length whatever ``gain`` says.
-    residual_feedback: float = 0.0
-    divergence_sigma: float = 2.5  # loss z-score that is Caution
-    sample_one_in: int = 64  # coordinates that measures and residuals look at
-    buffer_dtype: Literal["float32", "bfloat16"] = "float32"
-    buffer_device: Literal["model", "host"] = "model"  # host: pinned memory where there is a GPU
-    offload_optimizer: bool = False  # optimizer state to host memory for each Predict phase, and back
+    confidence_threshold: Share = Field(
+        default=0.3,
+        description="Predict where the confidence (agreement of displacements) is at least this; 0: in every cycle",
+    )
+    prediction_horizon: int = Field(default=5, ge=1, le=1_000_000, description="Predicted steps of one cycle")
+    correction_interval: int = Field(
+        default=0,
+        ge=0,
+        le=1_000_000,
+        description="A real step after so many predicted ones (a micro-correction); 0: none",
+    )
+    warmup_steps: Whole = Field(default=100, description="Real steps before the first cycle")
+    full_steps: int = Field(default=10, ge=1, le=1_000_000, description="Real steps at the start of a cycle")
+    correct_steps: int = Field(default=5, ge=0, le=1_000_000, description="Real steps after a prediction")
+    predictor: PredictorName = Field(default="ema_nesterov", description="What foretells the weights")
+    gate: GateName | None = Field(
+        default=None, description="What decides whether a cycle predicts (method/gate); null: the predictor's own"
+    )
+    trust: TrustName | None = Field(
+        default=None,
+        description="loss_trend: no prediction while the training loss rises (method/gate/loss_trend.py); null: the "
+        "predictor's own",
+    )
+    gate_rate: Share = Field(default=0.5, description="gate random: share of the cycles that predict")
+    alpha: NonNegative = Field(
+        default=8.0, description="slow_momentum: weight of the slow average at the end of the run"
+    )
+    beta3: float = Field(
+        default=0.996, ge=0.0, le=0.999999, description="slow_momentum: decay of the slow average at the end of the run"
+    )
+    caution: Literal["none", "sign", "shrink"] = Field(
+        default="none",
+        description="slow_momentum with Adam's kin, an experiment: sign: move only where the fast average agrees in "
+        "sign; shrink: as far as the slow average is more than noise",
+    )
+    gain: NonNegative = Field(
+        default=1.0, description="A predicted step moves by gain x the averaged step of a real one"
+    )
+    time_constant: Positive = Field(default=100.0, description="ema_nesterov: of the average, in real steps")
+    outer_lr: Positive = Field(default=0.6, description="snoo: outer learning rate")
+    outer_momentum: float = Field(default=0.5, ge=0.0, le=0.999, description="snoo: outer momentum")
+    fit_windows: int = Field(default=4, ge=2, le=1000, description="linear_fit: snapshots in one fit")
+    lr_factor: Positive = Field(
+        default=1.0,
+        description="Learning rate of a run that predicts, over train.learning_rate. Baseline, frontier and the "
+        "controls without predictions keep the rate tuned for them",
+    )
+    couple_lr: bool = Field(default=True, description="Scale predicted steps by lr / lr_max")
+    first_fraction: Share | None = Field(
+        default=None, description="No predictions in this first part of the run; null: the predictor's own (0)"
+    )
+    off_fraction: Share | None = Field(
+        default=None, description="No predictions in this last part of the run; null: the predictor's own (0.25)"
+    )
+    horizon_mode: Literal["fixed", "scaled"] = Field(
+        default="fixed", description="scaled: the horizon shrinks with the learning rate"
+    )
+    # It lowers the error of the next prediction (method/corrector.py). Off because it steers the length of predictions
+    # whatever ``gain`` says.
+    residual_feedback: Share = Field(
+        default=0.0, description="How fast the length of predictions follows what real steps then do; 0: not at all"
+    )
+    divergence_sigma: Positive = Field(
+        default=2.5, description="z-score of the loss at which training is watched (Caution)"
+    )
+    sample_one_in: int = Field(
+        default=64, ge=1, le=MOST, description="Measures and residuals look at one coordinate in so many"
+    )
+    buffer_dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="Of the predictor's buffers")
+    buffer_device: Literal["model", "host"] = Field(
+        default="model", description="Where the predictor's buffers are; host: pinned memory where there is a GPU"
+    )
+    offload_optimizer: bool = Field(
+        default=False, description="Move optimizer state to host memory for each prediction, and back"
+    )
 
     @property
     def cycle_steps(self) -> int:
@@ -101,38 +141,3 @@ class HybridConfig:
     @property
     def _habits(self) -> _Habits:
         return _HABITS.get(self.predictor, _Habits())
-
-    def problems(self) -> Iterator[str]:
-        yield from within("confidence_threshold", self.confidence_threshold, 0.0, 1.0)
-        yield from at_least("prediction_horizon", self.prediction_horizon, 1)
-        yield from at_least("correction_interval", self.correction_interval, 0)
-        yield from at_least("warmup_steps", self.warmup_steps, 0)
-        yield from at_least("full_steps", self.full_steps, 1)
-        yield from at_least("correct_steps", self.correct_steps, 0)
-        yield from choice("predictor", self.predictor, PredictorName)
-        yield from at_least("gain", self.gain, 0.0)
-        yield from above("time_constant", self.time_constant, 0.0)
-        yield from above("outer_lr", self.outer_lr, 0.0)
-        yield from within("outer_momentum", self.outer_momentum, 0.0, 0.999)
-        yield from at_least("fit_windows", self.fit_windows, 2)
-        yield from above("lr_factor", self.lr_factor, 0.0)
-        if self.first_fraction is not None:
-            yield from within("first_fraction", self.first_fraction, 0.0, 1.0)
-        if self.off_fraction is not None:
-            yield from within("off_fraction", self.off_fraction, 0.0, 1.0)
-        if self.gate is not None:
-            yield from choice("gate", self.gate, GateName)
-        if self.trust is not None:
-            yield from choice("trust", self.trust, TrustName)
-        yield from within("gate_rate", self.gate_rate, 0.0, 1.0)
-        yield from at_least("alpha", self.alpha, 0.0)
-        yield from within("beta3", self.beta3, 0.0, 0.999999)
-        yield from choice("caution", self.caution, Literal["none", "sign", "shrink"])
-        if self.predictor == "slow_momentum" and self.horizon_mode == "scaled":
-            yield "horizon_mode is 'scaled' but the jumps of slow_momentum do not depend on the horizon: use fixed"
-        yield from choice("horizon_mode", self.horizon_mode, Literal["fixed", "scaled"])
-        yield from within("residual_feedback", self.residual_feedback, 0.0, 1.0)
-        yield from above("divergence_sigma", self.divergence_sigma, 0.0)
-        yield from at_least("sample_one_in", self.sample_one_in, 1)
-        yield from choice("buffer_dtype", self.buffer_dtype, Literal["float32", "bfloat16"])
-        yield from choice("buffer_device", self.buffer_device, Literal["model", "host"])

@@ -1,7 +1,10 @@
 """A whole job, and one run of it."""
 
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+import re
+from dataclasses import asdict, field, replace
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
 
 from hybrid_ray.config.evaluation import (
     Arm,
@@ -12,6 +15,7 @@ from hybrid_ray.config.evaluation import (
 )
 from hybrid_ray.config.hybrid import HybridConfig
 from hybrid_ray.config.search import BudgetConfig, ResourcesConfig, SearchConfig
+from hybrid_ray.config.section import Listed, Seed, section
 from hybrid_ray.config.task import TaskConfig
 from hybrid_ray.config.training import DataConfig, ModelConfig, TrainConfig
 
@@ -20,17 +24,30 @@ __all__ = ["JobConfig", "PublishedName", "RunConfig"]
 PublishedName = Literal["mnist_cnn_conservative", "mnist_cnn_aggressive", "gpt2_small_50_steps"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+def _folder_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
+        raise ValueError("must match [A-Za-z0-9._-]+ and not begin with a dot: it names a folder")
+    return name
+
+
+@section
 class JobConfig:
     """A whole job, as written in ``jobs/*.yaml``."""
 
-    name: str = "study"
-    # Where modules are found that the job names and that are not installed: the folders that `read_job` found them in,
-    # so that workers and a resumed study find them too. Defines no result.
-    folders: tuple[str, ...] = field(default=(), compare=False)
-    seed: int = 0
-    studies_dir: str = "studies"
-    published: PublishedName | None = None  # a table to show beside ours in a comparison (report/tables/published.py)
+    name: Annotated[str, AfterValidator(_folder_name)] = Field(
+        default="study", description="Of the study, and of its folder; by default that of the job file"
+    )
+    # So that workers and a resumed study find them too. Defines no result.
+    folders: Listed[str] = field(
+        default=(),
+        compare=False,
+        metadata={"description": "Where modules that the job names were found: filled in when it is read"},
+    )
+    seed: Seed = Field(default=0, description="Of initial weights, data order and dropout")
+    studies_dir: str = Field(default="studies", description="Where studies are written")
+    published: PublishedName | None = Field(
+        default=None, description="A published table to show next to ours in a comparison (report/tables/published.py)"
+    )
     task: TaskConfig = field(default_factory=TaskConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -71,20 +88,20 @@ class JobConfig:
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class RunConfig:
     """One training of one model with one seed, whatever the arm. All that defines the weights that come out."""
 
     arm: Arm = "hybrid"
-    seed: int = 0
+    seed: Seed = 0
     task: TaskConfig = field(default_factory=TaskConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     hybrid: HybridConfig = field(default_factory=HybridConfig)
     replay: str | None = None  # result.json of a hybrid run whose phase decisions and displacement norms to follow
-    workers: int = 1
-    folders: tuple[str, ...] = field(default=(), compare=False)  # the job's own
+    workers: int = Field(default=1, ge=1)
+    folders: Listed[str] = field(default=(), compare=False)  # the job's own
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values of all that defines the run. A task of ours is defined by ``model`` and ``data`` alone."""

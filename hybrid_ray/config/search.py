@@ -1,55 +1,61 @@
 """How settings are searched, with what, and for how long."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
-from hybrid_ray.config.checks import at_least, choice
+from pydantic import Field
+
+from hybrid_ray.config.section import MOST, Seed, Whole, section
 
 __all__ = ["BudgetConfig", "ResourcesConfig", "SearchConfig"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class SearchConfig:
-    """How the three knobs are searched. ``space`` names a module of ``tune_spaces``."""
+    """How the hybrid method's settings are searched."""
 
-    space: str = "three_knobs"
-    trials: int = 16
-    sampler: Literal["tpe", "random"] = "tpe"
-    startup_trials: int = 4  # trials before tpe models anything, the presets counted in
-    scheduler: Literal["asha", "median", "none"] = "asha"
-    grace_steps: int | None = None  # None: warmup + full + 3 of the longest cycles among the presets
-    reduction_factor: int = 2  # ASHA keeps one trial in so many at a rung
-    seed: int = 0
-    max_failures: int = 1  # retries of a trial whose worker died
-    stop_after_failures: int = 5  # failed trials in a row that end the search
+    space: str = Field(
+        default="three_knobs", description="The search space: a module of tune_spaces, or any module by its path"
+    )
+    trials: int = Field(default=16, ge=1, le=100_000, description="Trials in all, presets included")
+    sampler: Literal["tpe", "random"] = Field(default="tpe", description="How Optuna proposes settings")
+    startup_trials: Whole = Field(default=4, description="Trials before tpe models anything, presets included")
+    scheduler: Literal["asha", "median", "none"] = Field(default="asha", description="What stops bad trials early")
+    grace_steps: int | None = Field(
+        default=None,
+        ge=1,
+        le=MOST,
+        description="Steps that every trial gets; null: warmup, full and 3 of the longest cycles of the presets",
+    )
+    reduction_factor: int = Field(default=2, ge=2, le=1000, description="asha keeps one trial in so many at a rung")
+    seed: Seed = Field(default=0, description="Seed of the sampler")
+    max_failures: int = Field(default=1, ge=0, le=1000, description="Retries of a trial whose worker died")
+    stop_after_failures: int = Field(
+        default=5, ge=1, le=100_000, description="Failed trials in a row that end the search"
+    )
 
-    def problems(self) -> Iterator[str]:
-        yield from at_least("trials", self.trials, 1)
-        yield from choice("sampler", self.sampler, Literal["tpe", "random"])
-        yield from at_least("startup_trials", self.startup_trials, 0)
-        yield from choice("scheduler", self.scheduler, Literal["asha", "median", "none"])
-        yield from at_least("grace_steps", self.grace_steps, 1)
-        yield from at_least("reduction_factor", self.reduction_factor, 2)
-        yield from at_least("max_failures", self.max_failures, 0)
-        yield from at_least("stop_after_failures", self.stop_after_failures, 1)
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class ResourcesConfig:
-    """What one run gets. Several workers: a Ray Train TorchTrainer per run."""
+    """What one run gets. Several workers: each run is a Ray Train TorchTrainer."""
 
-    workers: int = 1
-    cpus_per_worker: int = 1
-    gpus_per_worker: float | None = None  # None: 1 with device cuda, or auto and a GPU here for each worker; else 0
-    max_concurrent: int | None = None  # None: as many as fit; in a search a quarter of the trials at most, or 2
-    address: str = "local"  # "local", or the address of a running cluster ("auto" where the driver runs inside it)
-
-    def problems(self) -> Iterator[str]:
-        yield from at_least("workers", self.workers, 1)
-        yield from at_least("cpus_per_worker", self.cpus_per_worker, 1)
-        yield from at_least("gpus_per_worker", self.gpus_per_worker, 0.0)
-        yield from at_least("max_concurrent", self.max_concurrent, 1)
+    workers: int = Field(default=1, ge=1, le=100_000, description="Processes that train one model together")
+    cpus_per_worker: int = Field(default=1, ge=1, le=100_000, description="CPU cores of one worker")
+    gpus_per_worker: float | None = Field(
+        default=None,
+        ge=0.0,
+        le=1000.0,
+        description="GPUs of one worker; null: 1 if train.device is cuda, or is auto and there is a GPU for each "
+        "worker, else 0",
+    )
+    max_concurrent: int | None = Field(
+        default=None,
+        ge=1,
+        le=100_000,
+        description="Runs at a time; null: as many as fit, in a search at most a quarter of the trials, or 2",
+    )
+    address: str = Field(
+        default="local", description="local, the address of a running Ray cluster, or auto inside a cluster"
+    )
 
     @property
     def gpus(self) -> float:
@@ -57,13 +63,11 @@ class ResourcesConfig:
         return self.gpus_per_worker or 0.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@section
 class BudgetConfig:
-    """When the search stops asking for new trials. None: no limit."""
+    """When the search stops starting trials."""
 
-    minutes: float | None = None
-    gpu_hours: float | None = None
-
-    def problems(self) -> Iterator[str]:
-        yield from at_least("minutes", self.minutes, 0.1)
-        yield from at_least("gpu_hours", self.gpu_hours, 0.0)
+    minutes: float | None = Field(default=None, gt=0.0, le=1e7, description="Minutes of the search; null: no limit")
+    gpu_hours: float | None = Field(
+        default=None, ge=0.0, le=1e9, description="GPU hours of all its runs; null: no limit"
+    )

@@ -4,41 +4,47 @@ Ours are described here as plain values, so that a job is checked, and a report 
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
 
 from hybrid_ray.config.named import is_module_name
+from hybrid_ray.config.section import section
 from hybrid_ray.config.training import DataConfig, ModelConfig
 
 __all__ = ["OUR_TASKS", "TEXT", "OurTask", "TaskConfig", "our_task", "stored_words", "task_words"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TaskConfig:
-    """Whose model, data and loss. ``factory``: ``package.module:Name`` of a `hybrid_ray.Task`, made with ``options``.
+def _module_name(factory: str) -> str:
+    if not is_module_name(factory):
+        raise ValueError("must look like package.module:Name")
+    return factory
 
-    Without a factory the task is one of ours, chosen by ``model.preset`` and ``data.corpus``. The module is looked for
-    next to the job file, then in the working directory, then among installed packages.
+
+def _plain(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        json.dumps(options, allow_nan=False)
+    except (TypeError, ValueError):
+        raise ValueError("must hold plain values: text, numbers, lists, mappings") from None
+    return options
+
+
+@section
+class TaskConfig:
+    """Whose model, data and loss. Without a factory the task is one of ours, chosen by ``model.preset`` and
+    ``data.corpus``.
     """
 
-    factory: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
-
-    def problems(self) -> Iterator[str]:
-        if self.factory is None:
-            if self.options:
-                yield (
-                    f"options is {dict(self.options)!r} but there is no task.factory to read them: our own tasks are "
-                    "set in model and data"
-                )
-            return
-        if not is_module_name(self.factory):
-            yield f"factory is {self.factory!r} but must look like package.module:Name"
-        try:
-            json.dumps(self.options, allow_nan=False)
-        except (TypeError, ValueError):
-            yield f"options is {self.options!r} but must hold plain values: text, numbers, lists, mappings"
+    factory: Annotated[str, AfterValidator(_module_name)] | None = Field(
+        default=None,
+        description="package.module:Name of a hybrid_ray.Task. The module is looked for next to the job file, then in "
+        "the working directory, then among installed packages",
+    )
+    options: Annotated[Mapping[str, Any], AfterValidator(_plain)] = field(
+        default_factory=dict, hash=False, metadata={"description": "What the task is made with"}
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

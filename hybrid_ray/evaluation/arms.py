@@ -20,7 +20,7 @@ __all__ = [
 ]  # fmt: skip
 
 MIN_STEPS = 10
-"""Fewest steps a run may have (`TrainConfig.problems`)."""
+"""Fewest steps a run may have (`TrainConfig.steps`)."""
 
 REQUIRED: tuple[ControlArm, ...] = ("equal_steps", "placebo")
 """Controls that run wherever a gain could be claimed, asked for or not: a seed's net speedup needs the first, and what

@@ -1,5 +1,6 @@
 """What can't work, said before the first step."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from inspect import Parameter, signature
@@ -8,7 +9,6 @@ from typing import Any
 import torch
 
 from hybrid_ray.config import HybridConfig
-from hybrid_ray.config.checks import above, at_least
 from hybrid_ray.errors import CheckpointError, ConfigError, UnsupportedOptimizer
 from hybrid_ray.optim.schedule_free import rewrites_weights
 from hybrid_ray.run_result import Replay
@@ -44,13 +44,17 @@ def check_arguments(
             f"{name} computes the weights from a state of its own, which would undo predictions: use another "
             "optimizer, or predictor off"
         )
+    counts = {"total_steps": total_steps, "accumulate": accumulate}
     problems = [
-        *config.problems(),
-        *at_least("total_steps", total_steps, 1),
-        *at_least("accumulate", accumulate, 1),
-        *(() if clip_norm is None else above("clip_norm", clip_norm, 0.0)),
+        *(
+            f"{name} is {value} but must be at least 1"
+            for name, value in counts.items()
+            if value is not None and value < 1
+        ),
         *_replay_problems(optimizer, config, replay),
     ]
+    if clip_norm is not None and not 0.0 < clip_norm < math.inf:
+        problems.append(f"clip_norm is {clip_norm} but must be above 0, and finite")
     if total_steps is None and replay is None and config.predictor not in ("none", "random", "reversed"):
         problems.extend(_fraction_problems(config))
     if problems:

@@ -1,6 +1,6 @@
 """Models: GPT-2 in the sizes of the ladder and tiny ones, and a small CNN. ``model(x, y)`` is a loss."""
 
-from hybrid_ray.models.build import MODELS, build_model, check_preset
+from hybrid_ray.models.build import build_model
 from hybrid_ray.models.cnn import CNN
 from hybrid_ray.models.generate import generate
 from hybrid_ray.models.gpt2 import GPT2, count_parameters
@@ -10,11 +10,9 @@ from hybrid_ray.models.shapes import PRESETS, GPT2Shape, flops_per_token, parame
 __all__ = [
     "CNN",
     "GPT2",
-    "MODELS",
     "PRESETS",
     "GPT2Shape",
     "build_model",
-    "check_preset",
     "count_parameters",
     "flops_per_token",
     "generate",

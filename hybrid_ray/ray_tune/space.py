@@ -78,11 +78,10 @@ def load_space(job: JobConfig) -> SearchSpace:
 
 def settings(job: JobConfig, params: Mapping[str, Any]) -> HybridConfig:
     """The job's method settings with a trial's own put over them. Raises `ConfigError` for values that can't be."""
-    hybrid = replace(job.hybrid, **params)
-    problems = [f"hybrid.{text}" for text in hybrid.problems()]
-    if problems:
-        raise ConfigError(problems)
-    return hybrid
+    try:
+        return replace(job.hybrid, **params)
+    except ConfigError as error:
+        raise ConfigError([f"hybrid.{problem}" for problem in error.problems]) from error
 
 
 def _module(name: str) -> Any:

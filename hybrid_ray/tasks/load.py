@@ -1,6 +1,7 @@
 """The task of a run: one of ours, or a user's own class by ``package.module:Name``, checked before anything starts."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -10,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
-from hybrid_ray.config import DataConfig, JobConfig, ModelConfig, RunConfig, TrainConfig
+from hybrid_ray.config import JobConfig, RunConfig, TrainConfig
 from hybrid_ray.config.named import load_named, one_sentence, option_problems, subclass_problems
 from hybrid_ray.config.task import our_task, task_words
 from hybrid_ray.errors import ConfigError
@@ -93,7 +94,7 @@ def _kind_problems(kind: Any, factory: str) -> Iterator[str]:
 def _unread_settings(kind: type[Task], run: RunConfig) -> Iterator[str]:
     """Settings of ``model``, ``data`` and the sequences that say something only to a task that reads them."""
     usual = RunConfig()
-    places = [f"model.{name}" for name in ModelConfig.__slots__] + [f"data.{name}" for name in DataConfig.__slots__]
+    places = [f"{name}.{field.name}" for name in ("model", "data") for field in fields(getattr(run, name))]
     for place in [*places, "train.sequence_length"]:
         section, _, name = place.partition(".")
         value = getattr(getattr(run, section), name)

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from hybrid_ray.config import DataConfig, ModelConfig, RunConfig, Split
 from hybrid_ray.data import Corpus, prepare_text
 from hybrid_ray.data.split import SPLITS
-from hybrid_ray.models import GPT2, PRESETS, build_model, check_preset, flops_per_token, generate
+from hybrid_ray.models import GPT2, PRESETS, build_model, flops_per_token, generate
 from hybrid_ray.models.gpt2 import build_gpt2
 from hybrid_ray.tasks.sampling import Sampler
 from hybrid_ray.tasks.task import MatmulProbe, Task
@@ -56,7 +56,6 @@ class TextTask(Task):
     def __init__(
         self, *, model: ModelConfig, data: DataConfig, sequence_length: int, corpus: Corpus | None = None
     ) -> None:
-        check_preset(model)
         self.config, self.data, self.sequence_length = model, data, sequence_length
         if corpus is not None:
             self.corpus = corpus

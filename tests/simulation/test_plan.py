@@ -81,11 +81,6 @@ def test_what_can_not_be_had_is_refused_in_under_a_second(
     assert time.perf_counter() - start < 1
 
 
-def test_an_unknown_model_is_a_mistake_in_the_job(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"model\.preset is 'giga'"):
-        plan(micro_job(tmp_path, model=ModelConfig(preset="giga")))
-
-
 def test_what_does_not_fit_in_memory_is_refused(tmp_path: Path) -> None:
     train = TrainConfig(batch_size=65_536, sequence_length=1024, device="cpu")
     with pytest.raises(ConfigError, match=r"lower resources\.max_concurrent"):

@@ -73,7 +73,9 @@ def test_replays_differ_in_the_predictor_alone(arm: str, predictor: str) -> None
 def test_a_very_short_control_is_still_a_valid_run() -> None:
     tiny = result(RUN, real_steps=3, train_seconds=3.9 * 0.02)
     for arm in ("equal_steps", "equal_time"):
-        assert list(control(arm, finished(tiny)).train.problems()) == []  # type: ignore[arg-type]
+        run = control(arm, finished(tiny))  # type: ignore[arg-type]
+        assert run.train.steps >= 10
+        assert run.train.evaluations <= run.train.steps
 
 
 @pytest.mark.parametrize("ratio", [None, 0.0, -1.0, float("nan")])

@@ -16,7 +16,7 @@ def test_a_wrong_job_exits_2_lists_all_and_starts_nothing(
     monkeypatch.chdir(tmp_path)
     assert main(["run", LOCAL, "--set", "train.stepz=9", "--set", "search.trials=0"]) == 2
     said = capsys.readouterr().err
-    assert "did you mean 'steps'" in said
+    assert "did you mean 'train.steps'" in said
     assert "search.trials is 0 but must be at least 1" in said.replace("trials.trials", "trials")
     assert "Nothing was started" in said
     assert not list(tmp_path.iterdir())

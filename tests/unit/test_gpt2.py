@@ -1,6 +1,7 @@
 """GPT-2: sizes, equality with Hugging Face's, and options that must not change the loss."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from hybrid_ray.config import ModelConfig
+from hybrid_ray.config.training import Preset
 from hybrid_ray.errors import CheckpointError, ConfigError
 from hybrid_ray.models import GPT2, PRESETS, build_model, count_parameters, flops_per_token, generate, parameter_count
 from hybrid_ray.models.huggingface import from_huggingface, load_huggingface, save_huggingface, to_huggingface
@@ -55,8 +57,12 @@ def test_position_table_grows_with_the_sequence() -> None:
 
 
 def test_unknown_preset_is_named_with_the_closest() -> None:
-    with pytest.raises(ConfigError, match=r"'128M' but did you mean '124M'"):
-        build_model(ModelConfig(preset="128M"), vocab_size=VOCAB, sequence_length=64)
+    with pytest.raises(ConfigError, match=r"preset is '128M' but .*: did you mean '124M'"):
+        ModelConfig(preset="128M")  # type: ignore[arg-type]
+
+
+def test_a_job_may_name_every_shape_there_is() -> None:
+    assert get_args(Preset) == (*PRESETS, "cnn")
 
 
 def test_loss_of_a_fresh_model_is_that_of_guessing() -> None:

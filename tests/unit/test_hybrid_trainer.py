@@ -400,8 +400,10 @@ def test_every_problem_of_the_arguments_is_told_at_once() -> None:
 
 def test_every_problem_of_the_settings_is_told_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        toy_run(HybridConfig(full_steps=0, gain=-1.0, predictor="random"))
+        HybridConfig(full_steps=0, gain=-1.0, predictor="randum")  # type: ignore[arg-type]
     assert len(caught.value.problems) == 3
+    with pytest.raises(ConfigError, match="a control: give it the replay"):
+        toy_run(HybridConfig(predictor="random"))
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.LBFGS, list])

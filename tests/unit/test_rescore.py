@@ -145,9 +145,9 @@ def test_only_the_objective_can_be_changed_and_every_problem_is_listed(
     assert main(["rescore", str(study), "--set", "train.steps=5", "--set", "objective.tolerance=-1"]) == 2
     said = capsys.readouterr().err
     assert "'train.steps=5' is none of the objective's" in said
-    assert "objective.tolerance is -1.0 but must be at least 0" in said
+    assert "objective.tolerance is -1 but must be at least 0" in said
     assert main(["rescore", str(study), "--set", "objective.mod=net"]) == 2
-    assert "did you mean 'mode'?" in capsys.readouterr().err
+    assert "did you mean 'objective.mode'?" in capsys.readouterr().err
     assert files(study) == before
     assert main(["rescore", str(study), "--set", "objective.mode=net"]) == 0
     assert str(study / "rescored" / "net" / "report.html") in capsys.readouterr().out

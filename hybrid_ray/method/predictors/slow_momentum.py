@@ -57,6 +57,10 @@ class SlowMomentum(Predictor):
         self, weights: Weights, config: HybridConfig, optimizer: torch.optim.Optimizer, *, seed: int = 0
     ) -> None:
         super().__init__(weights, config, seed=seed)
+        if config.horizon_mode == "scaled":
+            raise ConfigError(
+                "horizon_mode is 'scaled' but the jumps of slow_momentum do not depend on the horizon: use fixed"
+            )
         self._optimizer = optimizer
         self._rule = _rule(optimizer)
         self._most = config.cycle_steps - config.prediction_horizon

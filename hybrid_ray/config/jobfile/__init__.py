@@ -1,0 +1,11 @@
+"""Job files: YAML in, a checked `JobConfig` out, every problem listed at once and nothing started.
+
+A wrong job raises one `ConfigError` whose problems name the place (``train.steps``), the value, the rule and, for an
+unknown key, the key that was probably meant.
+"""
+
+from hybrid_ray.config.jobfile.read import dump_job, job_from_dict, read_job
+from hybrid_ray.config.jobfile.relations import job_problems
+from hybrid_ray.config.jobfile.variants import variant_jobs
+
+__all__ = ["dump_job", "job_from_dict", "job_problems", "read_job", "variant_jobs"]

@@ -1,0 +1,82 @@
+"""Read a job file with its overrides; write a job."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from hybrid_ray.config.job import JobConfig
+from hybrid_ray.config.jobfile.relations import job_problems
+from hybrid_ray.config.jobfile.values import check_values, put
+from hybrid_ray.config.jobfile.variants import check_variants
+from hybrid_ray.config.jobfile.yaml_core import dump_yaml, parse_yaml
+from hybrid_ray.config.named import module_folder
+from hybrid_ray.config.task import TaskConfig
+from hybrid_ray.errors import ConfigError
+
+__all__ = ["dump_job", "job_from_dict", "read_job"]
+
+
+def read_job(path: Path | str, overrides: Sequence[str] = ()) -> JobConfig:
+    """Read a job file, apply ``path.to.key=value`` overrides, check everything.
+
+    Raises:
+        ConfigError: the file is missing, empty or not YAML, or holds unknown keys, wrong types or impossible values.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise ConfigError(f"{source} is not a file: give the path of a job such as jobs/local.yaml")
+    try:
+        data = parse_yaml(source.read_text(encoding="utf-8"), source=str(source))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{source} is not text in UTF-8: {error}") from error
+    if data is None:
+        raise ConfigError(f"{source} is empty: a job is a mapping of settings, for example train: {{steps: 600}}")
+    if not isinstance(data, dict):
+        raise ConfigError(f"{source} holds a {type(data).__name__} but a job is a mapping of settings")
+    data.setdefault("name", source.stem)
+    problems = [problem for text in overrides if (problem := _override(data, text)) is not None]
+    return _located(job_from_dict(data, problems), source.absolute().parent)
+
+
+def job_from_dict(data: Mapping[str, Any], problems: Sequence[str] = ()) -> JobConfig:
+    """A checked job from plain values. ``problems`` found before are listed with the new ones.
+
+    Raises:
+        ConfigError: all that is wrong.
+    """
+    job, wrong_values = check_values(data)
+    found = [*problems, *wrong_values, *job_problems(job), *check_variants(job)[1]]
+    if found:
+        raise ConfigError(found)
+    return job
+
+
+def dump_job(job: JobConfig) -> str:
+    """The job as YAML that `read_job` reads back to an equal job."""
+    plain = asdict(job)
+    if job.task == TaskConfig():
+        del plain["task"]
+    if not job.folders:
+        del plain["folders"]
+    return dump_yaml(plain)
+
+
+def _located(job: JobConfig, beside: Path) -> JobConfig:
+    """The job with the folders of the modules that it names filled in, unless they are known and still there."""
+    there: list[str | Path] = [*job.folders, beside, Path.cwd()]
+    found = (module_folder(name, there) for name in job.named.values())
+    return replace(job, folders=tuple(dict.fromkeys(folder for folder in found if folder is not None)))
+
+
+def _override(data: dict[str, Any], text: str) -> str | None:
+    """Apply one ``path.to.key=value`` in place; returns what is wrong with it."""
+    path, separator, value = text.partition("=")
+    keys = path.strip().split(".")
+    if not separator or not all(keys):
+        return f"--set {text!r} must look like path.to.key=value, for example train.steps=800"
+    try:
+        single = put(data, keys, parse_yaml(value, source=f"--set {text[:80]!r}: the value"))
+    except ConfigError as error:
+        return str(error)
+    return None if single is None else f"--set {text!r}: {single} is a single value, not a section"

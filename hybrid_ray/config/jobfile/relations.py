@@ -1,0 +1,169 @@
+"""Rules between settings: what each of them allows on its own but not together with the others."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from hybrid_ray.config.job import JobConfig
+from hybrid_ray.config.task import our_task
+from hybrid_ray.config.training import DataConfig, ModelConfig
+
+__all__ = ["job_problems"]
+
+
+def job_problems(job: JobConfig) -> Iterator[str]:
+    """What is wrong with a job whose settings are right one by one: sentences with the whole path of a setting."""
+    yield from _task_problems(job)
+    yield from _train_problems(job)
+    yield from _batch_problems(job)
+    yield from _predictor_problems(job)
+    yield from _memory_problems(job)
+    yield from _compare_problems(job)
+    yield from _peer_problems(job)
+    hybrid = job.hybrid
+    if hybrid.warmup_steps + hybrid.full_steps >= job.train.steps:
+        yield (
+            f"hybrid.warmup_steps + hybrid.full_steps is {hybrid.warmup_steps + hybrid.full_steps} but train.steps is "
+            f"{job.train.steps}: nothing would ever be predicted; lower the first or raise train.steps"
+        )
+
+
+def _train_problems(job: JobConfig) -> Iterator[str]:
+    train = job.train
+    if train.evaluations > train.steps:
+        yield f"train.evaluations is {train.evaluations} but must be at most train.steps ({train.steps})"
+    if train.prune_end_fraction < train.prune_start_fraction:
+        yield (
+            f"train.prune_end_fraction is {train.prune_end_fraction} but must be at least train.prune_start_fraction "
+            f"({train.prune_start_fraction})"
+        )
+
+
+def _compare_problems(job: JobConfig) -> Iterator[str]:
+    compare = job.compare
+    if compare.tune_baseline and len(set(compare.lr_factors)) < 2:
+        yield (
+            f"compare.lr_factors is {list(compare.lr_factors)} but tuning needs at least 2 different factors: add one, "
+            "or set compare.tune_baseline: false"
+        )
+
+
+def _predictor_problems(job: JobConfig) -> Iterator[str]:
+    predictor, train = job.hybrid.predictor, job.train
+    if predictor == "slow_momentum" and job.hybrid.horizon_mode == "scaled":
+        yield ("hybrid.horizon_mode is 'scaled' but the jumps of slow_momentum do not depend on the horizon: use fixed")
+    if predictor in ("none", "random", "reversed"):
+        why = "predicts nothing" if predictor == "none" else "is a control that replays another run"
+        ours = "slow_momentum, ema_nesterov, snoo, linear_fit or momentum"
+        yield f"hybrid.predictor is {predictor!r}, which {why}: a job needs {ours}"
+    if predictor == "momentum" and (train.optimizer == "sgd" or train.betas[0] == 0):
+        yield "hybrid.predictor is 'momentum' but the optimizer keeps no momentum: use adamw, betas above 0"
+    if train.optimizer == "schedule_free":
+        yield (
+            "train.optimizer is 'schedule_free', which computes the weights from a state of its own and would undo "
+            "predictions: it can only be compared with"
+        )
+    if predictor == "slow_momentum" and train.optimizer in ("adamw8bit", "adamwprune"):
+        yield (
+            f"hybrid.predictor is 'slow_momentum' but train.optimizer is {train.optimizer!r}, for which it has no "
+            "rule: use adamw, adam, adamwspam, ademamix, muon or sgd"
+        )
+    if predictor == "momentum" and train.optimizer == "adamw8bit":
+        yield "hybrid.predictor is 'momentum' but train.optimizer is 'adamw8bit', whose codes it can't read: use adamw"
+
+
+def _task_problems(job: JobConfig) -> Iterator[str]:
+    """Model and data must belong to one task of ours; each has settings that say nothing to the others.
+
+    What is wrong with a user's own task is found when it is loaded (tasks/load.py).
+    """
+    model, data = job.model, job.data
+    if job.task.factory is None and job.task.options:
+        yield (
+            f"task.options is {dict(job.task.options)!r} but there is no task.factory to read them: our own tasks are "
+            "set in model and data"
+        )
+    if data.tokenizer == "bytes" and data.vocab_size is not None:
+        yield f"data.vocab_size is {data.vocab_size} but the bytes tokenizer has a fixed one: use tokenizer: bpe"
+    ours = our_task(job.task, model, data)
+    if ours is None:
+        return
+    of_model = our_task(job.task, model, DataConfig())
+    if of_model and of_model != our_task(job.task, ModelConfig(), data):
+        yield (
+            f"model.preset is {model.preset!r} and data.corpus is {data.corpus!r} but that model reads {of_model.reads}"
+        )
+        return
+    for place, why in ours.unread.items():
+        section, _, name = place.partition(".")
+        value = getattr(getattr(job, section), name)
+        if value != getattr(getattr(JobConfig(), section), name):
+            yield f"{place} is {value!r} but {why}: leave it out"
+    if job.train.parallel == "fsdp" and not ours.sharded:
+        yield f"train.parallel is 'fsdp' but the {model.preset} has no blocks to shard: use ddp"
+
+
+def _memory_problems(job: JobConfig) -> Iterator[str]:
+    train = job.train
+    if train.weights == "bf16" and train.precision != "bf16":
+        yield (
+            f"train.weights is 'bf16' but train.precision is {train.precision!r}: forwards can't be more precise than "
+            "the weights they read; set train.precision: bf16"
+        )
+    if train.optimizer == "adamw8bit" and train.optimizer_device == "host":
+        yield (
+            "train.optimizer_device is 'host' but train.optimizer is 'adamw8bit', whose compiled step reads state on "
+            "the model's device: use optimizer_device: model (its state takes 2 bytes a parameter), or adamw"
+        )
+    if train.optimizer in ("muon", "schedule_free") and (train.optimizer_device == "host" or train.weights == "bf16"):
+        yield (
+            f"train.optimizer is {train.optimizer!r}, which steps fp32 weights on the model's device only: use "
+            "optimizer_device: model and weights: fp32"
+        )
+    if train.optimizer == "muon" and train.parallel == "fsdp" and job.resources.workers > 1:
+        yield (
+            "train.optimizer is 'muon' but train.parallel is 'fsdp': a matrix is orthogonalised whole; use "
+            "parallel: ddp"
+        )
+    if train.optimizer == "adamwprune" and train.parallel == "fsdp" and job.resources.workers > 1:
+        yield (
+            "train.optimizer is 'adamwprune' but train.parallel is 'fsdp': one threshold for all weights needs them in "
+            "one place; use parallel: ddp"
+        )
+    if job.hybrid.offload_optimizer and train.optimizer_device == "host":
+        yield (
+            "hybrid.offload_optimizer is true but train.optimizer_device is 'host': the state is there already; leave "
+            "one of them out"
+        )
+
+
+def _peer_problems(job: JobConfig) -> Iterator[str]:
+    peers, own = job.compare.peers, set(_memory_problems(job))
+    if job.train.optimizer in peers or len(set(peers)) < len(peers):
+        yield (
+            f"compare.peers is {list(peers)} but must name other optimizers than the job's own "
+            f"({job.train.optimizer}), each once"
+        )
+    for peer in peers:
+        with_peer = replace(job, train=replace(job.train, optimizer=peer))
+        yield from (f"compare.peers: {found}" for found in _memory_problems(with_peer) if found not in own)
+
+
+def _batch_problems(job: JobConfig) -> Iterator[str]:
+    train, workers = job.train, job.resources.workers
+    ours = our_task(job.task, job.model, job.data)
+    if ours and ours.sequences and job.data.heldout_tokens < 8 * train.sequence_length:
+        yield (
+            f"data.heldout_tokens is {job.data.heldout_tokens} but must be at least 8 x train.sequence_length "
+            f"({8 * train.sequence_length}): a held-out loss is a mean over sequences"
+        )
+    micro = train.micro_batch_size
+    if train.batch_size % workers:
+        yield (
+            f"train.batch_size is {train.batch_size} but must be a multiple of resources.workers ({workers}): "
+            f"try {workers * max(1, train.batch_size // workers)}"
+        )
+    elif isinstance(micro, int) and train.batch_size % (max(1, micro) * workers):
+        yield (
+            f"train.micro_batch_size is {micro} but micro_batch_size x workers ({micro * workers}) must divide "
+            f"train.batch_size ({train.batch_size}): the effective batch is never changed in silence"
+        )

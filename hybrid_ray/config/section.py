@@ -1,0 +1,164 @@
+"""A section of a job as a frozen pydantic dataclass, and what pydantic finds wrong with it as sentences.
+
+Types are strict: an int serves as a float, a list as a tuple, nothing else is changed in silence; inf and nan are no
+numbers. Bounds and choices stand beside the fields, so that one place says what a setting may be.
+"""
+
+import dataclasses
+import difflib
+import functools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, TypeAlias, TypeVar, dataclass_transform, get_type_hints
+
+import pydantic.dataclasses
+from pydantic import ConfigDict, Field, Strict, ValidationError
+from pydantic_core import ErrorDetails
+
+from hybrid_ray.config.named import did_you_mean
+from hybrid_ray.errors import ConfigError
+
+__all__ = ["MOST", "Listed", "NonNegative", "Positive", "Seed", "Share", "Whole", "place_of", "section", "sentences"]
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+MOST = 10**9
+"""Upper bound of whole numbers that have no closer one, so that sums and products of them stay exact everywhere."""
+Whole: TypeAlias = Annotated[int, Field(ge=0, le=MOST)]
+Seed: TypeAlias = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Share: TypeAlias = Annotated[float, Field(ge=0.0, le=1.0)]
+NonNegative: TypeAlias = Annotated[float, Field(ge=0.0, le=1e12)]
+Positive: TypeAlias = Annotated[float, Field(gt=0.0, le=1e12)]
+Listed: TypeAlias = Annotated[tuple[Item, ...], Strict(False)]
+"""A tuple, written as a list."""
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field, dataclasses.field))
+def section(kind: type[T]) -> type[T]:
+    """Make a class a frozen, keyword-only, checked dataclass.
+
+    Making an instance raises `ConfigError` with all that is wrong with its values. ``dataclasses.replace``, ``asdict``
+    and ``fields`` work as usual.
+    """
+    config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    made: Any = pydantic.dataclasses.dataclass(config=config, frozen=True, kw_only=True, slots=True)(kind)
+    check = made.__init__
+
+    @functools.wraps(check)
+    def checked(self: Any, **values: Any) -> None:
+        try:
+            check(self, **values)
+        except ValidationError as error:
+            raise ConfigError(sentences(error, values, made)) from None
+
+    made.__init__ = checked
+    found: type[T] = made
+    return found
+
+
+def sentences(error: ValidationError, given: Mapping[str, Any], kind: type) -> list[str]:
+    """What is wrong, one sentence a setting: its whole path, its value, the rule, the mend.
+
+    Args:
+        given: the values that were checked.
+        kind: the section that they are for, to know which settings there are.
+    """
+    found: dict[tuple[tuple[str, ...], int | None], list[ErrorDetails]] = {}  # by setting and item of a list
+    for detail in error.errors(include_url=False):
+        item = next((step for step in detail["loc"] if isinstance(step, int)), None)
+        found.setdefault((place_of(detail["loc"], given), item), []).append(detail)
+    return [_sentence(place, details, kind) for (place, _), details in found.items()]
+
+
+def place_of(location: Sequence[int | str], given: Any) -> tuple[str, ...]:
+    """The keys of ``given`` on the way to an error: without places in lists and pydantic's names of alternatives."""
+    place: list[str] = []
+    for step in location:
+        if not isinstance(given, Mapping) or (step not in given and place):
+            break
+        place.append(str(step))
+        given = given.get(step)
+    return tuple(place)
+
+
+def _sentence(place: tuple[str, ...], details: Sequence[ErrorDetails], kind: type) -> str:
+    where, first = ".".join(place), details[0]
+    if first["type"] in ("unexpected_keyword_argument", "invalid_key"):
+        return _unknown(place, kind)
+    if first["type"] == "value_error":
+        return f"{where} is {shown(first['input'])} but {first['ctx']['error']}"
+    rules = dict.fromkeys(_rule(detail) for detail in details)
+    mend = did_you_mean(str(first["input"]), _choices(first)) if first["type"] == "literal_error" else None
+    return f"{where} is {shown(first['input'])} but must be {' or '.join(rules)}{f': {mend}' if mend else ''}"
+
+
+def _rule(detail: ErrorDetails) -> str:
+    """What a value must be."""
+    limits, kind = detail.get("ctx", {}), detail["type"]
+    match kind:
+        case "greater_than_equal":
+            return f"at least {limits['ge']}"
+        case "less_than_equal":
+            return f"at most {limits['le']}"
+        case "greater_than":
+            return f"above {limits['gt']}"
+        case "less_than":
+            return f"below {limits['lt']}"
+        case "literal_error":
+            return f"one of {', '.join(_choices(detail))}"
+        case "missing":
+            return "a list of more items"
+        case "too_long":
+            return f"a list of {limits['max_length']} items"
+    return _KINDS.get(kind, detail["msg"].removeprefix("Input should be ").lower())
+
+
+def _choices(detail: ErrorDetails) -> list[str]:
+    """Of a literal, which pydantic writes as ``'tpe', 'asha' or 'none'``."""
+    return re.findall("'([^']+)'", detail["ctx"]["expected"])
+
+
+_KINDS = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "mapping_type": "a mapping",
+    "dict_type": "a mapping",
+    "dataclass_type": "a section of settings",
+}
+
+
+def shown(value: object) -> str:
+    """A value in a message, not longer than a line."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not write whole numbers of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 100 else f"{text[:80]}... ({len(text)} characters)"
+
+
+def _unknown(place: tuple[str, ...], kind: type) -> str:
+    """An unknown key: the setting of that name in another section, or one of its own section that is spelt alike."""
+    *above, word = place
+    every = [*_settings(kind)]
+    here = [path for path in every if path[:-1] == tuple(above)]
+    elsewhere = [path for path in every if path[-1] == word]
+    close = difflib.get_close_matches(word, [path[-1] for path in here], n=1)
+    if elsewhere or close:
+        mend = f"did you mean {'.'.join(elsewhere[0] if elsewhere else (*above, *close))!r}?"
+    else:
+        mend = f"known here: {', '.join(sorted(path[-1] for path in here))}"
+    return f"{'.'.join(place)} is not a setting: {mend}"
+
+
+def _settings(kind: type, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The paths of all settings of a section and the sections in it."""
+    for name, hint in get_type_hints(kind).items():
+        if not name.startswith("_"):
+            yield (*above, name)
+            if dataclasses.is_dataclass(hint):
+                yield from _settings(hint, (*above, name))  # type: ignore[arg-type]
