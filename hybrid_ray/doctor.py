@@ -5,13 +5,14 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import psutil
 
+from hybrid_ray.errors import ConfigError
 from hybrid_ray.processors import cpu_count
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at Python, the packages, processors, memory, GPUs, disk and the compiler. Starts nothing."""
-    return [*_software(), _processors(), _memory(), *_gpus(), _disk(), _compiler(), _cluster()]
+    return [*_software(), _processors(), _memory(), *_gpus(), _disk(), *_folders(), _compiler(), _cluster()]
 
 
 def _software() -> Iterator[Finding]:
@@ -103,6 +104,18 @@ def _disk() -> Finding:
         what="disk",
         text=f"{free:.1f} GiB free here" + ("" if free > 2 else ": 2 are needed"),
     )
+
+
+def _folders() -> Iterator[Finding]:
+    from hybrid_ray.data.cache import cache_root
+    from hybrid_ray.ray_tune.cluster import temporary_root
+
+    places: dict[str, Callable[[], Path]] = {"Ray's files": temporary_root, "cache": lambda: cache_root(None)}
+    for what, find in places.items():
+        try:
+            yield Finding(state="ok", what=what, text=str(find()))
+        except ConfigError as error:
+            yield Finding(state="bad", what=what, text=str(error))
 
 
 def _compiler() -> Finding:

@@ -8,6 +8,7 @@ it reads at import is set.
 import contextlib
 import logging
 import os
+import resource
 import secrets
 import shutil
 import tempfile
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_ray.config import JobConfig
-from hybrid_ray.errors import ConfigError
+from hybrid_ray.errors import ConfigError, HybridRayError
 from hybrid_ray.processors import cpu_count
 
 __all__ = [
@@ -52,7 +53,7 @@ _SETTINGS = {
     "TUNE_MAX_PENDING_TRIALS_PG": "1",
 }
 _AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-_LONGEST_TEMP_DIR = 36  # characters: a socket's path may have 103 (macOS), and Ray adds up to 67
+_LONGEST_TEMP_DIR = 36  # bytes: a socket's path may have 103 (macOS; Linux: 107), and Ray adds up to 67
 _TEMP_NAME = "hr-"  # and 8 characters
 _TEMP_INNER = "ray"  # Ray opens its folder to every user of the machine, so it gets one inside a closed folder
 
@@ -124,11 +125,17 @@ def ray_session(job: JobConfig) -> Iterator[Resources]:
 
     Raises:
         ConfigError: no cluster answers at ``resources.address``, or there is no place for a local Ray's files.
+        HybridRayError: a local Ray does not start.
     """
     local = job.resources.address == "local"
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
-    import ray
+    try:
+        import ray
+    except (ImportError, OSError) as error:
+        raise HybridRayError(
+            f"Ray cannot be imported ({error}): install it again, pip install --force-reinstall ray"
+        ) from error
 
     if ray.is_initialized():
         yield _cluster_resources(job)
@@ -185,8 +192,20 @@ def _start_local(job: JobConfig, folder: Path) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+    except Exception as error:  # of many kinds, and its own messages say little
+        ray.shutdown()
+        files, processes = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC))
+        raise HybridRayError(
+            f"Ray does not start on this machine ({type(error).__name__}: {' '.join(str(error).split())}): check free "
+            f"memory, free disk space in {folder.parent.parent}, and the limits of open files (ulimit -n: "
+            f"{_limit(files)}) and processes (ulimit -u: {_limit(processes)})"
+        ) from error
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = clusters
+
+
+def _limit(value: int) -> str:
+    return "unlimited" if value == resource.RLIM_INFINITY else str(value)
 
 
 def _cluster_resources(job: JobConfig) -> Resources:
@@ -238,16 +257,25 @@ def temporary_root() -> Path:
     """Where a local Ray keeps its files: the default place, or /tmp where that has too long a path, as on macOS.
 
     Raises:
-        ConfigError: neither will do.
+        ConfigError: neither will do, or ``TMPDIR`` names no folder that can be written.
     """
-    usual = Path(tempfile.gettempdir())
+    asked = os.environ.get("TMPDIR")
+    if asked and not (os.path.isdir(asked) and os.access(asked, os.W_OK | os.X_OK)):
+        raise ConfigError(
+            f"TMPDIR is {asked!r} but that is no folder that can be written, and Ray keeps its files there: make the "
+            "folder, give another, or unset TMPDIR"
+        )
+    try:
+        usual = Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        raise ConfigError("no folder for temporary files can be written: set TMPDIR to one that can") from error
     for root in (usual, Path("/tmp")):
         longest = root / f"{_TEMP_NAME}12345678" / _TEMP_INNER
-        if len(str(longest)) <= _LONGEST_TEMP_DIR and os.access(root, os.W_OK | os.X_OK):
+        if len(os.fsencode(longest)) <= _LONGEST_TEMP_DIR and os.access(root, os.W_OK | os.X_OK):
             return root
     raise ConfigError(
-        f"TMPDIR is {usual}, too long a path for Ray's sockets, and /tmp cannot be written: set TMPDIR to a folder of "
-        f"at most {_LONGEST_TEMP_DIR - len(_TEMP_NAME) - len(_TEMP_INNER) - 10} characters"
+        f"TMPDIR is {usual}, too long a path for Ray's sockets, and /tmp cannot be written: set TMPDIR to a folder "
+        f"whose path has at most {_LONGEST_TEMP_DIR - len(_TEMP_NAME) - len(_TEMP_INNER) - 10} bytes"
     )
 
 

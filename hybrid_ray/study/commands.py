@@ -100,9 +100,10 @@ def compare_arms(job: JobConfig, *, directory: Path) -> dict[str, Any]:
     directory = directory.absolute()
     job = resolve_auto(_as_before(job, directory))
     most = min(plan_concurrency(one).runs for one in (job, *variant_jobs(job).values()))
-    _claim(directory, job)
+    _check_claim(directory, job)
     flag = StopFlag()
     with _executor(job, directory, most, flag) as execute:
+        _claim(directory, job)
         machine = machine_of_runs(job, job.run(), flag=flag)
         plain = cached(execute, run_cache(job), corpus=load_task(job.run()).fingerprint, machine=machine)
         return compare(job, execute=execute, directory=directory, execute_plain=plain)
@@ -129,11 +130,18 @@ def _line(result: RunResult) -> str:
     return f"{name}: loss {result.heldout['test'].loss:.4f} in {result.time:.0f} plain steps of time"
 
 
-def _claim(directory: Path, job: JobConfig) -> None:
-    """The directory is this job's, or is made so."""
+def _check_claim(directory: Path, job: JobConfig) -> None:
+    """Raises `ConfigError` where the directory holds another job's comparison."""
     written = directory / "job.yaml"
-    text = dump_job(replace(job, name=directory.name))
-    if written.is_file() and written.read_text(encoding="utf-8") != text:
+    if written.is_file() and written.read_text(encoding="utf-8") != _text_for(directory, job):
         raise ConfigError(f"{directory} holds the comparison of another job: choose another folder with --out")
+
+
+def _claim(directory: Path, job: JobConfig) -> None:
+    """Make the directory this job's."""
     directory.mkdir(parents=True, exist_ok=True)
-    write_atomic(written, text.encode())
+    write_atomic(directory / "job.yaml", _text_for(directory, job).encode())
+
+
+def _text_for(directory: Path, job: JobConfig) -> str:
+    return dump_job(replace(job, name=directory.name))

@@ -9,6 +9,7 @@ count.
 
 import fcntl
 import json
+import logging
 import os
 import shutil
 import time
@@ -35,6 +36,8 @@ from hybrid_ray.training.hardware.fingerprint import machine
 from hybrid_ray.training.hardware.placement import choose_device
 
 __all__ = ["StudyDirectory", "differences", "identity"]
+
+log = logging.getLogger("hybrid_ray")
 
 
 class StudyDirectory:
@@ -118,10 +121,22 @@ class StudyDirectory:
 
     def check_identity(self, now: Mapping[str, Any]) -> None:
         """Raises `ConfigError` with every difference where what defined the study is not what is there now. Another
-        commit of the code is said.
+        commit of the code, or another text of a user's own file, is a warning.
         """
         self._refuse(differences(self.stored_identity, now))
-        warn_of_other_commit(str(self.path), read_json(self.path / "environment.json").get("git"))
+        kept = read_json(self.path / "environment.json")
+        warn_of_other_commit(str(self.path), kept.get("git"))
+        self._warn_of_other_sources(kept.get("sources", {}))
+
+    def _warn_of_other_sources(self, recorded: Mapping[str, str]) -> None:
+        files = {module: file for module, file in _own_files(self.job).items() if module in recorded}
+        changed = [str(file) for module, file in files.items() if file.read_text(encoding="utf-8") != recorded[module]]
+        if changed:
+            log.warning(
+                "%s has changed since %s began: finished trials count, and the next ones use the file as it is now; "
+                "environment.json holds the text that it had (sources)",
+                ", ".join(changed), self.path,
+            )  # fmt: skip
 
     def check_machine(self, found: Mapping[str, Any]) -> None:
         """The same of the machine that runs train on. On a cluster only Ray knows it: the first session writes it down.
@@ -169,10 +184,15 @@ def _of_names(job: JobConfig) -> dict[str, Any]:
     """What reports call the job's model and loss, and the files of what the job names that is not installed. These are
     kept for the record and do not count: like our code, they may change without changing a number.
     """
-    files = {name.partition(":")[0]: source_of(name, job.folders) for name in job.named.values()}
-    sources = {module: file.read_text() for module, file in files.items() if file is not None}
+    sources = {module: file.read_text(encoding="utf-8") for module, file in _own_files(job).items()}
     found: dict[str, Any] = {"task": words_of(job)}
     return {**found, "sources": sources} if sources else found
+
+
+def _own_files(job: JobConfig) -> dict[str, Path]:
+    """By module, the files of what the job names that is not installed."""
+    files = {name.partition(":")[0]: source_of(name, job.folders) for name in job.named.values()}
+    return {module: file for module, file in files.items() if file is not None}
 
 
 def _machine(job: JobConfig) -> dict[str, Any]:

@@ -6,6 +6,8 @@ Every stage keeps what it finished in the study directory and repeats nothing th
 and an extended one take the same way.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,13 @@ from typing import Any
 from hybrid_ray.config import JobConfig
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.objective import ranked
+from hybrid_ray.ray_tune.cluster import ray_session
 from hybrid_ray.ray_tune.space import SearchSpace, load_space
 from hybrid_ray.study.candidates import params_of
 from hybrid_ray.study.directory import StudyDirectory, identity
 from hybrid_ray.study.plan import plan, resolve_auto
 from hybrid_ray.study.stages import Outcome, Stages
+from hybrid_ray.study.stopping import StopFlag
 
 __all__ = ["Outcome", "extend_study", "resume_study", "run_study"]
 
@@ -30,12 +34,13 @@ def run_study(job: JobConfig, *, source: Path | None = None) -> Outcome:
 
     Raises:
         ConfigError: the job can't be run here; nothing was started and no directory made.
-        HybridRayError: the study began but could not go on; what was finished is kept.
+        HybridRayError: Ray does not start (no directory is made), or the study began but could not go on (what was
+            finished is kept).
     """
     job = resolve_auto(job)
     space, planned = load_space(job), plan(job)
-    with StudyDirectory.create(job, space=space, source=source) as study:
-        return Stages(study, space, planned).run()
+    with _ray(job) as flag, StudyDirectory.create(job, space=space, source=source) as study:
+        return Stages(study, space, planned, flag=flag).run()
 
 
 def resume_study(directory: Path, *, fork: bool = False) -> Outcome:
@@ -57,8 +62,15 @@ def resume_study(directory: Path, *, fork: bool = False) -> Outcome:
             study.check_identity(identity(job, space))
             return Stages(study, space, plan(job)).run()
         queued, planned = _best_params(study, space), plan(job)
-    with StudyDirectory.create(job, space=space, source=directory) as forked:
-        return Stages(forked, space, planned, queued=queued).run()
+    with _ray(job) as flag, StudyDirectory.create(job, space=space, source=directory) as forked:
+        return Stages(forked, space, planned, flag=flag, queued=queued).run()
+
+
+@contextmanager
+def _ray(job: JobConfig) -> Iterator[StopFlag]:
+    """Ray for a new study, before its directory is made: where Ray does not start, nothing is left behind."""
+    with StopFlag() as flag, ray_session(job):
+        yield flag
 
 
 def extend_study(directory: Path, *, trials: int) -> Outcome:

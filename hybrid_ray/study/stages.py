@@ -49,6 +49,7 @@ class Stages:
         study: its directory, locked by this process.
         space: the search space of its job.
         plan: what the display counts against.
+        flag: set where a signal came before this session, while Ray was starting.
         queued: settings to try before the presets, by name.
     """
 
@@ -58,11 +59,12 @@ class Stages:
         space: SearchSpace,
         plan: Plan,
         *,
+        flag: StopFlag | None = None,
         queued: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self._study, self._job, self._space, self._plan = study, study.job, space, plan
         self._queued = {**(queued or {}), **space.presets}
-        self._flag, self._budget = StopFlag(), Budget(study.job)
+        self._flag, self._budget = flag or StopFlag(), Budget(study.job)
         self._gave_up: str | None = None  # why, once too many trials failed in a row
 
     def run(self) -> Outcome:

@@ -155,7 +155,27 @@ def test_a_long_temporary_path_is_not_in_the_way(tmp_path: Path, monkeypatch: py
     may = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: path != Path("/tmp") and may(path, mode))
     job = micro_job(tmp_path)
-    with pytest.raises(ConfigError, match=r"set TMPDIR to a folder of at most 20 characters"):
+    with pytest.raises(ConfigError, match=r"set TMPDIR to a folder whose path has at most 20 bytes"):
+        run_study(job)
+    assert not Path(job.studies_dir).exists()
+
+
+def test_a_temporary_path_is_measured_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory(prefix="é" * 5, dir="/tmp") as folder:  # 18 characters, 23 bytes
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        assert temporary_root() == Path("/tmp")
+
+
+@pytest.mark.parametrize("what", ["missing", "file"])
+def test_a_temporary_folder_that_is_none_is_a_wrong_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    asked = tmp_path / what
+    if what == "file":
+        asked.touch()
+    monkeypatch.setenv("TMPDIR", str(asked))
+    job = micro_job(tmp_path)
+    with pytest.raises(ConfigError, match=r"TMPDIR is '.*' but that is no folder that can be written"):
         run_study(job)
     assert not Path(job.studies_dir).exists()
 

@@ -71,6 +71,21 @@ def test_a_changed_job_is_refused_with_what_changed(tmp_path: Path) -> None:
     assert "--fork" in caught.value.problems[-1]
 
 
+def test_another_text_of_the_task_is_a_warning_on_going_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    examples = Path(__file__).parents[2] / "examples"
+    for name in ("own_model.py", "own_model.yaml"):
+        (tmp_path / name).write_text((examples / name).read_text())
+    with create(read_job(tmp_path / "own_model.yaml", [f"studies_dir={tmp_path}/studies"])) as study:
+        now = study.stored_identity
+        study.check_identity(now)
+        assert not caplog.records
+        with (tmp_path / "own_model.py").open("a") as file:
+            file.write("# another line\n")
+        study.check_identity(now)
+    (record,) = caplog.records
+    assert f"{tmp_path / 'own_model.py'} has changed since {study.path} began" in record.getMessage()
+
+
 def test_only_what_scores_depend_on_is_compared(tmp_path: Path) -> None:
     job = micro_job(tmp_path)
     space = load_space(job)

@@ -211,6 +211,12 @@ def test_cache_that_cannot_be_made_is_a_wrong_setting(tmp_path: Path) -> None:
         prepare_text(tiny(tmp_path, cache_dir=str(tmp_path / "file" / "below")))
 
 
+@pytest.mark.parametrize("setting", ["corpus", "cache_dir"])
+def test_a_home_folder_that_is_not_there_is_a_wrong_setting(tmp_path: Path, setting: str) -> None:
+    with pytest.raises(ConfigError, match=rf"data\.{setting} is '~nobody_of_that_name/x' but there is no home folder"):
+        prepare_text(tiny(tmp_path, **{setting: "~nobody_of_that_name/x"}))
+
+
 def test_binary_and_hidden_files_are_left_out(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "text", 3)
     (root / "image.png").write_bytes(b"\x89PNG\xff\xfe")

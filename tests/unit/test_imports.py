@@ -31,7 +31,7 @@ ALLOWED = {
     "evaluation": TRAINING | {"report"},
     "ray_tune": EVALUATION | {"study"},
     "study": EVALUATION | {"ray_tune"},
-    "doctor": {"training", "processors"},
+    "doctor": {"data", "training", "ray_tune", "errors", "processors"},
     "cli": EVALUATION | {"study", "ray_tune", "doctor"},
 }
 """Each part of the package and the parts it may import: no import runs upward. The study starts Ray where it is needed,
