@@ -97,7 +97,10 @@ class TrainConfig:
     weight_decay: NonNegative = Field(default=0.1, description="Of matrices; vectors do not decay")
     betas: Betas = Field(default=(0.9, 0.95), description="Decays of Adam's averages")
     clip_norm: Positive | None = Field(default=1.0, description="Gradients are clipped to this norm; null: never")
-    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="Of forwards and backwards (autocast)")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32",
+        description="Of forwards and backwards (autocast); fp16 scales the loss, with torch's GradScaler",
+    )
     weights: Literal["fp32", "bf16"] = Field(
         default="fp32", description="bf16: no fp32 copy is kept, and updates are rounded stochastically"
     )

@@ -28,7 +28,7 @@ from hybrid_ray.models.gpt2 import Attention
 from hybrid_ray.optim import AdamWPrune
 from hybrid_ray.run_result import Replay
 from hybrid_ray.tasks.load import optimizer_of
-from hybrid_ray.tasks.task import Batch, Task
+from hybrid_ray.tasks.task import AUTOCAST, Batch, Task
 
 __all__ = ["Batches", "Numbers", "trace"]
 
@@ -225,8 +225,9 @@ def _closure(
 
     def closure() -> Tensor:
         if next(before, None) is not None:
-            _hold_gradients(optimizer, log)
-            return next(model.parameters()).sum()
+            earlier = next(model.parameters()).sum()
+            earlier.register_hook(lambda _: _hold_gradients(optimizer, log))  # type: ignore[no-untyped-call]
+            return earlier
         with log.moment("forward", "activations"), _precision(run):
             return loss_of_batch()
 
@@ -234,4 +235,5 @@ def _closure(
 
 
 def _precision(run: RunConfig) -> AbstractContextManager[object]:
-    return torch.autocast("cpu", dtype=torch.bfloat16) if run.train.precision == "bf16" else contextlib.nullcontext()
+    dtype = AUTOCAST[run.train.precision]
+    return contextlib.nullcontext() if dtype is None else torch.autocast("cpu", dtype=dtype)

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from inspect import Parameter, signature
 from typing import Any
 
@@ -10,13 +10,17 @@ import torch
 
 from hybrid_ray.config import HybridConfig
 from hybrid_ray.errors import CheckpointError, ConfigError, UnsupportedOptimizer
+from hybrid_ray.optim.local import local_part
 from hybrid_ray.optim.schedule_free import rewrites_weights
 from hybrid_ray.run_result import Replay
 
-__all__ = ["check_arguments", "check_same_settings"]
+__all__ = ["check_arguments", "check_same_origin", "check_same_settings", "origin"]
+
+_SHOWN = 5  # differences between a checkpoint and what it is loaded into
 
 
 def check_arguments(
+    model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     config: HybridConfig,
     replay: Replay | None,
@@ -51,6 +55,8 @@ def check_arguments(
             for name, value in counts.items()
             if value is not None and value < 1
         ),
+        *_parameter_problems(model, optimizer),
+        *_rate_problems(optimizer, config),
         *_replay_problems(optimizer, config, replay),
     ]
     if clip_norm is not None and not 0.0 < clip_norm < math.inf:
@@ -66,6 +72,88 @@ def check_same_settings(mine: Mapping[str, Any], saved: Mapping[str, Any]) -> No
     other = sorted(name for name in {*mine, *saved} if mine.get(name) != saved.get(name))
     if other:
         raise CheckpointError(f"the checkpoint was made with other settings: {', '.join(other)}")
+
+
+def origin(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, schedule: object, scaler: object
+) -> dict[str, Any]:
+    """What a trainer's state belongs to, in plain values: its parameters, and the kinds of what trains them."""
+    names = _names(model)
+    return {
+        "parameters": [
+            [
+                [names.get(id(parameter), f"number {place}"), list(local_part(parameter).shape), str(parameter.dtype)]
+                for place, parameter in enumerate(group["params"])
+            ]
+            for group in optimizer.param_groups
+        ],
+        "optimizer": type(optimizer).__name__,
+        "lr_scheduler": None if schedule is None else type(schedule).__name__,
+        "scaler": None if scaler is None else type(scaler).__name__,
+    }
+
+
+def check_same_origin(mine: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Raise CheckpointError, with what differs, if a state is of another model, optimizer, schedule or scaler."""
+    found = [
+        f"{kind} is {saved.get(kind) or 'none'} in the checkpoint but {mine[kind] or 'none'} here"
+        for kind in ("optimizer", "lr_scheduler", "scaler")
+        if saved.get(kind) != mine[kind]
+    ]
+    if saved["parameters"] != mine["parameters"]:
+        found.extend(_differences(mine["parameters"], saved["parameters"]))
+    if found:
+        shown = found[:_SHOWN] + ([f"and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else [])
+        raise CheckpointError(f"the checkpoint belongs to another training, nothing was loaded: {'; '.join(shown)}")
+
+
+def _differences(mine: Sequence[Any], saved: Sequence[Any]) -> Iterator[str]:
+    """Of parameters, as `origin` lists them by group."""
+    here, there = (
+        {name: (tuple(shape), dtype, number) for number, group in enumerate(groups) for name, shape, dtype in group}
+        for groups in (mine, saved)
+    )
+    yield from (f"parameter {name} is only in the checkpoint" for name in there if name not in here)
+    yield from (f"parameter {name} is not in the checkpoint" for name in here if name not in there)
+    for name in here:
+        if name in there and here[name] != there[name]:
+            texts = [f"{shape} {dtype} in group {number}" for shape, dtype, number in (there[name], here[name])]
+            yield f"parameter {name} is {texts[0]} in the checkpoint but {texts[1]} here"
+    if here == there:
+        yield "the optimizer's parameters are the same but in another order"
+
+
+def _names(model: torch.nn.Module) -> dict[int, str]:
+    """The model's parameters by identity, named as the bare model names them, whatever wraps it."""
+    return {
+        id(parameter): name.replace("_orig_mod.", "").removeprefix("module.")
+        for name, parameter in model.named_parameters()
+    }
+
+
+def _parameter_problems(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[str]:
+    """Parameters whose weights or gradients can't be measured."""
+    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for name, module in model.named_modules():
+        sparse = isinstance(module, torch.nn.Embedding | torch.nn.EmbeddingBag) and module.sparse
+        if sparse and id(module.weight) in trained:
+            yield f"{name or 'the model'} has sparse=True, whose gradients can't be measured: use sparse=False"
+    meta = [name for name, parameter in model.named_parameters() if parameter.device.type == "meta"]
+    if meta:
+        yield (
+            f"{len(meta)} parameters, {meta[0]} among them, are on the meta device, without numbers: give the model "
+            "weights first (to_empty, then load or initialise)"
+        )
+
+
+def _rate_problems(optimizer: torch.optim.Optimizer, config: HybridConfig) -> Iterator[str]:
+    if config.couple_lr and config.predictor != "none":
+        for number, group in enumerate(optimizer.param_groups):
+            if group.get("lr") is None:
+                yield (
+                    f"lr of parameter group {number} is None, so predicted steps can't follow it: give the optimizer a "
+                    "rate, or set couple_lr=False"
+                )
 
 
 def _fraction_problems(config: HybridConfig) -> Iterator[str]:

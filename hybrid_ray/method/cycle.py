@@ -49,6 +49,7 @@ class Cycle:
         self.steps = 0  # real steps of the open window
         self.open = False
         self.planned_norms = [0.0] * weights.groups  # |D| by group
+        self.coupled_to: list[float] | None = None  # lr / lr_max of the plan, until the step after it begins
         self._weights = weights
         self._config = config
         self._total = total_steps
@@ -104,12 +105,28 @@ class Cycle:
         Returns:
             The horizon; 0 if the displacement is not finite on some rank. It is zero then.
         """
-        coupling = rate.ratios if self._config.couple_lr else [1.0] * self._weights.groups
-        if not self.predictor.forecasts:  # its rate is in D; a recovery's shorter horizon must be a shorter jump
-            coupling = [ratio] * self._weights.groups
+        coupled = self._config.couple_lr and self.predictor.forecasts
+        # A predictor that does not forecast has the rate in D; a recovery's shorter horizon must be a shorter jump.
+        fixed = 1.0 if self.predictor.forecasts else ratio
         if horizon is None:
             confidence = self.confidence.value
             horizon = choose_horizon(self._config, confidence=confidence, lr_ratio=max(rate.ratios), ratio=ratio)
+        found = self._displace(horizon, rate.ratios if coupled else [fixed] * self._weights.groups, norms)
+        self.coupled_to = rate.ratios if coupled and norms is None and found else None
+        return found
+
+    def follow(self, rate: LearningRate) -> None:
+        """A step begins. If its learning rate is not the one of the plan made just before, the plan follows it.
+
+        A loop that writes rates into the parameter groups does so after the last step and before this one; a scheduler
+        does it before the plan. Both give the same displacement. The horizon stays.
+        """
+        planned, self.coupled_to = self.coupled_to, None
+        if planned is not None and planned != rate.ratios:
+            self._displace(self.predictor.horizon, rate.ratios, None)
+
+    def _displace(self, horizon: int, coupling: Sequence[float], norms: Sequence[float] | None) -> int:
+        """Write the displacement of a plan. Returns the horizon, or 0 (`plan`)."""
         factors = [a * b for a, b in zip(coupling, self.corrector.factors, strict=True)]
         self.predictor.plan(horizon, factors, norms)
         squares = sum_over_ranks(self.predictor.squares())
@@ -154,6 +171,7 @@ class Cycle:
             "steps": self.steps,
             "open": self.open,
             "planned_norms": list(self.planned_norms),
+            "coupled_to": self.coupled_to,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -163,3 +181,4 @@ class Cycle:
         self.agreement.load_state_dict(state["agreement"])
         self.steps, self.open = state["steps"], state["open"]
         self.planned_norms = list(state["planned_norms"])
+        self.coupled_to = state["coupled_to"]

@@ -1,7 +1,7 @@
 """The gradient of a real step: micro-batches, ranks, its norm, clipping. As a plain training loop does it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -15,6 +15,11 @@ from hybrid_ray.method.weights import Weights
 __all__ = ["Closure", "Gradient", "clip_gradients", "compute_gradients", "measure_gradients"]
 
 Closure = Callable[[], torch.Tensor]
+
+_BACKWARD = (
+    "the closure called backward() itself: it must only return the loss; the trainer does backward, clipping, the "
+    "optimizer's and the schedule's step and zero_grad"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,21 +36,35 @@ class Gradient:
         return math.isfinite(self.loss) and math.isfinite(self.norm)
 
 
-def compute_gradients(model: torch.nn.Module, closure: Closure, *, accumulate: int, clock: StepClock) -> torch.Tensor:
+def compute_gradients(
+    model: torch.nn.Module,
+    closure: Closure,
+    *,
+    accumulate: int,
+    clock: StepClock,
+    scale: Callable[[torch.Tensor], torch.Tensor] = lambda loss: loss,
+    fresh: Sequence[torch.Tensor] = (),
+) -> torch.Tensor:
     """Forward and backward of ``accumulate`` micro-batches; ranks synchronise on the last. Returns the local loss.
 
+    Args:
+        scale: from a loss to what backward starts from, for mixed precision.
+        fresh: parameters that have no gradient yet.
+
     Raises:
-        ConfigError: if the closure returns no scalar tensor, or one without a gradient.
+        ConfigError: if the closure returns no scalar tensor, or one without a gradient, or does backward itself.
     """
     total: torch.Tensor | None = None
     for micro in range(accumulate):
         last = micro == accumulate - 1
         with _synchronised_if(model, last):
             loss = closure()
+            if micro == 0 and any(parameter.grad is not None for parameter in fresh):
+                raise ConfigError(_BACKWARD)
             _check_loss(loss)
             scaled = loss / accumulate if accumulate > 1 else loss
             with clock.part("backward"):
-                scaled.backward()  # type: ignore[no-untyped-call]
+                _backward(scale(scaled))
         total = scaled.detach() if total is None else total + scaled.detach()
     assert total is not None
     return total.reshape(())
@@ -62,6 +81,8 @@ def measure_gradients(weights: Weights, loss: torch.Tensor, along: torch.Tensor 
     pairs = [(g, share) for g, share in zip(weights.gradients(), weights.shares, strict=True) if g is not None]
     if not pairs:
         raise ConfigError("no parameter of the optimizer got a gradient: the closure's loss does not depend on any")
+    if any(g.layout is not torch.strided for g, _ in pairs):
+        raise ConfigError("a gradient is sparse, which can't be measured or clipped: make it dense (sparse=False)")
     half = pairs[0][0].dtype in (torch.bfloat16, torch.float16)
     norms = torch._foreach_norm([g for g, _ in pairs], 2, dtype=torch.float32 if half else None)
     stacked = torch.stack([norm.to(weights.device) for norm in norms])
@@ -86,6 +107,15 @@ def clip_gradients(weights: Weights, gradient: Gradient, largest: float | None) 
         return
     factor = torch.clamp(largest / (gradient.norm_tensor + 1e-6), max=1.0)
     torch._foreach_mul_([g for g in weights.gradients() if g is not None], factor)
+
+
+def _backward(loss: torch.Tensor) -> None:
+    try:
+        loss.backward()  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        if "backward through the graph a second time" in str(error):
+            raise ConfigError(_BACKWARD) from error
+        raise
 
 
 def _check_loss(loss: object) -> None:

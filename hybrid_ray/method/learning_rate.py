@@ -14,6 +14,8 @@ __all__ = ["LearningRate"]
 class LearningRate:
     """Steps the schedule once a nominal step, real or predicted, and knows lr / lr_max by group.
 
+    A loop may as well write the rate of each step into the parameter groups before it calls the trainer.
+
     lr_max is the largest rate seen, or the schedule's own base rate (``initial_lr``) where that is larger.
 
     Raises:
@@ -24,13 +26,13 @@ class LearningRate:
         if isinstance(scheduler, ReduceLROnPlateau):
             raise ConfigError("lr_scheduler is ReduceLROnPlateau but predicted steps have no loss: use a schedule")
         self._optimizer = optimizer
-        self._scheduler = scheduler
+        self.scheduler = scheduler
         self.largest: list[float] = []
         self.note()
 
     @property
     def now(self) -> list[float]:
-        return [float(group["lr"]) for group in self._optimizer.param_groups]
+        return [_rate(group) for group in self._optimizer.param_groups]
 
     @property
     def ratios(self) -> list[float]:
@@ -39,14 +41,14 @@ class LearningRate:
 
     def advance(self, *, optimizer_stepped: bool) -> None:
         """One nominal step is done."""
-        if self._scheduler is None:
+        if self.scheduler is None:
             return
         if optimizer_stepped:
-            self._scheduler.step()
+            self.scheduler.step()
         else:
             with warnings.catch_warnings():  # a first step may have been refused; the schedule goes on all the same
                 warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
-                self._scheduler.step()
+                self.scheduler.step()
         self.note()
 
     def note(self) -> None:
@@ -54,15 +56,21 @@ class LearningRate:
         groups = self._optimizer.param_groups
         before = self.largest + [0.0] * (len(groups) - len(self.largest))
         self.largest = [
-            max(most, float(group["lr"]), float(group.get("initial_lr", 0.0)))
+            max(most, _rate(group), float(group.get("initial_lr") or 0.0))
             for most, group in zip(before, groups, strict=False)
         ]
 
     def state_dict(self) -> dict[str, Any]:
-        schedule = None if self._scheduler is None else self._scheduler.state_dict()
+        schedule = None if self.scheduler is None else self.scheduler.state_dict()
         return {"largest": list(self.largest), "schedule": schedule}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.largest = list(state["largest"])
-        if self._scheduler is not None and state["schedule"] is not None:
-            self._scheduler.load_state_dict(state["schedule"])
+        if self.scheduler is not None and state["schedule"] is not None:
+            self.scheduler.load_state_dict(state["schedule"])
+
+
+def _rate(group: dict[str, Any]) -> float:
+    """None is a rate that the optimizer finds itself: as if it were always the same."""
+    rate = group.get("lr")
+    return 1.0 if rate is None else float(rate)

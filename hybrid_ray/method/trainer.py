@@ -7,13 +7,16 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler
 
 from hybrid_ray.config import HybridConfig
-from hybrid_ray.errors import Diverged
-from hybrid_ray.method.checks import check_arguments, check_same_settings
+from hybrid_ray.errors import CheckpointError, Diverged
+from hybrid_ray.method.checks import check_arguments, check_same_origin, check_same_settings, origin
 from hybrid_ray.method.cycle import Cycle
 from hybrid_ray.method.gate.decision import Gate
 from hybrid_ray.method.gate.loss_trend import LossTrend
 from hybrid_ray.method.gradients import Closure, Gradient, clip_gradients, compute_gradients, measure_gradients
 from hybrid_ray.method.guard.divergence import Assessment, DivergenceMonitor, Level, Recovery
+from hybrid_ray.method.guard.jump_check import JumpCheck
+from hybrid_ray.method.guard.loss_scale import LossScale
+from hybrid_ray.method.guard.module_buffers import ModuleBuffers
 from hybrid_ray.method.guard.recovery import Backoff, carried_out, ends_cycle
 from hybrid_ray.method.learning_rate import LearningRate
 from hybrid_ray.method.phases import Phase, PhaseMachine, Position
@@ -30,22 +33,28 @@ __all__ = ["HybridTrainer", "StepResult"]
 class HybridTrainer:
     """Train with some gradient steps replaced by predicted ones (docs/method.md, section 1).
 
-    ``step(closure)`` does one nominal step. A real step calls ``closure``, which returns the loss of the next
-    micro-batch, ``accumulate`` times, with backward after each; then it clips and steps the optimizer. A
-    predicted step never calls it: the weights move in place, no batch is consumed. The trainer zeroes gradients.
+    It takes the place of everything in a training loop between a loss and the next one::
 
-    With several ranks every number that decides is all-reduced first, so all ranks do the same.
+        trainer = HybridTrainer(model, optimizer, HybridConfig(), lr_scheduler=schedule, total_steps=10_000)
+        for _ in range(10_000):
+            result = trainer.step(lambda: loss_of(model, next(batches)))
+
+    `step` says what a step does. With several ranks every number that decides is all-reduced first, so all ranks do
+    the same.
 
     Args:
         model: any module; DDP and FSDP2 models are told not to reduce gradients before the last micro-batch.
         optimizer: any ``torch.optim`` optimizer that can step without a closure. Its groups say what is predicted.
         config: the settings; ``predictor="none"`` is a plain training loop that leaves bad batches out.
-        lr_scheduler: stepped once a nominal step.
+        lr_scheduler: stepped once a nominal step. Without one the loop may write ``lr`` into the parameter groups
+            before each step; predicted steps follow the rate either way.
         total_steps: nominal steps of the whole run. Needed for settings that are shares of it (``first_fraction``,
             ``off_fraction``) and by predictors that follow its progress.
         accumulate: micro-batches a real step. Each loss is divided by it.
         clip_norm: the largest norm of a gradient; None: no clipping.
         seed: of what is drawn at random: sampled coordinates, the random gate, rounding.
+        scaler: scales the loss for mixed precision in fp16. The closure computes under ``torch.autocast``; the trainer
+            scales, unscales before clipping, and updates the scale.
         replay: follow a recorded run's phases (and, in controls, its displacement norms) instead of confidence.
             Recoveries are then advice, as with ``predictor="none"``. What is left out is left out in every arm: a batch
             that is not finite or whose loss or gradient spikes.
@@ -66,10 +75,13 @@ class HybridTrainer:
         accumulate: int = 1,
         clip_norm: float | None = None,
         seed: int = 0,
+        scaler: torch.amp.GradScaler | None = None,
         replay: Replay | None = None,
     ) -> None:
         config = HybridConfig() if config is None else config
-        check_arguments(optimizer, config, replay, total_steps=total_steps, accumulate=accumulate, clip_norm=clip_norm)
+        check_arguments(
+            model, optimizer, config, replay, total_steps=total_steps, accumulate=accumulate, clip_norm=clip_norm
+        )
         self.model, self.optimizer, self.config = model, optimizer, config
         self.total_steps, self.accumulate, self.clip_norm, self.seed = total_steps, accumulate, clip_norm, seed
         self.weights = Weights(optimizer)
@@ -86,6 +98,9 @@ class HybridTrainer:
         self._only_advise = replay is not None or config.predictor == "none"
         self._cycle = self._new_cycle()
         self._offload = StateOffload(optimizer, self.weights.device) if config.offload_optimizer else None
+        self._scale = LossScale(scaler, optimizer) if scaler is not None and scaler.is_enabled() else None
+        self._module_buffers = ModuleBuffers(model)
+        self._jump_check = JumpCheck()
         self._after_prediction = False
         self._worst = Level.NORMAL  # since the last look back
         self._level = Level.NORMAL
@@ -93,15 +108,31 @@ class HybridTrainer:
         self._forced = False  # FULL is next
 
     def step(self, closure: Closure) -> StepResult:
-        """One nominal step.
+        """One nominal step, real or predicted, and one step of the schedule.
+
+        A real step calls ``closure`` once a micro-batch (``accumulate`` times) and does the rest itself: backward after
+        each, clipping, ``optimizer.step()``, ``zero_grad``. The closure takes the next micro-batch and returns its mean
+        loss, a scalar that depends on the model; it must not call ``backward``. Its share of ``accumulate`` is divided
+        here.
+
+        A predicted step moves the weights in place. It never calls the closure, so no batch is consumed, and
+        ``loss`` of its result is None.
+
+        A batch is left out if its loss or gradient is not finite or jumps: weights, optimizer state and the model's
+        buffers (BatchNorm) stay as they were. With a ``scaler`` a gradient that overflowed is left out too, as usual;
+        nothing is learnt or judged from it. The schedule goes on all the same: it counts nominal steps.
 
         Raises:
             Diverged: if numbers that are not finite, or a run-away loss, came back after every recovery.
-            ConfigError: if the closure's loss is not a scalar with a gradient.
+            ConfigError: if the closure's loss is not a scalar with a gradient, or the closure did backward itself.
+            UnsupportedOptimizer: if the optimizer undid the first predictions: it keeps weights of its own.
         """
         self._events, self._forced = [], False
         if self.weights.changed:
             self._start_over()
+        self._rate.note()
+        if self._cycle is not None:
+            self._cycle.follow(self._rate)
         position, gradient, applied = self.phases.position, None, True
         with self.stats.step(position.phase, after=self.phases.steps):
             if position.phase is Phase.PREDICT:
@@ -132,20 +163,22 @@ class HybridTrainer:
         with self.clock.part("predict"):
             self._cycle.predictor.step()
         self._after_prediction = True
+        self._jump_check.predicted += 1
 
     def _train(self, closure: Closure, position: Position) -> tuple[Gradient, bool]:
         """A real step. Returns what its gradient was and whether it was applied."""
-        cycle = self._cycle
+        cycle, applied = self._cycle, False
         self._state_at_hand()
         if cycle is not None:
             with self.clock.part("overhead"):
                 cycle.open_window(keep=not self.phases.over)
         self.optimizer.zero_grad(set_to_none=True)  # whatever the user left there
+        self._module_buffers.keep()
         try:
-            loss = compute_gradients(self.model, closure, accumulate=self.accumulate, clock=self.clock)
+            loss = self._compute(closure)
             with self.clock.part("overhead"):
                 gradient = self._measure(loss)
-                applied = self._judge(gradient)
+                applied = not self._overflowed(gradient) and self._judge(gradient)
             if applied:
                 self._trend.observe(gradient.loss)
                 with self.clock.part("optimizer"):
@@ -153,9 +186,9 @@ class HybridTrainer:
                 if cycle is not None:
                     with self.clock.part("overhead"):
                         cycle.observe(self._rate.now, self.phases.steps + 1)
-                with self.clock.part("optimizer"):
-                    self.optimizer.step()
+                self._step_optimizer(gradient)
         finally:
+            self._module_buffers.settle(applied=applied)
             self.optimizer.zero_grad(set_to_none=True)
         if cycle is not None:
             cycle.steps += applied
@@ -163,6 +196,39 @@ class HybridTrainer:
             with self.clock.part("overhead"):
                 cycle.pause_window()
         return gradient, applied
+
+    def _compute(self, closure: Closure) -> torch.Tensor:
+        """Forward and backward. Returns this rank's loss."""
+        return compute_gradients(
+            self.model,
+            closure,
+            accumulate=self.accumulate,
+            clock=self.clock,
+            scale=(lambda loss: loss) if self._scale is None else self._scale.scale,
+            fresh=self.weights.parameters,
+        )
+
+    def _step_optimizer(self, gradient: Gradient) -> None:
+        """The optimizer's step; after the first predictions also whether they are still there."""
+        cycle, check = self._cycle, self._jump_check
+        judged = cycle is not None and check.due and gradient.along is not None and gradient.along <= 0.0
+        before = cycle.agreement.read(self.weights.local()) if cycle is not None and judged else None
+        with self.clock.part("optimizer"):
+            self.optimizer.step()
+        if cycle is not None and before is not None:
+            check.observe(cycle.agreement, before, cycle.agreement.read(self.weights.local()), self.optimizer)
+        check.predicted = 0
+
+    def _overflowed(self, gradient: Gradient) -> bool:
+        """Whether the gradient is not finite only because the loss was scaled: no trouble, the scale is lowered.
+
+        The step is left out. What is to be judged right after a prediction waits for the next real step.
+        """
+        if self._scale is None or not self._scale.settle(gradient):
+            return False
+        self._level = Level.NORMAL
+        self._note("overflow", "the gradient does not fit in fp16 at this loss scale, which is lowered")
+        return True
 
     def _state_at_hand(self) -> None:
         """The optimizer's state is where its step needs it."""
@@ -172,6 +238,8 @@ class HybridTrainer:
 
     def _measure(self, loss: torch.Tensor) -> Gradient:
         """Loss and norm over all ranks; right after a prediction also whether the gradient points back along it."""
+        if self._scale is not None:
+            self._scale.unscale()
         cycle, along = self._cycle, None
         if cycle is not None and self._after_prediction:
             along = cycle.agreement.along_forecast(self.weights.gradients())
@@ -216,6 +284,7 @@ class HybridTrainer:
         if recovery is Recovery.ROLLBACK:
             cycle.withdraw(keep=not self.phases.over)
             self.stats.withdraw_jump()
+            self._jump_check.predicted = 0
         elif self._forced and self.phases.position.micro:
             self.stats.resize_jump(cycle.predictor.fraction)
         if recovery is Recovery.RESET_PREDICTOR:
@@ -280,6 +349,9 @@ class HybridTrainer:
             return None
         return Cycle(self.weights, self.optimizer, self.config, total_steps=self.total_steps, seed=self.seed)
 
+    def _origin(self) -> dict[str, Any]:
+        return origin(self.model, self.optimizer, self._rate.scheduler, self._scale and self._scale.scaler)
+
     def _settings(self) -> dict[str, Any]:
         """What a state is good for."""
         names = ("total_steps", "accumulate", "clip_norm", "seed")
@@ -334,6 +406,7 @@ class HybridTrainer:
         """All that the next step depends on except the weights and global random state; tensors are not copied."""
         return {
             "settings": self._settings(),
+            "origin": self._origin(),
             "parts": {name: part.state_dict() for name, part in self._parts().items()},
             "clock": self.clock.seconds(),
             "flags": [self._after_prediction, self.cycle_done],
@@ -344,9 +417,13 @@ class HybridTrainer:
         """Go on where `state_dict` stopped. Load the model's weights first.
 
         Raises:
-            CheckpointError: if the state was made by other settings.
+            CheckpointError: if the state was made by other settings, or for another model, optimizer, schedule or
+                scaler. Nothing is changed then.
         """
+        if not {"settings", "origin", "parts"} <= state.keys():
+            raise CheckpointError("the state is not one that HybridTrainer.state_dict of this version made")
         check_same_settings(self._settings(), state["settings"])
+        check_same_origin(self._origin(), state["origin"])
         self._state_at_hand()
         for name, part in self._parts().items():
             part.load_state_dict(state["parts"][name])
@@ -358,5 +435,6 @@ class HybridTrainer:
         """All that has a state of its own."""
         parts = {"optimizer": self.optimizer, "rate": self._rate, "phases": self.phases, "stats": self.stats}
         parts |= {"monitor": self.monitor, "backoff": self.backoff, "trend": self._trend}
-        parts |= {} if self._cycle is None else {"cycle": self._cycle}
+        parts |= {} if self._cycle is None else {"cycle": self._cycle, "jump_check": self._jump_check}
+        parts |= {} if self._scale is None else {"scale": self._scale}
         return parts if self._offload is None else parts | {"offload": self._offload}

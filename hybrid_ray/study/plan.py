@@ -26,7 +26,7 @@ from hybrid_ray.storage.run_cache import RunCache, baseline_key, read_result
 from hybrid_ray.study.concurrency import Concurrency, free_memory, memory_concurrency, room, sharing
 from hybrid_ray.study.stopping import check_budget
 from hybrid_ray.tasks import Task, load_task
-from hybrid_ray.tasks.task import MatmulProbe, batch_to
+from hybrid_ray.tasks.task import AUTOCAST, MatmulProbe, batch_to
 from hybrid_ray.training.hardware.fingerprint import machine
 from hybrid_ray.training.setup import synchronize
 
@@ -280,7 +280,7 @@ def _probe(job: JobConfig, task: Task) -> float:
 def _product_seconds(job: JobConfig, probe: MatmulProbe) -> float:
     run, device = job.run(), _device(job)
     length = min(_PROBE_ROWS[device.type], run.micro_batch_size * probe.rows)
-    kind = torch.bfloat16 if job.train.precision == "bf16" and device.type == "cuda" else torch.float32
+    kind = (AUTOCAST[job.train.precision] if device.type == "cuda" else None) or torch.float32
     left = torch.randn(length, probe.width, device=device, dtype=kind)
     right = torch.randn(probe.width, 4 * probe.width, device=device, dtype=kind)
     seconds = min(_timed_product(left, right) for _ in range(3))

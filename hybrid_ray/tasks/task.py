@@ -29,7 +29,10 @@ from torch.utils.data import Dataset, default_collate
 from hybrid_ray.config import RunConfig, Split, TrainConfig
 from hybrid_ray.tasks.sampling import DatasetSampler, Sampler, dataset_fingerprint, heldout_stretches, own_draws
 
-__all__ = ["Batch", "MatmulProbe", "Objective", "Part", "Task", "batch_to"]
+__all__ = ["AUTOCAST", "Batch", "MatmulProbe", "Objective", "Part", "Task", "batch_to"]
+
+AUTOCAST: Mapping[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What forwards and backwards compute in, by ``train.precision``; None: no autocast."""
 
 Part = Literal["train", "decide", "val", "test"]
 """A part of the data: what is trained on, and the held-out splits."""

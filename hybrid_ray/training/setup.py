@@ -18,7 +18,7 @@ from hybrid_ray.optim import build_schedule
 from hybrid_ray.run_result import Replay
 from hybrid_ray.tasks.load import optimizer_of
 from hybrid_ray.tasks.sampling import Sampler
-from hybrid_ray.tasks.task import Batch, Objective, Task, batch_to
+from hybrid_ray.tasks.task import AUTOCAST, Batch, Objective, Task, batch_to
 from hybrid_ray.training.compile import Compiled, compile_forward
 from hybrid_ray.training.distributed import full_weights, load_weights, wrap
 
@@ -120,6 +120,7 @@ class TrainSetup:
             accumulate=self._as_cut(run).accumulate,
             clip_norm=run.train.clip_norm,
             seed=run.seed,
+            scaler=torch.amp.GradScaler(self.device.type) if run.train.precision == "fp16" else None,
             replay=replay,
         )
         # Dropout differs between ranks; initial weights and data order must not.
@@ -173,10 +174,9 @@ class TrainSetup:
         return closure
 
     def precision(self) -> AbstractContextManager[object]:
-        """Forwards in bf16 where the run says so. Weights have the type that `TrainConfig.weights` says."""
-        if self.run.train.precision == "bf16":
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return contextlib.nullcontext()
+        """Forwards in bf16 or fp16 where the run says so. Weights have the type that `TrainConfig.weights` says."""
+        dtype = AUTOCAST[self.run.train.precision]
+        return contextlib.nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
 
     def _initialized(self) -> nn.Module:
         torch.manual_seed(self.run.seed)

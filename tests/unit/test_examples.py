@@ -1,6 +1,7 @@
 """What `examples/` shows does what it says, from any folder."""
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -48,3 +49,11 @@ def test_its_file_travels_with_a_submitted_job(tmp_path: Path) -> None:
     _take_along(job, tmp_path)
     assert (tmp_path / "own_model.py").read_text() == (EXAMPLES / "own_model.py").read_text()
     assert _on_the_cluster(job).folders == ()
+
+
+def test_the_trainer_in_a_loop_of_ones_own_resumes_to_the_same_bits() -> None:
+    script = EXAMPLES / "trainer_in_a_loop.py"
+    said = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300, check=True).stdout
+    assert re.search(r"^hybrid .* predictions \(warmup \d+%, full \d+%, predict [1-9]\d*%, correct \d+%\)$", said, re.M)
+    assert re.search(r"^plain .* 800 gradients for 800 steps, 0 predictions", said, re.M)
+    assert said.endswith("the resumed run ended with the same bits: yes\n")

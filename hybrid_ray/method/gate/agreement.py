@@ -9,7 +9,7 @@ import torch
 from hybrid_ray.method.gate.coordinate_sample import CoordinateSample
 from hybrid_ray.method.ranks import sum_over_ranks
 
-__all__ = ["Agreement", "AgreementMeter"]
+__all__ = ["Agreement", "AgreementMeter", "JumpSizes"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,6 +21,17 @@ class Agreement:
     alpha_by_group: tuple[float, ...]
     ceiling: float | None  # how well d_act is known: its reliability from two halves; None: one step alone
     error: float  # |d_act - d_pred| / |d_act|; 1 is what predicting nothing has
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JumpSizes:
+    """A real step's move against the jump J that led to where it started, over all ranks."""
+
+    along: float  # <move, J> / |J|^2
+    usual: float  # the same of a usual real step: the mean of the window before the jump
+    jump: float  # |J|^2
+    move: float  # |move|^2
+    return_: float  # |move + J|^2
 
 
 class AgreementMeter:
@@ -59,6 +70,23 @@ class AgreementMeter:
         if self.forecast is None:
             return None
         return self._sample.products(self._sample.read(gradients), self.forecast).sum()
+
+    def read(self, weights: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The sampled coordinates."""
+        return self._sample.read(weights)
+
+    def against_jump(self, move: torch.Tensor, predicted: int) -> JumpSizes | None:
+        """A real step's ``move`` after so many predicted steps. None if they moved nothing. One small all-reduce."""
+        if self.forecast is None:
+            return None
+        jump = self.forecast * predicted
+        usual = torch.zeros_like(jump) if self._before is None else self._before
+        pairs = [(move, jump), (usual, jump), (jump, jump), (move, move), (move + jump, move + jump)]
+        sums = sum_over_ranks(torch.stack([self._sample.products(*pair).sum() for pair in pairs]))
+        along, slope, length, moved, back = sums
+        if not length > 0.0:
+            return None
+        return JumpSizes(along=along / length, usual=slope / length, jump=length, move=moved, return_=back)
 
     def add_real(self, weights: Sequence[torch.Tensor]) -> torch.Tensor:
         """End a window without judging it. Returns its displacement."""

@@ -69,6 +69,9 @@ class Predictor(ABC):
     def plan(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
         """Fix D. The one before can't be withdrawn any more.
 
+        Called again before anything else happens if the learning rate was changed: with other factors alone, the same D
+        must come out but for them.
+
         Args:
             horizon: steps over which D is applied.
             factors: one a parameter group: how much of its D (the coupling to the learning rate, corrections).

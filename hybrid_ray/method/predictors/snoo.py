@@ -35,7 +35,8 @@ class Snoo(Predictor):
     def _write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
         assert self.direction is not None
         rate, inertia = self.config.outer_lr, self.config.outer_momentum
-        self.momentum.accumulate_(inertia, self.displacement.tensors, 1.0)
+        if not self.used:
+            self.momentum.accumulate_(inertia, self.displacement.tensors, 1.0)
         self.direction.assign_(self.momentum.tensors, [rate * inertia] * len(factors))
         self.direction.accumulate_(1.0, self.displacement.tensors, rate - 1.0)
         self.direction.multiply_(factors)
