@@ -2,11 +2,11 @@
 
     nice -n 15 python benchmarks/make_run_table.py [--seeds 3] [--processes 2]
 
-The job is jobs/local.yaml with runs of half the length (300 steps, a warmup of 30), a quarter of the held-out text and
-6 evaluations, so that a run takes about 9 s of one core. Trained are, in this order: baseline, frontier and a grid over
-the three knobs with seed 0; what did best there with its controls on fresh seeds, as a study's confirmation trains it;
-and the grid again with the further seeds, the best settings first, so that a command that is cut short leaves those
-that matter. 417 runs, about half an hour on two quiet cores.
+The job is tests/simulation/nano_runs.yaml with runs of half the length (300 steps, a warmup of 30), a quarter of the
+held-out text and 6 evaluations, so that a run takes about 9 s of one core. Trained are, in this order: baseline,
+frontier and a grid over the three knobs with seed 0; what did best there with its controls on fresh seeds, as a study's
+confirmation trains it; and the grid again with the further seeds, the best settings first, so that a command that is
+cut short leaves those that matter. 417 runs, about half an hour on two quiet cores.
 
 Runs are kept in studies/run_table as they finish, and none that is there is repeated. The table is written anew after
 each stage to tests/simulation/nano_runs.parquet (tests/simulation/run_table.py reads it). Times are told in a run's own
@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--confirm", type=int, default=2, help="settings confirmed, by score and by net speedup")
     options = parser.parse_args()
-    job, folder = read_job("jobs/local.yaml", SHORTER), Path("studies/run_table").absolute()
+    job, folder = read_job("tests/simulation/nano_runs.yaml", SHORTER), Path("studies/run_table").absolute()
     with ProcessPoolExecutor(options.processes) as pool:
         execute = side_by_side(pool)
         first = execute_missing(execute, searched_runs(job, 0, grid(), folder))

@@ -175,7 +175,7 @@ def main() -> None:
     table = RunTable.read(options.table)
     job = replace(
         table.job,
-        search=read_job("jobs/local.yaml").search,
+        search=read_job("tests/simulation/nano_runs.yaml").search,
         objective=replace(table.job.objective, mode=options.objective),
         confirm=replace(table.job.confirm, best=0),
     )

@@ -20,12 +20,15 @@ __all__ = ["presets", "space"]
 def space(trial: "optuna.Trial", job: JobConfig) -> dict[str, Any]:
     """Settings of one trial. The ranges grow with the run, so that every preset lies inside them.
 
-    The threshold starts at 0 (predict in every cycle) and ends at 0.6, above which short runs never predict. The
+    The threshold starts at 0 (predict in every cycle) and ends at 0.6, above which short runs never predict. It is
+    asked only where it decides anything (``hybrid.gate: confidence``): else many settings would be the same run. The
     horizon is searched in logarithms: 2 against 4 steps matters as much as 20 against 40. Interval 0 is "no
     micro-corrections".
     """
-    return {
-        "confidence_threshold": trial.suggest_float("confidence_threshold", 0.0, 0.6),
+    threshold = {}
+    if job.hybrid.gate_kind == "confidence":
+        threshold["confidence_threshold"] = trial.suggest_float("confidence_threshold", 0.0, 0.6)
+    return threshold | {
         "prediction_horizon": trial.suggest_int("prediction_horizon", 1, largest_horizon(job), log=True),
         "correction_interval": trial.suggest_int("correction_interval", 0, largest_interval(job)),
     }
@@ -33,9 +36,13 @@ def space(trial: "optuna.Trial", job: JobConfig) -> dict[str, Any]:
 
 def presets(job: JobConfig) -> dict[str, dict[str, Any]]:
     """Complete assignments that are tried before anything is sampled, by name."""
-    return {
+    asked = {
         "quick": quick(job),
         "conservative": conservative(job),
         "aggressive": aggressive(job),
         "short_cycles": short_cycles(job),
     }
+    if job.hybrid.gate_kind != "confidence":
+        for settings in asked.values():
+            del settings["confidence_threshold"]
+    return asked

@@ -24,10 +24,16 @@ class _Habits:
     off_fraction: float = 0.25
     gate: GateName = "confidence"
     trust: TrustName = "off"
+    gain: float = 1.0
 
 
 # AdEMAMix steps along its slow average from the first step to the last, and the gain comes from all of them.
-_HABITS: dict[str, _Habits] = {"slow_momentum": _Habits(off_fraction=0.0, gate="always", trust="loss_trend")}
+# Jumps along a displacement average pay in the middle of a run: early ones raise the loss, late ones have nothing to
+# gain while the rate falls to zero. Fractions and gain did best in trials (docs/findings.md).
+_HABITS: dict[str, _Habits] = {
+    "slow_momentum": _Habits(off_fraction=0.0, gate="always", trust="loss_trend"),
+    "ema_nesterov": _Habits(first_fraction=0.16, off_fraction=0.24, gain=2.5),
+}
 
 
 @section
@@ -73,10 +79,15 @@ class HybridConfig:
         description="slow_momentum with Adam's kin, an experiment: sign: move only where the fast average agrees in "
         "sign; shrink: as far as the slow average is more than noise",
     )
-    gain: NonNegative = Field(
-        default=1.0, description="A predicted step moves by gain x the averaged step of a real one"
+    gain: NonNegative | None = Field(
+        default=None,
+        description="A predicted step moves by gain x the averaged step of a real one; null: the predictor's own (1, "
+        "ema_nesterov 2.5)",
     )
-    time_constant: Positive = Field(default=100.0, description="ema_nesterov: of the average, in real steps")
+    time_constant: Positive | None = Field(
+        default=None,
+        description="ema_nesterov: of the average, in real steps; null: a sixteenth of the run's real steps",
+    )
     outer_lr: Positive = Field(default=0.6, description="snoo: outer learning rate")
     outer_momentum: float = Field(default=0.5, ge=0.0, le=0.999, description="snoo: outer momentum")
     fit_windows: int = Field(default=4, ge=2, le=1000, description="linear_fit: snapshots in one fit")
@@ -87,10 +98,13 @@ class HybridConfig:
     )
     couple_lr: bool = Field(default=True, description="Scale predicted steps by lr / lr_max")
     first_fraction: Share | None = Field(
-        default=None, description="No predictions in this first part of the run; null: the predictor's own (0)"
+        default=None,
+        description="No predictions in this first part of the run; null: the predictor's own (0, ema_nesterov 0.16)",
     )
     off_fraction: Share | None = Field(
-        default=None, description="No predictions in this last part of the run; null: the predictor's own (0.25)"
+        default=None,
+        description="No predictions in this last part of the run; null: the predictor's own (slow_momentum 0, "
+        "ema_nesterov 0.24, others 0.25)",
     )
     horizon_mode: Literal["fixed", "scaled"] = Field(
         default="fixed", description="scaled: the horizon shrinks with the learning rate"
@@ -129,6 +143,16 @@ class HybridConfig:
     def predicts_until(self) -> float:
         """The share of the run after which predictions end."""
         return 1.0 - (self._habits.off_fraction if self.off_fraction is None else self.off_fraction)
+
+    @property
+    def reach(self) -> float:
+        """The gain: the job's, or the predictor's own."""
+        return self._habits.gain if self.gain is None else self.gain
+
+    def real_steps(self, nominal: int) -> float:
+        """Real steps of a run of so many nominal ones, if it predicts in every cycle of its part for predictions."""
+        part = max(0.0, self.predicts_until - self.predicts_from)
+        return nominal * (1.0 - part * self.prediction_horizon / self.cycle_steps)
 
     @property
     def gate_kind(self) -> GateName:

@@ -6,16 +6,15 @@ short matrix-product probe at the model's own sizes (estimated). The plan says w
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from hybrid_ray.config import JobConfig, ResourcesConfig, RunConfig
+from hybrid_ray.config import CompareConfig, JobConfig, ResourcesConfig, RunConfig
 from hybrid_ray.data.cache import cache_root
 from hybrid_ray.errors import ConfigError
-from hybrid_ray.evaluation.arms import baseline, frontier_runs
-from hybrid_ray.evaluation.confirm import confirmation_runs
+from hybrid_ray.evaluation.arms import baseline
 from hybrid_ray.memory.estimate import memory_need, size_text
 from hybrid_ray.memory.micro_batch import check_open_micro_batch, resolve_micro_batch
 from hybrid_ray.memory.plan_text import MemoryPlan, memory_lines
@@ -24,6 +23,7 @@ from hybrid_ray.ray_tune.scheduler import grace_steps, rungs
 from hybrid_ray.ray_tune.space import SearchSpace, load_space
 from hybrid_ray.storage.run_cache import RunCache, baseline_key, read_result
 from hybrid_ray.study.concurrency import Concurrency, free_memory, memory_concurrency, room, sharing
+from hybrid_ray.study.run_counts import Stage, comparison_stages, stages
 from hybrid_ray.study.stopping import check_budget
 from hybrid_ray.tasks import Task, load_task
 from hybrid_ray.tasks.task import AUTOCAST, MatmulProbe, batch_to
@@ -33,19 +33,7 @@ from hybrid_ray.training.setup import synchronize
 __all__ = ["Plan", "Stage", "plan", "plan_concurrency", "plan_memory", "resolve_auto", "run_cache"]
 
 _OVERHEAD = 2.0  # a step takes this many times its matrix products' time: norms, softmax, optimizer, Python
-_TRIAL_SHARE = (
-    0.75  # of nominal steps that cost what a real step costs: predicted ones are nearly free, some trials stop early
-)
 _PROBE_ROWS = {"cpu": 1024, "cuda": 16_384}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Stage:
-    """Runs of one kind, and the nominal steps they take together."""
-
-    name: str
-    runs: int
-    steps: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +43,7 @@ class Plan:
     """
 
     stages: tuple[Stage, ...]
+    compared: tuple[Stage, ...]  # those of `hybrid-ray compare`; none where the job says nothing of it
     run: RunConfig
     concurrency: Concurrency
     step_seconds: float
@@ -84,11 +73,9 @@ class Plan:
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
-        yield f"{'stage':<14}{'runs':>6}{'steps':>12}{'time':>12}"
-        for stage in self.stages:
-            yield f"{stage.name:<14}{stage.runs:>6}{stage.steps:>12,}{_duration(self.seconds(stage)):>12}"
-        runs = sum(stage.runs for stage in self.stages)
-        yield f"{'in all':<14}{runs:>6}{self.steps:>12,}{_duration(self.total_seconds):>12}"
+        yield from self._table("stage", self.stages)
+        if self.compared:
+            yield from self._table("compare", self.compared)
         how = "measured: a cached baseline" if self.measured else f"estimated: {self.probe}"
         yield f"{1000 * self.step_seconds:.3g} ms a real step ({how})"
         yield f"{self.concurrency.runs} runs side by side on {self.device}"
@@ -96,6 +83,13 @@ class Plan:
         yield from memory_lines(self.run, self.concurrency.need)
         there, needed = size_text(self.concurrency.there), size_text(self.concurrency.needed)
         yield f"{self.concurrency.sharing} side by side need {needed} of {there} that are free"
+
+    def _table(self, title: str, stages: Sequence[Stage]) -> Iterator[str]:
+        yield f"{title:<14}{'runs':>6}{'steps':>12}{'time':>12}"
+        for stage in stages:
+            yield f"{stage.name:<14}{stage.runs:>6}{stage.steps:>12,}{_duration(self.seconds(stage)):>12}"
+        runs, steps = (sum(getattr(stage, name) for stage in stages) for name in ("runs", "steps"))
+        yield f"{'in all':<14}{runs:>6}{steps:>12,}{_duration(sum(map(self.seconds, stages))):>12}"
 
 
 def resolve_auto(job: JobConfig) -> JobConfig:
@@ -174,6 +168,7 @@ def plan(job: JobConfig) -> Plan:
     device = _device(job)
     return Plan(
         stages=tuple(stages(job)),
+        compared=() if job.compare == CompareConfig() else tuple(comparison_stages(job)),
         run=job.run(),
         concurrency=found,
         step_seconds=seconds,
@@ -236,16 +231,6 @@ def _resources(job: JobConfig) -> Resources:
         return local_resources()
     with ray_session(job) as there:
         return there
-
-
-def stages(job: JobConfig) -> Iterator[Stage]:
-    """The runs of a study by stage. Trials are taken as if a quarter of their steps cost nothing."""
-    frontier = [run.train.steps for run in frontier_runs(job).values()]
-    steps = job.train.steps
-    yield Stage(name="frontier", runs=len(frontier), steps=sum(frontier))
-    yield Stage(name="search", runs=job.search.trials, steps=round(_TRIAL_SHARE * steps * job.search.trials))
-    runs = confirmation_runs(job, job.confirm.best)
-    yield Stage(name="confirmation", runs=runs, steps=round(_TRIAL_SHARE * steps * runs))
 
 
 def run_cache(job: JobConfig) -> RunCache:

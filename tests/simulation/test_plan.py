@@ -11,7 +11,16 @@ import psutil
 import pytest
 from micro_jobs import micro_job
 
-from hybrid_ray.config import BudgetConfig, JobConfig, ModelConfig, ResourcesConfig, SearchConfig, TrainConfig
+from hybrid_ray.config import (
+    BudgetConfig,
+    CompareConfig,
+    JobConfig,
+    ModelConfig,
+    ResourcesConfig,
+    SearchConfig,
+    TrainConfig,
+)
+from hybrid_ray.config.jobfile import read_job
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.evaluation.arms import baseline
 from hybrid_ray.evaluation.runner import Task, execute_here
@@ -22,16 +31,36 @@ from hybrid_ray.study import plan as planner
 from hybrid_ray.study.commands import train_once
 from hybrid_ray.study.pipeline import run_study
 from hybrid_ray.study.plan import plan, plan_concurrency, resolve_auto, run_cache
+from hybrid_ray.study.run_counts import stages
 from hybrid_ray.study.stopping import Budget
 from hybrid_ray.tasks import load_task
 from hybrid_ray.training.hardware.fingerprint import machine
 from hybrid_ray.training.hardware.placement import choose_device
 
 
+def test_a_plan_counts_the_runs_of_a_comparison(tmp_path: Path) -> None:
+    """Two optimizers at three rates and the hybrid at three; two frontiers; 6 seeds, each with a baseline, the hybrid,
+    equal steps, placebo, reversed and the peer.
+    """
+    compare = CompareConfig(interim_analyses=(3, 6), arms=("placebo", "reversed"), peers=("ademamix",))
+    found = plan(micro_job(tmp_path, compare=compare))
+    assert [(stage.name, stage.runs) for stage in found.compared] == [
+        ("tuning", 9), ("frontiers", 12), ("6 seeds", 6 * 6),
+    ]  # fmt: skip
+    assert "6 seeds" in found.text
+
+
+def test_where_every_cycle_predicts_the_real_steps_are_counted() -> None:
+    job = read_job(Path(__file__).parents[2] / "jobs/local.yaml")
+    search = next(stage for stage in stages(job) if stage.name == "search")
+    assert search.steps == job.search.trials * job.train.steps * 5 // 6
+
+
 def test_a_plan_counts_every_run(tmp_path: Path) -> None:
     found = plan(micro_job(tmp_path))
     runs = {stage.name: stage.runs for stage in found.stages}
     assert runs == {"frontier": 6, "search": 4, "confirmation": 3 * (1 + 1 * 3)}
+    assert "compare" not in found.text.split("stopped")[0]
     assert found.stages[0].steps == 24 + 33 + 42 + 51 + 60 + 66
     assert found.total_seconds > 0
     assert not found.measured

@@ -1,6 +1,7 @@
 """The fast predictors against their slow twins, on the weights of a real (toy) run."""
 
 import dataclasses
+import math
 
 import pytest
 import reference_predictors as reference
@@ -8,8 +9,9 @@ import torch
 from hybrid_toy import flat, quick, toy_model
 from reference_predictors import Window
 
+from hybrid_ray.config import HybridConfig
 from hybrid_ray.errors import ConfigError
-from hybrid_ray.method.predictors import build_predictor
+from hybrid_ray.method.predictors import EmaNesterov, build_predictor
 from hybrid_ray.method.predictors.linear_fit import slope_weights
 from hybrid_ray.method.weights import Weights
 
@@ -50,6 +52,22 @@ def run_cycles(config, *, jump: bool = True):
         yield predictor, cycles
         for _ in range(3 * jump):
             predictor.step()
+
+
+def test_ema_nesterov_averages_over_a_sixteenth_of_the_runs_real_steps() -> None:
+    """5,714 nominal steps of which those between 16 and 76 % are half predicted: 4,000 real ones, a constant of 250."""
+    config = HybridConfig(warmup_steps=0, full_steps=5, prediction_horizon=5, correct_steps=0)
+    assert (config.predicts_from, config.predicts_until, config.reach) == (0.16, 0.76, 2.5)
+    assert config.real_steps(5714) == pytest.approx(4000, abs=1)
+    weights = Weights(torch.optim.SGD([torch.nn.Parameter(torch.zeros(3))]))
+    predictor = build_predictor(weights, torch.optim.SGD(weights.parameters), config, total_steps=5714)
+    assert isinstance(predictor, EmaNesterov)
+    for steps in (10, 10):
+        predictor.open_window()
+        predictor.close_window(steps)
+    assert predictor.weight_sum == pytest.approx(10 * math.exp(-10 / 250) + 10, rel=1e-4)
+    predictor.reset()
+    predictor.open_window()  # what the run asked for is no state, and is not forgotten
 
 
 @pytest.mark.parametrize("time_constant", [2.0, 100.0])

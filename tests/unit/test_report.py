@@ -1,12 +1,14 @@
 """What a report says: the headline in every case, both files whole and safe, pictures that draw whatever there is."""
 
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import pytest
 from study_builder import STEPS, build_study, confirmed, run_result, trial_row
@@ -311,11 +313,18 @@ def test_the_frontier_picture_marks_best_and_confirmed(tmp_path: Path) -> None:
     study = load_study(build_study(tmp_path / "study"))
     axes = PLOTS[0].draw(study).axes[0]
     lines = {line.get_label(): line for line in axes.lines}
-    best = study.best
+    best, line = study.best, study.frontier[study.frontier["on_frontier"]]
     assert lines["best"].get_xydata().tolist() == [[best["time"], best["loss"]]]
-    line = study.frontier[study.frontier["on_frontier"]]
     assert lines["frontier: real steps only"].get_xydata().tolist() == line[["time", "loss"]].to_numpy().tolist()
-    assert any(container.get_label().startswith("confirmed") for container in axes.containers)
+    marked = next(one for one in axes.containers if one.get_label().startswith("confirmed"))
+    (time, loss), candidate = marked[0].get_xydata()[0], study.statistics["candidates"][0]
+    usual = math.exp(float(np.interp(math.log(time), np.log(line["time"]), np.log(line["loss"]))))
+    advantage = candidate["net_speedup"]["advantage"]["mean"]
+    assert usual / loss == pytest.approx(advantage, rel=1e-6), "as far from the frontier as the paired seeds say"
+    labels = [text.get_text() for legend in axes.figure.legends for text in legend.get_texts()]
+    drawn = [*axes.lines, *axes.containers]
+    named = [one.get_label() for one in drawn if not one.get_label().startswith("_")]
+    assert set(named) <= set(labels), "every mark is in the legend"
     low, high = axes.get_ylim()
     assert low < line["loss"].min()
     assert high < 9.0, "a diverged trial does not squeeze all the others into a line"

@@ -28,7 +28,6 @@ __all__ = [
 ]
 
 _KINDS: dict[PredictorName, type[Predictor]] = {
-    "ema_nesterov": EmaNesterov,
     "snoo": Snoo,
     "linear_fit": LinearFit,
     "zero": Zero,
@@ -52,6 +51,8 @@ def build_predictor(
     """
     if config.predictor == "none":
         return None
+    if config.predictor == "ema_nesterov":
+        return EmaNesterov(weights, config, total_steps=total_steps, seed=seed)
     if config.predictor == "momentum":
         return Momentum(weights, config, optimizer, seed=seed)
     if config.predictor == "slow_momentum":

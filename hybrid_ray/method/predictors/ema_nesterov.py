@@ -15,21 +15,33 @@ from hybrid_ray.method.weights import Weights
 
 __all__ = ["EmaNesterov"]
 
+SHARE = 1 / 16
+"""Of the run's real steps: the time constant. 250 of 4,000 did best in trials (docs/findings.md)."""
+
+USUAL_RUN = 1600
+"""Real steps of a run whose length is not known: a time constant of 100."""
+
 
 class EmaNesterov(Predictor):
     """D = H x gain x S/Z. Two buffers: S and D, 8 bytes a parameter in fp32.
 
-    A window's weight falls by exp(-n / time_constant) when the next one opens, n being the window's own real steps.
+    A window's weight falls by exp(-n / time_constant) when the next one opens, n being the window's own real steps. The
+    time constant is a share of the run (`SHARE`) unless it is set.
     """
 
-    def __init__(self, weights: Weights, config: HybridConfig, *, seed: int = 0) -> None:
+    def __init__(
+        self, weights: Weights, config: HybridConfig, *, total_steps: int | None = None, seed: int = 0
+    ) -> None:
         super().__init__(weights, config, seed=seed)
+        run = USUAL_RUN if total_steps is None else config.real_steps(total_steps)
+        constant = config.time_constant or max(1.0, SHARE * run)
+        self._constant = (constant,)  # a tuple: bare numbers are state, which `reset` sets to 0
         self.average = self._buffers(1)
         self.weight_sum = 0.0  # Z, in real steps
         self.last_steps = 0  # of the window before
 
     def open_window(self) -> None:
-        decay = math.exp(-self.last_steps / self.config.time_constant)
+        decay = math.exp(-self.last_steps / self._constant[0])
         self.average.accumulate_(decay, self.weights.local(), -1.0)
         self.weight_sum *= decay
         super().open_window()
@@ -42,5 +54,5 @@ class EmaNesterov(Predictor):
 
     def _write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
         assert self.direction is not None
-        reach = horizon * self.config.gain / self.weight_sum if self.weight_sum else 0.0
+        reach = horizon * self.config.reach / self.weight_sum if self.weight_sum else 0.0
         self.direction.assign_(self.average.tensors, [reach * factor for factor in factors])

@@ -47,7 +47,7 @@ class LinearFit(Predictor):
         kept = [place for place in oldest_first if self.ring_steps[place]]
         self.direction.zero_()
         for place, weight in zip(kept, slope_weights([self.ring_steps[place] for place in kept]), strict=True):
-            self.direction.accumulate_(1.0, self.ring[place].tensors, weight * horizon * self.config.gain)
+            self.direction.accumulate_(1.0, self.ring[place].tensors, weight * horizon * self.config.reach)
         self.direction.multiply_(factors)
         self.used = True
 

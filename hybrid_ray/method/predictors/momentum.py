@@ -45,7 +45,7 @@ class Momentum(Predictor):
         for number, (parameter, group) in enumerate(zip(self.weights.parameters, self.weights.group_of, strict=True)):
             state = self._optimizer.state.get(parameter)
             update = self._updates(state, groups[group], horizon) if state else None
-            self.direction.put(number, None if update is None else update.mul_(self.config.gain * factors[number]))
+            self.direction.put(number, None if update is None else update.mul_(self.config.reach * factors[number]))
 
 
 def _adam_updates(state: Mapping[str, Any], group: Mapping[str, Any], horizon: int) -> torch.Tensor:

@@ -1,28 +1,50 @@
 """The picture of a comparison: every arm over the frontier of just stopping earlier."""
 
 from collections.abc import Mapping
+from itertools import cycle
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
+from hybrid_ray.config.optimizers import optimizer_title
 from hybrid_ray.config.task import stored_words
 from hybrid_ray.report.plots.frontier import ARMS
-from hybrid_ray.report.plots.style import INK, TIME, canvas, legend, loss_label, message, styled
+from hybrid_ray.report.plots.style import (
+    GREEN,
+    INK,
+    ORANGE,
+    PURPLE,
+    TIME,
+    VERMILLION,
+    canvas,
+    legend,
+    loss_label,
+    message,
+    styled,
+)
 
 __all__ = ["arms_over_frontier"]
 
 
 @styled
 def arms_over_frontier(result: Mapping[str, Any]) -> Figure:
-    """One point a seed and arm: held-out loss over training time. The line is the frontier of the job's own seed."""
-    frontier = result["frontier"]
+    """One point a seed and arm: held-out loss over training time. Lines are the frontiers of the job's own seed, of its
+    optimizer and of every peer; the losses of each seed are shifted so that its equal steps lie on the first.
+    """
+    frontier, shifts = result["frontier"], _shifts(result)
     points = {
-        arm: [(row["time"], row["loss"]) for row in rows if row["loss"] is not None]
+        arm: [
+            (row["time"], row["loss"] * shifts[row["seed"]])
+            for row in rows
+            if row["loss"] is not None and row["seed"] in shifts
+        ]
         for arm, rows in result["arms"].items()
     }
     if not any(points.values()):
         return message("No arm came to its end.")
+    own = optimizer_title(result["job"]["optimizer"])
     figure, (axes,) = canvas(4.2)
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -30,7 +52,14 @@ def arms_over_frontier(result: Mapping[str, Any]) -> Figure:
         axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         axis.set_major_formatter(ScalarFormatter())
         axis.set_minor_locator(MaxNLocator(1))
-    axes.plot(frontier["times"], frontier["losses"], "-s", color=INK, ms=4, lw=1.6, label="frontier: real steps only")
+    axes.plot(
+        frontier["times"], frontier["losses"], "-s", color=INK, ms=4, lw=1.6, label=f"frontier: {own} stopped early"
+    )
+    looks = ((GREEN, "--"), (PURPLE, "-."), (ORANGE, ":"), (VERMILLION, "--"))
+    for peer, (colour, style) in zip(result["peers"], cycle(looks), strict=False):
+        label = f"{optimizer_title(peer['name'])} stopped early"
+        line = peer["frontier"]
+        axes.plot(line["times"], line["losses"], style, color=colour, lw=1.4, marker=".", label=label)
     for arm, (label, colour, marker) in ARMS.items():
         if points.get(arm):
             times, losses = zip(*points[arm], strict=True)
@@ -39,3 +68,14 @@ def arms_over_frontier(result: Mapping[str, Any]) -> Figure:
     axes.set_ylabel(f"{loss_label(stored_words(result['job']))}, {result['split']} split")
     legend(figure, axes)
     return figure
+
+
+def _shifts(result: Mapping[str, Any]) -> dict[int, float]:
+    """By seed, what its losses are multiplied with, so that plain training that just stops earlier lies on the line."""
+    times, losses = (np.log(result["frontier"][name]) for name in ("times", "losses"))
+    equal = [row for row in result["arms"].get("equal_steps", ()) if row["loss"] is not None]
+    return {
+        row["seed"]: float(np.exp(np.interp(np.log(row["time"]), times, losses))) / row["loss"]
+        for row in equal
+        if result["frontier"]["times"][0] <= row["time"] <= result["frontier"]["times"][-1]
+    }

@@ -66,7 +66,7 @@ def trials_over_frontier(study: Study) -> Figure:
         alpha = 0.9 if state == "COMPLETE" else 0.55
         axes.plot(chosen["time"], chosen["loss"], marker, color=colour, label=label, ms=6.5, mew=1.2, alpha=alpha)
     _mark_best(axes, study)
-    _mark_confirmed(axes, study.confirmation)
+    _mark_confirmed(axes, study)
     axes.set_xlabel(TIME)
     axes.set_ylabel(f"{loss_label(study.words)}, val split")
     if hidden := len(trials) - len(shown):
@@ -105,7 +105,9 @@ def _draw_frontier(axes: Axes, frontier: pd.DataFrame, column: str) -> None:
             axes.text(x, y, text, color=MUTED, size=9, style="italic", ha=side, transform=axes.transAxes)
     axes.plot(line["time"], line[column], "-s", color=INK, ms=4, lw=1.6, label="frontier: real steps only", zorder=2)
     off = frontier[~frontier["on_frontier"] & (frontier["status"] == "finished")]
-    axes.plot(off["time"], off[column], "s", color=INK, ms=4, mfc="none", zorder=2)
+    if not off.empty:
+        label = "no better than a shorter run"
+        axes.plot(off["time"], off[column], "s", color=INK, ms=4, mfc="none", zorder=2, label=label)
 
 
 def _mark_best(axes: Axes, study: Study) -> None:
@@ -115,10 +117,9 @@ def _mark_best(axes: Axes, study: Study) -> None:
     axes.plot(best["time"], best["loss"], "*", color=BLUE, ms=16, mec=PAPER, mew=1.0, label="best", zorder=5)
     net = best["net_speedup"]
     if pd.notna(net):
-        axes.annotate(
-            "", (best["time"] * net, best["loss"]), (best["time"], best["loss"]),
-            arrowprops={"arrowstyle": "-", "color": BLUE, "lw": 1.4, "ls": ":"}, zorder=4,
-        )  # fmt: skip
+        ends = [best["time"], best["time"] * net]
+        label = "stopping early to the same loss"
+        axes.plot(ends, [best["loss"]] * 2, ":", color=BLUE, lw=1.4, zorder=4, label=label)
     words = f"trial {best['number']:.0f}" + (f", net speedup {net:.2f}" if pd.notna(net) else ", off the frontier")
     axes.annotate(
         words,
@@ -131,12 +132,25 @@ def _mark_best(axes: Axes, study: Study) -> None:
     )
 
 
-def _mark_confirmed(axes: Axes, runs: pd.DataFrame) -> None:
-    """The confirmed settings on fresh seeds: their mean, and one standard deviation between seeds."""
-    for _, seeds in runs[(runs["arm"] == "hybrid") & (runs["status"] == "finished")].groupby("candidate"):
+def _mark_confirmed(axes: Axes, study: Study) -> None:
+    """The confirmed settings, as far below or above the frontier as fresh seeds put them: paired, with its interval.
+
+    Their own mean loss would not do: seeds differ by more than the effects, and the frontier is that of one seed.
+    """
+    line = study.frontier[study.frontier["on_frontier"]]
+    runs = study.confirmation
+    for candidate in (study.statistics or {}).get("candidates", ()):
+        found = candidate["net_speedup"]["advantage"]
+        seeds = runs[(runs["candidate"] == str(candidate["trial"])) & (runs["arm"] == "hybrid")]
+        time = seeds.loc[seeds["status"] == "finished", "time"].mean()
+        if found["mean"] is None or not line["time"].min() <= time <= line["time"].max():
+            continue
+        usual = float(np.exp(np.interp(np.log(time), np.log(line["time"]), np.log(line["loss"]))))
+        loss = usual / found["mean"]
+        low, high = (usual / found[end] if found[end] else loss for end in ("high", "low"))  # an end not known: none
         axes.errorbar(
-            seeds["time"].mean(), seeds["loss"].mean(), xerr=seeds["time"].std(), yerr=seeds["loss"].std(),
-            fmt="D", color=GREEN, ms=6, mec=PAPER, capsize=3, lw=1.4, label="confirmed, ±1 sd", zorder=6,
+            time, loss, yerr=[[loss - low], [high - loss]], fmt="D", color=GREEN, ms=6, mec=PAPER,
+            capsize=3, lw=1.4, label="confirmed: fresh seeds, paired, 95 %", zorder=6,
         )  # fmt: skip
 
 

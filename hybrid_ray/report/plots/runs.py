@@ -15,6 +15,7 @@ from hybrid_ray.report.plots.style import (
     ORANGE,
     PURPLE,
     SKY,
+    WASH,
     canvas,
     legend,
     message,
@@ -22,7 +23,7 @@ from hybrid_ray.report.plots.style import (
 )
 from hybrid_ray.run_result import RunResult
 
-__all__ = ["phase_shares", "signals", "step_time"]
+__all__ = ["phase_shares", "shade_outside", "signals", "step_time"]
 
 PHASES = {"warmup": GREY, "full": BLUE, "predict": ORANGE, "correct": SKY}
 PARTS = {"data": GREY, "forward": SKY, "backward": BLUE, "optimizer": GREEN, "overhead": PURPLE}
@@ -77,14 +78,29 @@ def signals(study: Study) -> Figure:
         mew=0.8,
         label=f"predicted steps ({len(predicted)})",
     )
-    marked = steps[steps["event"].notna()]
-    if not marked.empty:
-        axes.plot(marked["step"], marked["confidence"], "v", color=PURPLE, ms=6, label="recovery or refused update")
+    events = steps["event"].fillna("")
+    overshoot = events == "overshoot"
+    for chosen, marker, colour, label in (
+        (overshoot, "1", MUTED, "overshoot (a measure, nothing was undone)"),
+        ((events != "") & ~overshoot, "v", PURPLE, "recovery or refused update"),
+    ):
+        if chosen.any():
+            axes.plot(steps["step"][chosen], steps["confidence"][chosen], marker, color=colour, ms=6, label=label)
+    shade_outside(axes, study, steps["step"].max())
     axes.set_ylim(-0.08, 1.05)
     axes.set_xlabel("nominal step")
     axes.set_ylabel("confidence")
     legend(figure, axes)
     return figure
+
+
+def shade_outside(axes: Axes, study: Study, steps: float) -> None:
+    """The first and last parts of a run, in which the job allows no predictions."""
+    hybrid = study.job.hybrid
+    parts = [(0.0, hybrid.predicts_from), (hybrid.predicts_until, 1.0)]
+    for place, (start, end) in enumerate(part for part in parts if part[0] < part[1]):
+        label = None if place else "no predictions here (first and off fraction)"
+        axes.axvspan(steps * start, steps * end, color=WASH, lw=0, zorder=0, label=label)
 
 
 @styled

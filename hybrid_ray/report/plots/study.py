@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from hybrid_ray.report.load import Study
 from hybrid_ray.report.plots.frontier import confirmation, score_and_net, trials_over_frontier
 from hybrid_ray.report.plots.pareto_front import speedup_and_degradation
-from hybrid_ray.report.plots.runs import phase_shares, signals, step_time
+from hybrid_ray.report.plots.runs import phase_shares, shade_outside, signals, step_time
 from hybrid_ray.report.plots.style import (
     BLUE,
     GREEN,
@@ -53,6 +53,7 @@ def loss_curves(study: Study) -> Figure:
         for name, colour, curve in curves:
             axes.plot(curve[column], curve["loss"], ".-", color=colour, label=name, ms=5)
         axes.set_xlabel(label)
+    shade_outside(panels[0], study, study.job.train.steps)
     panels[0].set_ylabel(f"{loss_label(study.words)}, val split")
     legend(figure, panels[0])
     return figure
