@@ -36,6 +36,7 @@ def run(corpus: Corpus, *, seed: int, steps: int, rho: float, gain: float) -> tu
         correct_steps=5,
         gain=gain,
         residual_feedback=rho,
+        first_fraction=0.0,
         off_fraction=0.0,
     )
     trainer = HybridTrainer(

@@ -159,7 +159,13 @@ def measure(cards: Sequence[int], models: Sequence[str], kept: Path) -> None:
     for row in (best(card, model) for card in cards for model in models):
         job = job_of(row.overrides)
         hybrid = replace(
-            job.hybrid, warmup_steps=2, full_steps=3, prediction_horizon=3, confidence_threshold=0.0, off_fraction=0.0
+            job.hybrid,
+            warmup_steps=2,
+            full_steps=3,
+            prediction_horizon=3,
+            confidence_threshold=0.0,
+            first_fraction=0.0,
+            off_fraction=0.0,
         )
         few = replace(job.train, steps=14, evaluations=1, calibration_steps=5, compile=False)
         data = replace(job.data, corpus="random")

@@ -35,7 +35,13 @@ from hybrid_ray.tasks import load_task
 from hybrid_ray.training.loop import train
 
 CYCLES = HybridConfig(
-    warmup_steps=5, full_steps=10, prediction_horizon=5, correct_steps=5, confidence_threshold=0.0, off_fraction=0.0
+    warmup_steps=5,
+    full_steps=10,
+    prediction_horizon=5,
+    correct_steps=5,
+    confidence_threshold=0.0,
+    first_fraction=0.0,
+    off_fraction=0.0,
 )
 PLAIN = HybridConfig(predictor="none")
 SMALL = {"activation_checkpointing": True, "loss_chunks": 8}

@@ -35,6 +35,7 @@ CYCLE = HybridConfig(
     full_steps=10,
     prediction_horizon=5,
     correct_steps=5,
+    first_fraction=0.0,
     off_fraction=0.0,
 )
 SHORT = replace(CYCLE, full_steps=5, correct_steps=0)  # five real steps between two predictions

@@ -39,6 +39,7 @@ QUICK = HybridConfig(
     correct_steps=5,
     correction_interval=0,
     confidence_threshold=0.0,
+    first_fraction=0.0,
     off_fraction=0.0,
 )
 

@@ -26,6 +26,8 @@ CONFIG = HybridConfig(
     correct_steps=3,
     confidence_threshold=0.0,
     time_constant=20.0,
+    gain=1.0,
+    first_fraction=0.0,
     off_fraction=0.0,
     sample_one_in=1,
 )

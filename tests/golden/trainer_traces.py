@@ -131,7 +131,7 @@ class _Training:
         groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = OPTIMIZERS[scenario.optimizer](groups)
         schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1.0 - 0.8 * step / STEPS)
-        settings = as_today({"off_fraction": 0.0, **BASE, **scenario.settings})
+        settings = as_today({"first_fraction": 0.0, "off_fraction": 0.0, **BASE, **scenario.settings})
         arguments = {name: settings.pop(name) for name in TRAINER_ARGUMENTS if name in settings}
         self.trainer = HybridTrainer(
             self.model, self.optimizer, HybridConfig(**settings), lr_scheduler=schedule, replay=replay, **arguments

@@ -27,7 +27,9 @@ RUN = RunConfig(
         calibration_steps=5,
         sample_tokens=0,
     ),
-    hybrid=HybridConfig(confidence_threshold=0.0, warmup_steps=10, full_steps=5, correct_steps=0, off_fraction=0.0),
+    hybrid=HybridConfig(
+        confidence_threshold=0.0, warmup_steps=10, full_steps=5, correct_steps=0, first_fraction=0.0, off_fraction=0.0
+    ),
 )
 
 

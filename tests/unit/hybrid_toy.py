@@ -38,7 +38,10 @@ def quick(**changes: Any) -> HybridConfig:
         "prediction_horizon": 5,
         "correct_steps": 5,
         "correction_interval": 0,
+        "first_fraction": 0.0,
         "off_fraction": 0.0,
+        "gain": 1.0,
+        "time_constant": 100.0,
     }
     return HybridConfig(**(settings | changes))
 

@@ -381,7 +381,7 @@ def test_a_predicted_update_that_is_not_finite_never_reaches_the_weights(recorde
 
 def test_a_share_of_a_run_whose_length_is_not_known_is_refused() -> None:
     with pytest.raises(
-        ConfigError, match=r"off_fraction is 0.25 \(the default of ema_nesterov\), .* give HybridTrainer"
+        ConfigError, match=r"off_fraction is 0.24 \(the default of ema_nesterov\), .* give HybridTrainer"
     ):
         toy_run(HybridConfig())
     with pytest.raises(ConfigError, match=r"first_fraction is 0\.1, the first share"):

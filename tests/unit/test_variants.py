@@ -96,7 +96,12 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         data=DataConfig(corpus="random", max_bytes=100_000, heldout_tokens=1024, cache_dir=str(folder / "cache")),
         train=TrainConfig(steps=STEPS, batch_size=4, sequence_length=LENGTH, evaluations=1, calibration_steps=5),
         hybrid=HybridConfig(
-            warmup_steps=3, full_steps=3, prediction_horizon=3, confidence_threshold=1.0, off_fraction=0.0
+            warmup_steps=3,
+            full_steps=3,
+            prediction_horizon=3,
+            confidence_threshold=1.0,
+            first_fraction=0.0,
+            off_fraction=0.0,
         ),
         frontier=FrontierConfig(lengths=(0.4, 0.55, 0.7, 0.85, 1.0)),
         compare=CompareConfig(

@@ -75,7 +75,7 @@ def trials_over_frontier(study: Study) -> Figure:
             ha="right", va="bottom", transform=axes.transAxes,
         )  # fmt: skip
     _relative_axis(axes, study.baseline)
-    legend(figure, axes)
+    legend(figure, axes, columns=3)
     return figure
 
 
@@ -106,7 +106,7 @@ def _draw_frontier(axes: Axes, frontier: pd.DataFrame, column: str) -> None:
     axes.plot(line["time"], line[column], "-s", color=INK, ms=4, lw=1.6, label="frontier: real steps only", zorder=2)
     off = frontier[~frontier["on_frontier"] & (frontier["status"] == "finished")]
     if not off.empty:
-        label = "no better than a shorter run"
+        label = "no better than a shorter one"
         axes.plot(off["time"], off[column], "s", color=INK, ms=4, mfc="none", zorder=2, label=label)
 
 
@@ -118,7 +118,7 @@ def _mark_best(axes: Axes, study: Study) -> None:
     net = best["net_speedup"]
     if pd.notna(net):
         ends = [best["time"], best["time"] * net]
-        label = "stopping early to the same loss"
+        label = "net speedup of the best"
         axes.plot(ends, [best["loss"]] * 2, ":", color=BLUE, lw=1.4, zorder=4, label=label)
     words = f"trial {best['number']:.0f}" + (f", net speedup {net:.2f}" if pd.notna(net) else ", off the frontier")
     axes.annotate(
@@ -150,7 +150,7 @@ def _mark_confirmed(axes: Axes, study: Study) -> None:
         low, high = (usual / found[end] if found[end] else loss for end in ("high", "low"))  # an end not known: none
         axes.errorbar(
             time, loss, yerr=[[loss - low], [high - loss]], fmt="D", color=GREEN, ms=6, mec=PAPER,
-            capsize=3, lw=1.4, label="confirmed: fresh seeds, paired, 95 %", zorder=6,
+            capsize=3, lw=1.4, label="confirmed (paired, 95 %)", zorder=6,
         )  # fmt: skip
 
 
