@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hybrid_ray.errors import ConfigError, HybridRayError
+from hybrid_ray.version import __version__
 
 if TYPE_CHECKING:
     from hybrid_ray.study.pipeline import Outcome
@@ -167,6 +168,16 @@ def _schema(options: argparse.Namespace) -> int:
     return OK
 
 
+def _init(options: argparse.Namespace) -> int:
+    from hybrid_ray.starter import write_starter
+
+    job, *others = write_starter(Path(options.path), task=options.task)
+    for path in (job, *others):
+        print(f"wrote {path}")
+    print(f"Next: hybrid-ray plan {job}, then hybrid-ray run {job}")
+    return OK
+
+
 def _doctor(options: argparse.Namespace) -> int:
     from hybrid_ray.doctor import examine
 
@@ -182,6 +193,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Find out how much training can be skipped, measured against controls that cost the same.",
     )
     parser.add_argument("--verbose", action="store_true", help="log what happens")
+    parser.add_argument("--version", action="version", version=f"hybrid-ray {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def job_command(name: str, does: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
@@ -230,6 +242,10 @@ def _parser() -> argparse.ArgumentParser:
     schema = commands.add_parser("schema", help="the JSON schema of a job, for editors")
     schema.add_argument("--markdown", action="store_true", help="every setting as a page of tables: docs/settings.md")
     schema.set_defaults(command=_schema)
+    init = commands.add_parser("init", help="write a commented job file that runs as it is")
+    init.set_defaults(command=_init)
+    init.add_argument("path", metavar="PATH", nargs="?", default="my_job.yaml", help="default: %(default)s")
+    init.add_argument("--task", action="store_true", help="and the file of a model of your own, which the job trains")
     doctor = commands.add_parser("doctor", help="what this machine has, and what is missing")
     doctor.set_defaults(command=_doctor)
     return parser

@@ -3,7 +3,7 @@
 A space is one function that asks an Optuna trial for settings of `HybridConfig` (define by run), and names the
 assignments to try first. To search more, copy this file, ask for more fields of `HybridConfig` (say
 ``full_steps = trial.suggest_int("full_steps", 1, 20)``), return them too, give the presets a value for each, and name
-the new module in the job: ``search.space: my_space``.
+the function in the job: ``search.space: my_file:space``. The file lies next to the job or in the working directory.
 """
 
 from typing import TYPE_CHECKING, Any

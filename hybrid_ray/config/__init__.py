@@ -15,6 +15,7 @@ from hybrid_ray.config.evaluation import (
     FrontierConfig,
     ObjectiveConfig,
     Split,
+    arm_label,
 )
 from hybrid_ray.config.hybrid import GateName, HybridConfig, PredictorName
 from hybrid_ray.config.job import JobConfig, PublishedName, RunConfig
@@ -45,4 +46,5 @@ __all__ = [
     "Split",
     "TaskConfig",
     "TrainConfig",
+    "arm_label",
 ]

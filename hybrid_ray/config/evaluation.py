@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field
 
+from hybrid_ray.config.named import check_name
 from hybrid_ray.config.section import Listed, NonNegative, Positive, section
 from hybrid_ray.config.training import Betas, OptimizerName
 
@@ -18,6 +19,7 @@ __all__ = [
     "FrontierConfig",
     "ObjectiveConfig",
     "Split",
+    "arm_label",
 ]
 
 Split = Literal["decide", "val", "test"]
@@ -34,6 +36,27 @@ Arm = Literal[
     "peer",
 ]
 ControlArm = Literal["equal_steps", "equal_time", "placebo", "random_direction", "reversed", "lr_matched"]
+
+
+def arm_label(arm: str) -> str:
+    """What an arm is called in results and reports: a user's own by the name of its function."""
+    return arm.rpartition(":")[2]
+
+
+def _arm(arm: str) -> str:
+    check_name(arm, get_args(ControlArm))
+    if ":" in arm and arm_label(arm) in get_args(Arm):
+        raise ValueError(f"another arm is called {arm_label(arm)} too: give the function another name")
+    return arm
+
+
+def _told_apart(arms: tuple[str, ...]) -> tuple[str, ...]:
+    if len({arm_label(arm) for arm in arms}) < len(set(arms)):
+        raise ValueError("two of them have functions of one name: give one of them another name")
+    return arms
+
+
+ControlArms = Annotated[Listed[Annotated[str, AfterValidator(_arm)]], AfterValidator(_told_apart)]
 
 
 @section
@@ -70,7 +93,9 @@ class ConfirmConfig:
 
     best: int = Field(default=2, ge=0, le=100_000, description="How many of the best trials; 0: no confirmation")
     seeds: int = Field(default=3, ge=3, le=10_000, description="Fresh seeds that each is run with")
-    arms: Listed[ControlArm] = Field(default=("equal_steps", "placebo"), description="Controls of each")
+    arms: ControlArms = Field(
+        default=("equal_steps", "placebo"), description="Controls of each, or package.module:function"
+    )
 
 
 def _rising(analyses: tuple[int, ...]) -> tuple[int, ...]:
@@ -91,7 +116,7 @@ class CompareConfig:
     spending: Literal["obrien_fleming", "pocock"] = Field(
         default="obrien_fleming", description="How the error level is spread over the interim analyses"
     )
-    arms: Listed[ControlArm] = Field(default=get_args(ControlArm), description="Controls")
+    arms: ControlArms = Field(default=get_args(ControlArm), description="Controls, or package.module:function")
     peers: Listed[OptimizerName] = Field(
         default=(),
         description="Optimizers that skip nothing, each tuned like the baseline and with a frontier of its own. Only a "

@@ -64,7 +64,10 @@ class JobConfig:
     @property
     def named(self) -> dict[str, str]:
         """What the job names by ``package.module:Name``, by the place that names it."""
-        found = {"task.factory": self.task.factory or ""}
+        found = {f"search.{place}": name for place, name in self.search.named.items()}
+        for place, arms in (("confirm.arms", self.confirm.arms), ("compare.arms", self.compare.arms)):
+            found |= {f"{place}.{index}": arm for index, arm in enumerate(arms)}
+        found["task.factory"] = self.task.factory or ""
         return {place: name for place, name in found.items() if ":" in name}
 
     @property
@@ -92,7 +95,7 @@ class JobConfig:
 class RunConfig:
     """One training of one model with one seed, whatever the arm. All that defines the weights that come out."""
 
-    arm: Arm = "hybrid"
+    arm: str = "hybrid"  # an `Arm`, or a user's own
     seed: Seed = 0
     task: TaskConfig = field(default_factory=TaskConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

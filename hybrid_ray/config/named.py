@@ -1,5 +1,7 @@
 """What a user names as ``package.module:Name``: found, imported and checked. For a job's task, predictor, optimizer...
 
+Where such a thing has options, a job writes ``{name: package.module:Name, option: value, ...}`` (`NamedSetting`).
+
 The module is looked for in the folders that a job was read from, then in the working directory, then among installed
 packages.
 """
@@ -7,10 +9,11 @@ packages.
 import difflib
 import importlib
 import inspect
+import json
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,11 +21,15 @@ from typing import Any
 from hybrid_ray.errors import ConfigError, HybridRayError
 
 __all__ = [
+    "NamedSetting",
+    "check_name",
     "did_you_mean",
     "is_module_name",
     "load_module",
     "load_named",
+    "make_named",
     "module_folder",
+    "name_and_options",
     "one_sentence",
     "option_problems",
     "source_of",
@@ -30,9 +37,74 @@ __all__ = [
 ]
 
 
+NamedSetting = str | Mapping[str, Any]
+"""A name, or a mapping with ``name`` and the options."""
+
+
 def is_module_name(text: str) -> bool:
     """Whether the text has the form ``package.module:Name``."""
     return re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", text) is not None
+
+
+def name_and_options(setting: NamedSetting) -> tuple[str, dict[str, Any]]:
+    """Of what a job writes. A mapping without a name has the name ``""``, which is a problem (`check_name`)."""
+    if isinstance(setting, str):
+        return setting, {}
+    options = dict(setting)
+    return str(options.pop("name", "")), options
+
+
+def check_name(setting: NamedSetting, ours: Sequence[str] = ()) -> NamedSetting:
+    """The setting, if it has the form of one. Nothing is imported.
+
+    Args:
+        ours: names of what is part of this package, which takes no options here.
+
+    Raises:
+        ValueError: the rule that it breaks, as the end of a sentence.
+    """
+    name, options = name_and_options(setting)
+    if name in ours:
+        if options:
+            raise ValueError(f"{name} takes no options here: leave {', '.join(options)} out")
+        return setting
+    if not is_module_name(name):
+        known = f"one of {', '.join(ours)}, or " if ours else ""
+        raise ValueError(f"must be {known}package.module:Name")
+    try:
+        json.dumps(options, allow_nan=False)
+    except (TypeError, ValueError):
+        raise ValueError("options must be plain values: text, numbers, lists, mappings") from None
+    return setting
+
+
+def make_named(
+    setting: NamedSetting, kind: type, *, place: str, usual: Mapping[str, Any], folders: Sequence[str | Path]
+) -> Any:
+    """Make what a setting names, with its options.
+
+    Args:
+        kind: what must come out.
+        place: of the setting in the job, for messages: ``search.scheduler``.
+        usual: arguments for those parameters that the job gives no option for, where there are such parameters.
+        folders: as in `load_named`.
+
+    Raises:
+        ConfigError: it is not there, takes other options, fails, or gives something else.
+    """
+    name, options = name_and_options(setting)
+    make = load_named(name, setting=place, folders=folders)
+    if not callable(make):
+        raise ConfigError(f"{place} is {name!r} but that is a {type(make).__name__}: name a class or a function")
+    known = inspect.signature(make).parameters
+    arguments = {**{key: value for key, value in usual.items() if key in known}, **options}
+    if problems := [*option_problems(make, arguments, name=name, setting=place)]:
+        raise ConfigError(problems)
+    with one_sentence(f"{place}: making {name}"):
+        made = make(**arguments)
+    if not isinstance(made, kind):
+        raise ConfigError(f"{place} is {name!r} but that makes a {type(made).__name__}: it must make a {kind.__name__}")
+    return made
 
 
 def load_named(name: str, *, setting: str, folders: Sequence[str | Path] = ()) -> Any:

@@ -1,25 +1,56 @@
 """How settings are searched, with what, and for how long."""
 
-from typing import Literal
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from hybrid_ray.config.section import MOST, Seed, Whole, section
+from hybrid_ray.config.named import NamedSetting, check_name, name_and_options
+from hybrid_ray.config.section import MOST, Listed, Seed, Whole, section
 
 __all__ = ["BudgetConfig", "ResourcesConfig", "SearchConfig"]
 
 
+def _space(space: str) -> str:
+    check_name(_space_name(space))
+    return space
+
+
+def _space_name(space: str) -> str:
+    """As ``package.module:function``. A bare word is a module of ours; a module has the function ``space``."""
+    module = space if "." in space or ":" in space else f"tune_spaces.{space}"
+    return module if ":" in module else f"{module}:space"
+
+
+def _sampler(setting: NamedSetting) -> NamedSetting:
+    return check_name(setting, ("tpe", "random"))
+
+
+def _scheduler(setting: NamedSetting) -> NamedSetting:
+    return check_name(setting, ("asha", "median", "none"))
+
+
 @section
 class SearchConfig:
-    """How the hybrid method's settings are searched."""
+    """How the hybrid method's settings are searched. ``sampler``, ``scheduler`` and ``callbacks`` take a name, or
+    ``{name: package.module:Name, option: value}``.
+    """
 
-    space: str = Field(
-        default="three_knobs", description="The search space: a module of tune_spaces, or any module by its path"
+    space: Annotated[str, AfterValidator(_space)] = Field(
+        default="three_knobs", description="The search space: a module of tune_spaces, or package.module:function"
     )
     trials: int = Field(default=16, ge=1, le=100_000, description="Trials in all, presets included")
-    sampler: Literal["tpe", "random"] = Field(default="tpe", description="How Optuna proposes settings")
+    sampler: Annotated[NamedSetting, AfterValidator(_sampler)] = Field(
+        default="tpe",
+        description="Proposes settings: tpe, random, or optuna.samplers:GPSampler and such",
+    )
     startup_trials: Whole = Field(default=4, description="Trials before tpe models anything, presets included")
-    scheduler: Literal["asha", "median", "none"] = Field(default="asha", description="What stops bad trials early")
+    scheduler: Annotated[NamedSetting, AfterValidator(_scheduler)] = Field(
+        default="asha",
+        description="Stops bad trials: asha, median, none, or ray.tune.schedulers:HyperBandScheduler and such",
+    )
+    callbacks: Listed[Annotated[NamedSetting, AfterValidator(check_name)]] = Field(
+        default=(), description="Callbacks of Ray Tune: ray.tune.logger:CSVLoggerCallback and such"
+    )
     grace_steps: int | None = Field(
         default=None,
         ge=1,
@@ -32,6 +63,21 @@ class SearchConfig:
     stop_after_failures: int = Field(
         default=5, ge=1, le=100_000, description="Failed trials in a row that end the search"
     )
+
+    @property
+    def space_name(self) -> str:
+        """The space as ``package.module:function``."""
+        return _space_name(self.space)
+
+    @property
+    def named(self) -> dict[str, str]:
+        """What is none of ours, by place."""
+        found: dict[str, NamedSetting] = {
+            "space": self.space_name, "sampler": self.sampler, "scheduler": self.scheduler,
+            **{f"callbacks.{index}": callback for index, callback in enumerate(self.callbacks)},
+        }  # fmt: skip
+        names = {place: name_and_options(setting)[0] for place, setting in found.items()}
+        return {place: name for place, name in names.items() if ":" in name and not name.startswith("tune_spaces.")}
 
 
 @section

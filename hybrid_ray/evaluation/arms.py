@@ -4,19 +4,31 @@ A control is a pure function of the hybrid run, what it and the baseline of its 
 ``result.json``. Data order depends on the seed alone, and the schedule on ``train.steps``, so a shorter run reads the
 same batches and decays fully. Controls without predictions, and the placebo, train at the rate that was tuned for plain
 training; the others at the hybrid's own (`HybridConfig.lr_factor`).
+
+A user's own control is such a function, named in ``compare.arms`` or ``confirm.arms`` by ``package.module:function``:
+
+    def two_thirds(hybrid: Finished) -> RunConfig:
+        return real_run(hybrid.run, "two_thirds", 2 * hybrid.result.real_steps // 3)   # real steps only
+
+It is called once a seed, when the hybrid run of that seed has finished. What it returns is trained like every other
+run, and must not change ``seed``, ``task``, ``model``, ``data`` or ``workers``, or it could not be paired with the
+hybrid. Results and reports call it by the name of the function. A ValueError says why a seed has no such control.
 """
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hybrid_ray.config import Arm, ControlArm, HybridConfig, JobConfig, PredictorName, RunConfig
+from hybrid_ray.config import Arm, ControlArm, HybridConfig, JobConfig, PredictorName, RunConfig, arm_label
+from hybrid_ray.config.named import load_named, one_sentence
+from hybrid_ray.errors import ConfigError
 from hybrid_ray.run_result import RunResult
 
 __all__ = [
-    "CONTROLS", "MIN_STEPS", "REQUIRED", "Control", "Finished", "baseline", "control", "frontier_run", "frontier_runs",
-    "real_run", "steps_in",
+    "CONTROLS", "MIN_STEPS", "REQUIRED", "Control", "Finished", "baseline", "check_arms", "control", "frontier_run",
+    "frontier_runs", "real_run", "steps_in",
 ]  # fmt: skip
 
 MIN_STEPS = 10
@@ -28,6 +40,7 @@ skipping the same steps and doing nothing gains as well does not come from predi
 """
 
 _PLAIN = HybridConfig(predictor="none")
+_PAIRED = ("seed", "task", "model", "data", "workers")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,15 +79,41 @@ def frontier_runs(job: JobConfig, *, seed: int | None = None) -> dict[float, Run
     return {length: frontier_run(plain, length) for length in sorted(set(job.frontier.lengths))}
 
 
-def control(arm: Arm, hybrid: Finished) -> RunConfig:
-    """The run of one control arm.
+def control(arm: str, hybrid: Finished) -> RunConfig:
+    """The run of one control arm, ours or a user's own.
 
-    Raises ValueError if the hybrid run did not finish: there is nothing to make a control of.
+    Raises ValueError if the hybrid run did not finish: there is nothing to make a control of. Or if the arm can't be
+    made of it.
     """
-    status, seed = hybrid.result.status, hybrid.run.seed
+    status, run = hybrid.result.status, hybrid.run
     if status != "finished":
-        raise ValueError(f"the hybrid run of seed {seed} is {status!r} but a control needs a finished one")
-    return CONTROLS[arm](hybrid)
+        raise ValueError(f"the hybrid run of seed {run.seed} is {status!r} but a control needs a finished one")
+    if arm in CONTROLS:
+        return CONTROLS[arm](hybrid)
+    with one_sentence(f"the arm {arm}"):
+        made = load_named(arm, setting="arms", folders=run.folders)(hybrid)
+    if not isinstance(made, RunConfig):
+        raise ConfigError(f"the arm {arm} returned a {type(made).__name__} but must return a RunConfig")
+    changed = [name for name in _PAIRED if getattr(made, name) != getattr(run, name)]
+    if changed:
+        raise ConfigError(f"the arm {arm} changed {', '.join(changed)} but a control is paired with the hybrid by them")
+    return replace(made, arm=arm_label(arm))
+
+
+def check_arms(job: JobConfig) -> None:
+    """Raises `ConfigError` with all that is wrong with the arms of the user's own that a job names."""
+    problems: list[str] = []
+    for place, name in job.named.items():
+        if ".arms." not in place:
+            continue
+        try:
+            inspect.signature(load_named(name, setting=place, folders=job.folders)).bind(None)
+        except ConfigError as error:
+            problems += error.problems
+        except (TypeError, ValueError) as error:
+            problems.append(f"{place} is {name!r} but it can't be called with the hybrid's run alone: {error}")
+    if problems:
+        raise ConfigError(problems)
 
 
 def steps_in(time: float, plain: RunResult) -> int:
@@ -91,7 +130,7 @@ def steps_in(time: float, plain: RunResult) -> int:
     return math.floor(time * plain.real_steps / plain.time)
 
 
-def real_run(run: RunConfig, arm: Arm, steps: int) -> RunConfig:
+def real_run(run: RunConfig, arm: str, steps: int) -> RunConfig:
     """Real steps only. Warmup and decay are fractions of the run, so the schedule rescales by itself."""
     steps = max(MIN_STEPS, steps)
     train = replace(run.train, steps=steps, evaluations=min(run.train.evaluations, steps))
@@ -143,7 +182,7 @@ def _reversed(hybrid: Finished) -> RunConfig:
     return _replay("reversed", "reversed", hybrid.run.hybrid, hybrid)
 
 
-CONTROLS: dict[Arm, Control] = {
+CONTROLS: dict[str, Control] = {
     "equal_steps": _equal_steps,
     "equal_time": _equal_time,
     "placebo": _placebo,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hybrid_ray.config import Arm, JobConfig, Split
+from hybrid_ray.config import JobConfig, Split
 from hybrid_ray.evaluation.arms import REQUIRED
 from hybrid_ray.evaluation.frontier import Frontier
 from hybrid_ray.evaluation.paired import ArmRuns, Candidate, run_arms
@@ -64,7 +64,7 @@ def confirm(
     """
     seeds = fresh_seeds(job, job.confirm.seeds)
     job = replace(job, train=replace(job.train, evaluations=1))  # what is claimed rests on the ends alone
-    arms: list[Arm] = [*REQUIRED, *job.confirm.arms]
+    arms: list[str] = [*REQUIRED, *job.confirm.arms]
     runs, _ = run_arms(
         job, candidates, seeds=seeds, arms=arms, execute=execute, directory=directory, fingerprint=fingerprint
     )

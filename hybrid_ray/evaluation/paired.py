@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hybrid_ray.config import Arm, HybridConfig, JobConfig
+from hybrid_ray.config import HybridConfig, JobConfig, arm_label
 from hybrid_ray.evaluation.arms import Finished, baseline, control
 from hybrid_ray.evaluation.comparable import comparable, fingerprint_of
 from hybrid_ray.evaluation.runner import Execute, Task, execute_missing, failed_result
@@ -13,7 +13,7 @@ from hybrid_ray.run_result import RunResult
 
 __all__ = ["ArmRuns", "Candidate", "run_arms"]
 
-ArmRuns = dict[Arm, dict[int, RunResult]]
+ArmRuns = dict[str, dict[int, RunResult]]
 """Results of one candidate by arm, then by seed."""
 
 
@@ -31,7 +31,7 @@ def run_arms(
     candidates: Sequence[Candidate],
     *,
     seeds: Sequence[int],
-    arms: Sequence[Arm],
+    arms: Sequence[str],
     execute: Execute,
     directory: Path,
     beside: Sequence[Task] = (),
@@ -87,12 +87,12 @@ def _hybrid(job: JobConfig, candidate: Candidate, seed: int, directory: Path) ->
 def _run_controls(
     runs: list[ArmRuns],
     hybrid: Sequence[Task],
-    arms: Sequence[Arm],
+    arms: Sequence[str],
     execute: Execute,
     fingerprint: Mapping[str, Any] | None,
 ) -> None:
     """Second wave: add every control's results to ``runs``. A control that cannot be made is a failed result."""
-    made: list[tuple[ArmRuns, Arm, Task]] = []
+    made: list[tuple[ArmRuns, str, Task]] = []
     remaining = iter(hybrid)
     for arm_runs in runs:
         for seed, result in arm_runs["hybrid"].items():
@@ -103,9 +103,11 @@ def _run_controls(
                 try:
                     run = control(arm, finished)
                 except ValueError as error:
-                    arm_runs.setdefault(arm, {})[seed] = failed_result(replace(task.run, arm=arm), str(error))
+                    label = arm_label(arm)
+                    arm_runs.setdefault(label, {})[seed] = failed_result(replace(task.run, arm=label), str(error))
                 else:
-                    made.append((arm_runs, arm, Task(run=run, directory=task.directory.parent / f"{arm}-{seed}")))
+                    folder = task.directory.parent / f"{run.arm}-{seed}"
+                    made.append((arm_runs, run.arm, Task(run=run, directory=folder)))
     results = comparable(_in_turns(execute, [task for _, _, task in made]), fingerprint)
     for (arm_runs, arm, task), result in zip(made, results, strict=True):
         arm_runs.setdefault(arm, {})[task.run.seed] = result

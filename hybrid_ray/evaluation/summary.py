@@ -10,7 +10,7 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import Any, Literal
 
-from hybrid_ray.config import Arm, Split
+from hybrid_ray.config import Split
 from hybrid_ray.evaluation.frontier import Frontier
 from hybrid_ray.evaluation.paired import ArmRuns
 from hybrid_ray.evaluation.statistics import MIN_BOOTSTRAP, MIN_SEEDS, bootstrap_interval, log_ratios, paired_interval
@@ -35,7 +35,7 @@ INERT_SHARE = 0.05
 
 Verdict = Literal["real gain", "no gain shown", "worse than stopping early", "inert"]
 
-_REFERENCES: tuple[Arm, ...] = ("equal_steps", "baseline")
+_REFERENCES: tuple[str, ...] = ("equal_steps", "baseline")
 
 _BACKWARD = 2.0
 """FLOPs of a backward pass, in forward passes (PaLM's 6N = 2N + 4N)."""

@@ -1,4 +1,4 @@
-"""Which trials are stopped early: ASHA, the median rule, or none.
+"""Which trials are stopped early: ASHA, the median rule, none, or another of Ray Tune's schedulers.
 
 Time is the nominal step that a trial reports with its own ``step``; Ray's counters restart after a retry or include
 start-up.
@@ -6,9 +6,10 @@ What is compared is ``objective``, which every report holds and which is always 
 rungs.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hybrid_ray.config import JobConfig
+from hybrid_ray.config.named import make_named
 from hybrid_ray.ray_tune.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def grace_steps(job: JobConfig, space: SearchSpace) -> int:
     that corner would be most of a run, and nothing would ever be stopped. ``search.grace_steps`` overrules it.
     """
     hybrid = job.hybrid
-    own = job.search.grace_steps or hybrid.warmup_steps + hybrid.full_steps + 3 * space.preset_cycle(hybrid)
+    own = job.search.grace_steps or space.latest_start(hybrid) + 3 * space.preset_cycle(hybrid)
     return min(own, job.train.steps)
 
 
@@ -46,9 +47,19 @@ def build_scheduler(job: JobConfig, space: SearchSpace) -> "TrialScheduler":
     """The scheduler a job names, with its metric and mode set.
 
     ``max_t`` is one step beyond the run: a trial ends by itself. A trial that Tune ends at ``max_t`` would be a
-    stopped one, and a TorchTrainer inside it would leak its placement group.
+    stopped one, and a TorchTrainer inside it would leak its placement group. What the job names gets these arguments
+    too, where it takes them and the job does not give them.
+
+    Raises:
+        ConfigError: what the job names can't be made.
     """
-    from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule
+    from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+
+    usual: dict[str, Any] = {"time_attr": "step", "metric": "objective", "mode": "max", "max_t": job.train.steps + 1}
+    if "scheduler" in job.search.named:
+        own = job.search.scheduler
+        made = make_named(own, TrialScheduler, place="search.scheduler", usual=usual, folders=job.folders)
+        return cast(TrialScheduler, made)
 
     class LateTrialsFinish(AsyncHyperBandScheduler):
         """ASHA without the rungs of a run's last part."""
@@ -60,14 +71,7 @@ def build_scheduler(job: JobConfig, space: SearchSpace) -> "TrialScheduler":
 
     grace = grace_steps(job, space)
     if job.search.scheduler == "asha":
-        return LateTrialsFinish(
-            time_attr="step",
-            metric="objective",
-            mode="max",
-            max_t=job.train.steps + 1,
-            grace_period=grace,
-            reduction_factor=job.search.reduction_factor,
-        )
+        return LateTrialsFinish(grace_period=grace, reduction_factor=job.search.reduction_factor, **usual)
     if job.search.scheduler == "median":
         return MedianStoppingRule(time_attr="step", metric="objective", mode="max", grace_period=grace)
     return FIFOScheduler()  # type: ignore[no-untyped-call]

@@ -1,17 +1,20 @@
 """Finds the search space a job names, checks it with its presets, and turns what it answers into method settings.
 
-A space is a module with ``space(trial, job)`` and ``presets(job)``; those shipped are in ``tune_spaces/``. Nothing in
-a job is executed: the name must be that of an importable module.
+``search.space`` is a module of ``tune_spaces/`` or a function by ``package.module:function``:
+
+    def space(trial, job): ...     settings of one trial by name, each asked of the Optuna trial (define by run)
+    def presets(job): ...          complete settings to try first, by name; optional, in the same module
 """
 
+import contextlib
 import importlib
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from hybrid_ray.config import HybridConfig, JobConfig
+from hybrid_ray.config.named import load_module, load_named, one_sentence
 from hybrid_ray.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,6 +48,10 @@ class SearchSpace:
         smallest = 1 if 0 in intervals and max(intervals) > 0 else min(intervals)
         return replace(hybrid, correction_interval=smallest, **ends).cycle_steps
 
+    def latest_start(self, hybrid: HybridConfig) -> int:
+        """Nominal steps before the first prediction of the trial that begins last."""
+        return sum(int(self._ends(name, hybrid)[1]) for name in ("warmup_steps", "full_steps"))
+
     def _ends(self, name: str, hybrid: HybridConfig) -> tuple[float, float]:
         found = self.ranges.get(name, {})
         if "choices" in found:
@@ -57,11 +64,13 @@ def load_space(job: JobConfig) -> SearchSpace:
     """The space of a job, its presets checked to be complete and inside it.
 
     Raises:
-        ConfigError: there is no such module, it asks for what is no method setting, or a preset does not fit.
+        ConfigError: there is no such function, it fails, it asks for what is no method setting, or a preset does not
+            fit.
     """
-    module = _module(job.search.space)
-    ask, presets = module.space, {name: dict(values) for name, values in module.presets(job).items()}
-    ranges = _ranges(ask, job)
+    ask, give_presets = _functions(job)
+    with one_sentence(f"search.space {job.search.space}"):
+        presets = {name: dict(values) for name, values in give_presets(job).items()}
+        ranges = _ranges(ask, job)
     problems = [
         f"search.space {job.search.space} asks for {name!r}, which is no setting of HybridConfig"
         for name in ranges
@@ -84,20 +93,26 @@ def settings(job: JobConfig, params: Mapping[str, Any]) -> HybridConfig:
         raise ConfigError([f"hybrid.{problem}" for problem in error.problems]) from error
 
 
-def _module(name: str) -> Any:
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", name):
-        raise ConfigError(f"search.space is {name!r} but must be the name of a Python module such as three_knobs")
-    path = name if "." in name else f"tune_spaces.{name}"
-    try:
-        module = importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        if error.name is None or not path.startswith(error.name):
-            raise
-        raise ConfigError(f"search.space is {name!r} but there is no module {path}: see tune_spaces/") from error
-    missing = [part for part in ("space", "presets") if not callable(getattr(module, part, None))]
-    if missing:
-        raise ConfigError(f"search.space is {name!r} but {path} has no function {' and no function '.join(missing)}")
-    return module
+def _functions(job: JobConfig) -> tuple[Any, Any]:
+    """The space and its presets."""
+    name = job.search.space_name
+    if name.startswith("tune_spaces."):
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(name.partition(":")[0])  # ours come before a folder of that name elsewhere
+    ask = load_named(name, setting="search.space", folders=job.folders)
+    presets = getattr(load_module(name, setting="search.space", folders=job.folders), "presets", _no_presets)
+    problems = [
+        f"search.space is {name!r} but its {part} is a {type(found).__name__}: it must be a function"
+        for part, found in (("space", ask), ("presets", presets))
+        if not callable(found)
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return ask, presets
+
+
+def _no_presets(job: JobConfig) -> dict[str, dict[str, Any]]:
+    return {}
 
 
 def _ranges(ask: Any, job: JobConfig) -> dict[str, dict[str, Any]]:

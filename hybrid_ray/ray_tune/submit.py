@@ -23,8 +23,11 @@ from hybrid_ray.config import JobConfig
 from hybrid_ray.config.jobfile import dump_job, read_job
 from hybrid_ray.config.named import module_folder
 from hybrid_ray.errors import ConfigError, HybridRayError
+from hybrid_ray.evaluation.arms import check_arms
 from hybrid_ray.memory.micro_batch import check_open_micro_batch
+from hybrid_ray.ray_tune.checks import check_search
 from hybrid_ray.ray_tune.cluster import WORKER_SETTINGS
+from hybrid_ray.ray_tune.space import load_space
 from hybrid_ray.tasks import load_task
 
 if TYPE_CHECKING:
@@ -65,6 +68,8 @@ def submit(
     if problems:
         raise ConfigError(problems)
     load_task(job.run())
+    check_search(job, load_space(job))
+    check_arms(job)
     if _is_exposed(address):
         log.warning("--insecure: the job%s goes in clear to %s", " with its token" if token else "", address)
     client = _client(address, token)

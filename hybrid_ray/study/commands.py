@@ -11,7 +11,7 @@ from typing import Any, Literal
 from hybrid_ray.config import JobConfig, RunConfig
 from hybrid_ray.config.jobfile import dump_job, read_job, variant_jobs
 from hybrid_ray.errors import ConfigError
-from hybrid_ray.evaluation.arms import baseline
+from hybrid_ray.evaluation.arms import baseline, check_arms
 from hybrid_ray.evaluation.comparison.compare import compare
 from hybrid_ray.evaluation.runner import cached
 from hybrid_ray.ray_tune.cluster import ray_session, resource_concurrency
@@ -99,6 +99,7 @@ def compare_arms(job: JobConfig, *, directory: Path) -> dict[str, Any]:
     """
     directory = directory.absolute()
     job = resolve_auto(_as_before(job, directory))
+    check_arms(job)
     most = min(plan_concurrency(one).runs for one in (job, *variant_jobs(job).values()))
     _check_claim(directory, job)
     flag = StopFlag()

@@ -160,7 +160,8 @@ class StudyDirectory:
 def identity(job: JobConfig, space: SearchSpace) -> dict[str, Any]:
     """All that a trial's score depends on, as plain values. Trials of one study must agree in every one of them.
 
-    The number of trials, budgets, concurrency and the confirmation are left out: they may change on the way.
+    The number of trials, budgets, concurrency and the confirmation are left out: they may change on the way. Of
+    scheduler and sampler only what a user brought counts, which stops or asks by rules that are not known here.
 
     Raises:
         ConfigError: the corpus or the device is not there.
@@ -169,6 +170,8 @@ def identity(job: JobConfig, space: SearchSpace) -> dict[str, Any]:
     parts: dict[str, Any] = {name: asdict(getattr(job, name)) for name in sections}
     parts["data"].pop("cache_dir")
     parts["search"] = {"space": job.search.space, "ranges": space.ranges}
+    brought = {place: getattr(job.search, place) for place in ("sampler", "scheduler") if place in job.search.named}
+    parts["search"] |= brought
     parts["seed"] = job.seed
     if job.task.factory is not None:
         parts["task"] = {"factory": job.task.factory, "options": dict(job.task.options)}

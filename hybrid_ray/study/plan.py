@@ -14,10 +14,11 @@ import torch
 from hybrid_ray.config import CompareConfig, JobConfig, ResourcesConfig, RunConfig
 from hybrid_ray.data.cache import cache_root
 from hybrid_ray.errors import ConfigError
-from hybrid_ray.evaluation.arms import baseline
+from hybrid_ray.evaluation.arms import baseline, check_arms
 from hybrid_ray.memory.estimate import memory_need, size_text
 from hybrid_ray.memory.micro_batch import check_open_micro_batch, resolve_micro_batch
 from hybrid_ray.memory.plan_text import MemoryPlan, memory_lines
+from hybrid_ray.ray_tune.checks import check_search
 from hybrid_ray.ray_tune.cluster import Resources, local_resources, ray_session, resource_concurrency, temporary_root
 from hybrid_ray.ray_tune.scheduler import grace_steps, rungs
 from hybrid_ray.ray_tune.space import SearchSpace, load_space
@@ -162,6 +163,8 @@ def plan(job: JobConfig) -> Plan:
     job = resolve_auto(job)
     check_budget(job)
     space = load_space(job)
+    check_search(job, space)
+    check_arms(job)
     found = plan_concurrency(job, most=job.resources.max_concurrent or _most_trials(job))
     task = load_task(job.run())
     seconds, measured = _step_seconds(job, task)
@@ -181,6 +184,8 @@ def plan(job: JobConfig) -> Plan:
 
 def _stops(job: JobConfig, space: SearchSpace) -> str:
     scheduler, grace = job.search.scheduler, grace_steps(job, space)
+    if "scheduler" in job.search.named:
+        return f"trials may be stopped or paused by {job.search.named['scheduler']}"
     if scheduler == "none":
         return "no trial is stopped early"
     if grace >= job.train.steps:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hybrid_ray.errors import HybridRayError
 from hybrid_ray.evaluation.arms import frontier_runs
@@ -13,7 +13,7 @@ from hybrid_ray.evaluation.confirm import confirm, confirmation_runs
 from hybrid_ray.evaluation.frontier import Frontier
 from hybrid_ray.evaluation.runner import Task, cached
 from hybrid_ray.evaluation.scoring import TrialScorer
-from hybrid_ray.ray_tune.cluster import ray_session, resource_concurrency
+from hybrid_ray.ray_tune.cluster import Resources, ray_session, resource_concurrency
 from hybrid_ray.ray_tune.optuna_storage import counted_trials, open_study, queue_settings, reconcile
 from hybrid_ray.ray_tune.runner import RayExecute, machine_of_runs
 from hybrid_ray.ray_tune.space import SearchSpace
@@ -27,6 +27,9 @@ from hybrid_ray.study.display import Display, show
 from hybrid_ray.study.plan import Plan, run_cache
 from hybrid_ray.study.stopping import Budget, StopFlag, Stopped
 from hybrid_ray.tasks import load_task
+
+if TYPE_CHECKING:
+    from hybrid_ray.ray_tune.search import Search
 
 __all__ = ["Outcome", "Stages"]
 
@@ -82,23 +85,36 @@ class Stages:
                 note = stopped.reason
         return self._report(self._gave_up or note)
 
+    def train_frontier(self, display: Display) -> tuple[list[RunResult], int]:
+        """Baseline and frontier runs alone, in the Ray that is joined or one of their own; and how many runs go side by
+        side there.
+        """
+        with self._flag, ray_session(self._job) as there:
+            execute, side_by_side = self._executor(there, display)
+            return self._frontier(execute, display), side_by_side
+
     def _train(self, display: Display) -> str | None:
         """Everything that trains. Returns why less was done than the job asks for, if so."""
         with ray_session(self._job) as there:
-            self._flag.listen()  # Ray put a handler of its own in place
-            side_by_side = min(self._plan.concurrency.runs, resource_concurrency(self._job, there))
-            execute = RayExecute(
-                self._job,
-                concurrency=side_by_side,
-                flag=self._flag,
-                budget=self._budget,
-                storage=self._study.scratch,
-                done=display.run_done,
-            )
+            execute, side_by_side = self._executor(there, display)
             results = self._frontier(execute, display)
             note = self._search(results, side_by_side, display)
             self._confirm(results, execute, display)
         return note
+
+    def _executor(self, there: Resources, display: Display) -> tuple[RayExecute, int]:
+        """What executes runs on the Ray that is joined, and how many side by side."""
+        self._flag.listen()  # Ray put a handler of its own in place
+        side_by_side = min(self._plan.concurrency.runs, resource_concurrency(self._job, there))
+        execute = RayExecute(
+            self._job,
+            concurrency=side_by_side,
+            flag=self._flag,
+            budget=self._budget,
+            storage=self._study.scratch,
+            done=display.run_done,
+        )
+        return execute, side_by_side
 
     def _frontier(self, execute: RayExecute, display: Display) -> list[RunResult]:
         """Baseline and frontier runs, from the cache where they are known. The baseline is among them."""
@@ -127,6 +143,22 @@ class Stages:
         """Trials up to the number asked. Returns why there are fewer, if there are."""
         from hybrid_ray.ray_tune.search import run_search
 
+        search = self.search(results, side_by_side, display)
+        if search is None:
+            return None
+        self._gave_up = run_search(search)
+        left = self._job.search.trials - counted_trials(self._study.store.trials())
+        return self._budget.used_up if left > 0 else None
+
+    def search(self, results: Sequence[RunResult], side_by_side: int, display: Display) -> "Search | None":
+        """The session of the search that is due, with Optuna's study opened and repaired; None if no trial is missing.
+
+        Args:
+            results: baseline and frontier runs.
+            side_by_side: trials at a time.
+        """
+        from hybrid_ray.ray_tune.search import Search
+
         study = self._study
         optuna_study = open_study(study.path, self._job)
         interrupted = reconcile(optuna_study, study.store, self._job)
@@ -136,11 +168,11 @@ class Stages:
         if missing <= 0:
             return None
         display.stage("search", missing)
-        self._gave_up = run_search(
-            study,
-            optuna_study,
-            self._space,
-            TrialSpec(
+        return Search(
+            study=study,
+            optuna_study=optuna_study,
+            space=self._space,
+            spec=TrialSpec(
                 job=self._job,
                 scorer=TrialScorer.from_results(results, self._job.objective),
                 trials=study.path / "trials",
@@ -152,8 +184,6 @@ class Stages:
             flag=self._flag,
             budget=self._budget,
         )
-        left = self._job.search.trials - counted_trials(study.store.trials())
-        return self._budget.used_up if left > 0 else None
 
     def _confirm(self, results: Sequence[RunResult], execute: RayExecute, display: Display) -> None:
         """The best trials again on fresh seeds, beside their controls; and those that were confirmed before."""

@@ -19,6 +19,7 @@ from hybrid_ray.ray_tune.scheduler import build_scheduler, grace_steps, rungs
 from hybrid_ray.ray_tune.space import load_space, settings
 from tune_spaces import presets
 
+SPACES = ("three_knobs", "phase_ratios", "gain_memory_cycle")
 JOBS = Path(__file__).parents[2] / "jobs"
 
 
@@ -26,11 +27,38 @@ def job_of(steps: int) -> JobConfig:
     return JobConfig(train=TrainConfig(steps=steps))
 
 
-@pytest.mark.parametrize("steps", [20, 50, 600, 1000, 20_000])
-def test_every_preset_lies_in_the_space_at_any_length(steps: int) -> None:
-    space = load_space(job_of(steps))
-    assert list(space.presets)[:3] == ["quick", "conservative", "aggressive"]
+def test_the_first_presets_are_the_published_ones() -> None:
+    assert list(load_space(job_of(600)).presets)[:3] == ["quick", "conservative", "aggressive"]
+
+
+@pytest.mark.parametrize("predictor", ["ema_nesterov", "slow_momentum"])
+@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("steps", [20, 50, 600, 20_000])
+def test_every_preset_and_draw_is_a_job_that_can_be_at_any_length(steps: int, name: str, predictor: Any) -> None:
+    job = replace(job_of(steps), search=SearchConfig(space=name), hybrid=HybridConfig(predictor=predictor))
+    space = load_space(job)
+    assert space.presets
     assert all(space.allows(values) for values in space.presets.values())
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    for params in [*space.presets.values(), *(space.ask(study.ask(), job) for _ in range(20))]:
+        hybrid = settings(job, params)
+        if "warmup_steps" in space.ranges:
+            assert hybrid.warmup_steps + hybrid.full_steps < steps
+
+
+def test_phase_ratios_have_the_published_shares() -> None:
+    job = replace(job_of(1000), search=SearchConfig(space="phase_ratios"))
+    found = load_space(job).presets["published"]
+    phases = [found[name] for name in ("full_steps", "prediction_horizon", "correct_steps")]
+    rest = 1 - found["warmup_steps"] / 1000
+    assert [round(rest * steps / sum(phases), 2) for steps in phases] == [0.2, 0.4, 0.3]
+    assert grace_steps(job, load_space(job)) >= 250  # no trial is judged before the longest warmup is over
+
+
+def test_gain_and_memory_of_a_predictor_without_them_is_refused() -> None:
+    job = replace(job_of(600), search=SearchConfig(space="gain_memory_cycle"), hybrid=HybridConfig(predictor="snoo"))
+    with pytest.raises(ConfigError, match="has no gain and memory"):
+        load_space(job)
 
 
 def test_presets_are_the_seeds_at_the_lengths_they_were_written_for() -> None:
@@ -62,9 +90,9 @@ def test_trial_settings_are_the_jobs_own_with_the_knobs_put_over_them(tmp_path: 
 def test_an_unknown_space_is_a_mistake_in_the_job() -> None:
     with pytest.raises(ConfigError, match=r"no module tune_spaces\.three_nobs"):
         load_space(JobConfig(search=SearchConfig(space="three_nobs")))
-    with pytest.raises(ConfigError, match="must be the name of a Python module"):
+    with pytest.raises(ConfigError, match="must be package"):
         load_space(JobConfig(search=SearchConfig(space="../evil")))
-    with pytest.raises(ConfigError, match="no function space"):
+    with pytest.raises(ConfigError, match="has no space"):
         load_space(JobConfig(search=SearchConfig(space="presets")))
 
 

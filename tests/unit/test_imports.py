@@ -32,7 +32,8 @@ ALLOWED = {
     "ray_tune": EVALUATION | {"study"},
     "study": EVALUATION | {"ray_tune"},
     "doctor": {"data", "training", "ray_tune", "errors", "processors"},
-    "cli": EVALUATION | {"study", "ray_tune", "doctor"},
+    "starter": {"errors", "Task"},  # its task is a user's, who knows `hybrid_ray.Task`
+    "cli": EVALUATION | {"study", "ray_tune", "doctor", "starter"},
 }
 """Each part of the package and the parts it may import: no import runs upward. The study starts Ray where it is needed,
 and Ray's side of a search writes to the study's directory, so these two know each other."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from hybrid_ray.config.job import JobConfig
+from hybrid_ray.config.search import SearchConfig
 from hybrid_ray.config.task import our_task
 from hybrid_ray.config.training import DataConfig, ModelConfig
 
@@ -14,6 +15,7 @@ def job_problems(job: JobConfig) -> Iterator[str]:
     """What is wrong with a job whose settings are right one by one: sentences with the whole path of a setting."""
     yield from _task_problems(job)
     yield from _train_problems(job)
+    yield from _search_problems(job)
     yield from _batch_problems(job)
     yield from _predictor_problems(job)
     yield from _memory_problems(job)
@@ -36,6 +38,16 @@ def _train_problems(job: JobConfig) -> Iterator[str]:
             f"train.prune_end_fraction is {train.prune_end_fraction} but must be at least train.prune_start_fraction "
             f"({train.prune_start_fraction})"
         )
+
+
+def _search_problems(job: JobConfig) -> Iterator[str]:
+    """Settings of our samplers and schedulers, which say nothing to another one."""
+    named = job.search.named
+    readers = {"startup_trials": "sampler", "grace_steps": "scheduler", "reduction_factor": "scheduler"}
+    for name, place in readers.items():
+        value = getattr(job.search, name)
+        if place in named and value != getattr(SearchConfig(), name):
+            yield f"search.{name} is {value} but {named[place]} does not read it: give it options in search.{place}"
 
 
 def _compare_problems(job: JobConfig) -> Iterator[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from hybrid_ray.config import Arm, JobConfig, OptimizerName, Split
+from hybrid_ray.config import JobConfig, OptimizerName, Split
 from hybrid_ray.config.jobfile import variant_jobs
 from hybrid_ray.errors import HybridRayError
 from hybrid_ray.evaluation.arms import REQUIRED, frontier_runs
@@ -166,7 +166,7 @@ def decide(
     peers = peers or Peers((), _SPLIT)
     analyses = InterimAnalyses(seeds=job.compare.interim_analyses, spending=job.compare.spending)
     seeds = fresh_seeds(job, analyses.seeds[-1], block=_SEED_BLOCK)
-    arms: list[Arm] = [*REQUIRED, *job.compare.arms]
+    arms: list[str] = [*REQUIRED, *job.compare.arms]
     candidate, variants = Candidate(trial=0, hybrid=job.hybrid), variant_jobs(job)
     runs: ArmRuns = {}
     others: dict[str, Runs] = {}

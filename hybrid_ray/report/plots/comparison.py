@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from hybrid_ray.config.optimizers import optimizer_title
 from hybrid_ray.config.task import stored_words
-from hybrid_ray.report.plots.frontier import ARMS
+from hybrid_ray.report.plots.frontier import arm_styles
 from hybrid_ray.report.plots.style import (
     GREEN,
     INK,
@@ -60,7 +60,7 @@ def arms_over_frontier(result: Mapping[str, Any]) -> Figure:
         label = f"{optimizer_title(peer['name'])} stopped early"
         line = peer["frontier"]
         axes.plot(line["times"], line["losses"], style, color=colour, lw=1.4, marker=".", label=label)
-    for arm, (label, colour, marker) in ARMS.items():
+    for arm, (label, colour, marker) in arm_styles(points).items():
         if points.get(arm):
             times, losses = zip(*points[arm], strict=True)
             axes.plot(times, losses, marker, color=colour, ms=6.5, alpha=0.85, label=label)

@@ -1,6 +1,7 @@
 """Pictures that answer the question: is it any better than just stopping earlier?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from hybrid_ray.report.plots.style import (
     styled,
 )
 
-__all__ = ["confirmation", "score_and_net", "trials_over_frontier"]
+__all__ = ["arm_styles", "confirmation", "score_and_net", "trials_over_frontier"]
 
 ARMS = {
     "hybrid": ("hybrid", BLUE, "D"),
@@ -43,6 +44,14 @@ ARMS = {
     "reversed": ("reversed", VERMILLION, "v"),
     "lr_matched": ("learning rate matched", SKY, "*"),
 }
+
+
+def arm_styles(arms: Iterable[str]) -> dict[str, tuple[str, str, str]]:
+    """Label, colour and marker of ours, and of a user's own arms among those that are given."""
+    own = dict.fromkeys(arm for arm in arms if arm not in ARMS)
+    return ARMS | {
+        arm: (arm.replace("_", " "), GREY, marker) for arm, marker in zip(own, cycle("<>ph8d"), strict=False)
+    }
 
 
 @styled
@@ -176,13 +185,12 @@ def confirmation(study: Study) -> Figure:
     if not rows:
         return message("The confirmation is not done yet.")
     figure, (left, right) = canvas(1.5 + 0.3 * len(rows), 2)
+    styles = arm_styles(arm for _, arm, _ in rows)
     for place, (_, arm, ratios) in enumerate(rows):
-        label, colour, marker = ARMS.get(arm, (arm, GREY, "o"))
+        label, colour, marker = styles[arm]
         left.plot(ratios, [place] * len(ratios), marker, color=colour, ms=5, alpha=0.55, mew=0)
         left.plot(np.mean(ratios), place, marker, color=colour, ms=9, mec=PAPER, label=label)
-    left.set_yticks(
-        range(len(rows)), [f"trial {trial}: {ARMS[arm][0] if arm in ARMS else arm}" for trial, arm, _ in rows]
-    )
+    left.set_yticks(range(len(rows)), [f"trial {trial}: {styles[arm][0]}" for trial, arm, _ in rows])
     left.axvline(0, color=INK, lw=1.2)
     left.set_xlabel("loss against equal steps, same seed (%)")
     for place, one in enumerate(candidates):

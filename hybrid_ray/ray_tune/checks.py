@@ -1,0 +1,94 @@
+"""What a job names for its search, tried before anything starts: sampler, scheduler, callbacks."""
+
+import warnings
+from typing import TYPE_CHECKING
+
+from hybrid_ray.config import JobConfig
+from hybrid_ray.config.named import make_named, one_sentence
+from hybrid_ray.errors import ConfigError
+from hybrid_ray.ray_tune.sampler import build_sampler
+from hybrid_ray.ray_tune.scheduler import build_scheduler
+from hybrid_ray.ray_tune.space import SearchSpace
+
+if TYPE_CHECKING:
+    from ray import tune
+
+__all__ = ["build_callbacks", "check_search"]
+
+_ASKED = 12
+"""Trials that a sampler is tried with: Optuna's draw up to 10 at random before they need their model."""
+
+
+def build_callbacks(job: JobConfig) -> "list[tune.Callback]":
+    """The Ray Tune callbacks that a job names. They live in the driver's process.
+
+    Raises:
+        ConfigError: one can't be made.
+    """
+    if not job.search.callbacks:
+        return []
+    from ray import tune
+
+    return [
+        make_named(one, tune.Callback, place=f"search.callbacks.{index}", usual={}, folders=job.folders)
+        for index, one in enumerate(job.search.callbacks)
+    ]
+
+
+def check_search(job: JobConfig, space: SearchSpace) -> None:
+    """Make what a job names, and let its sampler draw some trials of a study that is thrown away.
+
+    Raises:
+        ConfigError: all that can't be made, or does not work with a search here.
+    """
+    problems: list[str] = []
+    for check in (_check_sampler, _check_scheduler, lambda job, space: build_callbacks(job)):
+        try:
+            check(job, space)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+
+
+def _check_sampler(job: JobConfig, space: SearchSpace) -> None:
+    """Some samplers find out late what they can't do: several objectives, a package that is missing."""
+    if "sampler" not in job.search.named:
+        return
+    import optuna
+
+    several = job.objective.mode == "pareto"
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings(), one_sentence(f"search.sampler {job.search.named['sampler']}"):
+            warnings.simplefilter("ignore")
+            study = optuna.create_study(
+                directions=["maximize", "minimize"] if several else ["maximize"],
+                sampler=build_sampler(job, seed=job.search.seed),
+            )
+            for number in range(min(_ASKED, job.search.trials)):
+                trial = study.ask()
+                space.ask(trial, job)
+                study.tell(trial, [float(number), 0.0] if several else float(number))
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+
+
+def _check_scheduler(job: JobConfig, space: SearchSpace) -> None:
+    if "scheduler" not in job.search.named:
+        return
+    from ray.tune import schedulers
+
+    name, made = job.search.named["scheduler"], build_scheduler(job, space)
+    changing = (schedulers.PopulationBasedTraining, schedulers.PopulationBasedTrainingReplay)
+    if isinstance(made, (*changing, schedulers.ResourceChangingScheduler, schedulers.HyperBandForBOHB)):
+        raise ConfigError(
+            f"search.scheduler is {name!r}, which changes trials while they run or needs a searcher of its own: name "
+            "one that only stops or pauses trials, such as ray.tune.schedulers:HyperBandScheduler"
+        )
+    if isinstance(made, schedulers.HyperBandScheduler) and not job.train.checkpoint_every:
+        raise ConfigError(
+            f"search.scheduler is {name!r}, which pauses trials, but train.checkpoint_every is 0, so that a paused "
+            f"trial would begin again at step 0: set it, say to {max(1, job.train.steps // 10)}"
+        )
