@@ -57,6 +57,7 @@ class Job:
     accumulate: int = 1
     total_steps: int | None = None  # where the predictor needs it
     learning_rate: float = 1e-2
+    scaled: bool = False  # the loss, as for mixed precision in fp16
     replay: Replay | None = None
     faults: tuple[Fault, ...] = ()
     restore_at: int | None = None  # save, build everything anew, restore, go on
@@ -120,6 +121,7 @@ class Training:
             total_steps=job.total_steps,
             accumulate=job.accumulate,
             clip_norm=1.0,
+            scaler=torch.amp.GradScaler("cpu", init_scale=1024.0) if job.scaled else None,
             replay=job.replay,
         )
         self.micro_batches = 0  # read so far

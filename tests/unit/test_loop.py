@@ -241,3 +241,8 @@ def test_evaluation_points_are_even_and_end_with_the_run() -> None:
 def test_prediction_off_predicts_nothing() -> None:
     result = train(micro_run(hybrid=HybridConfig(predictor="none"), steps=20))
     assert (result.predicted_steps, result.replay.norms) == (0, ())
+
+
+def test_a_run_in_fp16_trains_with_a_scaled_loss() -> None:
+    result = train(micro_run(precision="fp16"))
+    assert (result.status, result.error) == ("finished", None)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from rank_pool import RankError, RankPool
-from rank_scenarios import CONFIG, Job, Story, energy, gradient_size, hang_on_rank_1, traffic, train
+from rank_scenarios import CONFIG, Fault, Job, Story, energy, gradient_size, hang_on_rank_1, traffic, train
 
 from hybrid_ray.run_result import Replay
 
@@ -80,6 +80,17 @@ def test_every_variant_keeps_the_ranks_together(ranks: RankPool, parallel: str, 
     assert ("predict" in story.phases) == (config.predictor != "none")
     if replay is not None:
         assert "".join(phase[0] for phase in story.phases) == replay.phases.lower().replace("m", "c")
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_an_overflow_on_one_rank_lowers_the_loss_scale_of_all(ranks: RankPool, parallel: str) -> None:
+    """A scale that differed would show in every later loss: gradients are summed while they are scaled."""
+    fault = Fault(what="gradient", steps=(6,))
+    story = together(ranks, Job(parallel=parallel, scaled=True, faults=(fault,), steps=20))
+    alone = train(Job(scaled=True, faults=(replace(fault, rank=0),), steps=20))
+    assert (story.events[5] or "").startswith("overflow: ")
+    assert story.phases == alone.phases
+    assert story.weights == pytest.approx(alone.weights, abs=1e-4)
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
