@@ -1,8 +1,7 @@
-"""A study, read back as pandas tables: `load_study`. Works while the study runs and after it was killed.
+"""Reads a study as pandas tables: `load_study`. Works while the study runs and after it was killed.
 
-Everything is read from the study's own files. The Optuna journal is looked at for one thing only: which trials are
-waiting or running, since the study's own rows hold finished trials alone. A study scored anew (study/rescore.py) has
-trials of its own; all else is read where the runs lie.
+Everything comes from the study's own files, except the list of waiting and running trials, which comes from the Optuna
+journal. A rescored study (study/rescore.py) has its own trials; everything else is read from the study it rescores.
 """
 
 from collections.abc import Mapping
@@ -36,23 +35,24 @@ _RUN_COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Study:
-    """One study directory.
+    """A study directory as tables.
 
-    ``frontier["on_frontier"]`` marks the runs that no shorter run beats: the lower envelope that net speedups refer to.
-    Losses are in the ``measure`` and ``unit`` of ``words``, on the val split unless a column says otherwise; ``time``
-    is training time in plain steps (seconds divided by the run's own calibration); ``train_seconds`` is the same, raw.
+    Units: losses are in ``words["measure"]`` per ``words["unit"]`` (nats per token for GPT-2), on the val split unless
+    the column says otherwise. ``time`` is training time in plain steps: ``train_seconds`` divided by the run's own
+    ``calibration`` (seconds per plain step). ``frontier["on_frontier"]`` marks the runs that no shorter run beats; net
+    speedups refer to this lower envelope.
     """
 
     directory: Path
     job: JobConfig
     environment: Mapping[str, Any]
     events: pd.DataFrame
-    trials: pd.DataFrame  # one row a searched trial, by number; knobs are the columns params_<knob>
-    baseline: pd.DataFrame  # one row a baseline run
-    frontier: pd.DataFrame  # one row a real-steps-only run (the baseline is one), by time; see ``on_frontier``
-    confirmation: pd.DataFrame  # one row a confirmation run, with ``candidate`` beside the columns of a run
-    statistics: Mapping[str, Any] | None  # confirmation.json, once the confirmation is done
-    rescoring: Rescoring | None = None  # what it was searched for, if its trials were scored anew since
+    trials: pd.DataFrame  # one row per trial, by number; searched settings are the columns params_<name>
+    baseline: pd.DataFrame  # one row per baseline run
+    frontier: pd.DataFrame  # one row per run of real steps only (the baseline is one), sorted by time
+    confirmation: pd.DataFrame  # one row per confirmation run; ``candidate`` is the trial it confirms
+    statistics: Mapping[str, Any] | None  # confirmation.json, once the confirmation has finished
+    rescoring: Rescoring | None = None  # set if the trials were rescored
 
     @property
     def name(self) -> str:
@@ -60,40 +60,41 @@ class Study:
 
     @property
     def runs(self) -> Path:
-        """Where its runs lie: its own directory, or that of the study it scores anew."""
+        """The directory of its runs: its own, or that of the study it rescores."""
         return self.rescoring.study if self.rescoring else self.directory
 
     @property
     def words(self) -> Mapping[str, str]:
-        """What its model, data, batch and loss are called (`config.task.task_words`)."""
+        """Names of its model, data, batch and loss unit (`config.task.task_words`)."""
         job, stored = self.job, self.environment.get("task")
         return stored or task_words(job.task, job.model, job.data, job.train.sequence_length)
 
     @property
     def finished(self) -> bool:
-        """The driver came to its end: nothing is left to resume."""
+        """Whether the driver finished, so that nothing is left to resume."""
         return not self.events.empty and bool((self.events["event"] == "finished").iloc[-1])
 
     @property
     def note(self) -> str | None:
-        """Why the driver did less than was asked, in its own words, if it did."""
+        """The driver's reason for doing less than the job asked; None if it did everything."""
         last = {} if self.events.empty else self.events.iloc[-1].dropna().to_dict()
         found = last.get("note") or last.get("reason") or last.get("errors")
         return None if not found else "; ".join(found) if isinstance(found, list) else str(found)
 
     @property
     def worth(self) -> pd.Series:
-        """By trial, what the search went by: the score, or in mode ``net`` the net speedup (of a trial stopped early
-        the one it was heading for, off the frontier's range its bound). With two objectives the score, which weighs
-        both.
+        """The objective of each trial; higher is better.
+
+        In modes ``score`` and ``pareto`` it is the score. In mode ``net`` it is the net speedup: projected for a trial
+        that was stopped early, and a bound where the loss is outside the frontier's range.
         """
         return self.trials["objective"].fillna(self.trials["score"])
 
     @property
     def front(self) -> pd.DataFrame:
-        """The finished trials that no other beats in both speedup and degradation, the fastest first.
+        """The Pareto front of speedup and degradation among the finished trials, fastest first.
 
-        Inert ones count: a trial that they beat in both had better not predicted.
+        Trials that barely predict (inert) count: a trial that they dominate gained nothing from predicting.
         """
         done = self._eligible.dropna(subset=["speedup", "degradation"])
         points = list(zip(done["speedup"].tolist(), done["degradation"].tolist(), strict=True))
@@ -102,7 +103,7 @@ class Study:
 
     @property
     def ranked(self) -> pd.DataFrame:
-        """The finished trials that predict, best first; with two objectives those on the front come before others."""
+        """The finished trials that predict, best first; in mode ``pareto`` those on the front come first."""
         rows = [{str(name): value for name, value in row.items()} for row in self.trials.to_dict("records")]
         numbers = [row["number"] for row in ranked(rows, self.job.objective.mode)]
         return self.trials.set_index("number", drop=False).loc[numbers].reset_index(drop=True)
@@ -115,17 +116,18 @@ class Study:
 
     @property
     def best(self) -> pd.Series | None:
-        """The finished trial to look at first: never a diverged, failed, stopped or inert one. None: no such trial.
+        """The finished trial with the highest objective that neither diverged nor is inert; None if there is none.
 
-        The highest by what was searched: the score, the net speedup; with two objectives, of the ``front``, the score.
+        In mode ``pareto`` it is the trial of the ``front`` with the highest score.
         """
         order = self.ranked
         return None if order.empty else order.iloc[0]
 
     @property
     def plain(self) -> pd.DataFrame:
-        """Runs of real steps only that were stopped early (`frontier`), with the measures of a trial: what each setting
-        has to beat. Their net speedup is 1.
+        """The finished runs of real steps only (`frontier`) with speedup, degradation and score, as a trial has them.
+
+        Every setting has to beat these. Their net speedup is 1.
         """
         done = self.frontier[self.frontier["status"] == "finished"]
         whole = done[done["length"] == 1.0]
@@ -142,40 +144,41 @@ class Study:
         return self.trials[(self.trials["state"] == "COMPLETE") & (self.trials["diverged"] != 1)]
 
     def run_directory(self, run: int | str) -> Path:
-        """Of a trial (its number) or another run (``"baseline"``, ``"frontier/0.40"``)."""
+        """The directory of a trial (by number) or of another run (``"baseline"``, ``"frontier/0.40"``)."""
         return self.runs / (run if isinstance(run, str) else f"trials/{run:04d}")
 
     def steps(self, run: int | str) -> pd.DataFrame:
-        """Step records of one run, one row a nominal step; those so far while it runs.
+        """Step records of one run (`StepRecord`), one row per nominal step; the steps so far while it runs.
 
         Raises:
-            StoreError: there is no such run, or it left no steps.
+            StoreError: there is no such run, or it has no steps.
         """
         directory = self.run_directory(run)
-        # The lines first: they go away only after the table is whole, so where both are, a kill came in between.
+        # Try the lines first: if both files exist, the writer was killed before it removed the lines.
         if (directory / "steps.jsonl").exists():
             rows = {row["step"]: row for row in read_jsonl(directory / "steps.jsonl")}
             return pd.DataFrame([rows[step] for step in sorted(rows)], columns=_names(StepRecord))
         if (directory / "steps.parquet").exists():
             return pd.read_parquet(directory / "steps.parquet")
-        raise StoreError(f"{directory} has no steps: it is no run of this study, or has not begun")
+        raise StoreError(f"{directory} has no steps: it is not a run of this study, or it has not started")
 
     def result(self, run: int | str) -> RunResult | None:
-        """What a run left behind; None while it runs, or when it never came to an end."""
+        """The result of a run; None while it runs, or if it never ended."""
         return _result(self.run_directory(run))
 
     def curve(self, run: int | str) -> pd.DataFrame:
-        """Held-out loss over a run: step, loss, real_steps, train_seconds, time. Empty while there is no result."""
+        """Held-out losses over a run: step, loss, real_steps, train_seconds, time. Empty before the run has ended."""
         result = self.result(run)
         points = result.curve if result else ()
         return pd.DataFrame([asdict(point) for point in points], columns=_names(Evaluation))
 
 
 def load_study(study: Path | str | None = None, *, studies_dir: Path | str = "studies") -> Study:
-    """Load a study by directory, by name under ``studies_dir``, or the newest one there.
+    """Load a study by directory, by name under ``studies_dir``, or (None) the newest one there.
 
     Raises:
-        StoreError: there is no such study, or its files are damaged; the message says what there is instead.
+        StoreError: there is no such study (the message lists those there are), or its files are damaged.
+        ConfigError: the study was made by a version of hybrid_ray that this one cannot read.
     """
     directory = _find(study, Path(studies_dir))
     check_study_version(directory)
@@ -225,7 +228,7 @@ def _find(study: Path | str | None, studies: Path) -> Path:
 
 
 def _touched(directory: Path) -> float:
-    """When the driver last did something in a study (writing its report anew does not count)."""
+    """When the driver last worked on a study; writing its report does not count."""
     return max(path.stat().st_mtime for path in (directory / "job.yaml", directory / "events.jsonl") if path.exists())
 
 
@@ -240,7 +243,7 @@ def _result(directory: Path) -> RunResult | None:
 
 
 def _runs(directory: Path, pattern: str) -> list[tuple[Path, dict[str, Any]]]:
-    """The result files that match, each with its row of a run table."""
+    """The result files that match ``pattern``, each with its row of a run table."""
     rows = []
     for path in sorted(directory.glob(pattern)):
         result = _result(path.parent)
@@ -274,7 +277,7 @@ def _trials(directory: Path) -> pd.DataFrame:
 
 
 def _open_trials(journal: Path) -> list[dict[str, Any]]:
-    """Trials that Optuna knows as running or waiting."""
+    """Trials that are running or waiting, from the Optuna journal."""
     if not journal.exists():
         return []
     from optuna.storages import JournalStorage
@@ -295,5 +298,5 @@ def _open_trials(journal: Path) -> list[dict[str, Any]]:
 
 
 def _settings(trial: "FrozenTrial") -> Mapping[str, Any]:
-    """Of a trial that runs; or those queued for one that waits."""
+    """The settings of a running trial, or those queued for a waiting one."""
     return trial.params or trial.system_attrs.get("fixed_params", {})

@@ -1,4 +1,4 @@
-"""How a page is filled in: templates of this folder, everything escaped that comes from outside."""
+"""Jinja set-up of the reports: templates of this folder, with all outside text escaped."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ __all__ = ["markdown_cell", "templates"]
 
 
 def templates() -> Environment:
-    """Jinja's environment for ``templates/``. A name that a template does not know is an error."""
+    """Jinja's environment for ``templates/``. A template that uses an undefined name raises an error."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=select_autoescape(enabled_extensions=("html", "html.j2", "css.j2")),
@@ -22,5 +22,5 @@ def templates() -> Environment:
 
 
 def markdown_cell(text: str) -> str:
-    """Text that stays inside its cell and is shown as it is, whatever an error message holds."""
+    """Escape text for a cell of a Markdown table: one line, and no character of it is read as markup."""
     return re.sub(r"([\\|<>`*_\[\]])", r"\\\1", " ".join(text.split()))

@@ -1,4 +1,4 @@
-"""What marks a directory as a study scored anew: where its runs lie, what it was searched for, and what changed."""
+"""The record of a rescored study: where its runs are, the objective of its search, and what rescoring changed."""
 
 import os
 from collections.abc import Iterator
@@ -14,57 +14,57 @@ from hybrid_ray.storage.jsonl import read_jsonl
 __all__ = ["RESCORED", "Rescoring", "objective_changes", "read_rescoring", "rescore_command"]
 
 RESCORED = "rescored.json"
-"""File of a directory under ``<study>/rescored/``. The runs themselves stay where they are: nothing is copied."""
+"""File in a directory under ``<study>/rescored/`` that marks it as rescored. The runs themselves are not copied."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rescoring:
-    """A study's trials measured by another objective than the one that steered the search."""
+    """A study whose trials were scored by another objective than the one of its search."""
 
-    study: Path  # whose runs these are
-    searched: ObjectiveConfig  # what steered the search
-    trials: int  # of the study, when they were scored anew
-    diverged_now: tuple[int, ...] = ()  # finished trials that the new limit would have given up
-    stopped_now: tuple[int, ...] = ()  # trials the old limit gave up: stopped early, by the new one
+    study: Path  # the directory that holds the runs
+    searched: ObjectiveConfig  # the objective of the search
+    trials: int  # how many the study had when it was rescored
+    diverged_now: tuple[int, ...] = ()  # finished trials that count as diverged by the new max_degradation
+    stopped_now: tuple[int, ...] = ()  # trials that the old max_degradation ended; now they count as stopped early
 
     def as_dict(self, place: Path) -> dict[str, Any]:
-        """What `RESCORED` in ``place`` holds. The study is told relative to it, so that both can be moved together."""
+        """The content of `RESCORED` in ``place``. The study's path is relative, so both can be moved together."""
         return {**asdict(self), "study": Path(os.path.relpath(self.study, place)).as_posix()}
 
     def notes(self, now: ObjectiveConfig) -> Iterator[str]:
-        """What a reader must know, one sentence each."""
+        """Notes for the top of the report, one paragraph each."""
         changed = ", ".join(objective_changes(self.searched, now)) or "nothing changed"
-        yield f"Scored anew from what {self.study.name} kept ({changed}). Nothing was trained."
+        yield f"Rescored from the stored runs of {self.study.name} ({changed}). Nothing was trained."
         yield (
-            "The search itself was steered by the old objective: it chose which settings were tried, which trials were "
-            "stopped early, and which were confirmed. The best here is the best of what that search tried; trials that "
-            "it stopped early stay so, since how they would have ended is not known."
+            "The old objective guided the search: it chose which settings were tried, which trials were stopped early, "
+            "and which were confirmed. The best trial here is the best of those. Trials that the search stopped early "
+            "stay stopped, since their final results are unknown."
         )
         now_there = len(read_jsonl(self.study / "trials.jsonl"))
         if now_there != self.trials:
             yield (
-                f"The study had {self.trials} trials then and has {now_there} now, and its confirmation may be of "
-                "others: score it anew again."
+                f"The study had {self.trials} trials when it was rescored and has {now_there} now, and other trials "
+                "may have been confirmed since: rescore it again."
             )
         if self.diverged_now:
             yield (
-                f"By the new max_degradation {_trials(self.diverged_now)} would have been given up as diverged, and "
-                "counts as that, measured at the evaluation where it would have ended."
+                f"The new max_degradation would have ended {_trials(self.diverged_now)} as diverged. It counts as "
+                "diverged, with the values of the evaluation where it would have ended."
             )
         if self.stopped_now:
             yield (
-                f"By the new max_degradation {_trials(self.stopped_now)} has not diverged, but was stopped where the "
-                "old one gave it up: it counts as stopped early."
+                f"By the new max_degradation {_trials(self.stopped_now)} did not diverge, but the old limit ended it: "
+                "it counts as stopped early."
             )
 
 
 def objective_changes(old: ObjectiveConfig, new: ObjectiveConfig) -> list[str]:
-    """``mode score to net``, one text a changed setting."""
+    """``mode score to net``: one phrase per changed setting."""
     return [f"{name} {getattr(old, name)} to {getattr(new, name)}" for name in _changed(old, new)]
 
 
 def rescore_command(directory: str, old: ObjectiveConfig, new: ObjectiveConfig) -> str:
-    """What scores a study anew so, as it is typed."""
+    """The command line that rescores the study in ``directory`` with the settings of ``new``."""
     settings = [f"--set objective.{name}={getattr(new, name)}" for name in _changed(old, new)]
     return " ".join(["hybrid-ray rescore", directory, *settings])
 
@@ -75,7 +75,11 @@ def _changed(old: ObjectiveConfig, new: ObjectiveConfig) -> list[str]:
 
 
 def read_rescoring(directory: Path) -> Rescoring | None:
-    """Of a directory that a study was scored anew in; None for a study of its own."""
+    """The record in a rescored directory; None for an ordinary study.
+
+    Raises:
+        StoreError: the record is damaged.
+    """
     path = directory / RESCORED
     if not path.exists():
         return None
@@ -89,8 +93,8 @@ def read_rescoring(directory: Path) -> Rescoring | None:
             stopped_now=tuple(kept["stopped_now"]),
         )
     except (KeyError, TypeError) as error:
-        raise StoreError(f"{path} does not say what was scored anew: {error}") from error
+        raise StoreError(f"{path} is damaged ({error}): rescore the study again") from error
 
 
 def _trials(numbers: tuple[int, ...]) -> str:
-    return f"trial {numbers[0]}" if len(numbers) == 1 else f"each of the trials {', '.join(map(str, numbers))}"
+    return f"trial {numbers[0]}" if len(numbers) == 1 else f"each of trials {', '.join(map(str, numbers))}"

@@ -1,6 +1,7 @@
-"""The report of a study: ``report.html`` (one file, loads nothing) and ``report.md`` with ``plots/*.png``.
+"""The report of a study: ``report.html`` (a single self-contained file) and ``report.md`` with ``plots/*.png``.
 
-Both lead with the headline and the trials over the frontier. An unfinished study gets a report of what there is.
+Both begin with the headline and the plot of the trials over the frontier. The report of an unfinished study shows its
+results so far.
 """
 
 from collections.abc import Mapping
@@ -25,38 +26,50 @@ from hybrid_ray.storage.atomic import write_atomic
 __all__ = ["GLOSSARY", "write_report"]
 
 GLOSSARY = (
-    ("nominal step", "A step of the run, real or predicted. The learning-rate schedule counts these."),
+    ("nominal step", "A step of the run, real or predicted. The learning-rate schedule counts nominal steps."),
     ("real step", "A step with a gradient: data, forward, backward, optimizer."),
-    ("predicted step", "A step along a predicted displacement: no gradient, and no batch is read."),
-    ("plain step", "A step of ordinary training, timed in the same process. Times are counted in these."),
-    ("baseline", "All nominal steps real, with the same schedule, seed and data order."),
-    ("speedup", "The baseline's time divided by the run's, at the same number of nominal steps."),
-    ("degradation", "How much higher the held-out loss is than the baseline's, relatively. Below 0 is better."),
-    ("score", "Speedup less a penalty for degradation beyond the tolerance. By itself it rewards stopping early."),
-    ("frontier", "The loss real steps alone reach in a given time, each run's learning rate fully decayed in it."),
+    ("predicted step", "A step that moves the weights along a predicted displacement; no gradient, no batch is read."),
+    ("plain step", "An ordinary training step, timed in the same process. It is the unit of training time."),
+    (
+        "phase",
+        "Warmup and Full: real steps. Predict: predicted steps. Correct: real steps after, or in between, predicted "
+        "ones.",
+    ),
+    ("baseline", "Plain training: every nominal step is real, with the same schedule, seed and data order."),
+    ("speedup", "Training time of the baseline / of the run, at the same number of nominal steps. Above 1 is faster."),
+    ("degradation", "Relative rise of the held-out loss over the baseline's. Lower is better, below 0 an improvement."),
+    ("score", "Speedup minus a penalty for degradation beyond the tolerance. By itself it rewards stopping early."),
+    ("stopping early", "Plain training with fewer steps, its learning rate fully decayed at the end."),
+    ("frontier", "The lowest loss that stopping early reaches in a given training time."),
     (
         "net speedup",
-        "The frontier's time to the run's loss, over the run's time. Above 1 is a gain over the job's own optimizer.",
+        "Training time the frontier needs for the run's final loss / the run's training time. Above 1 is a gain over "
+        "stopping early with the job's own optimizer.",
     ),
-    ("excess", "The score less that of plain training stopped at the same time. Below 0, stopping early scores more."),
+    ("excess", "The score minus the score of stopping early at equal training time. Above 0 is better than that."),
     (
         "peer",
-        "An optimizer that skips nothing, tuned like the baseline. Predicting pays only where it beats all.",
+        "Another optimizer, trained without prediction and tuned like the baseline. Predicting pays only if it beats "
+        "every peer.",
     ),
-    ("front", "The trials that no other beats in both speedup and degradation. Stopping earlier has such a front too."),
-    ("equal steps", "Only as many real steps as the hybrid took, schedule rescaled: just stopping earlier."),
-    ("placebo", "The hybrid's own phase decisions, but predicted steps do nothing."),
-    ("inert", "A trial that predicts less than 5 % of its steps. It says nothing about predicting."),
-    ("test split", "Held-out text that nothing was chosen on. Claims rest on it and on fresh seeds alone."),
-    ("95 % interval", "Student's t-interval of the mean log ratio, runs paired by seed."),
+    (
+        "front",
+        "The Pareto front: trials that no other trial beats in both speedup and degradation. Being on it is no gain, "
+        "since stopping early trades loss for time too.",
+    ),
+    ("equal steps", "Control: stopping early with as many real steps as the hybrid took."),
+    ("placebo", "Control: the hybrid's phases, but predicted steps do nothing."),
+    ("inert", "A trial that predicts less than 5 % of its steps, so it does not test prediction."),
+    ("test split", "Held-out data that no choice was based on. Claims rest on it and on fresh seeds."),
+    ("95 % interval", "Student's t confidence interval of the mean log ratio, with runs paired by seed."),
 )
 
 
 def write_report(directory: Path | str) -> Headline:
-    """Write the reports of a study anew from what is stored, and return what they lead with.
+    """Write ``report.html``, ``report.md`` and the plots of a study, replacing old ones. Returns the headline.
 
     Raises:
-        StoreError: the directory is no study, or cannot be written (what was there before stays).
+        StoreError: the directory is not a study, or it cannot be written; files that could not be replaced are kept.
     """
     study = load_study(directory)
     found = headline(study)
@@ -73,7 +86,7 @@ def write_report(directory: Path | str) -> Headline:
 
 
 def _content(study: Study, found: Headline) -> dict[str, Any]:
-    """What both templates show."""
+    """The values that both templates use."""
     return {
         "study": study,
         "headline": found,
@@ -108,35 +121,38 @@ def _content(study: Study, found: Headline) -> dict[str, Any]:
 
 
 def _plots(study: Study) -> dict[str, list[Plot]]:
-    """The pictures by the section they stand in."""
+    """The plots of each section of the report."""
     return {section: [plot for plot in shown(study) if plot.section == section] for section in get_args(Section)}
 
 
 def _shown_directory(study: Study) -> str:
-    """As a reader would type it from where the study was run."""
+    """The study's directory, relative to the folder the study was run in."""
     runs = study.runs
     return f"{runs.parent.name}/{study.name}" if runs.is_absolute() else str(study.directory)
 
 
 def _commands(study: Study) -> list[tuple[str, str]]:
-    """What makes the report, or the study, again; and what each does."""
+    """Commands that reproduce the report or the study, each with what it does."""
     directory = _shown_directory(study)
-    report = (f"hybrid-ray report {directory}", "this report anew, from what is stored")
+    report = (f"hybrid-ray report {directory}", "write this report again from the stored results")
     if study.rescoring:
         origin = directory.removesuffix(f"/rescored/{study.directory.name}")
         again = rescore_command(origin, study.rescoring.searched, study.job.objective)
-        return [report, (again, "the scores anew, from what the study stored")]
+        return [report, (again, "compute these scores again from the stored runs")]
     other = "score" if study.job.objective.mode == "net" else "net"
     return [
         report,
-        (f"hybrid-ray resume {directory}", "go on with a study that was stopped"),
-        (f"hybrid-ray rescore {directory} --set objective.mode={other}", "trials by another objective, no training"),
-        (f"hybrid-ray run {directory}/job.yaml", "the whole study again"),
+        (f"hybrid-ray resume {directory}", "continue a study that was stopped"),
+        (
+            f"hybrid-ray rescore {directory} --set objective.mode={other}",
+            "score the stored trials by another objective, without training",
+        ),
+        (f"hybrid-ray run {directory}/job.yaml", "run the whole study again"),
     ]
 
 
 def _facts(study: Study) -> list[str]:
-    """One line of what was run."""
+    """What was run, in short phrases: model, data, steps, predictor, objective, trials."""
     job, ended = study.job, counted(study.trials)
     states = ended["state"].value_counts()
     words = (("COMPLETE", "finished"), ("PRUNED", "stopped early or diverged"), ("FAIL", "failed"))
@@ -159,9 +175,9 @@ _SEARCHED = {
 
 
 def _tiles(study: Study) -> list[Mapping[str, str]]:
-    """The numbers to see first, of the trial that the headline speaks of: net speedup and score side by side.
+    """The key numbers of the trial in the headline, with net speedup and score side by side. Empty without a best trial.
 
-    Where it was confirmed the net speedup is the confirmed one; the others are of the search.
+    The net speedup is the confirmed one if there is one; all other numbers are from the search.
     """
     confirmed, best, mode = confirmed_candidate(study.statistics, study.best), study.best, study.job.objective.mode
     if best is None:
@@ -171,23 +187,25 @@ def _tiles(study: Study) -> list[Mapping[str, str]]:
     free, forward = tables.ceilings_of(best["predicted_share"], tables.backward_share(study))
     worse = best["degradation"]
     searched = {
-        "score": {"score": "what was searched"},
-        "net": {"net speedup": "searched, "},
-        "pareto": {"speedup": "searched, ", "loss against the baseline": "searched: "},
+        "score": {"score": "search objective; speedup minus loss penalty"},
+        "net": {"net speedup": "search objective; "},
+        "pareto": {"speedup": "search objective; ", "val loss against the baseline": "search objective; "},
     }[mode]
-    stopped = "" if pd.isna(best["excess"]) else f"; stopping early {best['score'] - best['excess']:.2f}"
+    stopped = (
+        "" if pd.isna(best["excess"]) else f"; stopping early at equal time scores {best['score'] - best['excess']:.2f}"
+    )
     return [
         _net_tile(best, confirmed, searched.get("net speedup", "")),
         {
             "value": tables.number(best["score"], 2),
             "name": "score",
-            "note": searched.get("score", "speedup less lost quality") + stopped,
+            "note": searched.get("score", "speedup minus loss penalty") + stopped,
         },
         {
             "value": tables.number(best["speedup"], 2, " ×"),
             "name": "speedup",
-            "note": f"{searched.get('speedup', '')}at most {tables.number(free)}"
-            + (f"; {tables.number(forward)} with a forward" if forward else ""),
+            "note": f"{searched.get('speedup', '')}over the baseline; upper bound {tables.number(free)}"
+            + (f", {tables.number(forward)} if predicting took a forward pass" if forward else ""),
         },
         {
             "value": tables.percent(best["predicted_share"], 0),
@@ -196,26 +214,30 @@ def _tiles(study: Study) -> list[Mapping[str, str]]:
         },
         {
             "value": ("+" if worse > 0 else "") + tables.percent(worse),
-            "name": "loss against the baseline",
-            "note": searched.get("loss against the baseline", "")
-            + f"{best['loss']:.4f} against {best['baseline_loss']:.4f} "
-            + f"{study.words['measure']} a {study.words['unit']}",
+            "name": "val loss against the baseline",
+            "note": searched.get("val loss against the baseline", "")
+            + f"{best['loss']:.4f} against {best['baseline_loss']:.4f} {tables.loss_unit(study.words)}",
         },
     ]
 
 
 def _net_tile(trial: pd.Series, confirmed: Mapping[str, Any] | None, searched: str) -> dict[str, str]:
-    """The confirmed net speedup, as the headline has it; that of the search while there is no other."""
+    """The tile of the net speedup: the confirmed one, as in the headline, or else that of the search."""
     if confirmed is not None and confirmed["net_speedup"]["mean"] is not None:
         net = confirmed["net_speedup"]
         return {
             "value": tables.number(net["mean"], 2, " ×"),
             "name": "net speedup, confirmed",
-            "note": f"{tables.short(net, 2)}, {net['n']} fresh seeds, against stopping earlier",
+            "note": f"{tables.short(net, 2)}, {net['n']} fresh seeds; over stopping early, above 1 is a gain",
         }
     known = pd.notna(trial["net_speedup"])
     return {
         "value": tables.with_error(trial["net_speedup"], trial["net_error"], 2) + (" ×" if known else ""),
         "name": "net speedup",
-        "note": searched + ("against stopping earlier, one seed" if known else "loss off the frontier"),
+        "note": searched
+        + (
+            "over stopping early, one seed; above 1 is a gain"
+            if known
+            else "unknown: the loss is outside the frontier's range"
+        ),
     }

@@ -308,7 +308,8 @@ def test_the_page_says_why_a_run_does_not_count(tmp_path: Path) -> None:
     found = compare(job, execute=Simulator(noise=1e-3, fingerprint=where), directory=tmp_path)
     assert (found["comparisons"]["speedup"]["n"], found["comparisons"]["speedup"]["mean"]) == (2, None)
     page = (tmp_path / "report.md").read_text()
-    assert f"Without a result: baseline (seed {last}). hardware: the baseline ran with {{'device': 'A100'" in page
+    said = f"Runs without a result: baseline (seed {last}). Reason: hardware: the baseline ran with {{'device': 'A100'"
+    assert said in page
 
 
 def test_without_a_baseline_nothing_is_compared(tmp_path: Path) -> None:

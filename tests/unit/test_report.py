@@ -186,7 +186,9 @@ def test_the_report_of_a_real_study_leads_with_what_was_found(micro_study: Path)
     assert page.loads == []
     assert page.scripts == 0
     assert re.search(r"net speedup.{0,60}score", page.text)
-    for heading in ("Speedups and their ceilings", "Seconds by part of a step", "Accounting", "What the words mean"):
+    for heading in (
+        "Speedups and their upper bounds", "Seconds by part of a step", "Steps, data and time", "Glossary",
+    ):  # fmt: skip
         assert heading in page.text
     markdown = (micro_study / "report.md").read_text()
     assert markdown.startswith("# ")
@@ -260,7 +262,7 @@ def test_an_unfinished_study_says_so_and_claims_nothing(tmp_path: Path) -> None:
     text = _Page((directory / "report.html").read_text()).text
     assert "This study is not finished" in text
     assert "hybrid-ray resume" in text
-    assert "nothing here is a claim" in text
+    assert "this report claims no gain" in text
 
 
 def test_a_study_cut_short_by_its_budget_is_not_finished(tmp_path: Path) -> None:
@@ -314,9 +316,9 @@ def test_the_frontier_picture_marks_best_and_confirmed(tmp_path: Path) -> None:
     axes = PLOTS[0].draw(study).axes[0]
     lines = {line.get_label(): line for line in axes.lines}
     best, line = study.best, study.frontier[study.frontier["on_frontier"]]
-    assert lines["best"].get_xydata().tolist() == [[best["time"], best["loss"]]]
-    assert lines["frontier: real steps only"].get_xydata().tolist() == line[["time", "loss"]].to_numpy().tolist()
-    marked = next(one for one in axes.containers if one.get_label().startswith("confirmed"))
+    assert lines["best trial"].get_xydata().tolist() == [[best["time"], best["loss"]]]
+    assert lines["frontier: stopping early"].get_xydata().tolist() == line[["time", "loss"]].to_numpy().tolist()
+    marked = next(one for one in axes.containers if one.get_label().startswith("fresh seeds"))
     (time, loss), candidate = marked[0].get_xydata()[0], study.statistics["candidates"][0]
     usual = math.exp(float(np.interp(math.log(time), np.log(line["time"]), np.log(line["loss"]))))
     advantage = candidate["net_speedup"]["advantage"]["mean"]

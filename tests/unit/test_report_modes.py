@@ -159,7 +159,7 @@ def test_memory_by_phase_its_growth_and_energy_are_shown(tmp_path: Path) -> None
         ("baseline", "other", "–", "–", "20", "–"),
     )
     rows = [row[1:] for row in memory(load_study(study.directory)).rows]
-    assert ("memory a step", "+0.0 bytes a step") in rows
+    assert ("memory growth", "+0.0 bytes per step") in rows
     assert ("gpu energy joules", "120") in rows
     assert not any("phases" in measure for measure, _ in rows)
     write_report(study.directory)

@@ -108,7 +108,7 @@ def test_a_wider_limit_cannot_make_a_trial_go_on(study: Path) -> None:
     assert (rows[9]["state"], rows[9]["diverged"], rows[9]["loss"]) == ("PRUNED", 0, 9.5)
     assert (rows[2]["state"], rows[2]["diverged"], rows[2]["error"]) == ("PRUNED", 1, "loss is nan")
     report = (rescore(study, ["objective.max_degradation=1000"]) / "report.md").read_text().replace("\\", "")
-    assert "trial 9 has not diverged, but was stopped where the old one gave it up" in report
+    assert "trial 9 did not diverge, but the old limit ended it: it counts as stopped early" in report
 
 
 def test_a_trial_stopped_early_stays_stopped_and_is_measured_where_it_was(study: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_new_best_is_told_as_not_confirmed(tmp_path: Path, verdict: str, kind:
     for name in ("report.md", "report.html"):
         text = " ".join((place / name).read_text().replace("\\", "").split())
         assert "mode score to net" in text
-        assert "the best of what that search tried" in text
+        assert "The old objective guided the search" in text
         assert f"hybrid-ray rescore {study.parent.name}/{study.name} --set objective.mode=net" in text
 
 
@@ -176,7 +176,7 @@ def test_a_trial_whose_result_is_gone_is_named_and_not_called_stopped(study: Pat
 
 def test_a_study_that_grew_since_says_so(study: Path) -> None:
     place = rescore(study, ["objective.mode=net"])
-    said = "The study had 16 trials then and has 17 now"
+    said = "The study had 16 trials when it was rescored and has 17 now"
     assert said not in " ".join((place / "report.md").read_text().split())
     row = rows_of(study)[1]
     store = StudyStore(study)

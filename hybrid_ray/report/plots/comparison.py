@@ -1,4 +1,4 @@
-"""The picture of a comparison: every arm over the frontier of just stopping earlier."""
+"""The plot of a comparison: loss and training time of every arm, with the frontier of stopping early."""
 
 from collections.abc import Mapping
 from itertools import cycle
@@ -30,8 +30,10 @@ __all__ = ["arms_over_frontier"]
 
 @styled
 def arms_over_frontier(result: Mapping[str, Any]) -> Figure:
-    """One point a seed and arm: held-out loss over training time. Lines are the frontiers of the job's own seed, of its
-    optimizer and of every peer; the losses of each seed are shifted so that its equal steps lie on the first.
+    """Held-out loss over training time, one point per arm and seed.
+
+    The lines are the frontiers of the job's optimizer and of every peer, on the job's own seed. The losses of each seed
+    are scaled so that its equal-steps run lies on the frontier of the job's optimizer.
     """
     frontier, shifts = result["frontier"], _shifts(result)
     points = {
@@ -43,7 +45,7 @@ def arms_over_frontier(result: Mapping[str, Any]) -> Figure:
         for arm, rows in result["arms"].items()
     }
     if not any(points.values()):
-        return message("No arm came to its end.")
+        return message("No run of the comparison has finished.")
     own = optimizer_title(result["job"]["optimizer"])
     figure, (axes,) = canvas(4.2)
     axes.set_xscale("log")

@@ -1,4 +1,4 @@
-"""Pictures that answer the question: is it any better than just stopping earlier?"""
+"""Plots that compare a study's trials with stopping early: frontier, confirmation, score against net speedup."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
@@ -56,7 +56,7 @@ def arm_styles(arms: Iterable[str]) -> dict[str, tuple[str, str, str]]:
 
 @styled
 def trials_over_frontier(study: Study) -> Figure:
-    """Every trial over the frontier of just stopping earlier: only what lies below the line is a gain."""
+    """Loss and training time of every trial, with the frontier of stopping early. Only points below it are gains."""
     line = study.frontier[study.frontier["on_frontier"]]
     trials = study.trials.dropna(subset=["time", "loss"])
     trials = trials[trials["time"] > 0]
@@ -80,7 +80,7 @@ def trials_over_frontier(study: Study) -> Figure:
     axes.set_ylabel(f"{loss_label(study.words)}, val split")
     if hidden := len(trials) - len(shown):
         axes.text(
-            0.99, 0.01, f"{hidden} trial{'s' * (hidden > 1)} beyond the edges", color=MUTED, size=8,
+            0.99, 0.01, f"{hidden} trial{'s' * (hidden > 1)} outside the plot", color=MUTED, size=8,
             ha="right", va="bottom", transform=axes.transAxes,
         )  # fmt: skip
     _relative_axis(axes, study.baseline)
@@ -102,20 +102,20 @@ def _log_axes(axes: Axes, times: pd.Series, losses: pd.Series) -> None:
 
 
 def _draw_frontier(axes: Axes, frontier: pd.DataFrame, column: str) -> None:
-    """The envelope, a power law between its points (straight on these axes). Above it a loss costs more time."""
+    """The frontier: the lower envelope of its runs, a power law between them, so straight on these log axes."""
     line = frontier[frontier["on_frontier"]]
     if len(line) >= 2:
         top = axes.get_ylim()[1]
         axes.fill_between(line["time"], line[column], top, color=WASH, lw=0, zorder=0)
         for x, y, text, side in (
-            (0.98, 0.95, "no better than stopping earlier", "right"),
-            (0.02, 0.04, "a gain", "left"),
+            (0.98, 0.95, "worse than stopping early", "right"),
+            (0.02, 0.04, "better than stopping early", "left"),
         ):
             axes.text(x, y, text, color=MUTED, size=9, style="italic", ha=side, transform=axes.transAxes)
-    axes.plot(line["time"], line[column], "-s", color=INK, ms=4, lw=1.6, label="frontier: real steps only", zorder=2)
+    axes.plot(line["time"], line[column], "-s", color=INK, ms=4, lw=1.6, label="frontier: stopping early", zorder=2)
     off = frontier[~frontier["on_frontier"] & (frontier["status"] == "finished")]
     if not off.empty:
-        label = "no better than a shorter one"
+        label = "plain run, no better than a shorter one"
         axes.plot(off["time"], off[column], "s", color=INK, ms=4, mfc="none", zorder=2, label=label)
 
 
@@ -123,13 +123,15 @@ def _mark_best(axes: Axes, study: Study) -> None:
     best = study.best
     if best is None:
         return
-    axes.plot(best["time"], best["loss"], "*", color=BLUE, ms=16, mec=PAPER, mew=1.0, label="best", zorder=5)
+    axes.plot(best["time"], best["loss"], "*", color=BLUE, ms=16, mec=PAPER, mew=1.0, label="best trial", zorder=5)
     net = best["net_speedup"]
     if pd.notna(net):
         ends = [best["time"], best["time"] * net]
-        label = "net speedup of the best"
+        label = "net speedup of the best trial"
         axes.plot(ends, [best["loss"]] * 2, ":", color=BLUE, lw=1.4, zorder=4, label=label)
-    words = f"trial {best['number']:.0f}" + (f", net speedup {net:.2f}" if pd.notna(net) else ", off the frontier")
+    words = f"trial {best['number']:.0f}" + (
+        f", net speedup {net:.2f}" if pd.notna(net) else ", outside the frontier's range"
+    )
     axes.annotate(
         words,
         (best["time"], best["loss"]),
@@ -142,9 +144,10 @@ def _mark_best(axes: Axes, study: Study) -> None:
 
 
 def _mark_confirmed(axes: Axes, study: Study) -> None:
-    """The confirmed settings, as far below or above the frontier as fresh seeds put them: paired, with its interval.
+    """The confirmed settings, drawn as far from the frontier as the loss ratio of the fresh seeds says, with interval.
 
-    Their own mean loss would not do: seeds differ by more than the effects, and the frontier is that of one seed.
+    Their mean loss itself cannot be drawn: losses differ more between seeds than between settings, and the frontier
+    belongs to one seed.
     """
     line = study.frontier[study.frontier["on_frontier"]]
     runs = study.confirmation
@@ -156,10 +159,10 @@ def _mark_confirmed(axes: Axes, study: Study) -> None:
             continue
         usual = float(np.exp(np.interp(np.log(time), np.log(line["time"]), np.log(line["loss"]))))
         loss = usual / found["mean"]
-        low, high = (usual / found[end] if found[end] else loss for end in ("high", "low"))  # an end not known: none
+        low, high = (usual / found[end] if found[end] else loss for end in ("high", "low"))  # no bar for an unknown end
         axes.errorbar(
             time, loss, yerr=[[loss - low], [high - loss]], fmt="D", color=GREEN, ms=6, mec=PAPER,
-            capsize=3, lw=1.4, label="confirmed (paired, 95 %)", zorder=6,
+            capsize=3, lw=1.4, label="fresh seeds, paired, 95 % interval", zorder=6,
         )  # fmt: skip
 
 
@@ -169,7 +172,7 @@ def _relative_axis(axes: Axes, baseline: pd.DataFrame) -> None:
         return
     whole = float(done["time"].iloc[0])
     top = axes.secondary_xaxis("top", functions=(lambda x: np.divide(x, whole), lambda x: np.multiply(x, whole)))
-    top.set_xlabel("share of the baseline's training time", color=MUTED, size=9)
+    top.set_xlabel("training time / baseline's training time", color=MUTED, size=9)
     top.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     top.xaxis.set_major_formatter(ScalarFormatter())
     top.xaxis.set_minor_locator(MaxNLocator(1))
@@ -179,11 +182,11 @@ def _relative_axis(axes: Axes, baseline: pd.DataFrame) -> None:
 
 @styled
 def confirmation(study: Study) -> Figure:
-    """What fresh seeds say, paired by seed: losses against equal steps, and the net speedup with its interval."""
+    """Results on fresh seeds. Left: loss relative to equal steps, paired by seed. Right: net speedup with interval."""
     candidates = (study.statistics or {}).get("candidates", ())
     rows = [(one["trial"], arm, ratios) for one in candidates for arm, ratios in _against_equal_steps(one["runs"])]
     if not rows:
-        return message("The confirmation is not done yet.")
+        return message("The confirmation has not finished yet.")
     figure, (left, right) = canvas(1.5 + 0.3 * len(rows), 2)
     styles = arm_styles(arm for _, arm, _ in rows)
     for place, (_, arm, ratios) in enumerate(rows):
@@ -192,7 +195,7 @@ def confirmation(study: Study) -> Figure:
         left.plot(np.mean(ratios), place, marker, color=colour, ms=9, mec=PAPER, label=label)
     left.set_yticks(range(len(rows)), [f"trial {trial}: {styles[arm][0]}" for trial, arm, _ in rows])
     left.axvline(0, color=INK, lw=1.2)
-    left.set_xlabel("loss against equal steps, same seed (%)")
+    left.set_xlabel("loss above that of equal steps, same seed (%)")
     for place, one in enumerate(candidates):
         _draw_net(right, place, one["net_speedup"])
     right.axvline(1, color=INK, lw=1.2)
@@ -207,7 +210,7 @@ def confirmation(study: Study) -> Figure:
 
 
 def _against_equal_steps(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, list[float]]]:
-    """Per arm, each seed's loss over that of equal steps on the same seed, as a change in percent."""
+    """Per arm, how far its loss lies above that of equal steps on the same seed, in percent, one value per seed."""
     equal = {run["seed"]: run["loss"] for run in runs.get("equal_steps", ()) if run["loss"] is not None}
     found = [
         (arm, [100 * (run["loss"] / equal[run["seed"]] - 1) for run in those if run["loss"] and run["seed"] in equal])
@@ -218,7 +221,7 @@ def _against_equal_steps(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> lis
 
 
 def _draw_net(axes: Axes, place: int, net: Mapping[str, Any]) -> None:
-    """One candidate's net speedup: seeds, mean, interval. An end that is not known is drawn as an arrow."""
+    """One candidate's net speedup: seeds, mean, interval. An unknown end of the interval is drawn as an arrow."""
     known = [low for low, high in net["seeds"].values() if low is not None and low == high]
     axes.plot(known, [place] * len(known), "D", color=BLUE, ms=5, alpha=0.55, mew=0)
     if net["mean"] is None:
@@ -232,17 +235,17 @@ def _draw_net(axes: Axes, place: int, net: Mapping[str, Any]) -> None:
 
 @styled
 def score_and_net(study: Study) -> Figure:
-    """The score that was searched, beside what is left of it against just stopping earlier."""
+    """Net speedup over score of every finished trial: a high score need not be a gain over stopping early."""
     done = study.trials[study.trials["state"] == "COMPLETE"].dropna(subset=["score", "net_speedup"])
     if done.empty:
-        return message("No finished trial lies on the frontier's range yet.")
+        return message("No finished trial has a loss within the frontier's range yet.")
     figure, (axes,) = canvas(3.4)
     lowest, highest = min(0.97, done["net_speedup"].min() - 0.03), max(1.03, done["net_speedup"].max() + 0.03)
     axes.set_ylim(lowest, highest)
     axes.axhspan(lowest, 1.0, color=WASH, lw=0, zorder=0)
     axes.axhline(1.0, color=INK, lw=1.2)
     axes.annotate(
-        "just stopping earlier", (1, 1), (0, 4), xycoords=("axes fraction", "data"), textcoords="offset points",
+        "stopping early", (1, 1), (0, 4), xycoords=("axes fraction", "data"), textcoords="offset points",
         ha="right", size=9, color=MUTED, style="italic",
     )  # fmt: skip
     for inert, label, fill in ((0, "trial", BLUE), (1, "inert (predicts under 5 % of steps)", "none")):
@@ -252,8 +255,8 @@ def score_and_net(study: Study) -> Figure:
         axes.plot(rows["score"], rows["net_speedup"], "o", color=BLUE, mfc=fill, ms=6.5, label=label, alpha=0.9)
     best = study.best
     if best is not None and pd.notna(best["net_speedup"]):
-        axes.plot(best["score"], best["net_speedup"], "*", color=BLUE, ms=16, mec=PAPER, label="best")
-    axes.set_xlabel("score: speedup less the penalty for lost quality (1 = baseline)")
+        axes.plot(best["score"], best["net_speedup"], "*", color=BLUE, ms=16, mec=PAPER, label="best trial")
+    axes.set_xlabel("score: speedup minus loss penalty (1 = baseline)")
     axes.set_ylabel("net speedup (×)")
     legend(figure, axes)
     return figure

@@ -1,4 +1,4 @@
-"""The picture of two objectives: speedup and degradation of every finished trial, and the front that none beats."""
+"""The plot of mode ``pareto``: speedup and degradation of every finished trial, and their Pareto front."""
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,7 +12,7 @@ __all__ = ["speedup_and_degradation"]
 
 @styled
 def speedup_and_degradation(study: Study) -> Figure:
-    """Finished trials, those on the front joined and numbered; the best by score is a star."""
+    """Degradation over speedup of the finished trials; those on the front are joined and numbered."""
     done = study.trials[(study.trials["state"] == "COMPLETE") & (study.trials["diverged"] != 1)]
     if done.empty:
         return message("No trial has finished yet.")
@@ -26,14 +26,14 @@ def speedup_and_degradation(study: Study) -> Figure:
     best = study.best
     if best is not None:
         percent = 100 * best["degradation"]
-        axes.plot(best["speedup"], percent, "*", color=BLUE, ms=16, mec=PAPER, label="highest score", zorder=5)
+        axes.plot(best["speedup"], percent, "*", color=BLUE, ms=16, mec=PAPER, label="best trial by score", zorder=5)
     tolerance = 100 * study.job.objective.tolerance
     low, high = axes.get_ylim()
     low = min(low, 0.0)
-    axes.set_ylim(low, max(high, 1.1 * tolerance))  # with the tolerance in sight, whatever was lost
+    axes.set_ylim(low, max(high, 1.1 * tolerance))  # the line at the tolerance is always visible
     axes.axhspan(low, tolerance, color=WASH, lw=0, zorder=0)
     axes.annotate(
-        "within the tolerance of the score", (0.99, tolerance), (0, -4), xycoords=("axes fraction", "data"),
+        "within the tolerance: no penalty", (0.99, tolerance), (0, -4), xycoords=("axes fraction", "data"),
         textcoords="offset points", ha="right", va="top", size=9, color=MUTED, style="italic",
     )  # fmt: skip
     axes.set_xlabel("speedup over the baseline (×)")
@@ -43,7 +43,7 @@ def speedup_and_degradation(study: Study) -> Figure:
 
 
 def _draw_front(axes: Axes, front: pd.DataFrame) -> None:
-    """As steps: between two of its trials nothing better is known than the worse of both."""
+    """Draw the front as a step line: at a speedup between two trials, the best known loss is that of the faster one."""
     line = front.sort_values("speedup")
     axes.step(line["speedup"], 100 * line["degradation"], where="pre", color=INK, lw=1.4, zorder=2)
     axes.plot(

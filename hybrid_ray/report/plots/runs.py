@@ -1,4 +1,4 @@
-"""Pictures of what goes on inside runs: phases, confidence, seconds."""
+"""Plots of what happens inside runs: phases, confidence, time per step."""
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -27,12 +27,12 @@ __all__ = ["phase_shares", "shade_outside", "signals", "step_time"]
 
 PHASES = {"warmup": GREY, "full": BLUE, "predict": ORANGE, "correct": SKY}
 PARTS = {"data": GREY, "forward": SKY, "backward": BLUE, "optimizer": GREEN, "overhead": PURPLE}
-MOST = 40  # bars that one picture holds
+MOST = 40  # bars in one plot
 
 
 @styled
 def phase_shares(study: Study) -> Figure:
-    """Share of nominal steps in each phase, trial by trial."""
+    """Share of nominal steps in each phase, one bar per trial."""
     ended = study.trials[study.trials["steps"] > 0]
     if len(ended) > MOST:
         ended = ended.nlargest(MOST, "score").sort_values("number")
@@ -58,7 +58,7 @@ def phase_shares(study: Study) -> Figure:
 
 @styled
 def signals(study: Study) -> Figure:
-    """Confidence over the steps of the best trial, its threshold, and which steps were predicted."""
+    """Confidence over the steps of the best trial, the threshold, and which steps were predicted."""
     best = study.best
     if best is None:
         return message("No trial that predicts has finished yet.")
@@ -81,8 +81,8 @@ def signals(study: Study) -> Figure:
     events = steps["event"].fillna("")
     overshoot = events == "overshoot"
     for chosen, marker, colour, label in (
-        (overshoot, "1", MUTED, "overshoot (a measure, nothing was undone)"),
-        ((events != "") & ~overshoot, "v", PURPLE, "recovery or refused update"),
+        (overshoot, "1", MUTED, "overshoot (measured only)"),
+        ((events != "") & ~overshoot, "v", PURPLE, "recovery or rejected update"),
     ):
         if chosen.any():
             axes.plot(steps["step"][chosen], steps["confidence"][chosen], marker, color=colour, ms=6, label=label)
@@ -95,22 +95,22 @@ def signals(study: Study) -> Figure:
 
 
 def shade_outside(axes: Axes, study: Study, steps: float) -> None:
-    """The first and last parts of a run, in which the job allows no predictions."""
+    """Shade the first and last parts of a run, in which the job allows no predictions."""
     hybrid = study.job.hybrid
     parts = [(0.0, hybrid.predicts_from), (hybrid.predicts_until, 1.0)]
     for place, (start, end) in enumerate(part for part in parts if part[0] < part[1]):
-        label = None if place else "no predictions here (first and off fraction)"
+        label = None if place else "no predictions allowed (first_fraction, off_fraction)"
         axes.axvspan(steps * start, steps * end, color=WASH, lw=0, zorder=0, label=label)
 
 
 @styled
 def step_time(study: Study) -> Figure:
-    """Milliseconds of one step by phase, and of one real step by part."""
+    """Milliseconds per step: left by phase, right by part of a real step."""
     best, baseline = study.best, study.result("baseline")
     result = study.result(int(best["number"])) if best is not None else None
     runs = {name: run for name, run in (("baseline", baseline), ("best trial", result)) if run}
     if not runs:
-        return message("No run with times has ended yet.")
+        return message("No run with timings has ended yet.")
     figure, (left, right) = canvas(2.6, 2)
     _phase_bars(left, result or next(iter(runs.values())))
     _part_bars(right, runs)
@@ -129,7 +129,7 @@ def _phase_bars(axes: Axes, result: RunResult) -> None:
     axes.set_xlim(0, 1.18 * max(plain, *each))
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel("ms a step (dashed: a plain step)")
+    axes.set_xlabel("ms per step (dashed: plain step)")
 
 
 def _part_bars(axes: Axes, runs: dict[str, RunResult]) -> None:
@@ -143,4 +143,4 @@ def _part_bars(axes: Axes, runs: dict[str, RunResult]) -> None:
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", labelcolor=MUTED)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel("ms a real step")
+    axes.set_xlabel("ms per real step")

@@ -1,7 +1,7 @@
-"""The pictures of a study, each a function from a `Study` to a matplotlib figure. `PLOTS` has them in reading order;
-`shown` those that suit what was searched.
+"""The plots of a study, each a function from a `Study` to a matplotlib figure.
 
-An unfinished study gives the same pictures with what there is, or one line that says what is missing.
+`PLOTS` lists them in reading order; `shown` selects those that fit the objective. For an unfinished study a plot shows
+the results so far, or one line that says what is missing.
 """
 
 from collections.abc import Callable
@@ -61,7 +61,7 @@ def loss_curves(study: Study) -> Figure:
 
 @styled
 def knobs(study: Study) -> Figure:
-    """What was searched over each of the knobs (the first three)."""
+    """The search objective over each searched setting, at most three."""
     names = [name for name in study.trials.columns if name.startswith("params_")][:3]
     trials = _scored(study)
     if not names or trials.empty:
@@ -77,7 +77,7 @@ def knobs(study: Study) -> Figure:
 
 @styled
 def history(study: Study) -> Figure:
-    """The search as it went: every trial in order, and the best one so far."""
+    """The search objective of every trial, in order, and the best value so far."""
     trials = _scored(study)
     if trials.empty:
         return message("No trial has a score yet.")
@@ -98,7 +98,7 @@ def _searched(study: Study) -> str:
 
 
 def _scored(study: Study) -> pd.DataFrame:
-    """Trials with what was searched as ``worth``. One far below every finished trial is drawn at the lower edge."""
+    """Trials with their objective as ``worth``, clipped to just below the lowest finished trial."""
     trials = study.trials.assign(worth=study.worth).dropna(subset=["worth"])
     done = trials.loc[trials["state"] == "COMPLETE", "worth"]
     if done.empty:
@@ -115,23 +115,23 @@ def _draw_scores(axes: Axes, trials: pd.DataFrame, column: str) -> None:
 
 
 Section = Literal["frontier", "confirmation", "speedups", "search", "runs"]
-"""Of a report: where a picture stands."""
+"""The section of the report that a plot belongs to."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plot:
-    """One picture of the report: how it is drawn and what a reader should see in it."""
+    """One plot of the report: how to draw it, and the caption that tells a reader what it shows."""
 
     name: str
     section: Section
     title: str
     caption: str
     draw: Callable[[Study], Figure]
-    modes: tuple[str, ...] = ("score", "net", "pareto")  # of the objective, in which it is shown
+    modes: tuple[str, ...] = ("score", "net", "pareto")  # objective modes for which it is shown
 
 
 def shown(study: Study) -> tuple[Plot, ...]:
-    """The pictures for what a study searched, in reading order."""
+    """The plots for a study's objective mode, in reading order."""
     return tuple(plot for plot in PLOTS if study.job.objective.mode in plot.modes)
 
 
@@ -141,9 +141,11 @@ PLOTS = (
         section="frontier",
         title="Trials over the frontier",
         caption=(
-            "The line is what real steps alone reach when training is simply shorter, its learning rate fully decayed. "
-            "A trial above it costs more time than stopping earlier with the same loss; only one below it is a gain. "
-            "The dotted line is the way from the best trial to the frontier: its net speedup."
+            "Each point is a trial; lower left is better. The line (the frontier) is plain training with fewer steps "
+            "and a fully decayed learning rate. A trial above the line takes longer than stopping early at the same "
+            "loss; only a trial below it is a gain. The dotted line joins the best trial to the frontier at equal "
+            "loss: the ratio of the two times is its net speedup. Green marks are the confirmed settings, drawn as far "
+            "from the line as the fresh seeds say, with 95 % intervals."
         ),
         draw=trials_over_frontier,
     ),
@@ -152,26 +154,30 @@ PLOTS = (
         section="confirmation",
         title="Confirmation on fresh seeds",
         caption=(
-            "Small marks are seeds, large ones their means. Left: further left is better, and 0 is as good as stopping "
-            "earlier with as many real steps; the placebo skips the hybrid's steps and does nothing in them. Right: "
-            "a gain is real where the whole interval lies above 1."
+            "Small marks are seeds, large marks their means. Left: loss relative to plain training with as many real "
+            "steps; further left is better, 0 is equal. The placebo skips the hybrid's predicted steps and does "
+            "nothing in them. Right: net speedup; it is a real gain only if the whole interval lies above 1."
         ),
         draw=confirmation,
     ),
     Plot(
         name="score_and_net",
         section="speedups",
-        title="Score beside net speedup",
-        caption="A high score below the line is what stopping earlier gives as well.",
+        title="Score and net speedup",
+        caption=(
+            "Higher is better on both axes. Stopping early has a net speedup of 1: a trial below that line is no gain, "
+            "however high its score."
+        ),
         draw=score_and_net,
     ),
     Plot(
         name="front",
         section="speedups",
-        title="Speedup and degradation: the front",
+        title="Pareto front of speedup and degradation",
         caption=(
-            "Both were searched. Ringed trials are on the front: no other is as good in both and better in one. Being "
-            "on it is no gain over stopping earlier, which trades loss for time too: that is the picture above."
+            "Lower right is better. Ringed trials are on the front: no other trial is as good in both and better in "
+            "one. Being on the front is no gain over stopping early, which also trades loss for time; the plot of "
+            "score and net speedup shows the gain."
         ),
         draw=speedup_and_degradation,
         modes=("pareto",),
@@ -180,31 +186,35 @@ PLOTS = (
         name="loss_curves",
         section="search",
         title="Loss curves",
-        caption="The best three trials by what was searched. The same nominal steps cost a hybrid run less time.",
+        caption=(
+            "The baseline and the three best trials; lower is better. Left: at equal nominal steps. Right: at equal "
+            "training time, of which a predicted step takes very little."
+        ),
         draw=loss_curves,
     ),
     Plot(
         name="knobs",
         section="search",
-        title="What was searched, over the knobs",
+        title="Objective by setting",
         caption=(
-            "The score or, where that is searched, the net speedup; of a trial stopped early the one it was heading "
-            "for. What is far below every finished trial is drawn at the lower edge."
+            "The search objective (score or net speedup; higher is better) over each searched setting. For a trial "
+            "that was stopped early it is the value projected at that point. Values far below every finished trial "
+            "are drawn at the lower edge."
         ),
         draw=knobs,
     ),
     Plot(
         name="history",
         section="search",
-        title="The search as it went",
-        caption="Best so far counts finished trials that do predict.",
+        title="Objective over the search",
+        caption="Trials in the order of the search; higher is better. Best so far counts finished trials that predict.",
         draw=history,
     ),
     Plot(
         name="phase_shares",
         section="runs",
         title="Steps by phase",
-        caption="Predicted steps compute no gradient; all others do.",
+        caption="Steps of the phase predict compute no gradient; all other steps do.",
         draw=phase_shares,
     ),
     Plot(
@@ -212,16 +222,17 @@ PLOTS = (
         section="runs",
         title="Confidence in the best trial",
         caption=(
-            "Predicting begins only where confidence reaches the threshold. Marks at the lower edge are predicted "
-            "steps."
+            "A prediction starts only if the confidence (0 to 1) reaches the threshold. Marks at the lower edge are "
+            "predicted steps."
         ),
         draw=signals,
     ),
     Plot(
         name="step_time",
         section="runs",
-        title="Where the time goes",
-        caption="Left: a step of each phase in the best trial. Right: the parts of a real step, beside the baseline's.",
+        title="Time per step",
+        caption="Left: a step of each phase in the best trial. Right: the parts of a real step, compared with the "
+        "baseline.",
         draw=step_time,
     ),
 )

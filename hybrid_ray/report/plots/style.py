@@ -1,7 +1,7 @@
-"""How every figure of a report looks: one canvas, a palette for colour-blind readers too, SVG and PNG out.
+"""The style of all figures of a report: canvas, colour-blind-safe palette, SVG and PNG output.
 
-Colours are Okabe and Ito's ("Color Universal Design", 2008), and whatever a colour says a marker's shape says too.
-Figures are made without pyplot: no global state, nothing to close, any backend.
+Colours are Okabe and Ito's ("Color Universal Design", 2008); a marker's shape always repeats what its colour says.
+Figures are made without pyplot, so there is no global state, nothing to close, and any backend works.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ __all__ = [
 BLUE, SKY, GREEN, ORANGE = "#0072b2", "#56b4e9", "#009e73", "#e69f00"
 VERMILLION, PURPLE, GREY = "#d55e00", "#cc79a7", "#8c959f"
 INK, MUTED, GRID, PAPER, WASH = "#1f2329", "#59636f", "#e3e6ea", "#fefefe", "#f3f1ec"
-"""Text, quiet text, grid lines, background, a shaded region: these, and blue, follow the page into dark mode."""
+"""Text, secondary text, grid lines, background, shaded region. These and blue change with the page's dark mode."""
 
 STATES = {
     "COMPLETE": ("finished", BLUE, "o"),
@@ -33,7 +33,7 @@ STATES = {
     "FAIL": ("failed", VERMILLION, "x"),
     "RUNNING": ("running", PURPLE, "s"),
 }
-"""Of a trial: its name, colour and marker."""
+"""By state of a trial: its label, colour and marker."""
 
 TIME = "training time (plain steps)"
 
@@ -77,14 +77,14 @@ _Arguments = ParamSpec("_Arguments")
 
 
 def styled(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, Figure]:
-    """Draw in the report's style whatever the caller's own settings are, and leave those as they were."""
+    """Make ``draw`` use the report's style, without reading or changing the caller's matplotlib settings."""
 
     @functools.wraps(draw)
     def drawn(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Figure:
         with _style():
             figure = draw(*args, **kwargs)
-            figure.draw_without_rendering()  # ticks are made when a figure is first drawn, in the style of that moment
-            figure.set_layout_engine("none")  # laid out now; each later drawing would do it again
+            figure.draw_without_rendering()  # creates the ticks now, while the style is active
+            figure.set_layout_engine("none")  # the layout is done; later drawings must not repeat it
             return figure
 
     return drawn
@@ -99,7 +99,7 @@ def _style() -> Iterator[None]:
 
 
 def canvas(height: float, columns: int = 1, *, sharey: bool = False) -> tuple[Figure, list[Axes]]:
-    """An empty figure of the report's width with panels side by side."""
+    """An empty figure of the report's width, ``height`` inches high, with ``columns`` panels side by side."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, columns, sharey=sharey, squeeze=False)
@@ -107,12 +107,12 @@ def canvas(height: float, columns: int = 1, *, sharey: bool = False) -> tuple[Fi
 
 
 def loss_label(words: Mapping[str, str]) -> str:
-    """What an axis of losses is called; ``words`` of `config.task.task_words`."""
+    """The label of a loss axis, with its unit; ``words`` of `config.task.task_words`."""
     return f"held-out loss ({words['measure']}/{words['unit']})"
 
 
 def message(text: str) -> Figure:
-    """A figure that says why there is nothing to draw."""
+    """A figure that shows only ``text``: why there is nothing to draw."""
     figure, (axes,) = canvas(0.7)
     axes.axis("off")
     axes.text(0, 0.5, text, color=MUTED, va="center", transform=axes.transAxes)
@@ -120,14 +120,14 @@ def message(text: str) -> Figure:
 
 
 def legend(figure: Figure, axes: Axes, columns: int = 4) -> None:
-    """One legend above the panels, each name once, where it hides no point."""
+    """One legend above the panels, where it hides no point; each label once."""
     entries = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     if entries:
         figure.legend(entries.values(), entries.keys(), loc="outside upper left", ncols=columns)
 
 
 def png(figure: Figure) -> bytes:
-    """For report.md and for slides: 2 pixels a point, on paper."""
+    """The figure as PNG for report.md and slides, 2 pixels per point, light background."""
     buffer = io.BytesIO()
     with _style():
         figure.savefig(buffer, format="png", dpi=144, metadata={"Software": None})
@@ -135,9 +135,9 @@ def png(figure: Figure) -> bytes:
 
 
 def svg(figure: Figure) -> str:
-    """For a page: text stays text in the page's own font, and ink, grid and paper follow the page's light or dark mode.
+    """The figure as SVG to embed in a page: text in the page's font, colours that follow its light or dark mode.
 
-    The same figure gives the same bytes, so a report written anew differs only where the study does.
+    Equal figures give equal bytes, so a report written again differs only where the study does.
     """
     buffer = io.StringIO()
     with _style():
@@ -146,7 +146,7 @@ def svg(figure: Figure) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', text, count=1)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r' id="[A-Za-z0-9]+_\d+"', "", text)  # figure_1, axes_1, ...: the same in every figure of a page
+    text = re.sub(r' id="[A-Za-z0-9]+_\d+"', "", text)  # figure_1, axes_1, ... would repeat in one page
     text = text.replace("'DejaVu Sans'", "system-ui, 'Helvetica Neue', Arial")
     for name, colour in (
         ("ink", INK),

@@ -1,4 +1,4 @@
-"""The tables of a comparison, as text in cells: the same for report.html and report.md."""
+"""The tables of a comparison's report. All cells are text; report.html and report.md show the same tables."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from hybrid_ray.config.optimizers import optimizer_title
 from hybrid_ray.config.task import stored_words
 from hybrid_ray.report.tables.published import PUBLISHED
-from hybrid_ray.report.tables.study import NONE, Table, number, percent
+from hybrid_ray.report.tables.study import NONE, Table, loss_unit, number, percent
 
 __all__ = ["arms", "configurations", "ends", "findings", "peers", "published", "ratio", "ratios", "tuning"]
 
@@ -16,19 +16,21 @@ Runs = Sequence[Mapping[str, Any]]
 
 
 def ratio(found: Mapping[str, Any], digits: int = 3) -> str:
-    """``0.930 (0.900-0.960)``; an end that is not known is a question mark."""
+    """A mean with its interval, ``0.930 (0.900–0.960)``; an unknown end is a question mark, a missing mean a dash."""
     return NONE if found["mean"] is None else f"{found['mean']:.{digits}f} ({ends(found, digits)})"
 
 
 def ends(found: Mapping[str, Any], digits: int = 3) -> str:
-    """The two ends of an interval."""
+    """The two ends of an interval, ``0.900–0.960``; an unknown end is a question mark."""
     if found["mean"] is None:
         return f"no interval from {found['n']} seeds"
     return "–".join("?" if found[end] is None else f"{found[end]:.{digits}f}" for end in ("low", "high"))
 
 
 def findings(result: Mapping[str, Any]) -> list[str]:
-    """What a reader must not miss: what never predicts, a learning rate at the edge of those tried, runs left out."""
+    """Warnings for the top of the page: configurations that never predicted, a learning rate that was not tuned or
+    lies at the edge of those tried, runs without a result.
+    """
     return [*_silent(result), *_edge(result), *_lost(result)]
 
 
@@ -38,22 +40,25 @@ def _silent(result: Mapping[str, Any]) -> Iterator[str]:
             threshold = entry["settings"].get("hybrid.confidence_threshold", result["job"]["confidence_threshold"])
             highest = max(run["highest_confidence"] or 0.0 for run in entry["runs"])
             yield (
-                f"{_words(entry['name'])} never predicted: its confidence rose to {highest:.2f} at most and the "
-                f"threshold is {threshold:g}. Its numbers are those of plain training with the method's overhead."
+                f"{_words(entry['name'])} never predicted: its confidence reached at most {highest:.2f} and the "
+                f"threshold is {threshold:g}. Its numbers are those of plain training plus the method's overhead."
             )
 
 
 def _edge(result: Mapping[str, Any]) -> Iterator[str]:
     if not result["tuning"]:
-        yield "The learning rate was not tuned: a baseline at its best rate may do better than this one."
+        yield "The learning rate was not tuned: a tuned baseline may do better than this one."
     for name, tuned in _all_tuning(result).items():
         for setting in tuned["at_edge"]:
             best = _value(tuned["best"][setting])
-            yield f"{_words(name)}: the best {_words(setting)}, {best}, is at the edge of those tried."
+            yield (
+                f"{_words(name)}: the best {_words(setting)}, {best}, is at the edge of those tried; a better one may "
+                "lie beyond it."
+            )
 
 
 def _all_tuning(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Of the baseline, the hybrid and the peers, by name."""
+    """The tuning records of the baseline, the hybrid and the peers, by name."""
     return {
         **result["tuning"],
         **{optimizer_title(peer["name"]): peer["tuning"] for peer in result["peers"] if peer["tuning"]},
@@ -61,17 +66,17 @@ def _all_tuning(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def _lost(result: Mapping[str, Any]) -> Iterator[str]:
-    """Runs by why they did not finish, or were left out."""
+    """Runs without a result, grouped by the reason."""
     reasons: dict[str, list[str]] = {}
     for arm, rows in result["arms"].items():
         for row in rows:
             if row["loss"] is None:
                 reasons.setdefault(row["error"] or row["status"], []).append(f"{_words(arm)} (seed {row['seed']})")
-    yield from (f"Without a result: {', '.join(runs)}. {reason}." for reason, runs in reasons.items())
+    yield from (f"Runs without a result: {', '.join(runs)}. Reason: {reason}." for reason, runs in reasons.items())
 
 
 def arms(result: Mapping[str, Any]) -> Table:
-    """One row an arm: what it cost and what it reached."""
+    """One row per arm: its loss, its cost, and the hybrid's loss relative to it."""
     scored = any(row.get("accuracy") is not None for rows in result["arms"].values() for row in rows)
     rows = []
     for arm, runs in result["arms"].items():
@@ -87,16 +92,19 @@ def arms(result: Mapping[str, Any]) -> Table:
             )
         )  # fmt: skip
     return Table(
-        title="Arms",
+        title="Loss and cost of each arm",
         columns=(
-            "arm", "seeds", "loss", *(("accuracy",) if scored else ()), "time (plain steps)", "seconds (raw)",
-            "real steps", "predicted", "time to target", "hybrid's loss over this arm's",
+            "arm", "seeds finished", "loss", *(("accuracy",) if scored else ()), "training time (plain steps)",
+            "training time (s)", "real steps", "steps predicted", "time to target (plain steps)",
+            "loss ratio, hybrid / arm",
         ),
         rows=tuple(rows),
         note=(
-            f"Means over seeds, on the {result['split']} split; ratios are paired by seed, with {result['level']:.1%} "
-            "intervals. Time to target: to the baselines' mean loss on the val split plus the tolerance (median; "
-            "never: missed). It is read off the losses along the way, whose schedules have not decayed: no frontier."
+            f"Means over seeds. Loss: {loss_unit(stored_words(result['job']))} on the {result['split']} split, lower "
+            f"is better. Loss ratio: paired by seed, with {result['level']:.1%} confidence interval; below 1 the "
+            "hybrid is better than the arm. Time to target: median training time until the val loss reaches the "
+            "baselines' mean final val loss plus the tolerance; never: the median run missed it. It is measured during "
+            "the run, before the learning rate has decayed, so it cannot be compared with the frontier."
         ),
     )  # fmt: skip
 
@@ -109,47 +117,52 @@ def _target(result: Mapping[str, Any], arm: str) -> str:
 
 
 def ratios(result: Mapping[str, Any]) -> Table:
-    """The net speedup, then everything that explains it."""
+    """The two ratios that decide the verdict, then the ratios that explain them."""
     plan = result["planning"]
     found = {
-        "net speedup, over stopping earlier": result["net_speedup"],
-        "loss ratio at equal time (stopping earlier / hybrid)": result["net_speedup"]["advantage"],
+        "net speedup: time ratio at equal loss (stopping early / hybrid)": result["net_speedup"],
+        "loss ratio at equal time (stopping early / hybrid)": result["net_speedup"]["advantage"],
         **_explained(result),
     }
     needed = plan["seeds_needed"]
     looks = ", ".join(map(str, result["interim_analyses"]["seeds"]))
-    wanted = f" To find {plan['effect']:.0%} of time with {plan['power']:.0%} power: {needed} seeds." if needed else ""
+    wanted = (
+        f" To detect a {plan['effect']:.0%} difference in time with {plan['power']:.0%} power takes {needed} seeds."
+        if needed
+        else ""
+    )
     return Table(
-        title="The hybrid in ratios",
-        columns=("ratio", "mean and interval", "p", "seeds", "remarks"),
+        title="Ratios of the hybrid to its controls",
+        columns=("ratio", "mean (interval)", "p-value", "seeds", "remarks"),
         rows=tuple(
             (name, ratio(one, 4), number(one["p"], 4), str(one["n"]), one["note"] or NONE)
             for name, one in found.items()
         ),
         note=(
-            f"The verdict asks that the first two lie on one side of 1 ({result['level']:.1%} intervals at this look, "
-            f"of those planned at {looks} seeds; their p is that of the second). A gain is refused where the hybrid's "
-            "real steps cost as much more, or where a placebo is not shown to do worse. The others explain it, "
-            f"uncorrected.{wanted}"
+            f"The verdict rests on the first two ratios. A gain needs both {result['level']:.1%} confidence intervals "
+            "above 1; both below 1 means worse than stopping early. Their p-value is that of the second. The level "
+            f"allows for the interim analyses planned at {looks} seeds. A gain is refused if the hybrid's real steps "
+            "cost more than plain steps by as much as the gain, or if the placebo is not shown to do worse. The other "
+            f"ratios explain the result and are not corrected for multiple testing.{wanted}"
         ),
     )
 
 
 def _explained(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     words = {
-        "speedup": "speedup over the baseline, in plain steps",
-        "step_speedup": "the same in real steps",
-        "flop_speedup": "the same in FLOPs",
-        "real_step_cost": "cost of its real steps, in plain steps measured apart",
+        "speedup": "speedup in training time (baseline / hybrid)",
+        "step_speedup": "speedup in real steps (baseline / hybrid)",
+        "flop_speedup": "speedup in FLOPs (baseline / hybrid)",
+        "real_step_cost": "cost of a real step (hybrid / plain training, timed in the same process)",
     }
     return {
-        words.get(name, _words(name).replace("loss vs", "loss over that of")): found
+        words.get(name, f"loss (hybrid / {_words(name).removeprefix('loss vs ')})"): found
         for name, found in result["comparisons"].items()
     }
 
 
 def configurations(result: Mapping[str, Any]) -> list[Table]:
-    """Whole configurations in raw seconds: what they cost, their ratios, and where steps and seconds went."""
+    """Whole configurations in raw seconds: their cost, their ratios, and their steps and seconds by phase."""
     return [_costs(result), _raw_ratios(result), _phases(result)]
 
 
@@ -160,12 +173,12 @@ def _costs(result: Mapping[str, Any]) -> Table:
         if any(run[name] is not None for entry in result["configurations"] for run in entry["runs"])
     ]
     words = {
-        "train_seconds": "seconds", "step_seconds": "a nominal step", "tokens_per_second": _rate(result),
-        "most_memory_bytes": "most memory",
+        "train_seconds": "training time", "step_seconds": "time per nominal step", "tokens_per_second": _rate(result),
+        "most_memory_bytes": "peak memory",
     }  # fmt: skip
     return Table(
         title="Configurations",
-        columns=("configuration", "settings over the job's", *(words.get(name, name) for name in measures)),
+        columns=("configuration", "settings changed from the job", *(words.get(name, name) for name in measures)),
         rows=tuple(
             (
                 _words(entry["name"]),
@@ -175,11 +188,10 @@ def _costs(result: Mapping[str, Any]) -> Table:
             for entry in result["configurations"]
         ),
         note=(
-            "Means over seeds. Raw seconds: another batch or precision makes another step, so time can't be told in a "
-            "run's own real steps here. Runs of one seed were started together, each seed with another one first, and "
-            "ran one after another or side by side, as many as the machine has room for. The rows marked plain are the "
-            "settings of the row above with prediction off. Memory on a CPU is what the process held between steps, "
-            "every 16th, and it may have trained other runs before; on a GPU it is the allocator's own peak."
+            "Means over seeds; times in raw seconds, because another batch size or precision changes the cost of a "
+            "step. The configurations of one seed were started together, in an order that rotates over the seeds. Rows "
+            "marked plain: the settings of the row above without prediction. Memory on a CPU: what the process held, "
+            "read after every 16th step; it may include earlier runs of that process. On a GPU: the allocator's peak."
         ),
     )
 
@@ -191,7 +203,7 @@ def _rate(result: Mapping[str, Any]) -> str:
 def _raw_ratios(result: Mapping[str, Any]) -> Table:
     names = ("speedup_vs_baseline", "speedup_vs_plain", "throughput_vs_baseline", "loss_vs_baseline", "loss_vs_plain")
     return Table(
-        title="Configurations against the baseline, and against themselves without prediction",
+        title="Configurations relative to the baseline and to the same settings without prediction",
         columns=("configuration", *map(_words, names), "net speedup"),
         rows=tuple(
             (
@@ -203,11 +215,11 @@ def _raw_ratios(result: Mapping[str, Any]) -> Table:
             if entry["name"] != "baseline"
         ),
         note=(
-            f"Paired by seed, {result['level']:.1%} t-intervals on log ratios. Speedups are of raw training seconds: "
-            "above 1 is faster; a loss ratio below 1 is better. What precision and batch bring stands in the rows "
-            "marked plain; what predicting brings to a configuration is its speedup and loss against plain, together. "
-            "Just stopping earlier is faster too: net speedups are over that, in plain steps, for configurations that "
-            "are the baseline but for prediction. Nobody ran a frontier of the others."
+            f"Paired by seed, {result['level']:.1%} t-intervals of log ratios. Speedups are ratios of raw training "
+            "seconds: above 1 is faster. A loss ratio below 1 is better. Rows marked plain show the effect of "
+            "precision and batch size; the ratios vs plain show the effect of predicting alone. The net speedup "
+            "compares with stopping early. It exists only for configurations that differ from the baseline in "
+            "prediction alone, since no frontier was trained for the others."
         ),
     )
 
@@ -221,14 +233,17 @@ def _phases(result: Mapping[str, Any]) -> Table:
     ]
     return Table(
         title="Steps and step times by phase",
-        columns=("configuration", "phase", "share of steps", "a step"),
+        columns=("configuration", "phase", "share of steps", "time per step"),
         rows=tuple(rows),
-        note="Means over seeds, raw.",
+        note="Means over seeds; times in raw seconds.",
     )
 
 
 def published(result: Mapping[str, Any]) -> tuple[Table, str] | None:
-    """The published table with all our configurations beside it, and what differs; None where the job names none."""
+    """The published numbers next to all our configurations, and a remark on what differs.
+
+    None if the job's ``published`` names no table.
+    """
     name = result["job"]["published"]
     if name is None:
         return None
@@ -252,18 +267,18 @@ def published(result: Mapping[str, Any]) -> tuple[Table, str] | None:
 
 
 def _ours(entry: Mapping[str, Any] | None, quantity: str | None) -> str:
-    """A dash where ours has no such quantity, or no such configuration."""
+    """``quantity`` of our configuration as cell text; a dash if either does not exist."""
     return NONE if entry is None or quantity is None else OURS[quantity](entry)
 
 
 def tuning(result: Mapping[str, Any]) -> Table | None:
-    """What was tried for whom, and with what it ended; None where nothing was tuned."""
+    """The settings tried for the baseline, the hybrid and the peers, with the losses; None if nothing was tuned."""
     tuned = _all_tuning(result)
     if not tuned:
         return None
     return Table(
         title="Tuning",
-        columns=("of", "setting", "value", "loss on the val split", ""),
+        columns=("tuned for", "setting", "value", "val loss", ""),
         rows=tuple(
             (
                 _words(name), _words(row["setting"]), _value(row["value"]), number(row["loss"], 4),
@@ -272,12 +287,15 @@ def tuning(result: Mapping[str, Any]) -> Table | None:
             for name, one in tuned.items()
             for row in one["tried"]
         ),
-        note="One run a value, on the job's own seed, with the settings above it at their best.",
+        note=(
+            "One run per value, on the job's own seed; the settings tuned before it have their best values. Val loss: "
+            "lower is better."
+        ),
     )  # fmt: skip
 
 
 def peers(result: Mapping[str, Any]) -> Table:
-    """Optimizers that skip nothing, each tuned like the baseline, for as long as the hybrid trains."""
+    """The peers: other optimizers without prediction, tuned like the baseline, with as much training time as the hybrid."""
     own = optimizer_title(result["job"]["optimizer"])
     rows = []
     for peer in result["peers"]:
@@ -292,14 +310,14 @@ def peers(result: Mapping[str, Any]) -> Table:
     return Table(
         title="Peers",
         columns=(
-            "optimizer", "seeds", "learning rate", "loss", "time (plain steps)", "real steps",
-            "hybrid's net speedup over it", f"its own over {own}",
+            "optimizer", "seeds finished", "learning rate", "loss", "training time (plain steps)", "real steps",
+            "net speedup of the hybrid over it", f"net speedup of it over {own}",
         ),
         rows=tuple(rows),
         note=(
-            "Each was tuned by as many runs as the baseline, has a frontier of its own, and trains on every seed for "
-            f"as long as the hybrid does. Time is told in plain steps of {own}, measured in turns in one process. "
-            "Predicting pays only where the hybrid's net speedup over all of them lies above 1."
+            "Each was tuned with as many runs as the baseline, has its own frontier, and trains as long as the hybrid on "
+            f"every seed. Training time is in plain steps of {own}; the two optimizers were timed in turns in one "
+            "process. Predicting pays only if the hybrid's net speedup over every one of them is above 1."
         ),
     )  # fmt: skip
 
@@ -343,7 +361,7 @@ def _net(entry: Mapping[str, Any]) -> str:
 
 
 def _in_phase(name: str, phase: str, text: Callable[[float | None], str]) -> Callable[[Mapping[str, Any]], str]:
-    """A mean over the seeds that had the phase; plain training has none to speak of."""
+    """Mean over the seeds that had the phase; a dash for configurations that do not predict."""
 
     def shown(entry: Mapping[str, Any]) -> str:
         found = [run[name][phase] for run in entry["runs"] if phase in run[name]]
@@ -376,4 +394,4 @@ OURS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     **{f"share:{phase}": _in_phase("phase_shares", phase, percent) for phase in PHASES},
     **{f"step:{phase}": _in_phase("phase_step_seconds", phase, _seconds) for phase in PHASES},
 }
-"""A configuration's entry of ``comparison.json`` in words, by quantity: means over seeds; a dash where it has none."""
+"""By quantity, its cell text for a configuration's entry in ``comparison.json``: the mean over seeds, or a dash."""

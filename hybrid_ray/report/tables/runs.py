@@ -1,4 +1,4 @@
-"""Tables of what runs cost: steps and seconds by phase and part, tokens, memory, and what it all ran in."""
+"""Tables of what runs cost: steps and seconds by phase and part, tokens, memory, energy, and the environment."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ __all__ = ["accounting", "device_by_phase", "environment", "memory", "parts", "p
 
 
 def _shown(study: Study) -> dict[str, RunResult]:
-    """The two runs to look into: the baseline and the best trial, where they have ended."""
+    """The runs these tables describe: the baseline and the best trial, if they have ended."""
     best = study.best
     found = {"baseline": study.result("baseline")}
     if best is not None:
@@ -20,7 +20,7 @@ def _shown(study: Study) -> dict[str, RunResult]:
 
 
 def phases(study: Study) -> Table | None:
-    """Steps and seconds by phase."""
+    """Steps and seconds by phase; None before a run has ended."""
     rows = [
         (
             name, phase, number(steps, 0), percent(steps / max(1, result.steps)), number(seconds, 2),
@@ -31,12 +31,12 @@ def phases(study: Study) -> Table | None:
         for seconds in (result.phase_seconds.get(phase, 0.0),)
         if steps
     ]  # fmt: skip
-    columns = ("run", "phase", "steps", "share of steps", "seconds", "share of time", "ms a step")
+    columns = ("run", "phase", "steps", "share of steps", "training time (s)", "share of time", "ms per step")
     return Table(title="Steps and seconds by phase", columns=columns, rows=tuple(rows)) if rows else None
 
 
 def parts(study: Study) -> Table | None:
-    """Seconds by part: what real steps spend on data, forward, backward, optimizer; then the method's own."""
+    """Seconds by part: data, forward, backward and optimizer of real steps, then the method's own work."""
     rows = [
         (
             name, part, number(seconds, 2), percent(seconds / max(1e-9, result.train_seconds)),
@@ -46,29 +46,35 @@ def parts(study: Study) -> Table | None:
         for part, seconds in result.part_seconds.items()
         if seconds > 0
     ]  # fmt: skip
-    columns = ("run", "part", "seconds", "share of time", "ms a step")
-    note = "Predict: ms a predicted step; all others: ms a real step. Overhead is what the method does beside them."
+    columns = ("run", "part", "training time (s)", "share of time", "ms per step")
+    note = (
+        "ms per step: per predicted step for predict, per real step for all other parts. Overhead: the method's own "
+        "work in real steps, such as averaging displacements."
+    )
     return Table(title="Seconds by part of a step", columns=columns, rows=tuple(rows), note=note) if rows else None
 
 
 def accounting(study: Study) -> Table | None:
-    """Tokens, and raw seconds beside calibrated time."""
+    """Steps, tokens and times of the baseline, the best trial, and all trials together."""
     ended = [int(trial) for trial in study.trials.loc[study.trials["steps"] > 0, "number"]]
     results = [result for trial in ended if (result := study.result(trial)) is not None]
     rows = [_account(name, [result]) for name, result in _shown(study).items()]
     if results:
         rows.append(_account(f"{len(results)} of {len(study.trials)} trials, summed", results))
+    unit = f"{study.words['unit']}s"
     return Table(
-        title="Accounting",
+        title="Steps, data and time",
         columns=(
-            "run", "steps", "real", "predicted", "tokens read", "in gradients", "forward only",
-            "training seconds (raw)", "ms a plain step", "time (plain steps)", "other seconds",
+            "run", "nominal steps", "real steps", "predicted steps", f"{unit} read", f"{unit} with gradient",
+            f"{unit} forward only", "training time (s)", "ms per plain step", "training time (plain steps)",
+            "other time (s)",
         ),
         rows=tuple(rows),
         note=(
-            "Training seconds are synchronised and hold all that the method needs to decide. Other seconds: set-up, "
-            "calibration, compilation, evaluation, checkpoints. Times are compared in plain steps: seconds divided by "
-            "what a plain step took in the same process."
+            "Training time is measured with the device synchronised and includes the method's own work. Other time: "
+            "set-up, calibration, compilation, evaluation, checkpoints. Runs are compared in plain steps: training "
+            "seconds divided by the seconds of an ordinary training step in the same process, so that a busy machine "
+            "does not change the result."
         ),
     ) if rows else None  # fmt: skip
 
@@ -90,7 +96,7 @@ def _account(name: str, results: list[RunResult]) -> tuple[str, ...]:
 
 
 def prediction(study: Study) -> Table | None:
-    """How well the best trial predicted, by what the trainer itself measured."""
+    """How well the best trial predicted (`HybridTrainer.measures`); None without a finished trial that predicts."""
     best = study.best
     result = None if best is None else study.result(int(best["number"]))
     if result is None:
@@ -101,43 +107,43 @@ def prediction(study: Study) -> Table | None:
         (f"recovery: {name.replace('_', ' ')}", number(count, 0)) for name, count in found.get("events", {}).items()
     ]
     return (
-        Table(title="How well the best trial predicted", columns=("measure", "value"), rows=tuple(rows))
+        Table(title="Prediction quality of the best trial", columns=("measure", "value"), rows=tuple(rows))
         if rows
         else None
     )
 
 
 _PREDICTION = (
-    ("decisions", "chances to predict", 0),
-    ("jumps", "predictions made", 0),
-    ("accept_rate", "accept rate", 3),
-    ("false_accept_rate", "false-accept rate: predictions that training then went against", 3),
-    ("overshoots", "predictions that overshot (the next gradient pointed back)", 0),
-    ("mean_cosine", "agreement: cosine of predicted and actual displacement, mean", 3),
-    ("mean_alpha", "best step length along the prediction, alpha* (1 = as predicted), mean", 3),
-    ("mean_error", "relative error of the prediction, mean (1 = predicting nothing)", 3),
-    ("mean_error_after_jump", "the same right after a prediction", 3),
-    ("displacement_ratio", "displacement over that of its real steps", 3),
-    ("bytes_per_parameter", "predictor's buffers, bytes a parameter on the device", 1),
-    ("host_bytes_per_parameter", "the same in host memory", 1),
+    ("decisions", "decisions whether to predict", 0),
+    ("jumps", "decisions that predicted", 0),
+    ("accept_rate", "accept rate: share of decisions that predicted", 3),
+    ("false_accept_rate", "false-accept rate: share of predictions withdrawn or opposed by the next real steps", 3),
+    ("overshoots", "predictions that overshot (the next gradient pointed back along them)", 0),
+    ("mean_cosine", "cosine of predicted and actual displacement, mean (1 = same direction)", 3),
+    ("mean_alpha", "best length along the predicted direction, alpha*, mean (1 = as predicted)", 3),
+    ("mean_error", "relative error of the predicted displacement, mean (0 = exact, 1 = no better than no move)", 3),
+    ("mean_error_after_jump", "relative error right after a prediction, mean", 3),
+    ("displacement_ratio", "displacement of the whole run / the part of it that real steps made", 3),
+    ("bytes_per_parameter", "predictor buffers on the device, bytes per parameter", 1),
+    ("host_bytes_per_parameter", "predictor buffers in host memory, bytes per parameter", 1),
 )
 
 
 def device_by_phase(study: Study) -> Table | None:
-    """Peak memory by phase, and what else the device was seen doing in it (power, energy); nothing without a GPU."""
+    """Peak memory, power and energy by phase; None without a GPU."""
     found = [(name, phase, measures) for name, result in _shown(study).items() for phase, measures in _by_phase(result)]
     columns = list(dict.fromkeys(column for _, _, measures in found for column in measures))
     rows = tuple((name, phase, *(measures.get(column, NONE) for column in columns)) for name, phase, measures in found)
     note = (
-        "Peaks are of what PyTorch allocated and reserved for the run. Power and energy are of the whole device, "
-        "shared out by the seconds of each phase."
+        "Peak memory: what PyTorch allocated and reserved for this run. Power and energy: measured for the whole "
+        "device and divided among phases in proportion to their time."
     )
     named = ("run", "phase", *columns)
     return Table(title="Memory and energy by phase", columns=named, rows=rows, note=note) if rows else None
 
 
 def _by_phase(result: RunResult) -> Iterator[tuple[str, dict[str, str]]]:
-    """Every measure that is kept phase by phase, by its name: those of the allocator, then those of the device."""
+    """Each phase with the measures kept for it, by name: first the allocator's, then the device's."""
     kept = [(result.statistics.get("memory", {}), "peak {} bytes")]
     kept += [(values, "{}") for name, values in result.machine.items() if name.endswith("_phases")]
     for phase in dict.fromkeys(phase for values, _ in kept for phase in values):
@@ -149,18 +155,19 @@ def _by_phase(result: RunResult) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def memory(study: Study) -> Table | None:
-    """What was recorded of memory, its growth, power and compilation; nothing on a machine that records none."""
+    """Memory in use, its growth per step, power and compilation; None if nothing was recorded."""
     rows = [
-        (name, measure.replace("_bytes", "").replace("_", " "), _amount(measure, value))
+        (name, _LABELS.get(measure, measure.replace("_bytes", "").replace("_", " ")), _amount(measure, value))
         for name, result in _shown(study).items()
         for measure, value in (*_flat(_whole(result.machine)), (_SLOPE, result.statistics.get(_SLOPE)))
-        if value or (measure == _SLOPE and value is not None)  # what was not compiled or not seen is a 0
+        if value or (measure == _SLOPE and value is not None)  # a 0 elsewhere means: not compiled, or not measured
     ]
     columns = ("run", "measure", "value")
     return Table(title="Memory and device", columns=columns, rows=tuple(rows)) if rows else None
 
 
 _SLOPE = "memory_bytes_a_step"
+_LABELS = {_SLOPE: "memory growth"}
 
 
 def _whole(machine: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,14 +178,14 @@ def _amount(measure: str, value: Any) -> str:
     if isinstance(value, bool | str | list):
         return _text(measure, value)
     if measure == _SLOPE:
-        return f"{value:+,.1f} bytes a step"
+        return f"{value:+,.1f} bytes per step"
     if "bytes" in measure:
         return f"{value / 2**20:,.1f} MiB"
     return f"{value:,.4g}"
 
 
 def environment(study: Study) -> Table | None:
-    """What the study ran in."""
+    """Hardware and software that the study ran on; None if the study did not record them."""
     known = {name: value for name, value in study.environment.items() if name != "identity"}
     rows = tuple((name.replace("_", " "), _text(name, value)) for name, value in _flat(known))
     return Table(title="Environment", columns=("", ""), rows=rows) if rows else None
