@@ -1,4 +1,4 @@
-"""What makes a run fit into less memory: settings in the order of what they cost, with the estimate after each."""
+"""Settings that make a run fit into less memory, the cheapest first, each with the estimate it leads to."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ __all__ = ["MemorySaving", "advice", "advice_lines"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemorySaving:
-    """Settings on top of those before them, what they cost, and what a worker needs then."""
+    """Settings to add to the earlier savings, their cost, and the job and memory need they lead to."""
 
     settings: Mapping[str, str]
     costs: str
@@ -29,15 +29,15 @@ class _Rung:
 
 
 def _has_host(job: JobConfig) -> bool:
-    """Whether host memory is another memory than that which trains."""
+    """Whether host memory is separate from the memory of the device that trains."""
     return job.train.device == "cuda"
 
 
 _LADDER = (
-    _Rung(settings={"train.micro_batch_size": 1}, costs="smaller products; the effective batch stays"),
-    _Rung(settings={"model.loss_chunks": 8}, costs="one more product with the output table"),
+    _Rung(settings={"train.micro_batch_size": 1}, costs="slower, smaller matrix products; same effective batch"),
+    _Rung(settings={"model.loss_chunks": 8}, costs="the output logits are computed twice"),
     _Rung(settings={"train.precision": "bf16"}, costs="rounding of activations"),
-    _Rung(settings={"model.activation_checkpointing": True}, costs="forwards twice, about a third more time"),
+    _Rung(settings={"model.activation_checkpointing": True}, costs="a second forward pass, about a third more time"),
     _Rung(settings={"train.weights": "bf16", "train.precision": "bf16"}, costs="rounding of weights"),
     _Rung(
         settings={"train.optimizer": "adamw8bit"},
@@ -45,17 +45,25 @@ _LADDER = (
         applies=lambda job: job.train.optimizer == "adamw" and job.train.optimizer_device == "model",
     ),
     _Rung(settings={"hybrid.buffer_dtype": "bfloat16"}, costs="rounding of displacements"),
-    _Rung(settings={"hybrid.buffer_device": "host"}, costs="a transfer of the model at each window", applies=_has_host),
+    _Rung(
+        settings={"hybrid.buffer_device": "host"},
+        costs="transfers as large as the model in each cycle",
+        applies=_has_host,
+    ),
     _Rung(
         settings={"train.optimizer": "adamw", "train.optimizer_device": "host"},
-        costs="a transfer of its state each step",
+        costs="a transfer of its state every step",
         applies=lambda job: _has_host(job) and job.train.optimizer in ("adamw", "adamw8bit"),
     ),
 )
 
 
 def advice(job: JobConfig, task: Task, room: int) -> Iterator[MemorySaving]:
-    """Measures that help, one on top of the other, up to the first with which a worker fits into ``room`` bytes."""
+    """Settings that save memory, each added to those before it, until a worker fits into ``room`` bytes.
+
+    Settings that do not apply to the job, or that save nothing, are left out. If the last saving does not fit either,
+    no setting helps.
+    """
     need = memory_need(job.run(), task)
     for rung in _LADDER:
         if need.total <= room:
@@ -76,20 +84,20 @@ def advice_lines(job: JobConfig, task: Task, room: int) -> Iterator[str]:
     """The savings as `hybrid-ray plan` prints them."""
     savings = list(advice(job, task, room))
     if not savings:
-        yield "no setting makes it smaller: take a smaller model or a larger device"
+        yield "no setting saves memory: choose a smaller model or a larger device"
         return
-    yield "what makes it smaller, each on top of those before, with what one worker needs then:"
+    yield "settings that save memory, to be combined from the top, with the memory of one worker after each:"
     for saving in savings:
         settings = " ".join(f"--set {path}={value}" for path, value in saving.settings.items())
         yield f"  {settings:<42} {size_text(saving.need.total):>10}  {saving.costs}"
     if savings[-1].need.total > room:
-        yield f"all of that is not enough for {size_text(room)}: take a smaller model or a larger device"
+        yield f"all of these together do not fit into {size_text(room)}: choose a smaller model or a larger device"
     else:
-        yield f"that fits into {size_text(room)}; train.micro_batch_size=auto then takes what is left of it"
+        yield f"together they fit into {size_text(room)}; train.micro_batch_size=auto then uses the memory left"
 
 
 def _read(task: Task, path: str) -> bool:
-    """Whether a setting says something: those of the model only to a task that reads them."""
+    """Whether the task uses a setting: settings of ``model`` matter only to tasks that read them."""
     section = path.partition(".")[0]
     return section != "model" or bool({section, path} & task.reads)
 

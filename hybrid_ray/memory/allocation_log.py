@@ -1,4 +1,4 @@
-"""Every allocation that PyTorch makes inside a block, with real tensors or with fake ones that have no memory."""
+"""Records every allocation that PyTorch makes inside a block, for real tensors and for fake ones without memory."""
 
 import weakref
 from collections import defaultdict
@@ -16,7 +16,7 @@ __all__ = ["AllocationLog", "Peak"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Peak:
-    """The most bytes that were allocated at once, and what they were."""
+    """The largest number of bytes allocated at once during a moment, split into parts such as weights."""
 
     moment: str
     parts: Mapping[str, int]
@@ -31,14 +31,14 @@ class Peak:
 
 
 class AllocationLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records when each tensor's storage comes and goes, while entered.
+    """While entered, records when each tensor's storage is allocated and freed.
 
-    What a storage *is* can be said later (`claim`): a gradient is known as one only when it is there. So events are
-    kept, and peaks are found by going through them again. Memory that a kernel takes and gives back inside one
-    operation is not seen; nor is a storage that no operation returned.
+    Which part a storage belongs to may be known only later (`claim`): a tensor turns out to be a gradient once the
+    backward pass has made it. So the log keeps all events, and `peaks` replays them. It does not see memory that a
+    kernel allocates and frees within one operation, nor storages that no operation returned.
 
     Args:
-        label: names the part of a tensor when it is allocated, or returns None.
+        label: names a tensor's part when it is allocated, or returns None if it is not known then.
     """
 
     def __init__(self, label: Callable[[Tensor], str | None] = lambda tensor: None) -> None:
@@ -48,14 +48,14 @@ class AllocationLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._sizes: list[int] = []
         self._parts: list[str] = []
         self._claimed: dict[int, str] = {}
-        self._events: list[tuple[str, int, bool]] = []  # moment, storage number, whether it came
+        self._events: list[tuple[str, int, bool]] = []  # moment, storage number, True: allocated, False: freed
         self._moment = "start"
         self._place = ""
         self._default = "other"
 
     @contextmanager
     def moment(self, name: str, part: str) -> Iterator[None]:
-        """What happens inside has this name, and what it allocates is this part until it is claimed."""
+        """Name the events inside the block, and assign its allocations to ``part`` until they are claimed."""
         before = self._moment, self._place, self._default
         self._moment, self._place, self._default = name, "", part
         try:
@@ -64,23 +64,23 @@ class AllocationLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._moment, self._place, self._default = before
 
     def at(self, place: str) -> None:
-        """From here to the end of the moment, it is another one: ``moment/place``."""
+        """Record the rest of the moment as ``moment/place``."""
         self._place = f"/{place}"
 
     def claim(self, tensors: Iterable[Tensor], part: str) -> None:
-        """Say what tensors are, for all of their life."""
+        """Assign tensors to a part, for their whole lifetime."""
         for tensor in tensors:
             number = self._alive.get(tensor.untyped_storage()._cdata)
             if number is not None:
                 self._claimed[number] = part
 
     def pinned(self, parts: Collection[str]) -> int:
-        """Bytes that claimed parts take in pinned memory, where PyTorch gives each storage a power of two."""
+        """Bytes of pinned memory that the claimed ``parts`` take: PyTorch rounds each storage up to a power of two."""
         sizes = [self._sizes[number] for number, part in self._claimed.items() if part in parts]
         return sum(1 << (size - 1).bit_length() for size in sizes if size)
 
     def peaks(self, *, without: Collection[str] = ()) -> dict[str, Peak]:
-        """The peak of each moment, by its name, leaving out parts that live elsewhere."""
+        """The peak of each moment, by name. Parts in ``without`` (those in other memory) do not count."""
         now: defaultdict[str, int] = defaultdict(int)
         found: dict[str, Peak] = {}
         most: dict[str, int] = {}

@@ -1,18 +1,17 @@
-"""How much memory a run needs on one worker's device, part by part, at the worst moment of its steps.
+"""The memory a run needs on one worker's device, part by part, at the moment of its peak.
 
-The steps are traced with fake tensors through the run's own code (`memory.trace`), so no formula can fall behind it.
-Blocks of a GPT-2 are alike, and what is allocated at a given place of a step grows with their number along a straight
-line. So a deep model is traced with 3 and with 4 blocks, and the rest follows: exact, and two seconds instead of ten
-for the 1.5B model.
+The run's own code is traced with fake tensors (`memory.trace`), so the estimate follows every change of the code. The
+blocks of a GPT-2 are alike, so the memory at each place of a step grows linearly with their number. A deep model is
+therefore traced with 3 and with 4 blocks and extrapolated: exact, and two seconds instead of ten for 1.5B.
 
-Eager mode is what is traced; ``torch.compile`` usually needs less. What the trace can't show is added by rule: the
-state of an 8-bit optimizer (its step is compiled), copies and shards of several workers, the process itself.
+The trace is of eager mode; ``torch.compile`` usually needs less. Formulas add what it cannot show: the state of an
+8-bit optimizer (its step is compiled), copies and shards of several workers, and the process itself.
 
-A GPU is traced as a CPU, whose kernels keep the same tensors for the backward pass: fused attention keeps its output
-and one number a row, no matrix. Where autocast differs, in layer norms of bf16 weights (fp32 on a GPU), the trace does
-as a GPU does. Not in the estimate, and not measured on a GPU yet: work space of cuBLAS (8 to 32 MiB) and of the
-backward pass of attention (an fp32 copy of the gradient of one block's queries); bytes that the allocator rounds up,
-or can't use because they lie apart.
+A GPU run is traced on the CPU, whose kernels save the same tensors for the backward pass: fused attention saves its
+output and one number per row, not the attention matrix. Layer norms of bf16 weights are the exception: autocast
+computes them in fp32 on a GPU, and the trace does the same. Not in the estimate, and not measured on a GPU yet: the
+work space of cuBLAS (8 to 32 MiB) and of the attention's backward pass (an fp32 copy of the gradient of one block's
+queries), and memory that the allocator loses to rounding and fragmentation.
 """
 
 import logging
@@ -36,16 +35,16 @@ __all__ = ["PARTS", "MemoryNeed", "memory_need", "size_text"]
 PARTS = ("weights", "gradients", "optimizer", "predictor", "activations", "logits", "temporaries")
 log = logging.getLogger("hybrid_ray")
 
-_TRACED = 3, 4  # blocks: a first and a last one, and one or two between
-_PROCESS = 600 * 2**20  # a Python process with PyTorch and Ray loaded; on a GPU its context and kernels
+_TRACED = 3, 4  # blocks in the two traced models
+_PROCESS = 600 * 2**20  # bytes of a Python process with PyTorch and Ray, or of CUDA's context and kernels on a GPU
 _PINNED = "pinned"
-_BLOCK_8BIT, _LEAST_8BIT = 256, 4096  # optim/eight_bit.py
-_ROUNDED = 13  # bytes a number of a parameter, while its bf16 weights are stepped and rounded
+_BLOCK_8BIT, _LEAST_8BIT = 256, 4096  # see optim/eight_bit.py
+_ROUNDED = 13  # bytes per element while bf16 weights are updated and rounded
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryNeed:
-    """Bytes of one worker on the device that trains, at the moment when most are allocated. The parts add up."""
+    """Bytes that one worker needs on the device that trains, at the moment of its peak. The parts add up to `total`."""
 
     weights: int = 0
     gradients: int = 0
@@ -55,50 +54,53 @@ class MemoryNeed:
     logits: int = 0
     temporaries: int = 0
     moment: str = "start"
-    moments: Mapping[str, int] = field(default_factory=dict)  # the peak of each moment, most first
+    moments: Mapping[str, int] = field(default_factory=dict)  # the peak of each moment, largest first
     process: int = _PROCESS
-    host: int = 0  # bytes of host memory beside a GPU: the process, and a model that is drawn or what is pinned
+    host: int = 0  # bytes of host memory of a GPU run: the process, plus the initial model or pinned memory
 
     @property
     def allocated(self) -> int:
-        """What PyTorch allocates."""
+        """Bytes that PyTorch allocates."""
         return sum(getattr(self, name) for name in PARTS)
 
     @property
     def total(self) -> int:
-        """With the process itself."""
+        """`allocated` plus the process itself."""
         return self.allocated + self.process
 
     @property
     def parts(self) -> dict[str, int]:
-        """Bytes by part, in the order in which they are shown."""
+        """Bytes by part, in the order in which `hybrid-ray plan` shows them."""
         return {name: getattr(self, name) for name in (*PARTS, "process")}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Sizes:
-    """Parameters in all and of the largest tensor; bytes of weights and of an 8-bit optimizer's state."""
+    """Sizes of a model: counts of parameters, bytes of everything else."""
 
     parameters: int
     weights: int
-    outside: int  # of the blocks
-    block: int
-    layers: int
-    state_8bit: int
-    largest: int
+    outside: int  # weights outside the blocks
+    block: int  # weights of the largest block
+    layers: int  # number of blocks
+    state_8bit: int  # an 8-bit optimizer's state
+    largest: int  # parameters of the largest tensor
 
 
 def size_text(size: int) -> str:
-    """Bytes for people."""
+    """Bytes as text, ``512.0 MiB`` or ``1.5 GiB``."""
     return f"{size / 2**20:.1f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"
 
 
 def memory_need(run: RunConfig, task: Task) -> MemoryNeed:
-    """What one worker of a run needs. Several hold the model each (DDP) or a part of it each (FSDP).
+    """The memory one worker of a run needs. With several workers each holds the model (DDP) or a part of it (FSDP).
 
-    Takes about a second, once for each kind of run in a process.
+    Takes about a second; the result is cached by the settings that matter.
+
+    Raises:
+        ConfigError: a user's own model fails on real data too.
     """
-    # What says nothing about memory is left out of the key.
+    # Settings that do not affect memory get fixed values, so that equal runs share one cache entry.
     train = replace(run.train, steps=1000, learning_rate=1e-3, micro_batch_size=run.micro_batch_size)
     plain = replace(run, arm="hybrid", seed=0, data=DataConfig(), replay=None, train=train)
     return _need(plain, Batches.of(run, task))
@@ -120,15 +122,15 @@ def _need(run: RunConfig, batches: Batches) -> MemoryNeed:
 
 
 def _host(run: RunConfig, sizes: _Sizes, pinned: int) -> int:
-    """Each worker draws the whole model in fp32, and lets go of it before anything is pinned."""
+    """Host bytes of a GPU run. A worker initialises the whole model in fp32 and frees it before it pins memory."""
     shards = run.workers if run.train.parallel == "fsdp" else 1
     return _PROCESS + max(4 * sizes.parameters, math.ceil(pinned / shards))
 
 
 def _peaks(run: RunConfig, batches: Batches) -> dict[str, Peak]:
-    """The peak of each moment, as one worker alone would have it; and as `_PINNED` what is in pinned memory."""
+    """The peak of each moment with one worker, and under `_PINNED` the bytes in pinned host memory."""
     train = run.train
-    if train.optimizer == "adamw8bit":  # traced as an optimizer without state
+    if train.optimizer == "adamw8bit":  # traced as an optimizer without state; `_on_worker` adds its state
         train = replace(train, optimizer="sgd", betas=(0.0, 0.0), optimizer_device="model")
     traced = replace(run, train=train)
     depth = batches.task.depth
@@ -136,7 +138,7 @@ def _peaks(run: RunConfig, batches: Batches) -> dict[str, Peak]:
         return _device_peaks(traced, batches, None)
     few, more = (_device_peaks(traced, batches, layers) for layers in _TRACED)
     rest = depth - _TRACED[0]
-    # Between the first and the last block memory goes along a straight line too: one of the two is higher.
+    # Between the first and the last block memory changes linearly, so the peak is at one of the two.
     names = [name for name in few if name in more and not name.endswith("between")]
     return {
         name: Peak(
@@ -148,7 +150,7 @@ def _peaks(run: RunConfig, batches: Batches) -> dict[str, Peak]:
 
 
 def _device_peaks(run: RunConfig, batches: Batches, layers: int | None) -> dict[str, Peak]:
-    """Without what lives in host memory, where that is another memory. In Predict an optimizer's state may go there."""
+    """Traced peaks on the device. On a GPU, parts kept in host memory are left out and counted as pinned."""
     elsewhere = {"host", "optimizer"} if run.train.optimizer_device == "host" else {"host"}
     pinned = elsewhere | {"optimizer"} if run.hybrid.offload_optimizer else elsewhere
     found = trace(run, batches, layers=layers)
@@ -157,7 +159,7 @@ def _device_peaks(run: RunConfig, batches: Batches, layers: int | None) -> dict[
 
 
 def _on_worker(run: RunConfig, sizes: _Sizes, parts: dict[str, int]) -> dict[str, int]:
-    """What the trace can't show: 8-bit state, copies and shards of several workers."""
+    """Add what the trace cannot show: the state of an 8-bit optimizer, copies and shards of several workers."""
     parts = {name: max(0, parts.get(name, 0)) for name in PARTS}
     if run.train.optimizer == "adamw8bit":
         if run.train.optimizer_device == "model":
@@ -165,9 +167,9 @@ def _on_worker(run: RunConfig, sizes: _Sizes, parts: dict[str, int]) -> dict[str
         if run.train.weights == "bf16" and parts["temporaries"]:
             parts["temporaries"] = max(parts["temporaries"], _ROUNDED * sizes.largest)
     if run.workers > 1 and run.train.parallel == "ddp":
-        parts["gradients"] += sizes.weights  # DDP copies gradients to buckets
+        parts["gradients"] += sizes.weights  # DDP copies gradients into buckets
     elif run.workers > 1:
-        # FSDP has whole what lies outside the blocks, the block at work and the next one.
+        # FSDP gathers the weights outside the blocks, the current block and the next one.
         whole = sizes.outside + min(2, sizes.layers) * sizes.block
         for name in ("weights", "gradients", "optimizer", "predictor"):
             parts[name] = math.ceil(parts[name] / run.workers)
@@ -177,15 +179,17 @@ def _on_worker(run: RunConfig, sizes: _Sizes, parts: dict[str, int]) -> dict[str
 
 
 def _traced(run: RunConfig, batches: Batches) -> tuple[_Sizes, dict[str, Peak]]:
-    """Sizes, and peaks of one worker alone. A user's own model that can't be run on fake tensors (it looks at numbers,
-    or leaves torch) is counted instead: its parameters, without what a forward keeps.
+    """Sizes, and the peaks with one worker.
+
+    A user's own model may not run on fake tensors, for instance because it reads values or calls other libraries. Then
+    its parameters are counted instead, without activations, and a warning says so.
 
     Raises:
         ConfigError: a user's own model fails on real tensors too.
     """
     of_torch = logging.getLogger("torch._subclasses.fake_tensor")
     level = of_torch.level
-    of_torch.setLevel(logging.CRITICAL)  # it logs a traceback of what is answered here
+    of_torch.setLevel(logging.CRITICAL)  # it would log a traceback of errors that are handled here
     try:
         with FakeTensorMode(), Numbers():  # type: ignore[no-untyped-call]
             sizes = _sizes(run, batches.task.build_model())
@@ -199,7 +203,7 @@ def _traced(run: RunConfig, batches: Batches) -> tuple[_Sizes, dict[str, Peak]]:
     finally:
         of_torch.setLevel(level)
     sizes = _sizes(run, check_gradient(batches.task))
-    log.warning("%s can't be traced (%s): its activations are not in the estimate of memory", run.task.factory, problem)
+    log.warning("%s can't be traced (%s): the memory estimate leaves out its activations", run.task.factory, problem)
     parts = {"weights": sizes.weights, "gradients": sizes.weights, "optimizer": 8 * sizes.parameters}
     nothing = Peak(moment=_PINNED, parts={})
     return sizes, {
@@ -211,7 +215,7 @@ def _traced(run: RunConfig, batches: Batches) -> tuple[_Sizes, dict[str, Peak]]:
 def _sizes(run: RunConfig, model: nn.Module) -> _Sizes:
     width = 2 if run.train.weights == "bf16" else 4
     counts = [parameter.numel() for parameter in model.parameters()]
-    # As FSDP shards: each child of a list by itself, the rest together.
+    # FSDP shards each child of a ModuleList by itself, and all the rest together.
     blocks = [child for module in model.modules() if isinstance(module, nn.ModuleList) for child in module]
     in_blocks = [sum(parameter.numel() for parameter in block.parameters()) for block in blocks]
     return _Sizes(

@@ -1,4 +1,4 @@
-"""`train.micro_batch_size: auto`: as large as free memory takes, resolved once, before a job's first run."""
+"""Resolves `train.micro_batch_size: auto` to the largest that fits into free memory, once, before a job's first run."""
 
 import logging
 from bisect import bisect_right
@@ -13,21 +13,21 @@ __all__ = ["batch_text", "check_open_micro_batch", "resolve_micro_batch"]
 
 log = logging.getLogger("hybrid_ray")
 
-SHARE = 0.9  # of free memory; the rest is for what an estimate does not see
+SHARE = 0.9  # of free memory; the rest is for what the estimate leaves out
 
 
 def resolve_micro_batch(job: JobConfig, free: int) -> JobConfig:
-    """The job with the largest micro-batch of which an estimate says that it fits, 1 where none does.
+    """The job with the largest micro-batch that the estimate says fits; 1 if none does.
 
-    The effective batch stays: it takes more or fewer micro-batches. What needs more memory than ``free`` even so is
-    refused where runs are planned (`study.concurrency`), with advice.
+    The effective batch stays the same; only the number of micro-batches changes. A job that does not fit even with 1
+    is refused when its runs are planned (`study.concurrency`), with advice.
 
     Args:
         job: its ``train.micro_batch_size`` is ``auto``.
-        free: bytes for one worker. `SHARE` of them are used.
+        free: bytes available to one worker, of which `SHARE` is used.
 
     Raises:
-        ConfigError: the data are not there.
+        ConfigError: the data cannot be found.
     """
     task = load_task(job.run())
     share = job.train.batch_size // job.resources.workers
@@ -38,12 +38,12 @@ def resolve_micro_batch(job: JobConfig, free: int) -> JobConfig:
 
     fitting = bisect_right(sizes, SHARE * free, key=lambda size: memory_need(at(size).run(), task).total)
     resolved = at(sizes[max(0, fitting - 1)])
-    log.info("train.micro_batch_size: auto in %s of memory: %s", size_text(free), batch_text(resolved.run()))
+    log.info("train.micro_batch_size is auto; for %s of free memory: %s", size_text(free), batch_text(resolved.run()))
     return resolved
 
 
 def check_open_micro_batch(job: JobConfig) -> None:
-    """Raises `ConfigError` where ``auto`` can't be resolved: on a cluster, whose devices only its own workers see."""
+    """Raises `ConfigError` if ``auto`` cannot be resolved: on a cluster, whose free memory only its workers can see."""
     if job.train.micro_batch_size == "auto" and job.resources.address != "local":
         raise ConfigError(
             "train.micro_batch_size is 'auto' but the job runs on a cluster, whose free memory this machine can't see: "
@@ -52,6 +52,6 @@ def check_open_micro_batch(job: JobConfig) -> None:
 
 
 def batch_text(run: RunConfig) -> str:
-    """How a step's batch is put together: ``effective batch 64 = 2 x 32 x 1 worker``."""
+    """The batch of a step as text: ``effective batch 64 = 2 x 32 x 1 worker`` (accumulated x micro-batch x workers)."""
     workers = f"{run.workers} worker{'s' if run.workers > 1 else ''}"
     return f"effective batch {run.train.batch_size} = {run.accumulate} x {run.micro_batch_size} x {workers}"

@@ -1,4 +1,4 @@
-"""The memory of a job in words: what one worker needs, when, and whether a device of some size has it."""
+"""The memory plan of a job as text: what one worker needs, at which moment, and whether it fits a given device."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from hybrid_ray.tasks import Task
 __all__ = ["MemoryPlan", "memory_lines"]
 
 _MOMENTS = {
-    "model": "when the model is made",
-    "trainer": "when the predictor's buffers are made",
+    "model": "when the model is built",
+    "trainer": "when the predictor's buffers are allocated",
     "forward": "in the forward pass",
     "forward/first": "in the forward pass",
     "forward/last": "in the forward pass",
@@ -25,26 +25,26 @@ _MOMENTS = {
     "backward/after": "in the backward pass",
     "backward/first": "at the end of the backward pass",
     "backward/before": "at the end of the backward pass",
-    "overhead": "in what the method does beside a step",
+    "overhead": "in the method's own work after a real step",
     "optimizer": "in the optimizer's step",
     "predict": "in a predicted step",
 }
 
 
 def memory_lines(run: RunConfig, need: MemoryNeed) -> Iterator[str]:
-    """What one worker needs by part, the moment, and the batch that it follows from."""
+    """The batch, the estimated memory of one worker with its moment, then the bytes by part."""
     moment = "in an evaluation" if need.moment.startswith("evaluation") else _MOMENTS.get(need.moment, "in a step")
     yield batch_text(run)
-    yield f"memory of one worker, estimated: {size_text(need.total)}, most {moment}"
+    yield f"estimated memory of one worker: {size_text(need.total)}, peak {moment}"
     for name, size in need.parts.items():
         yield f"  {name:<14}{size_text(size):>12}"
     if need.host:
-        yield f"beside it in host memory: {size_text(need.host)}"
+        yield f"host memory in addition: {size_text(need.host)}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryPlan:
-    """A job on a device of a given size, which need not be here: what if?"""
+    """Whether a job fits a device of a given size, which need not be part of this machine."""
 
     job: JobConfig
     task: Task

@@ -1,8 +1,8 @@
-"""The steps of a run, taken with fake tensors: shapes and storages, no numbers and no memory.
+"""Traces the steps of a run with fake tensors, which have shapes and storages but no values and no memory.
 
-The model, the optimizer and the trainer are the real ones; so what they allocate is found, not assumed, and stays
-found when they change. PyTorch's own ``FakeTensorMode`` does the work. Every run is traced as on a CPU, whatever its
-device: a build of PyTorch without CUDA can fake no GPU.
+Model, optimizer and trainer are the real ones, so their allocations are measured, and stay right when they change.
+PyTorch's ``FakeTensorMode`` does the work. Every run is traced as on a CPU, since a PyTorch build without CUDA cannot
+fake a GPU.
 """
 
 import contextlib
@@ -37,17 +37,20 @@ _PARTS = {"forward": "activations", "backward": "activations", "overhead": "pred
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batches:
-    """A task, and what its batches look like: a micro-batch, and one of an evaluation. Equal where the memory is."""
+    """A task with the shapes of a training micro-batch and of an evaluation batch.
 
-    shapes: str  # of both, and their types
+    Two are equal if their shapes and classes are: then their memory is equal too.
+    """
+
+    shapes: str  # shapes and types of both batches
     classes: int | None
     task: Task = field(compare=False)
-    training: Batch = field(compare=False)  # of meta tensors, which have no data
+    training: Batch = field(compare=False)  # meta tensors, which have no data
     heldout: Batch = field(compare=False)
 
     @classmethod
     def of(cls, run: RunConfig, task: Task) -> Self:
-        """As a worker of the run reads them."""
+        """The batches that one worker of the run reads."""
         training = _shapes(task.sampler(batch_size=run.micro_batch_size, seed=run.seed).next())
         heldout = _shapes(next(iter(task.stretches("val"))))
         leaves = [
@@ -62,12 +65,12 @@ def _shapes(batch: Batch) -> Batch:
 
 
 def _faked(batch: Batch) -> Batch:
-    """Tensors of these shapes, under the fake mode that is on."""
+    """Tensors of these shapes, fake under an active ``FakeTensorMode``."""
     return tree_map(lambda leaf: torch.empty(leaf.shape, dtype=leaf.dtype) if isinstance(leaf, Tensor) else leaf, batch)
 
 
 class Numbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Answers 1 wherever Python asks a fake tensor for a number, and draws nothing: a loss of 1, a norm of 1."""
+    """Returns 1 wherever Python reads a number from a fake tensor, such as a loss or a norm, and skips random draws."""
 
     _DRAWS = (torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default)
 
@@ -82,7 +85,7 @@ class Numbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _Moments(StepClock):
-    """Tells the log what the trainer is doing, by the trainer's own names."""
+    """A step clock that passes the names of the trainer's parts on to the log."""
 
     def __init__(self, log: AllocationLog) -> None:
         super().__init__(torch.device("cpu"))
@@ -95,22 +98,22 @@ class _Moments(StepClock):
 
 
 def trace(run: RunConfig, batches: Batches, *, layers: int | None = None) -> AllocationLog:
-    """One real step of a run with its optimizer's state there, one predicted step, and one held-out batch.
+    """Trace one real step (with the optimizer's state allocated), one predicted step and one held-out batch.
 
-    With several micro-batches a step the gradients of those before the last are there all along. The parts are weights,
-    gradients, optimizer, predictor (those of its buffers that a GPU leaves to the host: host), activations, logits and
-    temporaries. Forward and backward are parted into what is before the blocks, the first block, those between, the
-    last one, and what is after.
+    If gradients are accumulated, those of the earlier micro-batches exist throughout the step. The parts are weights,
+    gradients, optimizer, predictor (or host, for buffers that a GPU run keeps in host memory), activations, logits and
+    temporaries. Forward and backward are split into moments: before the blocks, in the first, in those between, in the
+    last, and after the blocks.
 
     Args:
-        layers: equal blocks of the model, where not as many as it has.
+        layers: number of blocks of the traced model; None: as many as the run's.
     """
     task, classes, padded = batches.task, batches.classes or 0, run.model.pad_vocab_to
     table = (classes, -(-classes // padded) * padded) if classes else ()
     log = AllocationLog(lambda tensor: "logits" if tensor.ndim == 2 and tensor.shape[1] in table else None)
     numbers = Numbers()  # type: ignore[no-untyped-call]
     with warnings.catch_warnings(), FakeTensorMode(), log, numbers:
-        warnings.simplefilter("ignore")  # of the order of schedules, of a scheduler never stepped
+        warnings.simplefilter("ignore")  # about a learning-rate scheduler that is never stepped
         with log.moment("model", "weights"):
             model = _model(run, task, layers)
             if run.train.device == "cuda":
@@ -122,7 +125,7 @@ def trace(run: RunConfig, batches: Batches, *, layers: int | None = None) -> All
         batch = _faked(batches.training)
         trainer.step(_closure(run, lambda: task.loss(model, batch), model, optimizer, log))
         if run.hybrid.predictor != "none":
-            trainer.step(lambda: torch.empty(()))  # a predicted step asks for no loss
+            trainer.step(lambda: torch.empty(()))  # a predicted step does not call it
         with log.moment("evaluation", "activations"), torch.no_grad(), _precision(run):
             task.loss(model.eval(), _faked(batches.heldout))
     return log
@@ -138,7 +141,7 @@ def _model(run: RunConfig, task: Task, layers: int | None) -> nn.Module:
 
 
 def _as_on_gpu(model: nn.Module, run: RunConfig) -> None:
-    """What a GPU does otherwise than a CPU: attention with dropout is fused too, and autocast norms in fp32."""
+    """Imitate a GPU where it differs from a CPU: fused attention with dropout, and layer norms in fp32 by autocast."""
     rate = run.model.dropout
     for module in model.modules():
         if isinstance(module, Attention) and rate:
@@ -152,7 +155,7 @@ def _as_on_gpu(model: nn.Module, run: RunConfig) -> None:
 
 
 def _mark(model: nn.Module, task: Task, log: AllocationLog) -> None:
-    """Have the log told what a gradient is, and where in the model forward and backward are."""
+    """Add hooks that claim gradients, and that tell the log which block forward and backward are in."""
     for parameter in model.parameters():
         parameter.register_post_accumulate_grad_hook(lambda p: log.claim([p.grad], "gradients"))  # type: ignore[no-untyped-call]
     blocks = task.blocks(model)
@@ -178,7 +181,7 @@ def _mark(model: nn.Module, task: Task, log: AllocationLog) -> None:
 
 
 def _trainer(run: RunConfig, model: nn.Module, optimizer: Optimizer, log: AllocationLog) -> HybridTrainer:
-    """The run's trainer, told to take one real step and one predicted one."""
+    """The run's trainer, set up to take one real step and then one predicted step."""
     replay = Replay(phases="FP", norms=((1.0,) * len(optimizer.param_groups),))
     with log.moment("trainer", "predictor"):
         trainer = HybridTrainer(
@@ -199,7 +202,7 @@ def _trainer(run: RunConfig, model: nn.Module, optimizer: Optimizer, log: Alloca
 
 
 def _first_update(optimizer: Optimizer, log: AllocationLog) -> None:
-    """An optimizer makes its state at its first step; pruning makes its masks later, here at once."""
+    """Allocate the optimizer's state, which its first step does, and the pruning masks, which come later in a run."""
     if isinstance(optimizer, AdamWPrune):
         optimizer.prune_every, optimizer.start, optimizer.end = 1, 0, 1
     with log.moment("optimizer", "temporaries"):
@@ -220,7 +223,7 @@ def _hold_gradients(optimizer: Optimizer, log: AllocationLog) -> None:
 def _closure(
     run: RunConfig, loss_of_batch: Callable[[], Tensor], model: nn.Module, optimizer: Optimizer, log: AllocationLog
 ) -> Callable[[], Tensor]:
-    """The loss of the last micro-batch. The one before, if any, has nothing but left its gradients."""
+    """The closure of a real step. Of two micro-batches, the first only allocates gradients; the last runs the model."""
     before = iter(range(min(2, run.accumulate) - 1))
 
     def closure() -> Tensor:

@@ -140,7 +140,7 @@ def test_what_does_not_fit_is_told_how_it_would(tmp_path: Path, free: Callable[[
         plan(job)
     assert "one run of micro needs" in caught.value.problems[0]
     assert any("--set train.micro_batch_size=1" in line for line in caught.value.problems)
-    assert "that fits into 610.0 MiB" in caught.value.problems[-1]
+    assert "together they fit into 610.0 MiB" in caught.value.problems[-1]
 
 
 def test_another_device_can_be_asked_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,7 +153,7 @@ def test_another_device_can_be_asked_about(tmp_path: Path, capsys: pytest.Captur
     assert "effective batch 16 = 1 x 16 x 1 worker" in told
     assert "one worker fits into 80.0 GiB" in told
     assert main(["plan", str(path), "--memory", "0.1"]) == 2
-    assert "all of that is not enough for 102.4 MiB" in capsys.readouterr().out
+    assert "all of these together do not fit into 102.4 MiB" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("micro", [None, 4])
@@ -162,4 +162,4 @@ def test_a_plan_shows_parts_that_add_up(tmp_path: Path, micro: Any) -> None:
     need = found.concurrency.need
     assert sum(need.parts.values()) == need.total == need.allocated + need.process
     assert all(f"  {name:<14}" in found.text for name in need.parts)
-    assert "most in" in found.text
+    assert "peak in" in found.text
