@@ -1,4 +1,4 @@
-"""Models: GPT-2 in the sizes of the ladder and tiny ones, and a small CNN. ``model(x, y)`` is a loss."""
+"""Models: GPT-2 in its published and in tiny sizes, and a small CNN. Calling ``model(x, y)`` returns the loss."""
 
 from hybrid_ray.models.build import build_model
 from hybrid_ray.models.cnn import CNN

@@ -1,4 +1,4 @@
-"""A model by the name of its preset."""
+"""Builds a model by the name of its preset."""
 
 from hybrid_ray.config import ModelConfig
 from hybrid_ray.models.cnn import CNN
@@ -8,9 +8,12 @@ __all__ = ["build_model"]
 
 
 def build_model(config: ModelConfig, *, vocab_size: int, sequence_length: int) -> GPT2 | CNN:
-    """A freshly initialised model on the default device, drawn from PyTorch's global generator: seed it before.
+    """A freshly initialised model on the default device. It draws from PyTorch's global generator: seed that before.
 
-    The CNN has the shape of its pictures; vocabulary and sequence length are a GPT-2's.
+    Args:
+        config: its ``preset`` selects the model.
+        vocab_size: tokens in the vocabulary of a GPT-2; the CNN ignores it.
+        sequence_length: longest sequence of a GPT-2, in tokens; the CNN ignores it.
     """
     if config.preset == "cnn":
         return CNN()

@@ -1,4 +1,4 @@
-"""A small convolutional classifier, for validation at the scale of MNIST.
+"""A small convolutional classifier for experiments at the scale of MNIST.
 
 Shape suffixes: B batch, C channels, H and W pixels, K classes.
 """
@@ -13,7 +13,7 @@ __all__ = ["CNN"]
 class CNN(nn.Module):
     """Two convolutions and two linear layers, 49,022 parameters.
 
-    ``model(images_B1HW, labels_B)`` is the mean loss in nats an image.
+    ``model(images_B1HW, labels_B)`` returns the mean loss, in nats per image.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class CNN(nn.Module):
         self.classes = nn.Linear(28, 10)
 
     def logits(self, images_B1HW: Tensor) -> Tensor:
-        """Scores of the ten classes, BK, for images of 28 x 28."""
+        """Logits of the ten classes, shape BK, for images of 28 x 28 pixels."""
         x_BCHW = F.max_pool2d(F.relu(self.conv_1(images_B1HW)), 2)
         x_BCHW = F.max_pool2d(F.relu(self.conv_2(x_BCHW)), 2)
         logits_BK: Tensor = self.classes(F.relu(self.hidden(x_BCHW.flatten(1))))
@@ -35,7 +35,7 @@ class CNN(nn.Module):
 
     @torch.no_grad()
     def loss_and_accuracy(self, images_B1HW: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss, and the share of images whose likeliest class is their label: two scalars, from one forward."""
+        """The mean loss and the accuracy (0 to 1), two scalars from one forward pass."""
         logits_BK = self.logits(images_B1HW).float()
         right = (logits_BK.argmax(dim=1) == labels_B).float().mean()
         return F.cross_entropy(logits_BK, labels_B), right

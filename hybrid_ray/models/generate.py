@@ -1,4 +1,4 @@
-"""Text from a model, one token after another: a look at what a run has learned, not a fast decoder."""
+"""Samples text from a model, one token at a time: simple rather than fast."""
 
 import torch
 from torch import Tensor
@@ -18,10 +18,14 @@ def generate(
     top_k: int | None = None,
     seed: int = 0,
 ) -> Tensor:
-    """``tokens_BT`` (at least one token) with ``new_tokens`` more on each row, as int64 on the model's device.
+    """Extend each row of ``tokens_BT`` by ``new_tokens`` sampled tokens. Returns int64 on the model's device.
 
-    Each token sees at most the model's context. Temperature 0 takes the likeliest token. Draws come from a generator of
-    their own, so a sample in the middle of training changes nothing in it.
+    Sampling has its own random generator, so a sample taken during training does not change the training.
+
+    Args:
+        tokens_BT: the prompt, at least one token per row. Only the last tokens that fit the model's context are used.
+        temperature: divides the logits; 0 always takes the likeliest token.
+        top_k: sample from the k likeliest tokens only.
     """
     device = model.wte.weight.device
     draw = torch.Generator(device).manual_seed(seed)

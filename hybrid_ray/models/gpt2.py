@@ -1,6 +1,6 @@
-"""GPT-2: pre-norm transformer, learned positions, tied embeddings. Module names are those of Hugging Face's GPT-2.
+"""GPT-2: pre-norm transformer, learned positions, tied embeddings. Module names match Hugging Face's GPT-2.
 
-Shape suffixes: B batch, T tokens of a sequence, D width, H heads, Q width of a head, V vocabulary, N = B * T.
+Shape suffixes: B batch, T tokens per sequence, D width, H heads, Q width of a head, V vocabulary, N = B * T.
 """
 
 import math
@@ -41,7 +41,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers around GPT-2's tanh form of GELU."""
+    """Two linear layers with GELU between them, in GPT-2's tanh approximation."""
 
     def __init__(self, shape: GPT2Shape, dropout: float) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then the MLP, each on a normed input and added to the stream."""
+    """Attention, then the MLP; each reads a layer-normed input and adds its output to the residual stream."""
 
     def __init__(self, shape: GPT2Shape, dropout: float) -> None:
         super().__init__()
@@ -71,10 +71,10 @@ class Block(nn.Module):
 
 
 class GPT2(nn.Module):
-    """``model(tokens_BT, targets_BT)`` is the mean loss in nats a token (fp32); ``model.logits(tokens_BT)`` is BTV.
+    """``model(tokens_BT, targets_BT)`` returns the mean loss in nats per token (fp32); `logits` returns shape BTV.
 
-    The token table may have padding rows (``ModelConfig.pad_vocab_to``), for faster matrix products. Their logits
-    are cut off, so the loss is that of the unpadded model.
+    The token table may be padded (``ModelConfig.pad_vocab_to``) for faster matrix products. The logits of padding rows
+    are dropped, so the loss is that of the unpadded model.
     """
 
     def __init__(self, shape: GPT2Shape, vocab_size: int, config: ModelConfig) -> None:
@@ -93,7 +93,7 @@ class GPT2(nn.Module):
 
     @torch.no_grad()
     def initialize(self) -> None:
-        """GPT-2's init: normal(0.02), zero biases, layers that write to the stream scaled down by sqrt(2 L)."""
+        """GPT-2's init: normal(0.02), zero biases; layers that write to the residual stream scaled by 1 / sqrt(2 L)."""
         stream_std = INIT_STD / math.sqrt(2 * self.shape.layers)
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1:
@@ -102,7 +102,7 @@ class GPT2(nn.Module):
                 parameter.zero_()
 
     def hidden(self, tokens_BT: Tensor) -> Tensor:
-        """The stream after the last norm, BTD: what the output table is multiplied with."""
+        """The residual stream after the final layer norm, shape BTD: the input of the output projection."""
         x_BTD = self.wte(tokens_BT) + self.wpe.weight[: tokens_BT.shape[1]]
         if self.dropout and self.training:
             x_BTD = F.dropout(x_BTD, self.dropout)
@@ -116,7 +116,7 @@ class GPT2(nn.Module):
         return normed_BTD
 
     def logits(self, tokens_BT: Tensor) -> Tensor:
-        """Scores of every next token, BTV, padding cut off."""
+        """Logits of the next token at every position, shape BTV, without padding rows."""
         return F.linear(self.hidden(tokens_BT), self.wte.weight)[..., : self.vocab_size]
 
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
@@ -127,10 +127,11 @@ class GPT2(nn.Module):
 
 
 def build_gpt2(config: ModelConfig, *, vocab_size: int, sequence_length: int, layers: int | None = None) -> GPT2:
-    """A freshly initialised model of a preset of ``PRESETS``, drawn from PyTorch's global generator: seed it before.
+    """A freshly initialised GPT-2 of a preset of ``PRESETS``, drawn from PyTorch's global generator: seed that before.
 
-    The position table has the preset's length, or ``sequence_length`` where that is longer. ``layers`` other than the
-    preset's make a model to be measured, not trained (memory/estimate.py).
+    Args:
+        sequence_length: makes the position table longer if the preset's context is shorter, in tokens.
+        layers: number of blocks instead of the preset's, to estimate memory (memory/estimate.py), not to train.
     """
     shape = PRESETS[config.preset]
     longest = max(shape.context, sequence_length)
@@ -139,5 +140,5 @@ def build_gpt2(config: ModelConfig, *, vocab_size: int, sequence_length: int, la
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Trained parameters, tied ones once."""
+    """Number of parameters; tied ones count once."""
     return sum(parameter.numel() for parameter in model.parameters())

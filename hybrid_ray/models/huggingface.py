@@ -1,6 +1,7 @@
-"""GPT-2 weights in the file format of Hugging Face's ``transformers``, read and written without that package.
+"""Reads and writes GPT-2 weights in the file format of Hugging Face's ``transformers``, without that package.
 
-Parameter names agree but for the prefix ``transformer.``; their Conv1D keeps a linear layer's weight transposed.
+Parameter names are the same except for the prefix ``transformer.``; their Conv1D stores a linear layer's weight
+transposed.
 """
 
 from collections.abc import Mapping
@@ -17,33 +18,33 @@ __all__ = ["from_huggingface", "load_huggingface", "save_huggingface", "to_huggi
 
 PREFIX = "transformer."
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
-BUFFERS = (".attn.bias", ".attn.masked_bias")  # causal masks that old files carry
+BUFFERS = (".attn.bias", ".attn.masked_bias")  # causal masks in old files
 
 
 def to_huggingface(model: GPT2) -> dict[str, Tensor]:
-    """The state of a ``GPT2LMHeadModel`` with tied embeddings, padding rows cut off."""
+    """The state dict of a ``GPT2LMHeadModel`` with tied embeddings, without padding rows."""
     return {PREFIX + name: _their_view(model, name, tensor) for name, tensor in model.state_dict().items()}
 
 
 @torch.no_grad()
 def from_huggingface(model: GPT2, state: Mapping[str, Tensor]) -> None:
-    """Copy such a state (with or without the prefix) into ``model``; padding rows of its token table stay as they are.
+    """Copy such a state dict (with or without the prefix) into ``model``. Padding rows of its token table are kept.
 
     Raises:
-        CheckpointError: a parameter is missing, unknown or of another shape.
+        CheckpointError: a parameter is missing, unknown, or has another shape; nothing is copied then.
     """
     named = {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}
     given = {name: tensor for name, tensor in named.items() if name != "lm_head.weight" and not name.endswith(BUFFERS)}
     mine = {name: _their_view(model, name, tensor) for name, tensor in model.named_parameters()}
     wrong = [f"{name} is missing" for name in mine.keys() - given.keys()]
-    wrong += [f"{name} is not a part of this model" for name in given.keys() - mine.keys()]
+    wrong += [f"{name} is not a parameter of this model" for name in given.keys() - mine.keys()]
     wrong += [
         f"{name} has shape {tuple(given[name].shape)} but this model's has {tuple(mine[name].shape)}"
         for name in mine.keys() & given.keys()
         if given[name].shape != mine[name].shape
     ]
     if wrong:
-        raise CheckpointError(f"the weights are not those of this GPT-2: {'; '.join(sorted(wrong))}")
+        raise CheckpointError(f"the weights do not fit this GPT-2: {'; '.join(sorted(wrong))}")
     for name, view in mine.items():
         view.copy_(given[name])
 
@@ -61,9 +62,9 @@ def save_huggingface(model: GPT2, path: Path) -> None:
 
 
 def load_huggingface(model: GPT2, path: Path) -> None:
-    """Read such a file into ``model``.
+    """Load such a file into ``model``.
 
     Raises:
-        CheckpointError: the weights are those of another shape.
+        CheckpointError: a parameter is missing, unknown, or has another shape.
     """
     from_huggingface(model, load_file(path))

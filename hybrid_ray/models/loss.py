@@ -1,4 +1,4 @@
-"""Cross-entropy from hidden states, whole or in chunks: logits are the largest activation of a small-width model."""
+"""Cross-entropy from hidden states, at once or in chunks: in a narrow model the logits are the largest activation."""
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +18,14 @@ def _summed(hidden_ND: Tensor, table_VD: Tensor, targets_N: Tensor, vocab_size: 
 def mean_cross_entropy(
     hidden_ND: Tensor, table_VD: Tensor, targets_N: Tensor, *, vocab_size: int, chunks: int = 1
 ) -> Tensor:
-    """Mean nats a token, in fp32 whatever the weights' precision. Rows of the table past ``vocab_size`` don't count.
+    """Mean cross-entropy in nats per token, computed in fp32 whatever the weights' type.
 
-    With ``chunks`` above 1 only one chunk's logits are alive at a time; each is computed again in the backward pass,
-    one more product with the output table (2 V D FLOPs a token).
+    Args:
+        hidden_ND: the model's final hidden states.
+        table_VD: the output table; rows from ``vocab_size`` on are padding and do not count.
+        targets_N: token ids.
+        chunks: above 1, only one chunk's logits exist at a time. Each chunk is computed again in the backward pass,
+            which costs one more product with the output table (2 V D FLOPs per token).
     """
     if chunks == 1:
         return _summed(hidden_ND, table_VD, targets_N, vocab_size) / targets_N.numel()

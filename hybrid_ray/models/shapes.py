@@ -1,4 +1,4 @@
-"""The sizes a GPT-2 comes in, and what follows from a size alone: parameters and FLOPs."""
+"""The sizes of GPT-2, and the parameter and FLOP counts that follow from them."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ __all__ = ["PRESETS", "GPT2Shape", "flops_per_token", "parameter_count"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GPT2Shape:
-    """A GPT-2 without its vocabulary. ``context`` positions are learned, more if a run's sequences are longer."""
+    """The size of a GPT-2 without its vocabulary. ``context`` is the number of learned positions."""
 
     layers: int
     heads: int
@@ -28,17 +28,17 @@ PRESETS: dict[str, GPT2Shape] = {
 
 
 def parameter_count(shape: GPT2Shape, vocab_size: int) -> int:
-    """Parameters with tied embeddings: token and position tables, 12 D^2 + 13 D a layer, the last norm."""
+    """Parameters with tied embeddings: token and position tables, 12 D^2 + 13 D per layer, the final layer norm."""
     width = shape.width
     return (vocab_size + shape.context) * width + shape.layers * (12 * width**2 + 13 * width) + 2 * width
 
 
 def flops_per_token(shape: GPT2Shape, vocab_size: int, sequence_length: int) -> int:
-    """FLOPs of one token's forward and backward: 6 N + 12 L H Q T (PaLM, arXiv 2204.02311, appendix B).
+    """FLOPs of forward and backward per token: 6 N + 12 L H Q T (PaLM, arXiv 2204.02311, appendix B).
 
-    N counts the weights that multiply matrices: 12 D^2 a layer and the output table. Norms, biases and the look-up of
-    embeddings are left out, as is the recomputation of activation checkpointing: this is what model FLOPs
-    utilisation is measured with. Attention is counted whole, not halved for the causal mask (PaLM's convention).
+    N counts the weights of matrix products: 12 D^2 per layer and the output table. As model FLOPs utilisation is
+    defined, norms, biases, embedding look-ups and the recomputation of activation checkpointing do not count.
+    Attention is not halved for the causal mask (PaLM's convention).
     """
     weights = 12 * shape.layers * shape.width**2 + vocab_size * shape.width
     return 6 * weights + 12 * shape.layers * shape.width * sequence_length
