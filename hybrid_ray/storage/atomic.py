@@ -1,6 +1,6 @@
-"""Files and directories that appear whole or not at all: made beside the target, on disk, then renamed into place.
+"""Atomic writes of files and directories: written next to the target, synced to disk, then renamed into place.
 
-A reader sees what was there before or what is there now, and never a half, whatever kills the writer.
+A reader sees the old content or the new content, never a part, even if the writer is killed.
 """
 
 import os
@@ -17,7 +17,11 @@ __all__ = ["new_directory", "publish_directory", "write_atomic", "write_failed"]
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Replace a file whole or not at all. Raises `StoreError`, the previous file intact, when the disk refuses."""
+    """Replace a file atomically, making its folders if needed.
+
+    Raises:
+        StoreError: the file cannot be written, for instance on a full disk; the previous file is unchanged.
+    """
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,22 +40,23 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def write_failed(path: Path, error: OSError) -> StoreError:
-    return StoreError(f"{path} cannot be written: {error.strerror or error}; what was there before is unchanged")
+    """The error to raise for a failed write to ``path``."""
+    return StoreError(f"{path} cannot be written: {error.strerror or error}; its previous content is unchanged")
 
 
 @contextmanager
 def new_directory(target: Path, *, keep_first: bool = False) -> Iterator[Path]:
-    """An empty directory to fill. It becomes ``target`` when the block ends, and is removed when the block fails.
+    """An empty directory to fill. It becomes ``target`` when the block ends, and is removed if the block fails.
 
-    It lies in ``.<name of the target>.tmp-*`` beside the target; a killed writer leaves that behind.
+    Until then it is in ``.<name of the target>.tmp-*`` next to the target; a killed writer leaves that folder behind.
 
     Args:
-        keep_first: where another writer has made ``target`` meanwhile, its directory stays and this one is dropped.
-            Else that is an OSError.
+        keep_first: if another writer has made ``target`` meanwhile, keep that one and drop this one. Without it, that
+            raises an OSError.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.tmp-"))
-    made = scratch / "whole"  # a folder of its own, since mkdtemp's can be read by its owner alone
+    made = scratch / "whole"  # a subfolder, since only the owner may read the folder of mkdtemp
     try:
         made.mkdir()
         yield made
@@ -61,9 +66,12 @@ def new_directory(target: Path, *, keep_first: bool = False) -> Iterator[Path]:
 
 
 def publish_directory(made: Path, target: Path, *, keep_first: bool = False) -> None:
-    """Rename a finished directory to ``target`` once everything in it is on disk. Raises OSError.
+    """Sync a finished directory to disk, then rename it to ``target``, which must not exist.
 
-    ``target`` must not be there; ``keep_first`` as in `new_directory`.
+    ``keep_first`` as in `new_directory`.
+
+    Raises:
+        OSError: ``target`` exists (without ``keep_first``), or the disk failed.
     """
     for path in (*made.rglob("*"), made):
         sync_to_disk(path)

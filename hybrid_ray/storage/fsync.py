@@ -1,4 +1,4 @@
-"""What makes a write last: a rename is only safe once the file and its folder are on disk."""
+"""Syncs files and folders to disk: a rename is only durable once the file and its folder are on disk."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ __all__ = ["sync_to_disk"]
 
 
 def sync_to_disk(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on disk. Raises OSError where the disk refuses."""
+    """Wait until a file, or the entries of a folder, are on disk. Raises OSError if the disk fails."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

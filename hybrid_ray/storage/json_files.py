@@ -1,6 +1,6 @@
-"""JSON files, replaced whole.
+"""Reads JSON files and replaces them atomically.
 
-JSON is Python's: NaN and Infinity are written by those names, since a diverged run really has such numbers.
+As in Python's json module, NaN and Infinity are written by those names: a diverged run has such numbers.
 """
 
 import json
@@ -16,12 +16,12 @@ __all__ = ["dumps", "read_json", "write_json_atomic"]
 
 
 def write_json_atomic(path: Path, data: Any) -> None:
-    """Replace a JSON file whole or not at all. Raises `StoreError` as `write_atomic` does."""
+    """Replace a JSON file atomically. Raises `StoreError` as `write_atomic` does."""
     write_atomic(path, (dumps(data, indent=2) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file of a study. Raises `StoreError` when it is missing or damaged."""
+    """The content of a JSON file. Raises `StoreError` if it is missing or damaged."""
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
@@ -31,16 +31,16 @@ def read_json(path: Path) -> Any:
 
 
 def dumps(data: Any, indent: int | None = None) -> str:
-    """JSON text; numpy and torch scalars, paths and mappings are written as plain values.
+    """``data`` as JSON text; numpy and torch scalars, paths and mappings are written as plain values.
 
     Raises:
-        TypeError: there is something else in it that JSON does not know.
+        TypeError: ``data`` contains another type that JSON does not have.
     """
     return json.dumps(data, indent=indent, ensure_ascii=False, default=_plain)
 
 
 def _plain(value: Any) -> Any:
-    """What JSON does not know: numpy and torch scalars as numbers, paths as text, mappings and sequences as such."""
+    """Convert numpy and torch scalars, mappings and paths to types that JSON has."""
     if hasattr(value, "item"):
         return value.item()
     if isinstance(value, Mapping):

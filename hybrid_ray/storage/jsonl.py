@@ -1,4 +1,4 @@
-"""Rows that are appended and survive a kill: one JSON object a line, a torn last line repaired or left out."""
+"""JSON Lines files that survive a killed writer: an incomplete last line is repaired or ignored."""
 
 import json
 import os
@@ -15,16 +15,18 @@ __all__ = ["JsonLines", "read_jsonl", "repair_last_line", "write_jsonl"]
 
 
 class JsonLines:
-    """An append-only file of JSON objects, one a line. One writer at a time.
+    """An append-only file of JSON objects, one per line, for one writer at a time.
 
-    Opening trims a last line that a killed writer left torn, with a warning. An append that fails (disk full) is cut
-    off again, so that the next one starts on a clean line. No file is held open between appends: there is nothing to
-    close, and nothing to lose by not closing it.
+    Opening repairs an incomplete last line that a killed writer left, with a warning. A failed append (disk full) is
+    removed, so that the next one starts on a new line. The file is opened for each append, so it needs no closing.
 
     Args:
-        path: the file; its folders are made when missing.
-        sync: fsync every append. False for step records, which come every few milliseconds: then a line is only
-            handed to the operating system, so it survives a killed process but not a power cut.
+        path: the file; its folders are made if needed.
+        sync: fsync every append. Without it, as for step records that come every few milliseconds, a line survives a
+            killed process but not a power failure.
+
+    Raises:
+        StoreError: the file cannot be repaired or its folders cannot be made.
     """
 
     def __init__(self, path: Path, *, sync: bool = True) -> None:
@@ -37,7 +39,7 @@ class JsonLines:
             raise write_failed(path, error) from error
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add one line. Raises `StoreError` (and adds nothing) when it cannot be written whole."""
+        """Add one line. Raises `StoreError`, and adds nothing, if it cannot be written completely."""
         line = (dumps(row) + "\n").encode()
         try:
             with self.path.open("ab", buffering=0) as file:
@@ -55,15 +57,15 @@ class JsonLines:
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Replace all rows, whole or not at all. Raises `StoreError` as `write_atomic` does."""
+    """Replace all rows atomically. Raises `StoreError` as `write_atomic` does."""
     write_atomic(path, "".join(f"{dumps(row)}\n" for row in rows).encode())
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """All whole rows; none when there is no file. A last line still being written is left out.
+    """All complete rows; an empty list if there is no file. An incomplete last line is ignored.
 
     Raises:
-        StoreError: a line before the last one is damaged.
+        StoreError: a line before the last one is damaged, or the file cannot be read.
     """
     try:
         lines = path.read_bytes().split(b"\n")
@@ -83,8 +85,9 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def repair_last_line(path: Path) -> None:
-    """Make a file of JSON objects end in a whole line, with a warning: a line that lacks only its newline is finished,
-    a torn one is cut off. Only for a file that nobody else is writing.
+    """Make a file of JSON objects end in a complete line, with a warning.
+
+    A last line that lacks only its newline gets it; an incomplete one is removed. Nobody else may be writing the file.
     """
     if not path.exists() or not (content := path.read_bytes()):
         return
@@ -100,8 +103,8 @@ def repair_last_line(path: Path) -> None:
             file.truncate(start)
         file.flush()
         os.fsync(file.fileno())
-    lost = "nothing was lost" if whole else f"{len(content) - start} bytes of it were dropped"
-    warnings.warn(f"{path} ended in a torn line (a killed writer): repaired, {lost}", stacklevel=4)
+    lost = "nothing was lost" if whole else f"{len(content) - start} bytes were removed"
+    warnings.warn(f"{path} ended in an incomplete line (its writer was killed): repaired, {lost}", stacklevel=4)
 
 
 def _row(line: bytes) -> dict[str, Any] | None:

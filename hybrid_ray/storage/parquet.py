@@ -1,4 +1,4 @@
-"""Rows as one Parquet file, replaced whole: what is read again by column once nobody adds to it."""
+"""Writes rows as one Parquet file, atomically: for tables that are complete and then read by column."""
 
 import types
 from collections.abc import Iterable, Mapping
@@ -13,10 +13,10 @@ __all__ = ["write_parquet", "write_steps_parquet"]
 
 
 def write_steps_parquet(jsonl: Path, parquet: Path) -> Path:
-    """Close a run's step records: ``steps.jsonl`` becomes ``steps.parquet``, atomically, and goes away.
+    """Convert a run's ``steps.jsonl`` to ``steps.parquet``. Returns the file that now holds the steps.
 
-    A step written twice (a run resumed from a checkpoint) counts once, as written last. Where pyarrow is not
-    installed the lines stay as they are. Returns the file that now holds the steps.
+    If a step was written twice, by a run resumed from a checkpoint, the later row counts. Without pyarrow the lines
+    stay as they are.
     """
     try:
         import pyarrow  # noqa: F401
@@ -29,7 +29,7 @@ def write_steps_parquet(jsonl: Path, parquet: Path) -> Path:
 
 
 def write_parquet(rows: Iterable[Mapping[str, Any]], path: Path, kinds: Mapping[str, str] | None = None) -> None:
-    """One Parquet file, atomically. ``kinds`` fixes the columns' types where a column may be empty."""
+    """Write ``rows`` as a Parquet file, atomically. ``kinds`` gives the columns' types, which empty columns need."""
     import pyarrow
     import pyarrow.parquet
 
@@ -44,7 +44,7 @@ def write_parquet(rows: Iterable[Mapping[str, Any]], path: Path, kinds: Mapping[
 
 
 def _step_kinds() -> dict[str, str]:
-    """Arrow types of a step record's fields, read off the record itself."""
+    """The Arrow type of each field of `StepRecord`."""
     names = {int: "int64", float: "float64", bool: "bool", str: "string"}
     kinds = {}
     for field, hint in get_type_hints(StepRecord).items():

@@ -1,7 +1,7 @@
-"""What defines a stored result: its settings, its data, and a version that is raised by hand. Not the source code.
+"""What identifies a stored result: its settings, its data, and a results version that is raised by hand.
 
-The commit that made a result is recorded beside it. A difference is said and does not count: most commits change no
-number, and hashes of the source made every comment a reason to train again.
+The source code does not: most commits change no number, and a hash of the source would make every edited comment a
+reason to train again. The commit is recorded, and a different one is only reported.
 """
 
 import json
@@ -26,17 +26,16 @@ __all__ = [
 ]
 
 RESULTS_VERSION = 1
-"""Raise it in the commit that changes what a run computes or how it is scored: results of two versions are never
-compared, and runs of an older one are not reused."""
+"""Raise it in the commit that changes what a run computes or how it is scored. Results of different versions are never
+compared, and runs of an older version are not reused."""
 
 log = logging.getLogger("hybrid_ray")
 
 
 def run_settings(run: RunConfig, directory: Path) -> dict[str, Any]:
-    """All settings that define a run in ``directory``, as JSON values, with no path that a move of the study changes.
+    """All settings that identify a run in ``directory``, as JSON values. They stay the same when the study is moved.
 
-    The run that a control replays is named relative to the control's directory. Where prepared data are kept defines
-    nothing.
+    The path of a replayed run is relative to ``directory``. The cache folder of prepared data is left out.
     """
     settings: dict[str, Any] = json.loads(json.dumps(run.as_dict()))
     del settings["data"]["cache_dir"]
@@ -46,15 +45,17 @@ def run_settings(run: RunConfig, directory: Path) -> dict[str, Any]:
 
 
 def code_record() -> dict[str, Any]:
-    """What is kept beside a run of the code that made it (``code.json``)."""
+    """The content of a run's ``code.json``: the results version and commit of the code that made it."""
     return {"results_version": RESULTS_VERSION, "git": git_state()}
 
 
 def check_study_version(directory: Path) -> None:
-    """Refuse a study made before results versions were kept: its settings and figures have other names.
+    """Refuse a study made before results versions were recorded: its settings and columns had other names.
+
+    A directory without a readable ``environment.json`` passes.
 
     Raises:
-        ConfigError: one sentence. A directory that says nothing of itself is left to whoever reads it.
+        ConfigError: the study is too old.
     """
     try:
         environment = json.loads((directory / "environment.json").read_text())
@@ -65,24 +66,24 @@ def check_study_version(directory: Path) -> None:
         return
     commit = (environment.get("git") or {}).get("commit")
     raise ConfigError(
-        f"{directory} was made by an older hybrid_ray, whose settings and figures had other names: read it with the "
-        f"version that made it{f' (commit {commit:.9})' if commit else ''}, or run its job again with this one"
+        f"{directory} was made by an older hybrid_ray, whose settings and columns had other names: read it with the "
+        f"version that made it{f' (commit {commit:.9})' if commit else ''}, or run its job again with this version"
     )
 
 
 def warn_of_other_commit(what: str, recorded: Mapping[str, Any] | None) -> None:
-    """Say so where a stored result was made at another commit. ``recorded``: what `git_state` gave then."""
+    """Log a warning if a stored result was made at another commit. ``recorded``: the `git_state` of that time."""
     now = git_state()
     if recorded and now and recorded["commit"] != now["commit"]:
         log.warning(
-            "%s was made at commit %.9s and this is %.9s: its results count, since both have results version %d",
+            "%s was made at commit %.9s and this is commit %.9s; its results are used, as both have results version %d",
             what, recorded["commit"], now["commit"], RESULTS_VERSION,
         )  # fmt: skip
 
 
 @cache
 def git_state() -> dict[str, Any] | None:
-    """Commit, and whether files differ from it; None where the source is not in a git repository."""
+    """The commit of the source, and whether files differ from it; None outside a git repository."""
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return None

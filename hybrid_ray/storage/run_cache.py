@@ -1,7 +1,7 @@
-"""Runs that depend on nothing searched (baseline, frontier) are kept under a hash of everything that defines them.
+"""A cache of the runs that do not depend on the search (baseline, frontier), by a hash of everything that defines them.
 
-A key holds every field of the run, the corpus, the class of hardware and software, and the results version. Leaving
-a field out would save a run now and then, and one day compare a trial with a baseline that is not its own.
+The key covers every field of the run, the corpus, the class of hardware and software, and the results version. A key
+without one of them would sooner or later compare a trial with the baseline of another configuration.
 """
 
 import hashlib
@@ -21,12 +21,15 @@ __all__ = ["RunCache", "baseline_key", "read_result"]
 
 
 def baseline_key(run: RunConfig, *, corpus: str, machine: Mapping[str, Any]) -> str:
-    """The name of a run in the cache.
+    """The key of a run in the cache.
 
     Args:
-        run: a run of real steps only. One that replays another run is refused with ValueError: a path names no content.
-        corpus: the corpus' fingerprint.
-        machine: hardware and software class of where it runs, JSON-ready.
+        run: a run of real steps only.
+        corpus: the fingerprint of its data.
+        machine: class of hardware and software it runs on, JSON-ready.
+
+    Raises:
+        ValueError: the run replays another one, whose path does not identify its content.
     """
     if run.replay is not None:
         raise ValueError(f"a run that replays {run.replay} depends on more than its configuration and is never cached")
@@ -41,12 +44,12 @@ def baseline_key(run: RunConfig, *, corpus: str, machine: Mapping[str, Any]) -> 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunCache:
-    """Run directories under ``root/<key>``. Safe with several writers: what is visible is whole, the first stays."""
+    """Run directories under ``root/<key>``. Safe with several writers: entries are complete, the first one stays."""
 
     root: Path
 
     def fetch(self, key: str, directory: Path) -> RunResult | None:
-        """Copy a kept run to ``directory`` (replacing it) and return its result; None if there is no readable one."""
+        """Copy a cached run to ``directory``, replacing it, and return its result; None if there is no readable one."""
         kept = self.root / key
         result = read_result(kept)
         if result is not None:
@@ -56,7 +59,7 @@ class RunCache:
         return result
 
     def store(self, key: str, directory: Path) -> None:
-        """Keep a finished run. Its checkpoint stays behind: nothing resumes a finished run."""
+        """Add a finished run to the cache, without its checkpoints: a finished run is never resumed."""
         kept = self.root / key
         if read_result(kept) is None:
             shutil.rmtree(kept, ignore_errors=True)
@@ -64,7 +67,7 @@ class RunCache:
 
 
 def read_result(directory: Path) -> RunResult | None:
-    """The result in a run directory, if a readable one is there."""
+    """The result in a run directory; None if there is no readable one."""
     try:
         return RunResult.from_dict(json.loads((directory / "result.json").read_text()))
     except (OSError, ValueError, KeyError, TypeError):
@@ -72,6 +75,6 @@ def read_result(directory: Path) -> RunResult | None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a run directory: ``target`` appears whole or not at all. If another writer was first, its copy stays."""
+    """Copy a run directory to ``target``, atomically. If another writer was first, its copy stays."""
     with new_directory(target, keep_first=True) as made:
         shutil.copytree(source, made, ignore=shutil.ignore_patterns("checkpoint*"), dirs_exist_ok=True)

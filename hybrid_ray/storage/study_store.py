@@ -1,6 +1,6 @@
-"""What a study leaves on disk, written so that a kill or a full disk loses nothing that was finished.
+"""Writes the files of a study so that a kill or a full disk loses no finished result.
 
-A write that fails raises `StoreError` and leaves the previous content as it was.
+A failed write raises `StoreError` and leaves the previous content unchanged.
 """
 
 import time
@@ -19,10 +19,10 @@ TRIAL_STATES = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING")  # as in Opt
 
 
 class StudyStore:
-    """Writes a study directory. The driver alone has one; everybody else reads (`load_study`).
+    """Writes a study directory. Only the driver has one; all others read with `load_study`.
 
-    ``trials.jsonl`` has one row a finished searched trial, ``events.jsonl`` what happened when. Both survive a SIGKILL
-    at any moment and are simply opened again by a resumed driver.
+    ``trials.jsonl`` has one row per finished trial, ``events.jsonl`` one row per event with its time. Both survive a
+    SIGKILL at any moment; a resumed driver opens them again.
     """
 
     def __init__(self, directory: Path | str) -> None:
@@ -38,36 +38,36 @@ class StudyStore:
         self.close()
 
     def add_trial(self, row: Mapping[str, Any]) -> None:
-        """Keep a finished trial. ``number`` and ``state`` are required, and a number is kept once.
+        """Store the row of a finished trial; it must have ``number`` and ``state``.
 
         Raises:
-            StoreError: that number is already kept, or the row cannot be written.
+            StoreError: a trial of that number is already stored, or the row cannot be written.
         """
         number, state = int(row["number"]), row["state"]
         assert state in TRIAL_STATES, f"{state!r} is no trial state"
         if number in self._numbers:
-            raise StoreError(f"{self._trials.path} already has trial {number}: a finished trial is kept once")
+            raise StoreError(f"{self._trials.path} already has trial {number}: a finished trial is stored once")
         self._trials.append(row)
         self._numbers.add(number)
 
     def amend_trials(self, changes: Mapping[int, Mapping[str, Any]]) -> None:
-        """Change rows that are kept, by trial number. All of it or nothing: the file is replaced as a whole."""
+        """Update stored rows, by trial number. The file is replaced atomically: all changes are made, or none."""
         rows = [{**row, **changes.get(row["number"], {})} for row in self.trials()]
         write_jsonl(self._trials.path, rows)
 
     def event(self, kind: str, **values: Any) -> None:
-        """Note that something happened, stamped with the time (unix seconds)."""
+        """Record an event with the current time (Unix seconds)."""
         self._events.append({"time": time.time(), "event": kind, **values})
 
     def trials(self) -> list[dict[str, Any]]:
-        """Rows of every finished trial, in the order they finished."""
+        """The rows of all finished trials, in the order they finished."""
         return read_jsonl(self.directory / "trials.jsonl")
 
     def events(self) -> list[dict[str, Any]]:
         return read_jsonl(self.directory / "events.jsonl")
 
     def run_directory(self, number: int) -> Path:
-        """Where trial ``number`` keeps its own files."""
+        """The directory of trial ``number``."""
         return self.directory / "trials" / f"{number:04d}"
 
     def write_json(self, name: str, data: Any) -> None:
@@ -75,14 +75,14 @@ class StudyStore:
         write_json_atomic(self.directory / name, data)
 
     def close(self) -> None:
-        """Leave the trials as one table, ``trials.parquet``, beside the rows (which stay: a study can be extended)."""
+        """Write the trials as ``trials.parquet`` too. ``trials.jsonl`` stays, since a study can be extended."""
         rows = self.trials()
         if rows:
             write_parquet(rows, self.directory / "trials.parquet")
 
 
 def write_trials(directory: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Replace the trials of a directory, rows and table, by these: for trials that nobody adds to."""
+    """Replace ``trials.jsonl`` and ``trials.parquet`` in ``directory`` by ``rows``."""
     write_jsonl(directory / "trials.jsonl", rows)
     if rows:
         write_parquet(rows, directory / "trials.parquet")

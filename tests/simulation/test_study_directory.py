@@ -285,7 +285,7 @@ def test_a_torn_last_line_of_the_journal_is_trimmed_with_a_warning(tmp_path: Pat
     with journal.open("ab") as file:
         file.write(b'{"op_code": 4, "worker_id": "x", "tri')
     (tmp_path / "optuna.journal.lock").write_text("left by a kill")
-    with pytest.warns(UserWarning, match="torn line"):
+    with pytest.warns(UserWarning, match="incomplete line"):
         study = open_study(tmp_path, job)
     reconcile(study, store, job)
     study.tell(study.ask(), 1.0)  # an append after the repair

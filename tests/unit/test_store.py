@@ -72,7 +72,7 @@ def test_a_torn_last_line_is_dropped_and_appends_work(tmp_path: Path, tail: byte
     path = tmp_path / "trials.jsonl"
     path.write_bytes(path.read_bytes() + tail)
     assert len(read_jsonl(path)) == 2, "a reader of a live study sees the whole rows only"
-    with pytest.warns(UserWarning, match="torn line"):
+    with pytest.warns(UserWarning, match="incomplete line"):
         store = StudyStore(tmp_path)
     store.add_trial({"number": 2, "state": "COMPLETE"})
     assert [row["number"] for row in store.trials()] == [0, 1, 2]
@@ -105,7 +105,7 @@ def test_a_full_disk_keeps_the_previous_rows_and_the_next_append_works(tmp_path:
         resource.setrlimit(resource.RLIMIT_FSIZE, (200, limit[1]))
         with pytest.raises(StoreError, match="cannot be written"):
             rows.append({"number": 1, "text": "x" * 1000})
-        with pytest.raises(StoreError, match="what was there before is unchanged"):
+        with pytest.raises(StoreError, match="its previous content is unchanged"):
             write_json_atomic(tmp_path / "result.json", {"text": "x" * 1000})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
