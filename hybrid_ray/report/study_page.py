@@ -175,7 +175,7 @@ _SEARCHED = {
 
 
 def _tiles(study: Study) -> list[Mapping[str, str]]:
-    """The key numbers of the trial in the headline, with net speedup and score side by side. Empty without a best trial.
+    """The key numbers of the trial in the headline, net speedup and score side by side. Empty without a best trial.
 
     The net speedup is the confirmed one if there is one; all other numbers are from the search.
     """

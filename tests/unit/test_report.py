@@ -213,7 +213,7 @@ def test_what_stopping_early_scores_stands_with_each_score_and_in_the_ranking(tm
     directory = build_study(tmp_path / "study")
     study = load_study(directory)
     found = trials_table(study)
-    row = dict(zip(found.columns, next(row for row in found.rows if row[0] == "stop at 0.85 N"), strict=True))
+    row = dict(zip(found.columns, next(row for row in found.rows if row[0] == "0.85 N steps"), strict=True))
     plain = study.plain[study.plain["length"] == 0.85].iloc[0]
     assert float(row["score"]) == pytest.approx(plain["score"], abs=1e-3)
     assert plain["speedup"] == pytest.approx(1 / 0.85)

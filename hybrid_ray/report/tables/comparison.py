@@ -295,7 +295,7 @@ def tuning(result: Mapping[str, Any]) -> Table | None:
 
 
 def peers(result: Mapping[str, Any]) -> Table:
-    """The peers: other optimizers without prediction, tuned like the baseline, with as much training time as the hybrid."""
+    """The peers: other optimizers without prediction, tuned like the baseline and trained as long as the hybrid."""
     own = optimizer_title(result["job"]["optimizer"])
     rows = []
     for peer in result["peers"]:
@@ -315,8 +315,8 @@ def peers(result: Mapping[str, Any]) -> Table:
         ),
         rows=tuple(rows),
         note=(
-            "Each was tuned with as many runs as the baseline, has its own frontier, and trains as long as the hybrid on "
-            f"every seed. Training time is in plain steps of {own}; the two optimizers were timed in turns in one "
+            "Each was tuned with as many runs as the baseline, has its own frontier, and trains as long as the hybrid "
+            f"on every seed. Training time is in plain steps of {own}; the two optimizers were timed in turns in one "
             "process. Predicting pays only if the hybrid's net speedup over every one of them is above 1."
         ),
     )  # fmt: skip

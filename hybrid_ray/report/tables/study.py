@@ -286,7 +286,7 @@ def _plain_rows(study: Study, knobs: int) -> Iterator[tuple[tuple[str, ...], dic
         }
         beats = best is not None and row["score"] > best["score"]
         length = row["length"]
-        name = "baseline" if length == 1.0 else f"stop at {length:g} N" if length < 1.0 else f"go on to {length:g} N"
+        name = "baseline" if length == 1.0 else f"{length:g} N steps"
         yield (name, "plain", *[NONE] * knobs), measured, "scores above the best trial" if beats else NONE
 
 
