@@ -15,10 +15,10 @@ _TAKEN = "steps_taken"  # kept in the first parameter group, so that it is saved
 
 
 class _WithSlowStep(AdamW):
-    """AdamW's own step, then the slow one. ``Streamed`` calls it once a window of weights."""
+    """AdamW's step, then the step along the slow average. ``Streamed`` calls it once per window of weights."""
 
-    alpha: float  # now
-    decay: float  # of the slow average, now
+    alpha: float  # weight of the slow average in the current step
+    decay: float  # decay of the slow average in the current step
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -48,14 +48,14 @@ class _WithSlowStep(AdamW):
 class AdEMAMix(Streamed, _WithSlowStep):
     """w -= lr ((m + alpha q) / (sqrt(v) + eps) + decay w): m and v as in AdamW, q the slow average of gradients.
 
-    alpha grows linearly from 0, and the half-life of q linearly from that of ``betas[0]`` to that of ``beta3``, both
-    over ``total_steps`` (the paper's schedulers); after that they stay. 12 bytes of state a parameter, where AdamW has
-    8. The number of steps taken is kept in the first parameter group.
+    Over ``total_steps`` alpha grows linearly from 0, and the half-life of q grows linearly from that of ``betas[0]`` to
+    that of ``beta3`` (the paper's schedulers); then both stay constant. The state takes 12 bytes per parameter, AdamW's
+    8. The number of steps taken is stored in the first parameter group.
 
     Args:
-        alpha: weight of the slow average at the end. The paper uses 5 to 10.
-        beta3: its decay at the end.
-        total_steps: of the run; AdamW's betas hold as ever.
+        alpha: weight of the slow average after ``total_steps``. The paper uses 5 to 10.
+        beta3: decay of the slow average after ``total_steps``.
+        total_steps: optimizer steps of the run.
     """
 
     def __init__(

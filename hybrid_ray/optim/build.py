@@ -1,4 +1,4 @@
-"""The optimizer a run asks for, with weight decay where it belongs."""
+"""Builds a run's optimizer and its parameter groups, with and without weight decay."""
 
 from typing import Any
 
@@ -18,17 +18,18 @@ __all__ = ["build_optimizer"]
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig, *, seed: int = 0) -> Optimizer:
-    """One fused kernel a step where the device has one (CPU and CUDA do).
+    """The optimizer that ``config`` names, with fused kernels on CPU and CUDA.
 
-    Matrices and embedding tables decay; vectors (norms, biases) don't, as in GPT-2. ``adam`` adds the decay to the
-    gradient, the kinds of ``adamw`` take it off the weights, ``sgd`` has momentum ``betas[0]``. ``adamwprune`` prunes
-    the matrices of layers, not the embedding tables; ``muon`` steps those matrices by Muon and the rest by AdamW.
+    Weight decay applies to matrices and embedding tables but not to vectors (norms, biases), as in GPT-2. ``adam`` adds
+    it to the gradient, the variants of ``adamw`` subtract it from the weights. ``sgd`` uses ``betas[0]`` as momentum.
+    ``adamwprune`` prunes the matrices of layers but not the embedding tables; ``muon`` uses Muon for those matrices and
+    AdamW for the rest.
 
-    With bf16 weights or state on the host the step is taken in windows (`Streamed`); fp32 weights end with the same
-    bits as without.
+    With bf16 weights, or with state in host memory, the step is taken in windows (`Streamed`); for fp32 weights the
+    result is bit-identical.
 
     Args:
-        seed: of the rounding of bf16 weights; the same on all ranks.
+        seed: for the stochastic rounding of bf16 weights; must be the same on all ranks.
 
     Raises:
         ConfigError: ``adamw8bit`` without torchao.

@@ -1,4 +1,4 @@
-"""AdamW whose moments take a byte each: torchao's AdamW8bit, an optional extra (8-bit optimizers, arXiv 2110.02861)."""
+"""AdamW with 8-bit moments (arXiv 2110.02861): torchao's AdamW8bit, an optional dependency."""
 
 import logging
 import warnings
@@ -15,19 +15,19 @@ from hybrid_ray.optim.streamed import Streamed
 
 __all__ = ["build_adamw8bit"]
 
-_LOADING = ("torchao", "torch.utils._pytree")  # loggers with something to say of kernels that are not used here
+_LOADING = ("torchao", "torch.utils._pytree")  # loggers that warn of kernels that are not used here
 
 
 def build_adamw8bit(groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float]) -> Streamed:
-    """AdamW with 2.03 bytes of state a parameter: two codes of a byte, and an fp32 scale for each block of 256 codes.
+    """AdamW with 2.03 bytes of state per parameter: two 1-byte codes, and one fp32 scale per block of 256 codes.
 
-    Parameters below 4096 numbers, or whose size is no multiple of 256, keep both moments in fp32 (8 bytes). The step
-    is compiled by ``torch.compile`` once for each shape of parameter (seconds each on a CPU, which needs a C++
-    compiler), one whole parameter at a time.
+    Tensors with fewer than 4096 elements, or whose size is not a multiple of 256, keep both moments in fp32 (8 bytes).
+    ``torch.compile`` compiles the step once per shape of tensor, which takes seconds each on a CPU and needs a C++
+    compiler there. Each tensor is updated as a whole.
 
-    torchao rounds bf16 weights stochastically from torch's global random state, which differs between ranks that hold
-    copies. So the rounding is ours (`Streamed`), and costs 8 bytes a number of the parameter under way, 5 more while it
-    is rounded.
+    torchao would round bf16 weights stochastically with torch's global random state, which differs between ranks that
+    hold copies. `Streamed` rounds them instead, at the cost of 8 bytes per element of the current tensor, and 5 more
+    while it is rounded.
 
     Raises:
         ConfigError: torchao is not installed.
@@ -44,16 +44,16 @@ def _kind() -> Any:
         except ImportError as error:
             raise ConfigError(
                 "train.optimizer is 'adamw8bit' but torchao cannot be imported "
-                f"({error}): pip install 'hybrid-ray[low_memory]', or use adamw"
+                f"({error}): pip install 'hybrid-ray[low_memory]', or set train.optimizer to adamw"
             ) from error
 
     class StreamedAdamW8bit(Streamed, AdamW8bit):  # type: ignore[misc]
-        """Saves codes and scales as plain tensors: a checkpoint holds no class of another package."""
+        """Saves codes and scales as plain tensors, so that checkpoints contain no class of torchao."""
 
-        _cuts = False  # codes come in blocks
+        _cuts = False  # a tensor cannot be split, since its codes come in blocks
 
         def step(self, closure: Any = None) -> Any:
-            with _quiet():  # compiling, the first time
+            with _quiet():  # the first step compiles
                 return super().step(closure)
 
         def state_dict(self) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def _kind() -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out what torchao and the compiler say of themselves: deprecations, kernels for other GPUs, caching."""
+    """Suppress messages of torchao and the compiler about deprecations, kernels for other GPUs and caching."""
     levels = {name: logging.getLogger(name).level for name in _LOADING}
     for name in levels:
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""What this rank holds of a tensor, and that cut into pieces of bounded size."""
+"""The part of a tensor that this rank holds, and splitting it into pieces of bounded size."""
 
 from collections.abc import Iterator
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 __all__ = ["PIECE", "local_part", "pieces"]
 
-PIECE = 1 << 22  # numbers in one piece: 16 MiB in fp32
+PIECE = 1 << 22  # elements of one piece: 16 MiB in fp32
 
 
 def local_part(tensor: Tensor) -> Tensor:
-    """What this rank holds of a tensor: itself, or its shard of a DTensor. Shares memory with it."""
+    """The part of a tensor that this rank holds: all of a plain tensor, its shard of a DTensor. Shares memory."""
     to_local = getattr(tensor, "to_local", None)
     if to_local is None:
         return tensor.detach()
@@ -21,9 +21,9 @@ def local_part(tensor: Tensor) -> Tensor:
 
 
 def pieces(target: Tensor, source: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Two tensors of one shape, at most `PIECE` numbers at a time, so that temporaries stay small.
+    """Iterate over two tensors of equal shape in pieces of at most `PIECE` elements, so that temporaries stay small.
 
-    The parts of ``target`` share its memory. One that is not contiguous comes whole.
+    The pieces of ``target`` share its memory. If it is not contiguous, both tensors are one piece.
     """
     if target.numel() <= PIECE or not target.is_contiguous():
         yield target, source

@@ -1,4 +1,4 @@
-"""Muon (kellerjordan.github.io/posts/muon) for hidden matrices and AdamW for all else, as one optimizer."""
+"""Muon (kellerjordan.github.io/posts/muon) for hidden matrices and AdamW for all other parameters, in one optimizer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,14 +26,14 @@ _SIZE = "match_rms_adamw"
 
 
 class MuonAdamW(AdamW):
-    """torch's own Muon step for groups with ``muon: True``, whose parameters are matrices; AdamW's for the others.
+    """torch's Muon step for groups with ``muon: True``, which must hold matrices; AdamW for the other groups.
 
-    Muon's updates are scaled to the size of AdamW's (arXiv 2502.16982, section 2.2), so one learning rate and one
-    weight decay serve both. 4 bytes of state a parameter for Muon's matrices, 8 for the rest. Newton-Schulz runs in
-    bf16, one whole matrix at a time.
+    Muon's updates are scaled to the RMS of AdamW's (arXiv 2502.16982, section 2.2), so both share one learning rate and
+    one weight decay. The state takes 4 bytes per parameter for Muon's matrices and 8 for the rest. The Newton-Schulz
+    iteration runs in bf16, one whole matrix at a time.
 
     Args:
-        momentum: Muon's, with Nesterov's correction.
+        momentum: of Muon, in Nesterov's form.
     """
 
     def __init__(self, params: Any, *, momentum: float = 0.95, **options: Any) -> None:
@@ -63,7 +63,7 @@ class MuonAdamW(AdamW):
             state = self.state[parameter]
             if "momentum_buffer" not in state:
                 state["momentum_buffer"] = torch.zeros_like(parameter)
-                state["step"] = torch.zeros(())  # AdamW looks for it in every state that is loaded
+                state["step"] = torch.zeros(())  # AdamW.load_state_dict expects it in every state
             state["step"] += 1
         muon(
             matrices,
@@ -82,6 +82,6 @@ class MuonAdamW(AdamW):
 
 
 def orthogonal_step(matrix: Tensor) -> Tensor:
-    """What Muon's step of rate 1 along a matrix is, whatever the matrix's size: a new fp32 tensor."""
+    """Muon's update of a matrix at learning rate 1, a new fp32 tensor. The scale of ``matrix`` has no effect."""
     step = _zeropower_via_newtonschulz(matrix, _COEFFICIENTS, DEFAULT_NS_STEPS, EPS)
     return step.float().mul_(_adjust_lr(1.0, _SIZE, matrix.shape))

@@ -1,4 +1,4 @@
-"""AdamW that prunes as it trains, by what Adam already knows (AdamWPrune), beside plain magnitude pruning."""
+"""AdamWPrune: AdamW that prunes during training, by scores from Adam's moments or by plain magnitude."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,23 +15,23 @@ EPSILON = 1e-8
 
 
 def sparsity_at(step: int, *, target: float, start: int, end: int) -> float:
-    """The cubic ramp of AdamWPrune: nothing until ``start``, slow at first, ``target`` from ``end`` on."""
+    """Share of weights to prune at ``step``: AdamWPrune's cubic ramp from 0 at ``start`` to ``target`` at ``end``."""
     progress = min(1.0, max(0.0, (step - start) / max(1, end - start)))
     return target * progress**3
 
 
 class AdamWPrune(StreamedAdamW):
-    """AdamW whose groups with ``prune=True`` lose their least important weights, for good.
+    """AdamW that permanently prunes the least important weights of its groups with ``prune=True``.
 
-    Importance, by the names of the AdamWPrune experiments (m and v are Adam's moments):
-    ``bitter0`` |w| |m| |w| / sqrt(v); ``bitter1`` |w|, magnitude pruning; ``bitter7`` |w| (v^(1/4) + eps). One
-    threshold holds for all prunable weights together. Every ``prune_every`` steps the share that ``sparsity_at`` says
-    is set to zero; a pruned weight scores 0, so it stays pruned.
+    Importance scores, as named in the AdamWPrune experiments (m and v are Adam's moments):
+    ``bitter0`` |w| |m| |w| / sqrt(v); ``bitter1`` |w|, magnitude pruning; ``bitter7`` |w| (v^(1/4) + eps).
 
-    Costs one byte a prunable weight for its mask, which stays beside the weight if the moments are elsewhere, and four
-    for all scores at the moment of pruning. Weights that a predicted step moves are masked again by the next real one.
-    One threshold needs all weights in one place: it can't prune shards (FSDP). In bf16 many weights are equal, and
-    those at the threshold go together.
+    Every ``prune_every`` steps the share given by ``sparsity_at`` is set to zero, with one threshold for all prunable
+    weights. A pruned weight scores 0, so it stays pruned. In bf16 many weights have equal scores; those at the
+    threshold are all pruned. A global threshold needs all weights on one rank, so shards (FSDP) cannot be pruned.
+
+    A mask takes one byte per prunable weight, on the weight's device; the scores take four bytes per weight during
+    pruning. Weights that a predicted step moves are masked again by the next real step.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class AdamWPrune(StreamedAdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update, of the weights that are left. Returns what the closure returns."""
+        """One update of the weights that are not pruned. Returns what the closure returns."""
         loss = loss_of(closure)
         for parameter, mask in self._masked():
             if parameter.grad is not None:
@@ -73,13 +73,13 @@ class AdamWPrune(StreamedAdamW):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As every optimizer's, which would make floats of the masks."""
+        """Load a state dict, and convert the masks, which the base class casts to float, back to bool."""
         super().load_state_dict(state_dict)
         for parameter, mask in [*self._masked()]:
             self.state[parameter]["mask"] = mask.to(parameter.device, torch.bool)
 
     def sparsity(self) -> float:
-        """Share of the prunable weights that are zero now."""
+        """Share of the prunable weights that are zero."""
         prunable = self._prunable()
         zeros = sum(int((parameter == 0).sum()) for parameter in prunable)
         return zeros / max(1, sum(parameter.numel() for parameter in prunable))

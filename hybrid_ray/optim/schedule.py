@@ -1,4 +1,4 @@
-"""Learning-rate schedules whose length is the run's: warmup is a share of it, and the decay ends with its last step."""
+"""Learning-rate schedules over the length of a run: warmup is a share of it, and the decay ends at its last step."""
 
 import math
 
@@ -11,11 +11,10 @@ __all__ = ["build_schedule", "learning_rate_factor"]
 
 
 def learning_rate_factor(done: int, config: TrainConfig) -> float:
-    """What the peak rate is multiplied with in the step after ``done`` nominal steps.
+    """Factor on the peak learning rate in the step after ``done`` nominal steps.
 
-    Linear warmup reaches 1 in the last warmup step; the decay reaches ``min_lr_ratio`` in step ``steps`` exactly, and
-    stays there. A schedule that ends early or late is the commonest way to compare unequal runs (docs/method.md,
-    section 4).
+    Linear warmup reaches 1 in the last warmup step; the decay reaches ``min_lr_ratio`` exactly in step ``steps`` and
+    stays there. Runs of different lengths are comparable only if each has decayed fully (docs/method.md, section 4).
     """
     warmup = round(config.lr_warmup_fraction * config.steps)
     step = done + 1
@@ -29,5 +28,5 @@ def learning_rate_factor(done: int, config: TrainConfig) -> float:
 
 
 def build_schedule(optimizer: Optimizer, config: TrainConfig) -> LambdaLR:
-    """The run's schedule; ``scheduler.step()`` once a nominal step, after the optimizer's."""
+    """The run's schedule. Call ``scheduler.step()`` once per nominal step, after ``optimizer.step()``."""
     return LambdaLR(optimizer, lambda done: learning_rate_factor(done, config))

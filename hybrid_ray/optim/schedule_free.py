@@ -1,4 +1,4 @@
-"""Schedule-free AdamW (arXiv 2405.15682), of the ``schedulefree`` package."""
+"""Schedule-free AdamW (arXiv 2405.15682), from the ``schedulefree`` package."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +10,10 @@ __all__ = ["build_schedule_free", "evaluation_weights", "rewrites_weights"]
 
 
 def build_schedule_free(groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float]) -> Optimizer:
-    """Trains at one point and is evaluated at another, an average of all before (`evaluation_weights`).
+    """AdamW that computes gradients at one point and is evaluated at another, an average (`evaluation_weights`).
 
-    The rate should rise and then stay: ``train.schedule: constant``. ``betas[0]`` says how far the point where
-    gradients are taken lies towards the average. 8 bytes of state a parameter.
+    Use it with ``train.schedule: constant`` (warmup, then a constant rate). ``betas[0]`` sets how close to the average
+    gradients are computed. The state takes 8 bytes per parameter.
     """
     from schedulefree import AdamWScheduleFree
 
@@ -23,13 +23,13 @@ def build_schedule_free(groups: list[dict[str, Any]], *, lr: float, betas: tuple
 
 
 def rewrites_weights(optimizer: Optimizer) -> bool:
-    """Whether the optimizer computes weights from a state of its own, and so undoes what others add to them."""
+    """Whether the optimizer recomputes the weights from its own state, which undoes changes made by others."""
     return callable(getattr(optimizer, "eval", None)) and callable(getattr(optimizer, "train", None))
 
 
 @contextmanager
 def evaluation_weights(optimizer: Optimizer) -> Iterator[None]:
-    """Inside, the weights are those that are to be evaluated; outside, those that are trained. In place."""
+    """Inside the block the model has the weights to evaluate; after it, those to train. In place."""
     if not rewrites_weights(optimizer):
         yield
         return

@@ -1,7 +1,7 @@
-"""The slow average of gradients of AdEMAMix (arXiv 2409.03137): how its memory grows over a run, and steps along it.
+"""The slow gradient average of AdEMAMix (arXiv 2409.03137): the schedule of its decay, and steps along it.
 
-The optimizer (``optim/ademamix.py``) and the predictor (``predictors/slow_momentum.py``) share it: one takes a step
-along the average at every real step, the other takes several at once.
+Shared by the optimizer (``optim/ademamix.py``), which steps along the average in every real step, and the predictor
+(``predictors/slow_momentum.py``), which takes several of these steps at once.
 """
 
 import math
@@ -15,14 +15,14 @@ from hybrid_ray.optim.local import PIECE, local_part, pieces
 __all__ = ["FIRST_DECAY", "add_slow_step_", "slow_decay"]
 
 FIRST_DECAY = 0.9
-"""Decay of the slow average at the start of a run: that of the fast one, as in the paper."""
+"""Decay of the slow average at the start of a run: that of the fast average, as in the paper."""
 
 
 def slow_decay(progress: float, beta3: float, *, first: float = FIRST_DECAY) -> float:
-    """Decay of the slow average when ``progress`` (0 to 1) of the run is done: from ``first`` to ``beta3``.
+    """Decay of the slow average at ``progress`` (0 to 1) of the run, from ``first`` to ``beta3``.
 
-    Its *half-life* grows linearly (the paper's f_beta3, equation 4), so the average is never longer than the run so
-    far deserves. Interpolating the decay itself would leave it short for nearly all of the run.
+    Its *half-life* is interpolated linearly (f_beta3 in the paper, equation 4). Interpolating the decay itself would
+    keep the average short for nearly all of the run.
     """
     if beta3 <= first:
         return beta3
@@ -31,7 +31,7 @@ def slow_decay(progress: float, beta3: float, *, first: float = FIRST_DECAY) -> 
 
 
 def _half_life(decay: float) -> float:
-    """Steps after which a gradient's weight has halved."""
+    """Number of steps after which the weight of a gradient has halved."""
     return math.log(0.5) / math.log(decay)
 
 
@@ -45,14 +45,15 @@ def add_slow_step_(
     eps: float,
     size: float,
 ) -> None:
-    """w -= size x q / (sqrt(v / (1 - beta2^t)) + eps), in place, on what this rank holds.
+    """w -= size x q / (sqrt(v / (1 - beta2^t)) + eps), in place, on this rank's part of each tensor.
 
-    Temporaries are two tensors of at most `optim.local.PIECE` numbers. No wait for the device.
+    Needs two temporary tensors of at most `optim.local.PIECE` elements, and no synchronisation with the device.
 
     Args:
-        averages: q, one a weight; not bias-corrected (it starts at 0, and the paper wants it so).
-        squares: v, Adam's second moment.
-        steps: t, Adam's own count of updates, one a weight.
+        weights: w.
+        averages: q, one per weight; not bias-corrected, as in the paper.
+        squares: v, Adam's second moments.
+        steps: t, Adam's update counts, one per weight.
     """
     locals_ = [[local_part(tensor) for tensor in tensors] for tensors in (weights, averages, squares)]
     for start, stop in _runs(locals_[0]):
@@ -69,7 +70,7 @@ def add_slow_step_(
 
 
 def _runs(tensors: Sequence[Tensor]) -> Iterator[tuple[int, int]]:
-    """Neighbours that together have at most `PIECE` numbers; a larger tensor is alone."""
+    """Ranges of consecutive tensors with at most `PIECE` elements in total; a larger tensor is a range by itself."""
     start, size = 0, 0
     for place, tensor in enumerate(tensors):
         if place > start and size + tensor.numel() > PIECE:

@@ -1,4 +1,4 @@
-"""AdamW that withstands gradient spikes: SPAM (arXiv 2501.06842) as the AdamWPrune baselines have it (AdamWSPAM)."""
+"""AdamWSPAM: AdamW robust to gradient spikes, SPAM (arXiv 2501.06842) as in the baselines of AdamWPrune."""
 
 import math
 from collections.abc import Callable
@@ -12,22 +12,22 @@ from hybrid_ray.optim.streamed import StreamedAdamW, loss_of
 
 __all__ = ["AdamWSPAM"]
 
-HISTORY = 100  # gradient norms a spike is judged against
-FEWEST = 10  # before any is judged
+HISTORY = 100  # gradient norms that a new norm is compared with
+FEWEST = 10  # norms needed before any comparison
 
 
 class AdamWSPAM(StreamedAdamW):
     """AdamW with three additions before each update.
 
-    - A gradient entry is clipped to sqrt(theta * v), v Adam's own (bias-corrected) second moment of that entry.
-    - A gradient norm more than ``z_score`` standard deviations above the last 100 softens the moments: m by half, v by
-      a tenth. Where gradients are clipped by norm before, it is the clipped norm that is judged.
-    - Every ``reset_every`` steps both moments and their bias correction start afresh, and the learning rate climbs back
-      along half a cosine over ``warmup_steps``. The schedule's own rate is not touched.
+    - Each gradient entry is clipped to +-sqrt(theta * v), where v is Adam's bias-corrected second moment of that entry.
+    - If the gradient norm is more than ``z_score`` standard deviations above the mean of the last 100, it is a spike: m
+      is multiplied by 0.5 and v by 0.9. If gradients were clipped by norm before, the clipped norm counts.
+    - Every ``reset_every`` steps both moments and their bias correction are reset, and the learning rate rises again
+      along half a cosine over ``warmup_steps``. The schedule itself is not changed.
 
-    One host synchronisation a step (the norm), and a temporary fp32 tensor as large as the largest parameter (two where
-    the state is on the host, which is then read once more a step). What it counts is kept in the first parameter group,
-    so it is saved and loaded with the rest.
+    A step needs one synchronisation with the host (the norm) and a temporary fp32 tensor as large as the largest
+    parameter. With state in host memory it needs two, and reads the state once more. Counters are stored in the first
+    parameter group, so they are saved and loaded with the state.
     """
 
     def __init__(
@@ -73,14 +73,17 @@ class AdamWSPAM(StreamedAdamW):
                 if parameter.grad is None or not state:
                     continue
                 correction = 1.0 - decay ** float(state["step"])
-                if correction > 0.0:  # else nothing is known about this entry yet
+                if correction > 0.0:  # 0 before the first update, when there is no second moment yet
                     gradient = local_part(parameter.grad)
                     second = local_part(state["exp_avg_sq"]).to(gradient.device)
                     limit = (second * (self.theta / correction)).sqrt_()
                     torch.clamp(gradient, min=-limit, max=limit, out=gradient)
 
     def _is_spike(self) -> bool:
-        """Judge this step's gradient norm by those before it, and remember it. A non-finite one is neither."""
+        """Whether this step's gradient norm is a spike compared with the earlier ones, to which it is added.
+
+        A norm that is not finite is no spike and is not added.
+        """
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         norm = float(get_total_norm(gradients))
         earlier: list[float] = self.param_groups[0]["gradient_norms"]

@@ -1,11 +1,11 @@
-"""An optimizer's step taken a window of weights at a time, so that what it needs beside them is bounded.
+"""Takes an optimizer's step one window of weights at a time, which bounds its temporary memory.
 
-Elementwise optimizers don't care in which order weights are stepped. So each window of at most `PIECE` numbers is
-brought to fp32 on the model's device, stepped by the optimizer's own code, and written back: bf16 weights with
-stochastic rounding, state to where it lives. That is host memory if asked: 8 bytes a parameter less on the device for
-Adam, at the price of a transfer each way a step (8 bytes a parameter over the bus). Transfers run in one stream of
-their own, one after another, beside the steps: a window is fetched while the one before it is stepped. Pinned memory
-is the larger of the two: PyTorch rounds each tensor of it up to a power of two.
+For an elementwise optimizer the order of updates does not matter. So each window of at most `PIECE` elements is
+converted to fp32 on the model's device, updated by the optimizer's own code, and written back: bf16 weights with
+stochastic rounding, state to where it is stored. State can be stored in host memory, which for Adam saves 8 bytes per
+parameter on the device and costs a transfer of 8 bytes per parameter in each direction every step. Transfers use one
+separate CUDA stream: a window is fetched while the previous one is updated. Host state is pinned, and PyTorch rounds
+each pinned tensor up to a power of two.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,17 +22,17 @@ from hybrid_ray.optim.rounding import Rounding, is_narrow
 
 __all__ = ["Streamed", "StreamedAdam", "StreamedAdamW", "StreamedSGD", "loss_of"]
 
-_DRAWS = "rounding_draws"  # kept in the first parameter group, so that it is saved and loaded with the rest
+_DRAWS = "rounding_draws"  # stored in the first parameter group, so that it is saved and loaded with the state
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Piece:
-    """Numbers ``start`` to ``stop`` of what this rank holds of a parameter."""
+    """Elements ``start`` to ``stop`` of this rank's part of a parameter."""
 
     parameter: Tensor
     start: int
     stop: int
-    size: int  # of the whole
+    size: int  # elements of this rank's part
 
     @property
     def whole(self) -> bool:
@@ -43,46 +43,44 @@ class _Piece:
         return self.stop == self.size
 
     def of(self, tensor: Tensor) -> Tensor:
-        """That part of a tensor of the parameter's shape, sharing memory with it."""
+        """These elements of a tensor that has the parameter's shape, sharing its memory."""
         return tensor if self.whole else tensor.view(-1)[self.start : self.stop]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Window:
-    """Pieces of one parameter group, and their state on the model's device once it was fetched."""
+    """Pieces of one parameter group, with their state on the model's device."""
 
     group: dict[str, Any]
     pieces: Sequence[_Piece]
     states: Sequence[dict[str, Any]]
-    newborn: Sequence[bool]  # whether the parameter had no state before this step
-    fetched: "torch.cuda.Event | None"  # when the states have arrived; None: they are where they are stepped
+    newborn: Sequence[bool]  # True: the parameter had no state before this step
+    fetched: "torch.cuda.Event | None"  # fires when the states have arrived; None: they needed no transfer
 
 
 class Streamed(Optimizer):
-    """Comes before a torch optimizer among the bases of a class. Without `stream` it changes nothing.
+    """Mixin placed before a torch optimizer among a class's bases. It does nothing until `stream` is called.
 
-    State stays keyed by the parameters themselves, in fp32, in the shape of what this rank holds (with FSDP2 plain
-    shards, no DTensors). With fp32 weights every bit is as without it. State dicts can be saved and loaded as ever.
+    State is keyed by the parameters, in fp32, in the shape of this rank's part (plain shards with FSDP2, not DTensors).
+    With fp32 weights the results are bit-identical to the plain optimizer's. State dicts are saved and loaded as usual.
     """
 
-    _cuts = True  # whether a large parameter may be stepped in pieces
+    _cuts = True  # whether a large parameter may be updated in pieces
     _window = PIECE
-    _rounding: Rounding | None = None  # None: not streamed
+    _rounding: Rounding | None = None  # None: `stream` was not called
     _on_host = False
     _copies: "torch.cuda.Stream | None" = None
 
     def stream(self, *, state_device: Literal["model", "host"] = "model", seed: int = 0) -> None:
-        """Step in windows from now on. Before the first step, or before a state is loaded.
+        """Step in windows from now on. Call it before the first step and before a state is loaded.
 
-        On the model's device this needs, beside weights, gradients and state, 8 bytes a number of the window where
-        weights are bf16 (weight and gradient in fp32), 5 more to round them. With state on the host: the state of two
-        windows (one is fetched while the other is stepped; 8 bytes a number each for Adam), and of a third on its way
-        back. A window has at most `PIECE` numbers.
+        Extra memory on the model's device, per element of a window (at most `PIECE`): with bf16 weights 8 bytes (weight
+        and gradient in fp32), and 5 more while rounding; with state in host memory the state of three windows (one
+        arriving, one being updated, one on its way back), for Adam 8 bytes each.
 
         Args:
-            state_device: ``host`` keeps state in host memory, pinned where there is a GPU. On a CPU it is copied to
-                and fro all the same, and saves nothing.
-            seed: of the rounding. All ranks must give the same.
+            state_device: ``host`` stores state in host memory, pinned for a GPU. On a CPU it saves nothing.
+            seed: for the rounding; must be the same on all ranks.
         """
         device = next(p for group in self.param_groups for p in group["params"]).device
         self._rounding = Rounding(device, seed)
@@ -104,17 +102,17 @@ class Streamed(Optimizer):
             windows = self._windows()
             ahead = next(windows, None)
             while ahead is not None:
-                window, ahead = ahead, next(windows, None)  # fetched before this one is stepped
+                window, ahead = ahead, next(windows, None)  # start fetching the next window, then update this one
                 self._step_window(window)
         finally:
             self.param_groups = groups
         groups[0][_DRAWS] = self._rounding.draws
         if self._copies is not None:
-            self._copies.synchronize()  # whoever reads the state on the host finds it whole
+            self._copies.synchronize()  # so that the state in host memory is complete for any reader
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As every optimizer's, which would turn the state into the weights' type and move it to their device."""
+        """Load a state dict. The base class would cast the state to the weights' type and move it to their device."""
         if self._rounding is None:
             super().load_state_dict(state_dict)
             return
@@ -134,7 +132,7 @@ class Streamed(Optimizer):
         return home
 
     def _home(self, like: Tensor, parameter: Tensor) -> Tensor:
-        """Memory for the state of one parameter, where state lives."""
+        """Zeros for one tensor of a parameter's state, where state is stored."""
         return torch.zeros(
             local_part(parameter).shape,
             dtype=like.dtype,
@@ -143,7 +141,7 @@ class Streamed(Optimizer):
         )
 
     def _windows(self) -> Iterator[_Window]:
-        """Of every group with a gradient, windows whose state is on its way to the device."""
+        """The windows of all parameters with a gradient. Each is yielded once the transfer of its state has started."""
         for group in self.param_groups:
             newborn = {parameter for parameter in group["params"] if not self.state.get(parameter)}
             pieces: list[_Piece] = []
@@ -163,14 +161,14 @@ class Streamed(Optimizer):
         return _Window(group=group, pieces=pieces, states=states, newborn=born, fetched=fetched)
 
     def _copying(self) -> AbstractContextManager[object]:
-        """Transfers are made here. ``torch.cuda.stream(None)`` would start CUDA in a run on the CPU."""
+        """The stream for transfers. (``torch.cuda.stream(None)`` would initialise CUDA in a run on the CPU.)"""
         return nullcontext() if self._copies is None else torch.cuda.stream(self._copies)
 
     def _fetch(self, piece: _Piece) -> dict[str, Any]:
         state: dict[str, Any] = {}
         for key, value in self.state[piece.parameter].items():
             if not _is_elementwise(key, value):
-                # Each piece counts the step; a mask is only read.
+                # Every piece increments the step count, so each gets a copy; a mask is only read.
                 state[key] = value.clone() if key == "step" and isinstance(value, Tensor) and not piece.whole else value
             elif self._on_host:
                 state[key] = piece.of(value).to(piece.parameter.device, non_blocking=True, copy=True)
@@ -179,7 +177,7 @@ class Streamed(Optimizer):
         return state
 
     def _step_window(self, window: _Window) -> None:
-        if window.fetched is not None:  # its own states alone: those of the window after it may still be on their way
+        if window.fetched is not None:  # wait for this window's states only, not for those of the next one
             torch.cuda.current_stream(window.pieces[0].parameter.device).wait_event(window.fetched)
         surrogates = [_surrogate(piece) for piece in window.pieces]
         self.param_groups = [{**window.group, "params": surrogates}]
@@ -200,7 +198,7 @@ class Streamed(Optimizer):
                 self._keep(piece, self.state.pop(surrogate), moved=newborn or self._on_host)
 
     def _keep(self, piece: _Piece, state: dict[str, Any], *, moved: bool) -> None:
-        """Bring a piece's state home, unless it was stepped there."""
+        """Store a piece's updated state; nothing to copy if it was updated in place."""
         kept = self.state[piece.parameter]
         for key, value in state.items():
             if not _is_elementwise(key, value):
@@ -248,7 +246,7 @@ def _cut(parameters: Sequence[Tensor], longest: int, *, cuts: bool) -> Iterator[
 
 
 def _surrogate(piece: _Piece) -> Tensor:
-    """A plain fp32 tensor to be stepped in the piece's place, with its gradient: the piece itself where it is fp32."""
+    """An fp32 tensor with gradient to update in place of the piece. If the piece is fp32 it shares its memory."""
     assert piece.parameter.grad is not None
     weight = piece.of(local_part(piece.parameter))
     surrogate = weight.float() if is_narrow(weight) else weight.view_as(weight)
@@ -257,5 +255,5 @@ def _surrogate(piece: _Piece) -> Tensor:
 
 
 def _is_elementwise(key: str, value: Any) -> bool:
-    """Whether a part of a state has one number a weight that the step reads."""
+    """Whether an entry of a state has one float per weight."""
     return isinstance(value, Tensor) and key != "step" and value.is_floating_point()
