@@ -13,6 +13,7 @@ from hybrid_ray.config.jobfile import dump_job, read_job, variant_jobs
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.evaluation.arms import baseline, check_arms
 from hybrid_ray.evaluation.comparison.compare import compare
+from hybrid_ray.evaluation.comparison.peers import check_peers
 from hybrid_ray.evaluation.runner import cached
 from hybrid_ray.ray_tune.cluster import ray_session, resource_concurrency
 from hybrid_ray.ray_tune.runner import RayExecute, machine_of_runs
@@ -102,6 +103,7 @@ def compare_arms(job: JobConfig, *, directory: Path) -> dict[str, Any]:
     check_arms(job)
     most = min(plan_concurrency(one).runs for one in (job, *variant_jobs(job).values()))
     _check_claim(directory, job)
+    check_peers(job, load_task(job.run()))
     flag = StopFlag()
     with _executor(job, directory, most, flag) as execute:
         _claim(directory, job)

@@ -8,11 +8,15 @@ from typing import Any
 
 import pytest
 from simulated_runs import Simulator
+from torch import nn
+from torch.optim import SGD, Optimizer
 
-from hybrid_ray.config import CompareConfig, JobConfig
+from hybrid_ray.config import CompareConfig, JobConfig, TrainConfig
 from hybrid_ray.config.jobfile import job_from_dict
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.evaluation.comparison.compare import compare
+from hybrid_ray.evaluation.comparison.peers import check_peers
+from hybrid_ray.tasks import Task
 
 JOB = JobConfig(compare=CompareConfig(interim_analyses=(3, 6), arms=(), peers=("ademamix", "muon")))
 
@@ -135,3 +139,14 @@ def test_a_hybrid_that_fails_on_a_seed_leaves_the_peers_without_a_figure(tmp_pat
 def test_peers_that_can_not_be_are_refused(settings: dict[str, Any], part: str) -> None:
     with pytest.raises(ConfigError, match=part):
         job_from_dict(settings)
+
+
+def test_a_task_that_makes_its_own_optimizer_has_no_peers() -> None:
+    class Own(Task):
+        def optimizer(self, model: nn.Module, settings: TrainConfig) -> Optimizer:
+            return SGD(model.parameters(), lr=settings.learning_rate)
+
+    check_peers(JOB, Task())
+    check_peers(replace(JOB, compare=replace(JOB.compare, peers=())), Own())
+    with pytest.raises(ConfigError, match="Own makes its own optimizer"):
+        check_peers(JOB, Own())

@@ -108,6 +108,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
             interim_analyses=(3,),
             arms=(),
             tune_baseline=False,
+            peers=("ademamix",),
             variants={
                 "memory_optimised": {**WIDER, "hybrid.confidence_threshold": 0.0},
                 "always_predicts": {"hybrid.confidence_threshold": 0.0},
@@ -173,3 +174,17 @@ def test_its_pages_say_what_never_predicted_and_show_the_published_numbers(
     assert "50 steps, as published; here micro, 16 steps, random" in (compared / "report.md").read_text()
     assert "net speedup over stopping earlier" in (compared / "comparison.txt").read_text()
     assert "memory optimised plain" in (compared / "comparison.txt").read_text()
+
+
+def test_a_peer_that_was_really_run_is_told_in_the_baselines_time(compared: Path) -> None:
+    """It trains on every seed for as long as the hybrid did, by what its own steps take in plain steps of AdamW."""
+    found = json.loads((compared / "comparison.json").read_text())
+    (peer,) = found["peers"]
+    hybrids = {row["seed"]: row["time"] for row in found["arms"]["hybrid"]}
+    assert {row["seed"] for row in peer["runs"]} == hybrids.keys()
+    for row in peer["runs"]:
+        assert row["status"] == "finished"
+        result = json.loads((compared / f"peers/ademamix/peer-{row['seed']}/result.json").read_text())
+        assert result["optimizer_cost"] != 1.0
+        assert 10 <= row["real_steps"] <= STEPS * 1.5
+    assert "AdEMAMix" in (compared / "report.html").read_text()

@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_ray.config import JobConfig, OptimizerName, Split
+from hybrid_ray.errors import ConfigError
+from hybrid_ray.evaluation import runner
 from hybrid_ray.evaluation.arms import real_run, steps_in
 from hybrid_ray.evaluation.comparable import comparable
 from hybrid_ray.evaluation.comparison.tuning import Tuned
 from hybrid_ray.evaluation.frontier import Frontier
 from hybrid_ray.evaluation.paired import ArmRuns
-from hybrid_ray.evaluation.runner import Execute, Task, execute_missing, failed_result
+from hybrid_ray.evaluation.runner import Execute, execute_missing, failed_result
 from hybrid_ray.evaluation.summary import net_speedup, rows, shown_above, shown_below
 from hybrid_ray.run_result import RunResult
+from hybrid_ray.tasks import Task
 
-__all__ = ["Peer", "Peers", "best_peer", "peer_job", "predicting_pays"]
+__all__ = ["Peer", "Peers", "best_peer", "check_peers", "peer_job", "predicting_pays"]
 
 # A schedule-free optimizer averages instead of decaying: its rate rises and stays (arXiv 2405.15682).
 _OWN: Mapping[str, Mapping[str, Any]] = {"schedule_free": {"schedule": "constant"}}
@@ -33,6 +36,15 @@ def peer_job(job: JobConfig, name: OptimizerName) -> JobConfig:
     return replace(
         job, train=replace(train, optimizer=name, clock_optimizer=train.clock_optimizer or train.optimizer, **own)
     )
+
+
+def check_peers(job: JobConfig, task: Task) -> None:
+    """Raises `ConfigError` where peers are asked for, and the task makes an optimizer of its own for every run."""
+    if job.compare.peers and type(task).optimizer is not Task.optimizer:
+        raise ConfigError(
+            f"compare.peers is {list(job.compare.peers)} but {type(task).__name__} makes its own optimizer, which "
+            "every run would get: leave peers out, or the optimizer() of the task"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,10 +61,10 @@ class Peer:
     whole: RunResult
     runs: dict[int, RunResult] = field(default_factory=dict)
 
-    def task(self, seed: int, hybrid: RunResult, directory: Path) -> Task:
+    def task(self, seed: int, hybrid: RunResult, directory: Path) -> runner.Task:
         """As many steps as fit into the hybrid's time."""
         run = real_run(self.job.run(seed=seed), "peer", steps_in(hybrid.time, self.whole))
-        return Task(run=run, directory=directory / self.name / f"peer-{seed}")
+        return runner.Task(run=run, directory=directory / self.name / f"peer-{seed}")
 
     def net_speedup(self, runs: ArmRuns, split: Split, level: float) -> dict[str, Any]:
         """The hybrid's over this peer."""
