@@ -1,4 +1,4 @@
-"""torch.compile with evidence that it took. A compile that fails, or quietly compiles nothing, is said aloud."""
+"""Runs torch.compile and checks that it worked: a compilation that fails, or compiles nothing, is reported."""
 
 import logging
 import statistics
@@ -16,44 +16,42 @@ __all__ = ["Compiled", "compile_forward"]
 
 log = logging.getLogger("hybrid_ray")
 
-TIMED = 5  # forwards and backwards whose median is taken, compiled and eager
+TIMED = 5  # timed runs of forward and backward, compiled and eager each; their median counts
 Forward = Callable[..., Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Compiled:
-    """How to call the model, and what is known about its compilation.
+    """How to call the model, and evidence of its compilation.
 
-    ``graphs`` and ``breaks`` are dynamo's counts. The pattern that tells that code was compiled: ``first_seconds``, the
-    first forward and backward, which compiles, is long; ``step_seconds``, the median of those after it, is shorter than
-    ``eager_seconds``, the same of the eager model (None: that did not fit in memory, or was not tried). ``took`` is
-    False where the eager model is used.
+    If compilation worked, ``first_seconds`` is long and ``step_seconds`` is below ``eager_seconds``. ``took`` is False
+    if the eager model is used.
     """
 
     forward: Forward
     took: bool
-    reason: str = ""  # why it did not take
-    graphs: int = 0
-    breaks: int = 0
-    first_seconds: float = 0.0
-    step_seconds: float = 0.0
-    eager_seconds: float | None = None
-    counted: int = 0  # dynamo's count of graphs once the start was over
+    reason: str = ""  # why the eager model is used
+    graphs: int = 0  # dynamo's count of compiled graphs
+    breaks: int = 0  # dynamo's count of graph breaks
+    first_seconds: float = 0.0  # the first forward and backward, which compiles
+    step_seconds: float = 0.0  # median of later forwards and backwards
+    eager_seconds: float | None = None  # the same of the eager model; None: it did not fit, or was not timed
+    counted: int = 0  # dynamo's count of graphs at the end of the start-up
 
     def started(self) -> Self:
-        """The start is over: what is compiled from here on is compiled in the middle of the run."""
+        """Mark the end of the start-up: graphs compiled from here on count as recompilations."""
         return replace(self, counted=_counts()[0]) if self.took else self
 
     @property
     def recompilations(self) -> int:
-        """Graphs compiled since the start: each one stopped the run, and made its steps incomparable for a while."""
+        """Graphs compiled since the start-up. Each one paused the run, and its seconds are in some step's time."""
         return _counts()[0] - self.counted if self.took else 0
 
     def say_recompilations(self) -> None:
         """Warn at the end of a run if there were any."""
         if self.recompilations:
             log.warning(
-                "torch.compile compiled %d more graphs in the middle of the run: some of its steps' times hold that",
+                "torch.compile compiled %d more graphs during the run: the times of some steps include the compilation",
                 self.recompilations,
             )
 
@@ -73,25 +71,26 @@ class Compiled:
 def compile_forward(
     model: nn.Module, warm_up: Callable[[Forward], None], *, alone: bool = True, backend: str = "inductor"
 ) -> Compiled:
-    """Compile a model's forward (and so its backward) and run it a few times to see that it did.
+    """Compile a model's forward and backward, and run them a few times to check that it worked.
 
-    The module itself stays as it is, so checkpoints, evaluation and the trainer see no wrapper.
+    The module itself is not changed, so checkpoints, evaluation and the trainer see no wrapper.
 
     Args:
-        model: the module as ranks train it.
-        warm_up: does one forward and backward with the callable it is given, and waits for the device.
-        alone: no other rank takes part in the warm-up. If some do, they would wait for ever for one that goes on
-            without them; so a failure is raised, and the eager model, which may not fit on one of them, is not timed.
+        model: the module as the ranks train it.
+        warm_up: runs one forward and backward with the callable it gets, and waits for the device.
+        alone: whether the warm-up runs without other ranks. If they take part, they would wait for ever for a rank that
+            fell back to eager; so a failure raises, and the eager model, which may not fit on some rank, is not timed.
+        backend: of ``torch.compile``.
 
     Raises:
-        RuntimeError: out of memory; or the compiler failed and this rank is not alone. Else that is a warning.
+        RuntimeError: out of memory, or the compiler failed on a rank that is not ``alone``.
 
     Warns:
-        RuntimeWarning: the compiler failed or compiled nothing; the eager forward is used.
+        RuntimeWarning: the compiler failed or compiled nothing, so the eager forward is used.
     """
-    # Other models compiled earlier in this process count towards dynamo's recompile limit, past which it goes back to
-    # eager without a word.
-    import torch._dynamo  # only here: it takes more than a second, and most runs do not compile
+    # Models compiled earlier in this process count towards dynamo's recompile limit, beyond which it silently runs
+    # eager code: reset the count.
+    import torch._dynamo  # here, because the import takes more than a second and most runs do not compile
 
     torch._dynamo.reset()
     before = _counts()
@@ -99,7 +98,7 @@ def compile_forward(
     try:
         first = _seconds(warm_up, compiled)
         step = _median_seconds(warm_up, compiled)
-    except RuntimeError as error:  # dynamo's own exceptions are of this kind
+    except RuntimeError as error:  # dynamo's exceptions are subclasses
         if is_out_of_memory(error):
             raise
         if not alone:
@@ -125,9 +124,9 @@ def compile_forward(
 
 
 def _say(found: Compiled) -> None:
-    eager = "eager is not timed" if found.eager_seconds is None else f"{1e3 * found.eager_seconds:.1f} ms eager"
+    eager = "eager: not timed" if found.eager_seconds is None else f"eager: {1e3 * found.eager_seconds:.1f} ms"
     log.info(
-        "torch.compile took: %d graphs; forward and backward %.1f s at first, then %.1f ms (%s)",
+        "torch.compile worked: %d graphs; the first forward and backward took %.1f s, later ones %.1f ms (%s)",
         found.graphs,
         found.first_seconds,
         1e3 * found.step_seconds,
@@ -136,11 +135,15 @@ def _say(found: Compiled) -> None:
     if found.breaks:
         log.warning("torch.compile left %d graph breaks: parts of the model run eagerly", found.breaks)
     if found.eager_seconds is not None and found.step_seconds >= found.eager_seconds:
-        log.warning("torch.compile took but gains nothing: %.1f ms (%s)", 1e3 * found.step_seconds, eager)
+        log.warning(
+            "torch.compile worked but is not faster: forward and backward take %.1f ms (%s)",
+            1e3 * found.step_seconds,
+            eager,
+        )
 
 
 def _eager_seconds(warm_up: Callable[[Forward], None], model: nn.Module) -> float | None:
-    """None where the eager model does not fit: compiled code may need less."""
+    """Median seconds of the eager model; None if it does not fit in memory, since compiled code may need less."""
     try:
         warm_up(model)
         return _median_seconds(warm_up, model)
@@ -153,12 +156,12 @@ def _eager_seconds(warm_up: Callable[[Forward], None], model: nn.Module) -> floa
 
 
 def _fallen_back(model: nn.Module, reason: str) -> Compiled:
-    warnings.warn(f"{reason}; the run goes on without it", RuntimeWarning, stacklevel=3)
+    warnings.warn(f"{reason}; the run continues in eager mode", RuntimeWarning, stacklevel=3)
     return Compiled(forward=model, took=False, reason=reason)
 
 
 def _counts() -> tuple[int, int]:
-    """Graphs compiled and graph breaks met so far in this process."""
+    """Graphs compiled and graph breaks so far in this process."""
     from torch._dynamo.utils import counters
 
     return counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())

@@ -1,7 +1,7 @@
-"""What a run has cost so far, kept by docs/method.md, section 4.
+"""The cost of a run so far, by the rules of docs/method.md, section 4.
 
-Training seconds are the synchronised seconds inside ``trainer.step``: forwards, snapshots and whatever else the method
-needs are in them. Set-up, calibration, compilation, evaluation and checkpoints are ``other``.
+Training seconds are the seconds inside ``trainer.step``, with the device synchronised. They include all work of the
+method. Set-up, calibration, compilation, evaluation and checkpoints count as ``other`` seconds.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ _PLAIN_PARTS = ("data", "forward", "backward", "optimizer")
 
 
 class RunCosts:
-    """Seconds and tokens of one run. Its steps are counted by its trainer.
+    """Seconds and tokens of one run. Its steps are counted by the trainer.
 
     Attributes:
-        step_cost: seconds of a plain step in this process when last looked at (`StepTimer`).
-        optimizer_cost: what the run's optimizer takes for a step, over what the one that time is told in takes.
+        step_cost: the last estimate of the seconds of a plain step in this process (`StepTimer`).
+        optimizer_cost: time of a step of the run's optimizer / of the optimizer in whose plain steps time is measured.
     """
 
     def __init__(self) -> None:
@@ -42,65 +42,68 @@ class RunCosts:
         self.settings: list[
             dict[str, Any]
         ] = []  # that it trained in (`TrainSetup.setting`): a resumed run may change it
-        self._plain_steps = 0.0  # time up to the last look
-        self._since = 0.0  # seconds of training since then
+        self._plain_steps = 0.0  # training time in plain steps, up to the last estimate of the step cost
+        self._since = 0.0  # training seconds since then
 
     @property
     def train_seconds(self) -> float:
         return sum(self.phase_seconds.values())
 
     def calibration(self, part_seconds: Mapping[str, float], real_steps: int) -> float:
-        """Seconds of a plain step while this run trained: the unit that its time is told in.
+        """Seconds per plain step during this run: the unit of its training time.
 
-        A real step *is* a plain step, with what the method does beside it kept apart in parts of their own. So the
-        run's own real steps are the plain steps timed under exactly its conditions, each beside the steps that it is
-        compared with; whatever slows the machine slows both. Beside busy neighbours this spreads far less than any
-        calibration at other moments (``benchmarks/calibration.py``). That real steps cost no more than plain ones is
-        checked by `plain_step`, which is measured apart.
+        It is measured on the run's own real steps, which are plain steps once the method's work is left out (that has
+        parts of its own). They are timed under the same conditions as the steps they are compared with: whatever slows
+        the machine slows both. On a busy machine this varies far less than a separate calibration
+        (``benchmarks/calibration.py``). `plain_step`, which is measured separately, checks that real steps cost no
+        more than plain ones.
 
-        Where time is told in another optimizer's steps (``train.clock_optimizer``), the run's own optimizer counts for
-        what the other would have taken; the rest of its cost is time like any other.
+        With ``train.clock_optimizer`` time is measured in plain steps of another optimizer. The unit then contains the
+        time of that optimizer's step; the rest of the own optimizer's cost counts as training time.
         """
         seconds = {part: part_seconds.get(part, 0.0) for part in _PLAIN_PARTS}
         seconds["optimizer"] /= self.optimizer_cost
         return sum(seconds.values()) / max(1, real_steps)
 
     def setting(self, now: dict[str, Any]) -> dict[str, Any]:
-        """``now``, with the others that the run has trained in, if any: its seconds are of all of them."""
+        """``now``, plus the other settings that the run has trained in, since its seconds come from all of them."""
         others = [setting for setting in self.settings if setting != now]
         return {**now, "others": others} if others else now
 
     @property
     def plain_step(self) -> float:
-        """Seconds of a plain step by the clock of `StepTimer`: before the run and at each evaluation.
+        """Seconds per plain step as measured by `StepTimer` before the run and at each evaluation.
 
-        Each second of training counts by what a plain step cost around it.
+        The mean over the run: each training second is weighted by the estimates before and after it.
         """
         return self.train_seconds / self._time if self._time else self.step_cost
 
     @property
     def _time(self) -> float:
-        """Training time in plain steps as `StepTimer` has them."""
+        """Training time in plain steps, by the estimates of `StepTimer`."""
         return self._plain_steps + self._since / self.step_cost
 
     def update_step_cost(self, step_cost: float) -> None:
-        """A new look at what a plain step costs: the seconds since the last one count by the mean of the two."""
+        """Store a new estimate of the step cost.
+
+        Converts the seconds since the last estimate to plain steps with the mean of the old and the new cost.
+        """
         self._plain_steps += 2.0 * self._since / (self.step_cost + step_cost)
         self._since, self.step_cost = 0.0, step_cost
 
     def count(self, step: int, result: StepResult, seconds: float) -> None:
-        """A nominal step is done, the ``step``-th."""
+        """Count the ``step``-th nominal step, which took ``seconds``."""
         self._since += seconds
         self.phase_seconds[str(result.phase)] += seconds
         self.extremes.note(step, result)
 
     def read(self, tokens: int) -> None:
-        """A micro-batch was read, for a gradient if gradients are on, else for a forward alone. Tokens of all ranks."""
+        """Count a micro-batch: ``tokens`` of all ranks, for a gradient if gradients are enabled, else for a forward."""
         self.tokens["gradient" if torch.is_grad_enabled() else "forward_only"] += tokens
 
     @contextlib.contextmanager
     def other(self, name: str) -> Iterator[None]:
-        """The block is not training: its seconds are kept apart under this name."""
+        """Count the seconds of the block under ``name``, not as training time."""
         started = time.perf_counter()
         try:
             yield
@@ -121,7 +124,7 @@ class RunCosts:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint. What this process has spent so far (set-up, calibration) is added to it."""
+        """Continue from a checkpoint, and add what this process has spent so far (set-up, calibration)."""
         self._plain_steps = state["plain_steps"]
         self.optimizer_cost = state["optimizer_cost"]
         for mine, saved in (

@@ -1,6 +1,6 @@
-"""Several workers as one: DDP and FSDP2 wrapping, and weights read and written whole. All of it works with one worker.
+"""Training on several workers: DDP and FSDP2 wrapping, reading and writing whole weights. It works with one worker too.
 
-A collective here is a call that every rank must make, in the same order.
+Functions marked collective must be called by every rank, in the same order.
 """
 
 import contextlib
@@ -27,11 +27,10 @@ __all__ = [
 
 
 def wrap(objective: Objective, config: TrainConfig, device: torch.device) -> nn.Module:
-    """Model and loss as ranks train them together: as they are with one worker, else in DDP, or with the model sharded
-    in place by FSDP2.
+    """Prepare model and loss for training on all ranks.
 
-    FSDP2 shards every child of a ``ModuleList`` (a transformer's blocks) by itself, then the rest, so that only one
-    block's weights are whole at a time.
+    One worker needs no wrapper. Several use DDP, or FSDP2, which shards the model in place: each child of a
+    ``ModuleList`` (a transformer's blocks) by itself, then the rest, so that only one block is gathered at a time.
     """
     if world_size() == 1:
         return objective
@@ -45,10 +44,10 @@ def wrap(objective: Objective, config: TrainConfig, device: torch.device) -> nn.
 
 
 def reshard(module: nn.Module) -> None:
-    """Give up whole weights that a forward without a backward has left behind.
+    """Free the gathered weights that a forward pass without a backward pass leaves.
 
-    FSDP2 keeps the root's weights whole after a forward, for the backward to come. If none comes, the next forward
-    would use them again, though the shards may have moved on by then.
+    FSDP2 keeps the root's gathered weights after a forward pass for the backward pass. Without one, the next forward
+    pass would use them again although the shards may have changed.
     """
     for child in module.modules():
         if isinstance(child, FSDPModule):
@@ -56,7 +55,7 @@ def reshard(module: nn.Module) -> None:
 
 
 def full_weights(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and saved buffers by name, whole even where ranks hold shards (collective then). Tied ones once."""
+    """Parameters and persistent buffers by name, gathered if ranks hold shards (collective then). Tied ones once."""
     saved = module.state_dict(keep_vars=True)
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     return {
@@ -70,7 +69,7 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Copy whole tensors (`full_weights`) into the module in place; each rank keeps its shard.
 
     Raises:
-        KeyError: a parameter or saved buffer has no tensor of its name.
+        KeyError: ``weights`` has no tensor for a parameter or persistent buffer.
     """
     saved = module.state_dict(keep_vars=True)
     with torch.no_grad():
@@ -85,7 +84,7 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 @contextlib.contextmanager
 def process_group(backend: str, *, init_method: str, rank: int, world_size: int) -> Iterator[None]:
-    """A process group for as long as the block lasts (Ray Train makes its own)."""
+    """A process group that lasts as long as the block. (Ray Train makes its own.)"""
     dist.init_process_group(backend, init_method=init_method, rank=rank, world_size=world_size)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Held-out losses and a task's metrics: the whole split, no gradients, in batches large enough to be quick."""
+"""Evaluates the loss and the task's metrics on a whole held-out split, in large batches and without gradients."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -26,19 +26,19 @@ def heldout_loss(
     precision: Callable[[], AbstractContextManager[object]],
     share: bool,
 ) -> Heldout:
-    """Mean loss on a split and its standard error, and the means of the task's metrics (collective).
+    """The mean loss on a split, its standard error, and the means of the task's metrics (collective).
 
-    The split is cut into about 32 stretches of neighbouring examples, one batch each. The standard error is that of the
-    mean of the stretches' losses: sequences next to each other come from one file and are alike, so an error taken over
-    single sequences would be too small. It says how well the split stands for all data of its kind; two runs on the
-    same split differ by less, since they share the data.
+    The split is divided into about 32 stretches of consecutive examples, one batch each, and the standard error is
+    computed over the stretches. Neighbouring sequences come from one file and are correlated, so a standard error over
+    single sequences would be too small. It measures how well the split represents all data of its kind; the difference
+    of two runs on the same split is known more precisely, since they share the data.
 
     Args:
-        share: each rank takes every world-size-th batch. False where a forward needs every rank (FSDP).
-        precision: makes the autocast context of a forward.
+        share: each rank evaluates every world-size-th batch. Must be False if a forward pass needs every rank (FSDP).
+        precision: makes the autocast context of a forward pass.
 
     Raises:
-        ConfigError: the task's metrics have other names in another batch.
+        ConfigError: the names of the task's metrics differ between batches.
     """
     losses: list[Tensor] = []
     metrics: dict[str, list[Tensor]] = {}
@@ -50,18 +50,21 @@ def heldout_loss(
         for index, batch in enumerate(task.stretches(split)):
             mine = not share or index % world_size() == rank()
             loss, found = nothing, dict.fromkeys(metrics, nothing)
-            if mine or index == 0:  # every rank takes the first, to know the metrics' names
+            if mine or index == 0:  # every rank evaluates the first batch, to learn the metrics' names
                 loss, own = task.evaluate(module, batch_to(batch, device))
                 found = {name: torch.as_tensor(value, device=device) for name, value in own.items()}
             if index and found.keys() != metrics.keys():
-                raise ConfigError(f"{type(task).__name__}.metrics gave {sorted(metrics)} and then {sorted(found)}")
+                raise ConfigError(
+                    f"{type(task).__name__}.metrics returned {sorted(metrics)} for one batch and {sorted(found)} for "
+                    "another: return the same names for every batch"
+                )
             for name, value in found.items():
                 metrics.setdefault(name, []).append(value if mine else nothing)
             losses.append(loss if mine else nothing)
             weights.append(task.count(batch))
     module.train(was_training)
     reshard(module)
-    # One transfer for all batches: a .item() each would wait for the device each time.
+    # One transfer for all batches: .item() on each would synchronise with the device each time.
     columns = [losses, *metrics.values()]
     values = torch.stack([value.double() for column in columns for value in column]).tolist()
     if share:
@@ -72,7 +75,7 @@ def heldout_loss(
 
 
 def _summary(losses: Sequence[float], metrics: Mapping[str, float], weights: Sequence[int]) -> Heldout:
-    """Weighted means, and the loss's standard error with the stretches taken as independent (Cochran 1977, 6.3)."""
+    """Weighted means, and the standard error of the loss over independent stretches (Cochran 1977, section 6.3)."""
     total = sum(weights)
     mean, count = _mean(losses, weights), len(losses)
     squares = sum((weight * (loss - mean)) ** 2 for loss, weight in zip(losses, weights, strict=True))

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a flag: the loop reads it between steps, checkpoints and leaves."""
+"""Turns SIGTERM and Ctrl-C into a flag, which the loop reads between steps to checkpoint and stop."""
 
 import signal
 import threading
@@ -11,11 +11,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """While the context lasts, a signal sets ``asked`` instead of ending the process.
+    """Inside the context, a signal sets ``asked`` instead of ending the process.
 
-    A second Ctrl-C interrupts at once. A handler that was there before waits: Ray's own would end the process before
-    anything is saved. Python takes signals in the main thread alone; elsewhere (a Ray worker's thread) this does
-    nothing and the flag stays down.
+    A second Ctrl-C interrupts at once. Earlier handlers are not called until the context ends: Ray's would end the
+    process before anything is saved. Python handles signals in the main thread only; in another thread (a Ray worker's)
+    this does nothing and ``asked`` stays False.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The same run on several workers: a Ray Train ``TorchTrainer`` around the loop. The one file here that knows Ray."""
+"""Runs the training loop on several workers in a Ray Train ``TorchTrainer``. The only file here that uses Ray."""
 
 import json
 import logging
@@ -21,16 +21,16 @@ log = logging.getLogger("hybrid_ray")
 
 Send = Callable[[dict[str, Any]], None]
 ReporterFactory = Callable[[Send], Reporter]
-"""Makes one rank's reporter, given what sends metrics to Ray. Pickled to the workers: build it from plain data, so that
-it decides alike on every rank."""
+"""Makes one rank's reporter from the function that sends metrics to Ray. It is pickled to the workers: build it from
+plain data, so that it decides the same on every rank."""
 
-CONTROLLER_FAILURES = 3  # of Ray Train's own controller; without a limit it would try for ever
-COLLECTIVE_TIMEOUT = 600  # seconds; a rank that hangs longer ends the run
+CONTROLLER_FAILURES = 3  # of Ray Train's own controller; without a limit it would retry for ever
+COLLECTIVE_TIMEOUT = 600  # seconds that a rank may wait for the others before the run fails
 _OUT_OF_MEMORY = "out-of-memory"
 
 
 class EvaluationReporter(NullReporter):
-    """Sends every evaluation as it is and lets the run go on."""
+    """Sends every evaluation to Ray and never ends the run."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -58,37 +58,37 @@ def fit_with_workers(
     callbacks: Sequence[Any] = (),
     reporter_factory: ReporterFactory = EvaluationReporter,
 ) -> RunResult:
-    """Train with ``run.workers`` workers; needs a Ray that is joined.
+    """Train with ``run.workers`` workers. Ray must be initialised.
 
-    A worker that dies takes the others with it; all start again, ``max_failures`` times, and go on from the last
-    checkpoint in the run directory.
+    If a worker dies, all workers restart from the last checkpoint in the run directory, at most ``max_failures`` times.
 
     Args:
-        run: every rank trains it; the result is that of one worker with the same batch.
-        directory: the run directory, on storage that every worker sees.
-        storage: where Ray Train keeps its own state; absolute, shared too.
-        name: of this run in ``storage``. The same name resumes.
-        resources: of one worker. ``gpus_per_worker`` above 0 trains on GPUs over NCCL, else on CPUs over gloo.
-        callbacks: Ray Train's (``TuneReportCallback`` inside a trial).
-        reporter_factory: makes each rank's reporter. What it sends reaches the callbacks with ``placement_group``, the
-            id of the workers' group, added.
+        run: what every rank trains; the result equals that of one worker with the same batch, up to rounding.
+        directory: the run directory, on storage that every worker can reach.
+        storage: absolute path of Ray Train's own state, on such storage too.
+        name: of this run in ``storage``; the same name resumes it.
+        resources: of one worker. With ``gpus_per_worker`` above 0 it trains on GPUs over NCCL, else on CPUs over gloo.
+        max_failures: how often a failed run is restarted.
+        callbacks: of Ray Train (``TuneReportCallback`` inside a trial).
+        reporter_factory: makes each rank's reporter. Callbacks receive what it sends, plus ``placement_group``, the id
+            of the workers' placement group.
 
     Raises:
-        ConfigError: GPUs are asked for that the run would not use.
-        TrialOutOfMemory: a worker did not fit. Not tried again.
-        ray.train.TrainingFailedError: it failed once more than ``max_failures`` times.
+        ConfigError: the job reserves GPUs that the run would not use.
+        TrialOutOfMemory: a worker ran out of memory; the run is not restarted.
+        ray.train.TrainingFailedError: the run failed more than ``max_failures`` times.
     """
     if resources.gpus > 0 and run.train.device != "cuda":
         raise ConfigError(
-            f"resources.gpus_per_worker is {resources.gpus:g} but the run's train.device is {run.train.device!r}, so "
-            "it could hold GPUs and train on processors: set train.device to cuda, or gpus_per_worker to 0"
+            f"resources.gpus_per_worker is {resources.gpus:g} but train.device is {run.train.device!r}, so the run "
+            "could reserve GPUs and train on the CPU: set train.device to cuda, or resources.gpus_per_worker to 0"
         )
-    # Ray Train hands over one report per look at its workers, every 2 s unless told otherwise (in this process).
+    # Ray Train fetches one report per health check of its workers, every 2 s by default.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    train_v2: Any = ray.train  # its annotations are still those of V1; V2 is what runs
+    train_v2: Any = ray.train  # V2 runs, but the type annotations are still those of V1
     directory = directory.resolve()
     marker = directory / _OUT_OF_MEMORY
     marker.unlink(missing_ok=True)
@@ -120,7 +120,7 @@ def fit_with_workers(
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """What every rank runs, inside the process group that Ray Train has made.
+    """The function that every rank runs, inside the process group that Ray Train has made.
 
     Args:
         config: ``run``, ``directory`` and ``reporter_factory`` of `fit_with_workers`.
@@ -131,7 +131,7 @@ def train_worker(config: dict[str, Any]) -> None:
 
     marker = Path(config["directory"]) / _OUT_OF_MEMORY
     if marker.exists():
-        return  # Ray tries again what failed; this would only fail again
+        return  # Ray restarted a run that ran out of memory: it would only fail again
     device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -1,4 +1,4 @@
-"""Who is told what a run does: the search, the run directory, a test. The loop knows only this protocol."""
+"""Reporters receive a run's steps and evaluations, for the search, the run directory or a test."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -15,26 +15,27 @@ __all__ = ["NullReporter", "Reporter", "Reporters", "RunWriter"]
 
 
 class Reporter(Protocol):
-    """Hears of every nominal step and of every evaluation, outside the timed part of the loop.
+    """Receives every nominal step and every evaluation, outside the timed part of the loop.
 
-    With several workers every rank has one of its own and hears the same evaluations, so that one built from the same
-    plain values answers the same on every rank.
+    With several workers each rank has its own reporter. All receive the same evaluations, so reporters built from the
+    same plain values give the same answers.
     """
 
     def step(self, record: StepRecord) -> None: ...
 
     def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
-        """A status ends the run there and then; None lets it go on.
+        """Return a status to end the run at this evaluation, or None to continue.
 
         Args:
-            calibration: seconds of a plain step.
-            replay: the steps so far.
+            evaluation: the held-out loss and its cost.
+            calibration: seconds per plain step.
+            replay: the phases of all steps so far.
         """
         ...
 
 
 class NullReporter:
-    """Listens and says nothing."""
+    """Ignores everything and never ends the run."""
 
     def step(self, record: StepRecord) -> None:
         return None
@@ -44,7 +45,7 @@ class NullReporter:
 
 
 class Reporters:
-    """Several reporters as one. All hear everything; the first status given counts."""
+    """Several reporters as one. All receive everything; the first status that is not None counts."""
 
     def __init__(self, *reporters: Reporter) -> None:
         self._reporters = reporters
@@ -61,12 +62,13 @@ class Reporters:
 class RunWriter:
     """Writes a run directory: ``run.json``, ``code.json`` (results version and commit), steps, ``result.json``.
 
-    Steps are kept back and appended a chunk at a time, so that a predicted step of a few microseconds is not followed
-    by a write. A killed run keeps every chunk; a resumed one writes some steps twice and the later line counts.
+    Steps are written in chunks, because a write would take longer than a predicted step. A killed run loses at most the
+    current chunk; a resumed run writes some steps twice, and the later line counts.
 
     Args:
-        directory: the run directory, made when missing.
-        resumed: a checkpoint is being continued. False starts a fresh record.
+        directory: the run directory, made if needed.
+        run: its settings go to ``run.json``.
+        resumed: True continues the record of a checkpointed run, False removes an old one.
     """
 
     CHUNK = 256
@@ -92,15 +94,15 @@ class RunWriter:
         return None
 
     def flush(self) -> None:
-        """Hand every step so far to the operating system."""
+        """Write the steps of the current chunk."""
         for row in self._waiting:
             self._lines.append(row)
         self._waiting.clear()
 
     def close(self, result: RunResult) -> None:
-        """Close the steps to Parquet and write the result last: a directory that has one is complete.
+        """Convert the steps to Parquet, then write the result: a directory with ``result.json`` is complete.
 
-        A stopped run keeps its lines, since it may be resumed.
+        The steps of a stopped run stay in ``steps.jsonl``, since it may be resumed.
         """
         self.flush()
         if result.status != "stopped" and self._steps.exists():

@@ -1,4 +1,4 @@
-"""One run under way: what happens between steps - evaluate, checkpoint, report - and what is left at the end."""
+"""A run in progress: evaluation, checkpoints and reports between the steps, and the result at the end."""
 
 import logging
 import math
@@ -31,18 +31,18 @@ _GRAVEST_FIRST: tuple[Status, ...] = ("diverged", "failed", "stopped", "finished
 
 
 def evaluation_points(config: TrainConfig) -> tuple[int, ...]:
-    """Nominal steps from which on an evaluation is due: evenly over the run, the last at its end."""
+    """Nominal steps from which on an evaluation is due, evenly spaced, the last at the end of the run."""
     return tuple(round(config.steps * (index + 1) / config.evaluations) for index in range(config.evaluations))
 
 
 class TrainingRun:
-    """A run from its start, or from its last checkpoint if the run directory has one.
+    """A run, at its start or at its last checkpoint if the run directory has one.
 
     Args:
-        directory: the run directory; None: nothing is kept.
+        directory: the run directory; None writes nothing.
 
     Raises:
-        CheckpointError: the directory has checkpoints and none is usable.
+        CheckpointError: the directory has checkpoints, but none is usable.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class TrainingRun:
         if setup.setting() not in costs.settings:
             costs.settings.append(setup.setting())
         if resumed:
-            log.info("going on from step %d", self.step)
+            log.info("resuming at step %d", self.step)
 
     @property
     def step(self) -> int:
@@ -79,13 +79,13 @@ class TrainingRun:
         return self.step >= self.setup.run.train.steps
 
     def told(self, record: StepRecord) -> None:
-        """A step was done: tell whoever listens."""
+        """Pass a finished step to the reporters."""
         self._reporter.step(record)
 
     def evaluation_due(self) -> bool:
-        """At the first moment at or after the next point that ends a cycle, and at the end of the run.
+        """Whether to evaluate now: at the first end of a cycle at or after the next point, and at the end of the run.
 
-        Right after Correct the weights are as good as they get in a cycle; in the middle of Predict they are a guess.
+        The weights are best at the end of a cycle, right after Correct; within Predict they are only predicted.
         """
         curve, step = self.costs.curve, self.step
         last = curve[-1].step if curve else 0
@@ -93,13 +93,13 @@ class TrainingRun:
         return passed and (self.training.trainer.cycle_done or self.ended)
 
     def evaluate_and_report(self) -> Status | None:
-        """Held-out loss, checkpoint, report, in this order, so that nothing reported is lost (collective).
+        """Evaluate, checkpoint, report, in this order, so that nothing reported is lost (collective).
 
-        Returns the status that ends the run, one for all ranks, or None.
+        Returns the status that ends the run, the same on all ranks, or None to continue.
 
         Raises:
-            Diverged: the loss is not finite.
-            ConfigError: weights are no longer on the device that was asked for.
+            Diverged: the held-out loss is not finite.
+            ConfigError: some weights are no longer on the device of the run.
         """
         costs = self.costs
         check_placement(self.setup.module, self.setup.device)
@@ -128,20 +128,20 @@ class TrainingRun:
         return every > 0 and self.step % every == 0
 
     def checkpoint(self) -> None:
-        """Keep the run's whole state (collective). Of a run that has ended only the last is kept."""
+        """Checkpoint the run's whole state (collective). At the end of a run, earlier checkpoints are removed."""
         if self._directory is not None:
             with self.costs.other("checkpoint"):
                 resume.save(self._directory, self.setup, self.training, self.costs, keep=1 if self.ended else 2)
 
     def flush(self) -> None:
-        """Write the steps so far, whatever comes next."""
+        """Write all steps so far to the run directory."""
         if self._writer:
             self._writer.flush()
 
     def close(self, status: Status, error: str | None, monitor: Monitor) -> RunResult:
-        """The result, written to the run directory (collective). Only a finished run looks at the test split."""
+        """Make the result and write it to the run directory (collective). Only a finished run uses the test split."""
         if status == "finished":
-            if "val" not in self._heldout:  # resumed from a checkpoint of its very end
+            if "val" not in self._heldout:  # resumed from a checkpoint of its last step
                 self._evaluate("val")
             self._evaluate("test")
             with self.costs.other("sample"), evaluation_weights(self.training.optimizer):
@@ -197,14 +197,14 @@ class TrainingRun:
 
 
 def _watched(monitor: Monitor, device: torch.device) -> dict[str, Any]:
-    """What this rank's monitor saw, and the energy of all ranks' devices (collective)."""
+    """The measurements of this rank's monitor, and the energy of all ranks' devices (collective)."""
     found = monitor.summary()
     joules = energy_of_all(found.get("gpu_energy_joules", 0.0), device_name(device))
     return {**found, "gpu_energy_of_all_workers_joules": joules} if joules and world_size() > 1 else found
 
 
 def _agreed(status: Status | None) -> Status | None:
-    """One answer for all ranks: the gravest that any of them has."""
+    """The same status for all ranks: the most severe that any of them has."""
     if world_size() == 1:
         return status
     votes = sum_over_ranks([float(status == name) for name in _GRAVEST_FIRST])

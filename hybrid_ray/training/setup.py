@@ -1,4 +1,4 @@
-"""A run's pieces put together: the model on its device once a process, all that trains it anew for each start."""
+"""Builds a run: the model on its device once per process, and trainer, optimizer and data for each start."""
 
 import contextlib
 from collections.abc import Callable
@@ -26,14 +26,14 @@ __all__ = ["TrainSetup", "Training", "synchronize"]
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given, so that a clock read now is true."""
+    """Wait until the device has finished its queued work, so that wall time can be measured."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Training:
-    """A run at its start (or loaded to where a checkpoint left it). ``run`` may be a plain variant of the setup's."""
+    """What trains a run: trainer, optimizer and data. ``run`` may be a variant of the setup's without prediction."""
 
     run: RunConfig
     trainer: HybridTrainer
@@ -42,25 +42,25 @@ class Training:
 
     @property
     def learning_rate(self) -> float:
-        """Of the next step."""
+        """Learning rate of the next step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
 
 class TrainSetup:
-    """The model on its device, as ranks train it together, compiled if asked. Made once a process.
+    """The model on its device, wrapped for all ranks and compiled if the run asks for it. Made once per process.
 
     Args:
-        run: what to build.
+        run: the run to set up.
         task: its model, data and loss.
-        device: from `choose_device`.
+        device: as `choose_device` returns it.
 
     Attributes:
-        module: the bare model: its weights, and what is evaluated.
-        objective: model and loss as they are trained, called with a batch: alone, in DDP, or with a sharded model.
-        model: what has the parameters and lets ranks reduce gradients: the module itself, or DDP.
-        compiled: how the objective is called.
-        micro_batch_size: sequences in one forward on one worker: as the run says, or fewer (`training/start.py`).
-        fallbacks: what did not work before, one sentence a setting.
+        module: the model without wrappers, which is evaluated and saved.
+        objective: model and loss, called with a batch: unwrapped, in DDP, or with a sharded model.
+        model: the module whose parameters are trained: the model, or DDP, which reduces gradients.
+        compiled: how to call the objective.
+        micro_batch_size: examples per forward pass and worker: the run's, or fewer (`training/start.py`).
+        fallbacks: the settings that did not work, one phrase each with the reason.
     """
 
     def __init__(self, run: RunConfig, task: Task, device: torch.device) -> None:
@@ -75,11 +75,11 @@ class TrainSetup:
         self.use_eager()
 
     def use_eager(self) -> None:
-        """Call the model as it is."""
+        """Use the model without compilation."""
         self.compiled = Compiled(forward=self.objective, took=False)
 
     def compile(self) -> None:
-        """Compile the forward and backward, as far as it goes (`compile_forward` warns where it does not)."""
+        """Compile forward and backward (`compile_forward`, which warns if it falls back to eager)."""
         batch = self.to_device(self.sampler().next())
 
         def warm_up(forward: Callable[..., Tensor]) -> None:
@@ -90,7 +90,7 @@ class TrainSetup:
         self.compiled = compile_forward(self.objective, warm_up, alone=not self.sharded)
 
     def gradient(self, forward: Callable[..., Tensor], batch: Batch) -> None:
-        """Forward and backward of one micro-batch, by this rank alone where it has the whole model."""
+        """Forward and backward of one micro-batch, without communication unless the model is sharded."""
         alone = self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else contextlib.nullcontext()
         with alone:
             with self.precision():
@@ -98,10 +98,10 @@ class TrainSetup:
             torch.autograd.backward(loss)
 
     def fresh(self, run: RunConfig, *, replay: Replay | None = None) -> Training:
-        """The start of a run, whatever the setup was used for before: everything is drawn from the seed again.
+        """The start of a run, independent of earlier use of the setup: weights and data order follow from the seed.
 
-        Weights are written in place. So compiled code and process groups stay good, and no second copy of the
-        model is kept.
+        Initial weights are written in place, so compiled code and process groups stay valid, and there is no second
+        copy of the model.
         """
         load_weights(self.module, full_weights(self._initialized()))
         self.model.zero_grad(set_to_none=True)
@@ -109,7 +109,7 @@ class TrainSetup:
         return self.training(run, replay=replay)
 
     def training(self, run: RunConfig, *, replay: Replay | None = None) -> Training:
-        """What trains the model on from the weights it has."""
+        """Trainer, optimizer and data that continue from the model's current weights."""
         optimizer = optimizer_of(self.task, self.module, run.optimizer_settings, seed=run.seed)
         trainer = HybridTrainer(
             self.model,
@@ -129,19 +129,19 @@ class TrainSetup:
 
     @property
     def accumulate(self) -> int:
-        """Micro-batches of one worker in one real step. Smaller ones are more: the effective batch stays."""
+        """Micro-batches per worker and real step. Smaller ones are more, so the effective batch stays the same."""
         return self._as_cut(self.run).accumulate
 
     def _as_cut(self, run: RunConfig) -> RunConfig:
-        """The run with the micro-batch in use. ``self.run`` stays as it was asked for: that is what it is known by."""
+        """The run with the micro-batch size in use. ``self.run`` keeps the job's, since it identifies the run."""
         return replace(run, train=replace(run.train, micro_batch_size=self.micro_batch_size))
 
     def setting(self) -> dict[str, Any]:
-        """How the run trains on its machine; runs that differ in it are not measured against each other."""
+        """Compilation and micro-batch size in use. Runs that differ in them are not compared."""
         return {"compiled": self.compiled.took, "micro_batch_size": self.micro_batch_size}
 
     def evidence(self) -> dict[str, Any]:
-        """What was asked, what was used, and why. Plain values, for the run's result."""
+        """The requested and the used settings, and the reasons for fallbacks, for the run's result. Plain values."""
         return {
             "compile_asked": self.run.train.compile,
             **self.compiled.evidence(),
@@ -154,13 +154,13 @@ class TrainSetup:
 
     @property
     def sharded(self) -> bool:
-        """Whether each rank holds a part of the model alone, so that a forward needs them all."""
+        """Whether each rank holds only a part of the model (FSDP), so that a forward pass needs all ranks."""
         return world_size() > 1 and self.run.train.parallel == "fsdp"
 
     def next_loss(self, training: Training, read: Callable[[int], None]) -> Callable[[], Tensor]:
         """The closure that a real step calls for each micro-batch.
 
-        ``read`` hears how many of the task's ``unit`` all ranks read.
+        It calls ``read`` with the size of the micro-batch on all ranks, in the task's ``unit`` (tokens for GPT-2).
         """
         clock = training.trainer.clock
 
@@ -183,7 +183,7 @@ class TrainSetup:
         return self.task.build_model()
 
     def sampler(self) -> Sampler:
-        """Training data from its start: one global micro-batch at a time, this rank's share of it."""
+        """The training data from its start: this rank's share of one global micro-batch at a time."""
         return self.task.sampler(
             batch_size=self.micro_batch_size * world_size(),
             seed=self.run.seed,
@@ -192,5 +192,5 @@ class TrainSetup:
         )
 
     def to_device(self, batch: Batch) -> Batch:
-        """The batch where the model is."""
+        """Move a batch to the model's device."""
         return batch_to(batch, self.device)

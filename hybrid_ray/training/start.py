@@ -1,11 +1,10 @@
-"""How a run starts: compiled if asked, else eager, else in smaller micro-batches, always with the same effective batch.
+"""Starts a run with fallbacks: compiled if asked, then eager, then smaller micro-batches, all with one effective batch.
 
     compiled -> eager -> eager, micro-batch halved -> ... -> micro-batch 1 -> TrialOutOfMemory
 
-Each setting is tried before any step counts. Smaller micro-batches of one batch hold the same sequences in the same
-order (`SharedStream`) and add up to the same gradient but for rounding, so the run that comes out is the run that was
-asked for; only its speed differs. That is why its result names the setting, and a trial is not measured against a
-baseline that trained in another.
+Each setting is tried before any step counts. Smaller micro-batches split the same batch (`SharedStream`) and give the
+same gradient up to rounding, so a fallback changes only the speed of a run. That is why its result records the
+setting, and a trial is not compared with a baseline trained in another setting.
 """
 
 import logging
@@ -31,7 +30,7 @@ log = logging.getLogger("hybrid_ray")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """One way to train the same run."""
+    """One way to train a run: compiled or eager, and the micro-batch size per worker."""
 
     compiled: bool
     micro_batch_size: int
@@ -41,7 +40,7 @@ class Setting:
 
 
 def settings(run: RunConfig) -> Iterator[Setting]:
-    """What is tried, in order. Micro-batches divide a worker's share of the batch, so that it stays whole."""
+    """The settings to try, in order. Each micro-batch size divides a worker's share of the batch."""
     micro, share = run.micro_batch_size, run.train.batch_size // run.workers
     if run.train.compile:
         yield Setting(compiled=True, micro_batch_size=micro)
@@ -54,17 +53,17 @@ def settings(run: RunConfig) -> Iterator[Setting]:
 def start(
     run: RunConfig, task: Task, device: torch.device, costs: RunCosts, *, replay: Replay | None = None
 ) -> tuple[TrainSetup, StepTimer]:
-    """The setup in the first setting that works on every rank, and its timer, calibrated in that setting (collective).
+    """The setup in the first setting that works on every rank, and a timer calibrated in that setting (collective).
 
-    Ranks agree on each setting before the next is tried: the one with the least memory decides for all.
+    All ranks try a setting before any tries the next, so the rank with the least memory decides.
 
     Raises:
-        TrialOutOfMemory: not even a micro-batch of 1 fits. What was held is freed.
-        RuntimeError: out of memory where a rank cannot try alone: a sharded model, calibration of several workers.
+        TrialOutOfMemory: not even a micro-batch of 1 fits. All memory is freed.
+        RuntimeError: out of memory where a rank cannot try alone: a sharded model, or calibration with several workers.
     """
     with costs.other("setup"):
-        # The first optimizer of a process imports this. Left to do so, it is held in a circle by the import's frames,
-        # and with it what the rehearsal allocates.
+        # The first optimizer of a process imports this. Import it here; otherwise the import's frames form a reference
+        # cycle that keeps that optimizer, and the memory of the rehearsal, alive.
         import torch._dynamo  # noqa: F401
 
         setup = TrainSetup(run, task, device)
@@ -75,15 +74,15 @@ def start(
             return setup, outcome
         _give_up(setting, setup, outcome)
     raise TrialOutOfMemory(
-        f"no setting works ({'; '.join(setup.fallbacks)}): there is no smaller train.micro_batch_size; give the run a "
-        "larger device, or choose a smaller model.preset"
+        f"the run does not fit in memory ({'; '.join(setup.fallbacks)}): train.micro_batch_size cannot be smaller; use "
+        "a device with more memory, or a smaller model.preset"
     )
 
 
 def _timer_in(setting: Setting, setup: TrainSetup, costs: RunCosts, replay: Replay | None) -> StepTimer | str:
-    """The timer, calibrated in this setting; or what went wrong on some rank."""
+    """A timer calibrated in this setting, or the problem that some rank had with it."""
     setup.micro_batch_size = setting.micro_batch_size
-    apart = not setup.sharded  # each rank can try without the others
+    apart = not setup.sharded  # whether each rank can try without the others
     if setting.compiled:
         with costs.other("compile"):
             problem = _tried(lambda: _compile(setup), catch=apart)
@@ -100,24 +99,27 @@ def _timer_in(setting: Setting, setup: TrainSetup, costs: RunCosts, replay: Repl
         _collect(setup.device)
     if problem:
         return problem
-    setup.compiled = setup.compiled.started()  # an optimizer's step may have been compiled too
+    setup.compiled = setup.compiled.started()  # after calibration, which may compile an optimizer's step
     return timer
 
 
 def _collect(device: torch.device) -> None:
-    """Nothing of a setting's trial may be there beside what comes next. On a CPU the last reference frees it; a GPU's
-    allocator keeps blocks that are cut to its sizes, and compiled code may refer to an optimizer in a circle.
+    """Free the memory of a tried setting before the next phase.
+
+    On a CPU the last reference frees it. On a GPU the allocator caches blocks of the old sizes, and compiled code may
+    keep an optimizer alive in a reference cycle.
     """
     if device.type == "cuda":
         free_memory()
 
 
 def _tried(work: Callable[[], str | None], *, catch: bool) -> str | None:
-    """What went wrong with the work on this rank or another; None: nothing (collective).
+    """Run ``work`` on all ranks; the problem that this rank or another had, or None (collective).
 
     Args:
-        catch: out of memory is an answer. False where other ranks would wait in the middle of a collective for this
-            one: then it ends the run.
+        work: returns a problem, or None.
+        catch: treat out of memory as a problem. False lets it end the run, where other ranks would wait for this one
+            inside a collective operation.
     """
     problem = None
     try:
@@ -130,9 +132,9 @@ def _tried(work: Callable[[], str | None], *, catch: bool) -> str | None:
 
 
 def _give_up(setting: Setting, setup: TrainSetup, problem: str) -> None:
-    """Free what the setting held. Eager from now on."""
+    """Record why a setting failed, free its memory and switch to eager."""
     setup.fallbacks.append(f"{setting}: {problem}")
-    log.warning("the run cannot train as asked (%s: %s); it goes on with the next smaller setting", setting, problem)
+    log.warning("the run cannot train with the setting %s (%s); trying the next smaller one", setting, problem)
     setup.use_eager()
     setup.model.zero_grad(set_to_none=True)
     free_memory()
@@ -144,19 +146,17 @@ def _compile(setup: TrainSetup) -> str | None:
 
 
 def _rehearse(setup: TrainSetup, replay: Replay | None) -> None:
-    """Hold at one time what a real step holds: weights, gradients, the optimizer's and the predictor's state, and what
-    one micro-batch leaves for the backward.
+    """Allocate what a real step needs at once: weights, gradients, optimizer state, predictor state, activations.
 
-    Not rehearsed: the predictor's own temporaries when it closes a window or predicts, clipping, an evaluation. Where
-    one of these is the most, it is found in the run, and ends it.
+    Not rehearsed: temporaries of the predictor, clipping, evaluation. If one of these sets the peak and does not fit,
+    the run ends there.
 
-    Several workers with the whole model each (DDP) do this without a word to each other, so that one that runs out of
-    memory leaves no other waiting.
+    With DDP the workers do this without communication, so that one that runs out of memory leaves no other waiting.
     """
     training, batch = setup.training(setup.run, replay=replay), setup.to_device(setup.sampler().next())
     setup.gradient(setup.compiled.forward, batch)
     training.optimizer.step()
-    if setup.accumulate == 1:  # else gradients of earlier micro-batches are there when the next one runs
+    if setup.accumulate == 1:  # otherwise gradients of earlier micro-batches exist while the next one runs
         setup.model.zero_grad(set_to_none=True)
     setup.gradient(setup.compiled.forward, batch)
     setup.model.zero_grad(set_to_none=True)

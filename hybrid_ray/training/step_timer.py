@@ -1,4 +1,4 @@
-"""What a plain step costs here and now, with prediction off: a check on what a run's own real steps cost."""
+"""Times plain steps (prediction off) in the current process, to check the cost of a run's own real steps."""
 
 import time
 from collections.abc import Callable
@@ -14,25 +14,25 @@ from hybrid_ray.training.setup import Training, TrainSetup, synchronize
 
 __all__ = ["StepTimer", "middle_mean"]
 
-DROPPED = 5  # first steps: allocations, first use of kernels, cold caches
-PROBES = 8  # gradients timed at each look
-STANDSTILL = 1e-12  # a learning rate at which nothing can diverge; the arithmetic is the same
+DROPPED = 5  # first steps, not counted: allocations, first use of kernels, cold caches
+PROBES = 8  # gradients timed per estimate
+STANDSTILL = 1e-12  # learning rate of timed steps: nothing can diverge, and the arithmetic is the same
 
 
 class StepTimer:
-    """Seconds of a plain step of the setup's run, in this process, under the conditions of the moment.
+    """Measures the seconds of a plain step of the setup's run, in this process and under the current load.
 
-    Before the run `calibrate` times plain steps, and between them *probes*: the gradient of one fixed batch, computed
-    and thrown away. A plain step costs a fixed multiple of a probe. So later a few probes tell what a plain step costs
-    then (`estimate`), without a trace in the run. That matters: a neighbour that comes or goes changes the speed of a
-    machine by more than the effects that are measured here.
+    Before the run, `calibrate` times plain steps alternating with *probes*: the gradient of one fixed batch, computed
+    and discarded. The ratio of the two is fixed. During the run, `estimate` times a few probes and multiplies, without
+    changing the run. This follows the load of the machine, which changes its speed by more than the effects measured
+    here.
 
-    A run's time is told in the run's own real steps (`RunResult.calibration`). This is the measurement beside it, from
-    which `RunResult.plain_step` comes: real steps of a hybrid run must cost what these do (`RunResult.real_step_cost`).
+    The unit of a run's time is its own real steps (`RunResult.calibration`). This independent measurement gives
+    `RunResult.plain_step`; their ratio, `RunResult.real_step_cost`, should be 1.
 
-    A cost is the mean of the middle half. Over some 30 steps one preempted step moves the plain mean by percents; the
-    middle mean leaves out the tails, and against the median it averages half of the sample instead of one value. It is
-    lower than the mean by what disturbances add on the average, and the run's own steps have those in them.
+    A cost is the interquartile mean. Over some 30 steps one preempted step shifts the mean by percents; the
+    interquartile mean drops the tails and averages more values than the median. It is lower than the mean, which
+    includes disturbances, as the run's own steps do.
     """
 
     def __init__(self, setup: TrainSetup) -> None:
@@ -42,11 +42,11 @@ class StepTimer:
         self.optimizer_cost = 1.0
 
     def calibrate(self) -> float:
-        """Seconds of a plain step at the start (collective). The run must start afresh afterwards.
+        """Seconds of a plain step before the run (collective). It changes the weights: use `TrainSetup.fresh` after it.
 
-        The steps are those of a baseline: the same trainer with prediction off. Where time is told in the steps of
-        another optimizer, they are that one's, and the run's own optimizer takes turns with it: only beside each other,
-        under the same conditions, can the two be compared (``optimizer_cost``). Both states are held at that time.
+        The steps are those of a baseline: the same trainer without prediction. With ``train.clock_optimizer`` they use
+        that optimizer and alternate with steps of the run's own, so that both are timed under the same load
+        (``optimizer_cost``). The states of both optimizers are in memory then.
         """
         setup, run = self._setup, _plain(self._setup.run)
         unit = replace(run, train=replace(run.train, optimizer=run.train.clock_optimizer or run.train.optimizer))
@@ -68,16 +68,16 @@ class StepTimer:
         return step
 
     def _step(self, training: Training) -> tuple[float, float]:
-        """Seconds of one plain step, and of the optimizer in it."""
+        """Seconds of one plain step, and of its optimizer part."""
         closure, clock = self._setup.next_loss(training, lambda tokens: None), training.trainer.clock
         before = clock.seconds().get("optimizer", 0.0)
         seconds = _seconds(self._setup.device, lambda: training.trainer.step(closure))
         return seconds, clock.seconds()["optimizer"] - before
 
     def estimate(self) -> float:
-        """Seconds of a plain step now, from a few probes (collective). The run's state stays as it is."""
+        """Seconds of a plain step now, from a few probes (collective). The run's state is not changed."""
         devices = [self._setup.device] if self._setup.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):  # dropout draws
+        with torch.random.fork_rng(devices=devices):  # dropout in a probe must not change the run's random state
             seconds = [_seconds(self._setup.device, self._probe) for _ in range(PROBES)]
         return from_first_rank([middle_mean(seconds) * self._steps_per_probe])[0]
 
@@ -93,7 +93,7 @@ class StepTimer:
 
 
 def middle_mean(values: list[float]) -> float:
-    """Mean of the middle half: a quarter is left out at either end."""
+    """Interquartile mean: the mean without the lowest and the highest quarter."""
     cut = len(values) // 4
     middle = sorted(values)[cut : len(values) - cut]
     return sum(middle) / len(middle)

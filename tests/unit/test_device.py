@@ -29,7 +29,7 @@ def test_a_build_without_cuda_is_named() -> None:
 def test_a_variable_that_hides_every_gpu_is_named(visible: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    with pytest.raises(ConfigError, match=r"CUDA_VISIBLE_DEVICES is '.*', which hides all: unset it"):
+    with pytest.raises(ConfigError, match=r"CUDA_VISIBLE_DEVICES is '.*', which hides all GPUs: unset it"):
         choose_device(micro_run(device="cuda"))
 
 
@@ -37,7 +37,7 @@ def test_a_variable_that_hides_every_gpu_is_named(visible: str, monkeypatch: pyt
 def test_a_driver_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    with pytest.raises(ConfigError, match="no driver answers"):
+    with pytest.raises(ConfigError, match="no working NVIDIA driver"):
         choose_device(micro_run(device="cuda"))
 
 

@@ -1,15 +1,15 @@
-"""Checkpoints that survive kills, full disks and flipped bits.
+"""Checkpoints that survive kills, full disks and corrupted files.
 
     checkpoint/step-00000300/
       weights.safetensors   whole tensors by name
-      shared.pt             what every rank has alike: trainer, data position, costs (plain values and tensors)
-      rank-0.pt             what is a rank's own: random state; with FSDP its shards of the trainer's state too
+      shared.pt             state that is equal on all ranks: trainer, data position, costs (plain values and tensors)
+      rank-0.pt             state of one rank: random state; with FSDP also its shards of the trainer's state
       manifest.json         written last: size and SHA-256 of every file, and the run's hash
 
-A checkpoint is made in a temporary directory on the same file system, every file fsynced, the manifest last, then
-renamed into place and the parent fsynced. The one before it is kept, so that a damaged newest one costs some steps and
-not the run. A whole one is never removed before a newer one is whole, nor is it written again. Nothing is unpickled
-that ``torch.load(weights_only=True)`` would refuse.
+A checkpoint is written to a temporary directory on the same file system; every file is fsynced, the manifest last; then
+the directory is renamed and its parent fsynced. The previous checkpoint is kept, so a damaged one costs some steps but
+not the run. A complete checkpoint is never rewritten, and never removed before a newer one is complete. Files are
+loaded with ``torch.load(weights_only=True)``, which refuses to unpickle code.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ FOLDER = "checkpoint"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """A checkpoint whose files were all found as the manifest says."""
+    """A checkpoint whose files all match its manifest."""
 
     path: Path
     step: int
@@ -57,10 +57,10 @@ class Checkpoint:
         return _read(self.path / "shared.pt")
 
     def own(self) -> dict[str, Any]:
-        """This rank's part.
+        """This rank's state.
 
         Raises:
-            CheckpointError: it was made by fewer workers.
+            CheckpointError: the checkpoint was made with fewer workers.
         """
         return _read(self.path / f"rank-{rank()}.pt")
 
@@ -77,17 +77,17 @@ def save(
 ) -> None:
     """Write a checkpoint of nominal step ``step`` into the run directory (collective: every rank calls it).
 
-    If there is a whole one of that step already it stays as it is: the run is at the same point.
+    A complete checkpoint of that step is not written again. ``keep`` is the number of checkpoints to keep.
 
     Raises:
-        CheckpointError: it could not be written on some rank (disk full); earlier ones are as they were.
+        CheckpointError: it could not be written on some rank (disk full); earlier ones are unchanged.
     """
     root = directory / FOLDER
     final, scratch = root / f"step-{step:08d}", root / f".step-{step:08d}"
     whole = rank() == 0 and _is_whole(final, run)
     if rank() == 0 and not whole:
         shutil.rmtree(scratch, ignore_errors=True)
-    if any_rank(whole):  # if not, the others write once the old scratch is gone
+    if any_rank(whole):  # also a barrier: ranks write only after rank 0 has removed the old scratch folder
         if rank() == 0:
             _prune(root, final, keep)
         return
@@ -115,12 +115,12 @@ def save(
 
 
 def load(directory: Path, run: RunConfig) -> Checkpoint | None:
-    """The newest whole checkpoint of this run; None if the run directory never had one.
+    """The newest complete checkpoint of this run; None if the run directory never had one.
 
-    A damaged one is passed over with a warning. Every rank finds the same, since all read the same files.
+    Damaged checkpoints are skipped with a warning. All ranks read the same files, so they find the same checkpoint.
 
     Raises:
-        CheckpointError: there are checkpoints but none is usable, or they are of another configuration.
+        CheckpointError: there are checkpoints, but none is usable, or they belong to another configuration.
     """
     candidates = _candidates(directory / FOLDER)
     for path in candidates:
@@ -129,19 +129,20 @@ def load(directory: Path, run: RunConfig) -> Checkpoint | None:
             manifest = json.loads((path / "manifest.json").read_text())
             if manifest["run"] != _hash(run, path):
                 raise CheckpointError(
-                    f"{path} is of another configuration: train in another directory, or remove {path.parent}"
+                    f"{path} belongs to another configuration: train in another directory, or remove {path.parent}"
                 )
             return Checkpoint(path=path, step=manifest["step"])
         log.warning("checkpoint %s is not used: %s", path, problem)
     if candidates:
         raise CheckpointError(
-            f"none of the {len(candidates)} checkpoint(s) in {directory / FOLDER} is usable: remove it to start anew"
+            f"none of the {len(candidates)} checkpoint(s) in {directory / FOLDER} is usable: remove that folder to "
+            "train from the start"
         )
     return None
 
 
 def _candidates(root: Path) -> list[Path]:
-    """Checkpoint folders, newest first. Scratch folders of killed writers begin with a dot and are not among them."""
+    """Checkpoint folders, newest first, without scratch folders of killed writers, whose names begin with a dot."""
     return sorted((path for path in root.glob("step-*") if path.is_dir()), reverse=True)
 
 
@@ -149,7 +150,7 @@ def _publish(scratch: Path, final: Path, step: int, run: RunConfig) -> None:
     files = {path.name: {"size": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(scratch.iterdir())}
     manifest = {"step": step, "run": _hash(run, final), "files": files}
     (scratch / "manifest.json").write_text(json.dumps(manifest, indent=2))
-    if final.exists():  # damaged: moved aside, and removed with the other leftovers
+    if final.exists():  # a damaged one: move it aside; `_prune` removes it
         aside = final.with_name(f".{final.name}.damaged")
         shutil.rmtree(aside, ignore_errors=True)
         os.rename(final, aside)
@@ -157,9 +158,10 @@ def _publish(scratch: Path, final: Path, step: int, run: RunConfig) -> None:
 
 
 def _prune(root: Path, newest: Path, keep: int) -> None:
-    """Keep ``keep`` checkpoints from ``newest`` on, which is whole, backwards.
+    """Keep ``newest``, which is complete, and the ``keep`` - 1 checkpoints before it; remove older ones.
 
-    Later ones are damaged: the run went back behind them. They must not push whole ones out; the run replaces them.
+    Checkpoints of later steps are damaged ones that the run went back behind. They do not count, and the run will
+    replace them.
     """
     for path in [path for path in _candidates(root) if path.name <= newest.name][keep:]:
         shutil.rmtree(path, ignore_errors=True)
@@ -168,12 +170,12 @@ def _prune(root: Path, newest: Path, keep: int) -> None:
 
 
 def _is_whole(path: Path, run: RunConfig) -> bool:
-    """Whether a checkpoint of this run is there and as its manifest says."""
+    """Whether there is a checkpoint of this run that matches its manifest."""
     return _damage(path) is None and json.loads((path / "manifest.json").read_text())["run"] == _hash(run, path)
 
 
 def _damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
+    """What is wrong with a checkpoint; None if it is complete."""
     try:
         files = json.loads((path / "manifest.json").read_text())["files"]
         return next(_differences(path, files), None)
@@ -189,7 +191,7 @@ def _differences(path: Path, files: Mapping[str, Mapping[str, Any]]) -> Iterator
         if size != expected["size"]:
             yield f"{name} has {size} bytes but must have {expected['size']}"
         elif _sha256(path / name) != expected["sha256"]:
-            yield f"{name} was altered after it was written"
+            yield f"{name} was changed after it was written"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -206,7 +208,7 @@ def _write(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Enumerated texts as text, mappings as dictionaries, all the way down: a class would not be loaded again."""
+    """Convert string enums to str and mappings to dict, recursively: ``torch.load`` would refuse other classes."""
     if isinstance(value, Mapping):
         return {_plain(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -219,7 +221,7 @@ def _weights(folder: Path) -> Path:
 
 
 def _hash(run: RunConfig, checkpoint: Path) -> str:
-    """Of what defines the run, which lies two folders above its checkpoints."""
+    """Hash of the settings of the run whose directory is two folders above ``checkpoint``."""
     return hashlib.sha256(json.dumps(run_settings(run, checkpoint.parent.parent), sort_keys=True).encode()).hexdigest()
 
 

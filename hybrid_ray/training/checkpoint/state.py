@@ -1,4 +1,4 @@
-"""The whole state of a run, to and from a checkpoint, so that a resumed run ends with the same bits."""
+"""Saves and restores the whole state of a run, so that a resumed run gives bit-identical results."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ __all__ = ["restore", "save"]
 
 
 def save(directory: Path, setup: TrainSetup, training: Training, costs: RunCosts, *, keep: int = 2) -> None:
-    """Checkpoint the run between two nominal steps (collective). Raises `CheckpointError` when the disk refuses."""
+    """Checkpoint the run between two nominal steps (collective). Raises `CheckpointError` if it cannot be written."""
     trainer = {"trainer": training.trainer.state_dict()}
     shared = {
         "sampler": training.sampler.state_dict(),
@@ -32,10 +32,10 @@ def save(directory: Path, setup: TrainSetup, training: Training, costs: RunCosts
 
 
 def restore(directory: Path, setup: TrainSetup, training: Training, costs: RunCosts) -> bool:
-    """Go on from the newest whole checkpoint; False if the directory never had one.
+    """Continue from the newest complete checkpoint; False if the directory never had one.
 
     Raises:
-        CheckpointError: no checkpoint is usable, or they are of another configuration.
+        CheckpointError: no checkpoint is usable, or they belong to another configuration.
     """
     found = checkpoint.load(directory, setup.run)
     if found is None:

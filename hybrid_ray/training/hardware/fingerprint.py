@@ -1,4 +1,4 @@
-"""What two runs must share before their times and losses are compared: hardware class, software, data."""
+"""The fingerprint that two runs must share to be compared: hardware class, software, data, setting."""
 
 import platform
 from collections.abc import Mapping
@@ -15,9 +15,9 @@ __all__ = ["fingerprint", "machine"]
 
 
 def machine(run: RunConfig, device: torch.device) -> dict[str, Any]:
-    """Hardware class and software of a run, plain values. ``device`` as `choose_device` gives it.
+    """Hardware class and software of a run, as plain values. ``device`` as `choose_device` returns it.
 
-    The number of a machine's cores is left out: a worker has ``threads`` of them, whatever the rest does.
+    The machine's number of cores is left out, since a worker uses ``train.threads`` of them.
     """
     hardware = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
@@ -33,5 +33,5 @@ def machine(run: RunConfig, device: torch.device) -> dict[str, Any]:
 
 
 def fingerprint(run: RunConfig, task: Task, device: torch.device, *, setting: Mapping[str, Any]) -> dict[str, Any]:
-    """`machine`, the data, and the `TrainSetup.setting` in use: a run that fell back counts as another machine."""
+    """`machine`, the data's fingerprint, and the `TrainSetup.setting`: runs in different settings are not compared."""
     return {**machine(run, device), "corpus": task.fingerprint, "setting": dict(setting)}

@@ -1,4 +1,4 @@
-"""What running out of memory looks like, and giving back what was held."""
+"""Recognises out-of-memory errors, and frees memory after one."""
 
 import gc
 
@@ -10,13 +10,13 @@ _MESSAGES = "can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """CUDA and Python have types for it; the CPU's allocator, pinned host memory and cuBLAS only messages."""
+    """Whether an error means out of memory. CPU allocator, pinned memory and cuBLAS only show it in their messages."""
     told = str(error)
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(message in told for message in _MESSAGES)
 
 
 def free_memory() -> None:
-    """Give back what nothing refers to any more. Call it outside of the ``except`` whose traceback keeps it alive."""
+    """Free unreferenced memory. Call it after the ``except`` block, whose traceback keeps references."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

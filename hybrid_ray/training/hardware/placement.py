@@ -1,4 +1,4 @@
-"""Where a run trains, and a check that it does: a job that asks for a GPU and trains on the CPU is an error."""
+"""Chooses the device of a run and checks that the model is on it: a GPU job never trains on the CPU silently."""
 
 import os
 
@@ -12,10 +12,10 @@ __all__ = ["check_placement", "choose_device", "why_no_gpu"]
 
 
 def choose_device(run: RunConfig) -> torch.device:
-    """Where the run trains: the current GPU, or the CPU.
+    """The device of the run: the current GPU, or the CPU.
 
     Raises:
-        ConfigError: a GPU is asked for and there is none.
+        ConfigError: ``train.device`` is cuda and PyTorch sees no GPU.
     """
     available = torch.cuda.is_available()
     if run.train.device == "cuda" and not available:
@@ -29,28 +29,28 @@ def choose_device(run: RunConfig) -> torch.device:
 
 
 def why_no_gpu() -> str:
-    """Why PyTorch sees no GPU in this process, and the mend."""
+    """Why PyTorch sees no GPU in this process, and how to fix it."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if torch.version.cuda is None and torch.version.hip is None:
-        return f"torch {torch.__version__} is a build without CUDA: install one with it"
+        return f"torch {torch.__version__} is a build without CUDA: install a build with CUDA"
     if visible is not None and visible.strip() in ("", "-1"):
         return (
-            f"CUDA_VISIBLE_DEVICES is {visible!r}, which hides all: unset it, or give the run a GPU "
+            f"CUDA_VISIBLE_DEVICES is {visible!r}, which hides all GPUs: unset it, or give the run a GPU "
             "(resources.gpus_per_worker)"
         )
-    return "no driver answers, or it is too old for this torch: look at nvidia-smi on this machine"
+    return "there is no working NVIDIA driver, or it is too old for this torch: check with nvidia-smi"
 
 
 def check_placement(module: nn.Module, device: torch.device) -> None:
-    """Whether every weight is where the run said that it trains.
+    """Check that every weight is on the run's device.
 
     Raises:
-        ConfigError: some are elsewhere. The run would go on, at another machine's speed, and be believed.
+        ConfigError: some weights are elsewhere, so the measured times would be those of another device.
     """
     strays = [name for name, weight in module.named_parameters() if weight.device.type != device.type]
     if strays:
         where = dict(module.named_parameters())[strays[0]].device.type
         raise ConfigError(
             f"the run trains on {device.type} but {len(strays)} of its weights are on {where} ({strays[0]}, ...): "
-            "nothing may move the model once it is built; take out what does"
+            "the model must stay on its device once it is built; remove the code that moves it"
         )

@@ -1,4 +1,4 @@
-"""First and last training loss of a run, its highest confidence after warmup, and the memory in use as it went on."""
+"""First and last training loss of a run, its highest confidence after warmup, and the memory in use during the run."""
 
 import os
 from dataclasses import asdict, dataclass, fields
@@ -17,9 +17,9 @@ _EVERY = 16
 
 
 def bytes_in_use() -> int:
-    """What this process holds: allocated by PyTorch on the GPU where it uses one, else resident in host memory.
+    """Bytes this process uses: allocated by PyTorch on the GPU if it uses one, else resident host memory.
 
-    Not what is reserved there: the start takes a whole step's memory and gives little of it back.
+    Memory reserved on the GPU would not show growth: the start reserves a whole step's memory and keeps most of it.
     """
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return torch.cuda.memory_allocated()
@@ -33,10 +33,11 @@ def _process(pid: int) -> psutil.Process:
 
 @dataclass(slots=True)
 class RunExtremes:
-    """Noted after every step. Memory is what is in use between steps, from the first step on: Adam has its state then.
-    It is asked for every `_EVERY` steps and at the end: asking costs as much as a small model's predicted step.
+    """Losses, confidence and memory of a run, updated after every step.
 
-    Whether it grows is what first and last tell; a step's own peak is the device's to tell (`PhaseMemory`).
+    Memory is read between steps, every `_EVERY` steps and at the end, because reading it takes as long as a predicted
+    step of a small model. The first value is read after the first step, when Adam has allocated its state. First and
+    last value show growth; the peak within steps is measured by `PhaseMemory`.
     """
 
     first_loss: float | None = None
@@ -47,11 +48,11 @@ class RunExtremes:
     most_memory_bytes: int = 0
 
     def note(self, step: int, result: StepResult) -> None:
-        """A nominal step is done, the ``step``-th."""
+        """Record the ``step``-th nominal step."""
         if result.loss is not None:
             self.first_loss = result.loss if self.first_loss is None else self.first_loss
             self.last_loss = result.loss
-        if result.phase is not Phase.WARMUP:  # nothing is decided there, however high it is
+        if result.phase is not Phase.WARMUP:  # in warmup the confidence decides nothing
             self.highest_confidence = max(self.highest_confidence, result.confidence)
         if step % _EVERY == 1:
             self._note_memory()

@@ -1,4 +1,4 @@
-"""What the GPU did during a run, by NVML: memory, utilisation, power, energy. Without a GPU nothing is seen."""
+"""Measures a GPU during a run with NVML: memory, utilisation, power, energy. Without a GPU it measures nothing."""
 
 import hashlib
 import logging
@@ -23,7 +23,7 @@ INTERVAL = 0.5  # seconds between samples: NVML's own averages are about as long
 
 
 class Monitor(Protocol):
-    """A context in which the device is watched; ``summary`` afterwards, plain values, empty where nothing was seen."""
+    """A context that measures the device. ``summary`` then returns plain values; empty if nothing was measured."""
 
     def __enter__(self) -> "Monitor": ...
 
@@ -32,14 +32,14 @@ class Monitor(Protocol):
     ) -> None: ...
 
     def spent(self, phase: str, started: float, ended: float) -> None:
-        """A step of this phase took from ``started`` to ``ended``, by `time.perf_counter`."""
+        """Record that a step of ``phase`` ran from ``started`` to ``ended`` (seconds of `time.perf_counter`)."""
         ...
 
     def summary(self) -> dict[str, Any]: ...
 
 
 class NullMonitor:
-    """No GPU, or no NVML."""
+    """Measures nothing: there is no GPU or no NVML."""
 
     def __enter__(self) -> Self:
         return self
@@ -55,14 +55,14 @@ class NullMonitor:
 
 
 class GpuMonitor:
-    """Samples one GPU from a thread of its own. A failure of NVML ends the sampling, not the run.
+    """Samples one GPU from its own thread. A failure of NVML ends the sampling, not the run.
 
-    Energy is the difference of the driver's own counter between two samples (Volta and newer): it adds up what was
-    drawn in between, which a power reading now and then misses. Where there is no counter it is power times time. The
-    counter is not read at changes of phase: it moves some ten times a second and phases change far more often, so the
-    loop would wait for readings that say nothing. `PhaseMeter` shares the energy of a sample's interval out instead.
+    Energy is the difference of the driver's energy counter between two samples (Volta and newer), which also covers
+    the time between power readings. Without a counter it is power times time. The counter is not read at every change
+    of phase: it updates about ten times per second and phases change far more often. `PhaseMeter` divides the energy of
+    a sampling interval among phases instead.
 
-    A device that runs share is watched as a whole: what is seen of it is of all of them.
+    A GPU shared by several runs is measured as a whole, so each run's values include the others'.
 
     Args:
         handle: NVML's handle of the device.
@@ -91,7 +91,7 @@ class GpuMonitor:
         self._meter.spent(phase, started, ended)
 
     def summary(self) -> dict[str, Any]:
-        """Peak memory of the device (bytes); watts, utilisation (percent) and joules, in all and by phase."""
+        """Peak memory (bytes); power (watts), utilisation (percent) and energy (joules), in total and by phase."""
         peak = {"gpu_peak_memory_bytes": self._peak_memory} if self._peak_memory else {}
         return peak | self._meter.summary()
 
@@ -127,25 +127,25 @@ class GpuMonitor:
 
 
 def watch(device: torch.device) -> Monitor:
-    """A monitor of the device, or one that sees nothing where there is no GPU or NVML does not answer."""
+    """A monitor of the device; one that measures nothing if there is no GPU or NVML does not work."""
     if device.type != "cuda":
         return NullMonitor()
     try:
         pynvml.nvmlInit()
-        # By UUID: CUDA_VISIBLE_DEVICES renumbers torch's devices, not NVML's.
+        # By UUID, because CUDA_VISIBLE_DEVICES renumbers torch's devices but not NVML's.
         return GpuMonitor(pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{device_name(device)}"))
     except pynvml.NVMLError as error:
-        log.info("the GPU is not watched: %s", error)
+        log.info("GPU memory, power and utilisation are not measured: %s", error)
         return NullMonitor()
 
 
 def device_name(device: torch.device) -> str:
-    """What no two devices share: a GPU's UUID; nothing for processors."""
+    """A GPU's UUID; an empty string for the CPU."""
     return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else ""
 
 
 def energy_of_all(joules: float, device: str) -> float:
-    """The joules of all ranks' devices, each device once though several ranks share and watch it (collective)."""
+    """Joules of all ranks' devices; a device that several ranks share counts once (collective)."""
     name = float(int.from_bytes(hashlib.sha256(device.encode()).digest()[:6]))  # 48 bits: exact in a float
     names = sum_over_ranks([name * (number == rank()) for number in range(world_size())])
     return sum_over_ranks([joules / names.count(name)])[0]
@@ -153,7 +153,7 @@ def energy_of_all(joules: float, device: str) -> float:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gpu:
-    """One of the machine's GPUs. None: NVML does not say."""
+    """One of the machine's GPUs. A field is None if NVML does not report it."""
 
     name: str
     driver: str | None
@@ -162,7 +162,7 @@ class Gpu:
 
 
 def gpus() -> list[Gpu]:
-    """The machine's GPUs as NVML tells of them; empty where there are none, or no NVML."""
+    """The machine's GPUs as NVML reports them; empty if there are none, or no NVML."""
     try:
         pynvml.nvmlInit()
         driver = _ask(pynvml.nvmlSystemGetDriverVersion)
@@ -184,7 +184,7 @@ def _gpu(index: int, driver: str | None) -> Gpu:
 
 
 def _ask(question: Callable[..., Any], *arguments: Any) -> Any:
-    """An answer of NVML; None where this device or driver has none (old cards, parts of a card)."""
+    """The value of an NVML query; None if the device or driver does not support it (old GPUs, MIG slices)."""
     try:
         return question(*arguments)
     except pynvml.NVMLError as error:

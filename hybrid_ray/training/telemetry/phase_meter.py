@@ -1,4 +1,4 @@
-"""What a device was measured to do over time, shared out over the phases that a run was in meanwhile."""
+"""Divides measurements of a device over time among the phases of a run."""
 
 import logging
 from collections import defaultdict, deque
@@ -9,14 +9,14 @@ __all__ = ["IDLE_PERCENT", "IDLE_SECONDS", "PhaseMeter"]
 
 log = logging.getLogger("hybrid_ray")
 
-IDLE_PERCENT = 20.0  # mean utilisation below which a device that trains is called idle
-IDLE_SECONDS = 10.0  # of training that this must last
+IDLE_PERCENT = 20.0  # mean utilisation below which a training device counts as idle
+IDLE_SECONDS = 10.0  # seconds of training over which it is averaged
 OTHER = "other"  # between steps: evaluation, checkpoints
 
 
 @dataclass(slots=True)
 class _Share:
-    """Of one phase. ``busy`` is percent times seconds."""
+    """The share of one phase. ``busy`` is utilisation in percent times seconds."""
 
     seconds: float = 0.0
     joules: float = 0.0
@@ -24,39 +24,38 @@ class _Share:
 
 
 class PhaseMeter:
-    """Joins two streams of one clock: spans of training, by phase, and intervals over which the device was measured.
+    """Combines two streams with one clock: spans of training by phase, and intervals in which the device was measured.
 
-    A measured interval (half a second) may hold many phases (a predicted step takes a millisecond), so what was
-    measured in it is shared out by time: within one interval all phases are taken to draw the same power. Phases that
-    last shorter than an interval are therefore told apart by their share of the time alone; longer ones by what they
-    really drew.
+    A measured interval (half a second) may contain many phases (a predicted step takes a millisecond), so its
+    measurement is divided in proportion to time, as if all phases in it drew the same power. Phases shorter than an
+    interval are therefore not measured individually; longer ones are.
 
-    One thread tells of spans and another of intervals. Spans come when they end, so an interval waits until the spans
-    in it are known; nothing else is kept.
+    One thread reports spans and another intervals. Spans arrive when they end, so an interval waits until its spans are
+    known.
     """
 
     def __init__(self) -> None:
         self._spans: deque[tuple[str, float, float]] = deque()
-        self._known = float("-inf")  # spans are known up to here
+        self._known = float("-inf")  # time up to which spans are known
         self._intervals: deque[tuple[float, float, float | None, float | None]] = deque()
         self._shares: defaultdict[str, _Share] = defaultdict(_Share)
         self._has_joules = self._has_busy = False
-        self._window = _Share()  # training since idleness was last looked for
+        self._window = _Share()  # training since the last check for idleness
         self._warned = False
 
     def spent(self, phase: str, started: float, ended: float) -> None:
-        """A step of ``phase`` took from ``started`` to ``ended``. Costs a microsecond: the loop calls it."""
+        """Record a step of ``phase`` from ``started`` to ``ended``. Takes about a microsecond of the training loop."""
         self._spans.append((phase, started, ended))
         self._known = ended
 
     def measured(self, started: float, ended: float, *, joules: float | None, utilisation: float | None) -> None:
-        """The device drew ``joules`` and was busy ``utilisation`` percent of the time; None: it does not say."""
+        """Record that the device drew ``joules`` and was busy ``utilisation`` percent of the time; None: unknown."""
         self._intervals.append((started, ended, joules, utilisation))
         while self._intervals and self._intervals[0][1] <= self._known:
             self._share_out(*self._intervals.popleft())
 
     def finish(self) -> None:
-        """No more spans will come: what is left waits no longer."""
+        """Process the remaining intervals: no more spans will come."""
         while self._intervals:
             self._share_out(*self._intervals.popleft())
 
@@ -99,7 +98,7 @@ class PhaseMeter:
             self._look_for_idleness(training, utilisation)
 
     def _seconds_in(self, started: float, ended: float) -> defaultdict[str, float]:
-        """Seconds of an interval by phase. Spans that end in it are forgotten."""
+        """Seconds of an interval by phase. Removes the spans that end in it."""
         seconds: defaultdict[str, float] = defaultdict(float)
         while self._spans:
             phase, first, last = self._spans[0]
@@ -112,7 +111,7 @@ class PhaseMeter:
         return seconds
 
     def _look_for_idleness(self, training: float, utilisation: float) -> None:
-        """Warn once if the device did little while it should have trained."""
+        """Warn once if the device was mostly idle during training."""
         window = self._window
         window.seconds += training
         window.busy += training * utilisation
@@ -122,9 +121,9 @@ class PhaseMeter:
         if mean < IDLE_PERCENT and not self._warned:
             self._warned = True
             log.warning(
-                "the GPU was busy %.0f %% of %.0f s of training: the micro-batch may be too small to fill it "
-                "(train.micro_batch_size), data may come too slowly (part_seconds of the result), or work may be done "
-                "on the CPU (train.threads, offloading)",
+                "the GPU was busy %.0f %% of %.0f s of training: the micro-batch may be too small "
+                "(train.micro_batch_size), data loading too slow (part_seconds in result.json), or work may be done on "
+                "the CPU (train.threads, offloading)",
                 mean,
                 window.seconds,
             )
