@@ -1,10 +1,10 @@
-"""What a trial is worth: baseline and measured numbers in, speedup, degradation and score out. Pure functions.
+"""Computes speedup, degradation and score of a trial from its measurements and the baseline's. Pure functions.
 
-Times are *plain steps*: training seconds divided by what a real step's own work took in the same run (docs/method.md,
-section 4), so that two machines, or one machine with and without a noisy neighbour, can be compared.
+Times are in *plain steps*: training seconds divided by the seconds of a plain step in the same run (docs/method.md,
+section 4), so that runs on different or busy machines can be compared.
 
-Every function is total: any input gives a finite number, because a scheduler is poisoned by one NaN. A loss or a time
-that is not finite counts as the worst there is.
+Every function returns a finite number for any input, because one NaN would break a scheduler. A loss or time that is
+not finite counts as the worst possible.
 """
 
 import math
@@ -19,7 +19,7 @@ from hybrid_ray.run_result import RunResult
 __all__ = ["LARGEST", "Baseline", "degradation", "mismatches", "pareto_front", "ranked", "score", "speedup"]
 
 LARGEST = 1e9
-"""Bound of every number made here: far beyond anything that means something, far below overflow."""
+"""Bound of every result: far beyond any meaningful value, far below overflow."""
 
 _SMALLEST = 1.0 / LARGEST
 
@@ -29,9 +29,9 @@ def _bounded(value: float) -> float:
 
 
 def speedup(baseline_time: float, time: float) -> float:
-    """How many times faster than the baseline at the same nominal steps. Times in plain steps.
+    """Baseline time / run time at the same number of nominal steps, in plain steps; above 1 is faster.
 
-    A time of 0 is taken as the smallest there is; a ``time`` that is not finite gives 0.
+    A time of 0 counts as 1 / `LARGEST`; a time that is not finite gives 0.
     """
     if not (math.isfinite(baseline_time) and math.isfinite(time)):
         return 0.0
@@ -39,9 +39,9 @@ def speedup(baseline_time: float, time: float) -> float:
 
 
 def degradation(loss: float, baseline_loss: float) -> float:
-    """Relative rise of the held-out loss over the baseline's; below 0 is an improvement.
+    """Relative rise of the held-out loss over the baseline's; lower is better, below 0 is an improvement.
 
-    A loss that is not finite (a run that diverged) gives ``LARGEST``. Raises nothing.
+    A loss that is not finite (a diverged run) gives `LARGEST`.
     """
     if not (math.isfinite(loss) and math.isfinite(baseline_loss)):
         return LARGEST
@@ -49,9 +49,9 @@ def degradation(loss: float, baseline_loss: float) -> float:
 
 
 def score(speedup: float, degradation: float, config: ObjectiveConfig) -> float:
-    """Speedup minus a penalty for the loss given up beyond the tolerance (docs/method.md, section 4).
+    """Speedup minus a penalty for degradation beyond the tolerance (docs/method.md, section 4); higher is better.
 
-    By itself it rewards stopping early: show ``net_speedup`` beside it, always.
+    The score alone rewards stopping early, so always show ``net_speedup`` next to it.
     """
     if math.isnan(speedup) or math.isnan(degradation):
         return -LARGEST
@@ -60,9 +60,9 @@ def score(speedup: float, degradation: float, config: ObjectiveConfig) -> float:
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Which (speedup, degradation) pairs no other beats: none is at least as good in both and better in one.
+    """Whether each (speedup, degradation) pair is on the Pareto front: no other is as good in both and better in one.
 
-    Equal pairs are on the front together. A pair that holds a NaN is never on it.
+    Equal pairs are on the front together. A pair with a NaN is never on it.
     """
     return [
         not any(math.isnan(value) for value in mine)
@@ -72,10 +72,10 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
 
 
 def ranked(rows: Iterable[Mapping[str, Any]], mode: str) -> list[Mapping[str, Any]]:
-    """Rows of the finished trials that predict, best first: by what was searched, ``objective``.
+    """The rows of the finished trials that predict, highest ``objective`` first.
 
-    With two objectives (``pareto``) that is the score, which weighs both, and those on the front come before others.
-    Inert trials have their say about the front: a trial that they beat in both had better not predicted.
+    In mode ``pareto`` trials on the front come first, and the score orders them. Trials that barely predict (inert)
+    still count in the front; a trial they dominate gained nothing from predicting.
     """
     done = [row for row in rows if row["state"] == "COMPLETE" and row["diverged"] != 1 and _worth(row) > -math.inf]
     points = [(row["speedup"], row["degradation"]) for row in done]
@@ -85,16 +85,16 @@ def ranked(rows: Iterable[Mapping[str, Any]], mode: str) -> list[Mapping[str, An
 
 
 def _worth(row: Mapping[str, Any]) -> float:
-    """What a trial is ranked by; minus infinity for one without a number."""
+    """The value a trial is ranked by; minus infinity if it has none."""
     known = (row[name] for name in ("objective", "score") if row[name] is not None and not math.isnan(row[name]))
     return next(known, -math.inf)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Baseline:
-    """What a trial is measured against: a whole curve, so that unfinished trials compare at equal nominal steps.
+    """The baseline's curve, with which trials are compared at equal nominal steps, even before they finish.
 
-    ``steps``, ``losses`` (val split, nats a token) and ``times`` (plain steps) are the baseline's evaluation points.
+    ``steps``, ``losses`` (val split, in the task's loss unit) and ``times`` (plain steps) are its evaluation points.
     """
 
     steps: tuple[int, ...]
@@ -104,10 +104,14 @@ class Baseline:
 
     @classmethod
     def from_result(cls, result: RunResult) -> "Baseline":
-        """Raises ValueError for a run that did not finish or has no finite curve: no score can be had from it."""
+        """The baseline of a finished run.
+
+        Raises:
+            ValueError: the run did not finish, or its curve has a loss that is not finite and above 0.
+        """
         if result.status != "finished":
             reason = result.error or "run it again"
-            raise ValueError(f"the baseline run is {result.status!r} but must be finished: {reason}")
+            raise ValueError(f"the baseline run is {result.status!r} but must be 'finished': {reason}")
         curve = sorted(result.curve, key=lambda evaluation: evaluation.step)
         if not curve or not all(math.isfinite(point.loss) and point.loss > 0 for point in curve):
             raise ValueError("the baseline run needs at least one evaluation, each with a finite loss above 0")
@@ -120,18 +124,18 @@ class Baseline:
 
     @property
     def loss(self) -> float:
-        """At its end."""
+        """Held-out loss at the end of the baseline."""
         return self.losses[-1]
 
     @property
     def time(self) -> float:
-        """Of the whole run, in plain steps."""
+        """Training time of the whole baseline, in plain steps."""
         return self.times[-1]
 
     def loss_at(self, step: int) -> float:
-        """Held-out loss at a nominal step: a power law between evaluations (linear in log-log).
+        """Held-out loss at a nominal step, interpolated linearly in log-log between evaluations.
 
-        Outside the curve the nearest value is held: a power law through two early points would promise far too much.
+        Outside the curve the nearest value is used: extrapolating two early points would predict far too low a loss.
         """
         right = bisect_left(self.steps, step)
         if right == 0 or right == len(self.steps):
@@ -139,19 +143,19 @@ class Baseline:
         return _power_law(step, self.steps[right - 1 : right + 1], self.losses[right - 1 : right + 1])
 
     def time_at(self, step: int) -> float:
-        """Plain steps of time the baseline had used at a nominal step: linear, through 0 at step 0."""
+        """Training time of the baseline at a nominal step, in plain steps: interpolated linearly, 0 at step 0."""
         steps, times = (0, *self.steps), (0.0, *self.times)
         right = min(max(1, bisect_left(steps, step)), len(steps) - 1)
         share = (step - steps[right - 1]) / (steps[right] - steps[right - 1])
         return times[right - 1] + share * (times[right] - times[right - 1])
 
     def mismatches(self, fingerprint: Mapping[str, Any]) -> list[str]:
-        """Why a run with this fingerprint can't be scored against the baseline, one sentence each; empty: it can."""
+        """Why a run with this fingerprint cannot be compared with the baseline, one phrase each; empty if it can."""
         return mismatches(self.fingerprint, fingerprint)
 
 
 def mismatches(baseline: Mapping[str, Any], run: Mapping[str, Any], *, but: Collection[str] = ()) -> list[str]:
-    """Why runs with these two fingerprints can't be compared, one sentence each; empty: they can.
+    """Why runs with these two fingerprints cannot be compared, one phrase each; empty if they can.
 
     Args:
         but: entries in which they may differ.
@@ -166,16 +170,16 @@ def _difference(name: str, baseline: Any, run: Any) -> str:
 
 
 def _mend(baseline: Mapping[str, Any], run: Mapping[str, Any]) -> str:
-    """What makes two runs alike of which one could not train as asked (training/start.py)."""
+    """The settings that make two runs comparable after one of them fell back at its start (training/start.py)."""
     settings = []
     if baseline["micro_batch_size"] != run["micro_batch_size"]:
         settings.append(f"train.micro_batch_size to {min(baseline['micro_batch_size'], run['micro_batch_size'])}")
     if baseline["compiled"] != run["compiled"]:
         settings.append("train.compile to false")
     if not settings:
-        return "one of them went on, after a stop, in another setting than it began in: train it again"
+        return "one of them was resumed in another setting than it began in: train it again"
     return (
-        "one of them fell back at its start, so it trained on another machine in effect: "
+        "one of them fell back to other settings at its start, so their times are not comparable: "
         f"set {' and '.join(settings)} in the job, for all its runs"
     )
 

@@ -1,7 +1,4 @@
-"""The processors of this machine: their name, and how many this process may use.
-
-Those are the ones it may run on, and no more than its container's share of time.
-"""
+"""The CPU's name, and the number of processors this process may use, by its affinity and its container's CPU limit."""
 
 import os
 import platform
@@ -24,9 +21,9 @@ def cpu_name() -> str:
 
 
 def cpu_count() -> int:
-    """The affinity's processors, or the container's quota of them where that is less; at least 1.
+    """Processors in the affinity mask, or in the container's CPU limit if that is lower; at least 1.
 
-    Half a processor is none: a run that shares one with a neighbour is timed wrongly.
+    A limit of 2.5 counts as 2: a run that shares a processor would be timed wrongly.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(_GROUPS)
@@ -34,7 +31,7 @@ def cpu_count() -> int:
 
 
 def _quota(groups: Path) -> float | None:
-    """Processors' worth of time that the container may use, by cgroup v2 or v1; None: no limit."""
+    """The container's CPU limit in processors, by cgroup v2 or v1; None: no limit."""
     try:
         text = (groups / "cpu.max").read_text()  # "200000 100000", or "max 100000"
     except OSError:

@@ -1,4 +1,4 @@
-"""What a run leaves behind: step records, evaluations, one result, a trial's row. Plain numbers, JSON in and out."""
+"""The records of a run: steps, evaluations, the result, a trial's row. Plain values that convert to and from JSON."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -23,12 +23,12 @@ __all__ = [
 Status = Literal["finished", "stopped", "diverged", "failed"]
 
 PHASE_OF = {"W": "warmup", "F": "full", "P": "predict", "M": "correct", "C": "correct"}
-"""By letter of a `Replay`. A micro-correction (M) is a real step inside a prediction."""
+"""The phase of each letter of a `Replay`. A micro-correction (M) is a real step between predicted steps."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepRecord:
-    """One nominal step. Losses in nats a token, seconds of wall time (synchronised)."""
+    """One nominal step. Loss in the task's unit (nats per token for GPT-2); wall seconds, device synchronised."""
 
     step: int  # 1-based, the nominal step just done
     phase: str  # warmup, full, predict, correct
@@ -44,13 +44,13 @@ class StepRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """A held-out loss at one nominal step, and what it had cost so far."""
+    """A held-out loss at one nominal step, and the run's cost up to it."""
 
     step: int
-    loss: float  # on the val split, nats a token
+    loss: float  # on the val split, in the task's unit (nats per token for GPT-2)
     real_steps: int
-    train_seconds: float  # synchronised; evaluation, checkpoints, compilation and calibration left out
-    time: float  # the same in plain steps
+    train_seconds: float  # synchronised; without evaluation, checkpoints, compilation and calibration
+    time: float  # training time in plain steps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,19 +59,17 @@ class Heldout:
 
     loss: float
     standard_error: float
-    tokens: int  # or whatever a loss of the task is per
-    accuracy: float | None = None  # of a classifier: the share it gets right
-    metrics: Mapping[str, float] = field(default_factory=dict)  # others of a task's own
+    tokens: int  # size of the split, in the task's unit
+    accuracy: float | None = None  # of a classifier, 0 to 1
+    metrics: Mapping[str, float] = field(default_factory=dict)  # the task's other metrics
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Replay:
-    """What a control needs to repeat a hybrid run's decisions.
+    """The decisions of a hybrid run, which a control repeats. All counts of a run's steps derive from them.
 
-    ``phases`` has one letter a nominal step: W warmup, F full, P predicted, M micro-correction, C correct.
-    ``norms`` has one entry a jump: the norm of its whole displacement, per parameter group of the optimizer.
-
-    The letters are the one account of a run's steps: every other count of them is read off here.
+    ``phases`` has one letter per nominal step: W warmup, F full, P predicted, M micro-correction, C correct.
+    ``norms`` has one entry per prediction: the norm of its whole displacement, by parameter group of the optimizer.
     """
 
     phases: str
@@ -87,7 +85,7 @@ class Replay:
 
     @property
     def phase_steps(self) -> dict[str, int]:
-        """Nominal steps of each phase that the run was in."""
+        """Nominal steps by phase, for the phases that occurred."""
         counts: Counter[str] = Counter()
         for letter, phase in PHASE_OF.items():
             counts[phase] += self.phases.count(letter)
@@ -96,13 +94,13 @@ class Replay:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunResult:
-    """All that is kept of one run beside its steps.
+    """The result of one run, without its steps.
 
-    ``calibration`` is seconds of a plain step: data, forward, backward and optimizer of the run's own real steps. If
-    time is told in another optimizer's steps, ``optimizer_cost`` is how many times as long the run's own takes, and its
-    seconds are divided by it.
-    ``plain_step`` is the same measured apart, with prediction off, before the run and at its evaluations.
-    Each figure is stored once: steps are read off ``replay``, sums are properties.
+    ``calibration`` is the seconds per plain step: data, forward, backward and optimizer of the run's own real steps.
+    With ``train.clock_optimizer``, ``optimizer_cost`` is the step time of the run's optimizer / of that optimizer, and
+    the optimizer's part of ``calibration`` is divided by it.
+    ``plain_step`` is the seconds per plain step measured separately, without prediction, before the run and at its
+    evaluations.
     """
 
     arm: str
@@ -128,7 +126,7 @@ class RunResult:
 
     @property
     def steps(self) -> int:
-        """Nominal steps done."""
+        """Number of nominal steps."""
         return len(self.replay.phases)
 
     @property
@@ -153,12 +151,12 @@ class RunResult:
 
     @property
     def time(self) -> float:
-        """Training time in plain steps: seconds divided by this run's own calibration."""
+        """Training time in plain steps: training seconds divided by the run's own calibration."""
         return self.train_seconds / self.calibration
 
     @property
     def real_step_cost(self) -> float:
-        """Of a real step of this run, in plain steps measured apart: 1 but for noise, unless the method slows it."""
+        """Cost of a real step of this run / of a separately measured plain step: 1 unless the method slows it down."""
         return self.calibration / self.plain_step
 
     @property
@@ -166,7 +164,7 @@ class RunResult:
         return self.predicted_steps / max(1, self.steps)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready, lossless."""
+        """Plain values for JSON, without loss."""
         plain = asdict(self)
         for row in plain["heldout"].values():
             if not row["metrics"]:
@@ -191,16 +189,16 @@ class TrialEnd(StrEnum):
     DIVERGED = "diverged"
     FAILED = "failed"
     OUT_OF_MEMORY = "out_of_memory"
-    INTERRUPTED = "interrupted"  # with the driver: it is none of the asked trials, its settings are queued again
+    INTERRUPTED = "interrupted"  # stopped with the driver: it does not count, and its settings are queued again
 
     @property
     def state(self) -> str:
-        """What Optuna calls it."""
+        """The state in Optuna's terms."""
         return _STATES.get(self, "FAIL")
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> "TrialEnd":
-        """Of a row or a last report."""
+        """The end stored in a trial's row or last report."""
         return cls(row.get("end") or row["status"])
 
 
@@ -212,9 +210,9 @@ Measure = float | None
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrialRow:
-    """A searched trial, as ``trials.jsonl`` and `load_study` have it. Its knobs are further columns, ``params_<knob>``.
+    """A trial's row in ``trials.jsonl`` and `load_study`. Searched settings are further columns, ``params_<name>``.
 
-    Measures are None where there are none: of a failed trial, or ``net_speedup`` off the frontier.
+    Measures are None if unknown: for a failed trial, or ``net_speedup`` outside the frontier's range.
     """
 
     number: int
@@ -248,4 +246,4 @@ class TrialRow:
 
 TRIAL_COLUMNS = tuple(column.name for column in fields(TrialRow))
 MEASURES = tuple(column.name for column in fields(TrialRow) if column.default is None)
-"""What a row keeps of a trial's last report."""
+"""The columns that come from a trial's last report."""
