@@ -20,7 +20,7 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @no_gpu
 @pytest.mark.skipif(torch.version.cuda is not None, reason="torch is built with CUDA")
 def test_a_build_without_cuda_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"train\.device is 'cuda' .* is a build without CUDA: install one"):
+    with pytest.raises(ConfigError, match=r"train\.device is 'cuda' .* is a build without CUDA: install a build"):
         choose_device(micro_run(device="cuda"))
 
 
