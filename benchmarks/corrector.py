@@ -34,7 +34,7 @@ def run(corpus: Corpus, *, seed: int, steps: int, rho: float, gain: float) -> tu
         full_steps=5,
         prediction_horizon=3,
         correct_steps=5,
-        gain=gain,
+        predictor={"name": "ema_nesterov", "gain": gain},  # type: ignore[arg-type]
         residual_feedback=rho,
         first_fraction=0.0,
         off_fraction=0.0,

@@ -65,7 +65,7 @@ class Spec:
 
     def run(self) -> RunConfig:
         hybrid = HybridConfig(**self.hybrid)
-        predicted = 0 if hybrid.predictor == "none" else self._predicted(hybrid)
+        predicted = 0 if hybrid.predictor.name == "none" else self._predicted(hybrid)
         nominal = self.steps + predicted
         config = TrainConfig(
             steps=nominal, batch_size=self.batch, learning_rate=self.rate, min_lr_ratio=0.0,
@@ -73,7 +73,7 @@ class Spec:
             **{"schedule": "linear", **self.train},
         )  # fmt: skip
         return RunConfig(
-            arm="baseline" if hybrid.predictor == "none" else "hybrid",
+            arm="baseline" if hybrid.predictor.name == "none" else "hybrid",
             seed=self.seed,
             model=ModelConfig(preset=PRESETS[self.width]),
             data=DataConfig(),
@@ -105,14 +105,14 @@ def ademamix(width: int, steps: int, seed: int, rate: float) -> Spec:
 
 
 def slow(width: int, steps: int, seed: int, rate: float) -> Spec:
-    options = {**JUMPS, "predictor": "slow_momentum", "alpha": 8.0, "beta3": beta3(steps)}
+    options = {**JUMPS, "predictor": {"name": "slow_momentum", "alpha": 8.0, "beta3": beta3(steps)}}
     return Spec(arm="slow_momentum", width=width, steps=steps, seed=seed, rate=rate, hybrid=options)
 
 
 def average(width: int, steps: int, seed: int, rate: float) -> Spec:
     """Displacement average: time constant a sixteenth of the run, gain 2.5, from 16 to 76 % of the run."""
     options = {
-        **JUMPS, "predictor": "ema_nesterov", "time_constant": steps / 16, "gain": 2.5,
+        **JUMPS, "predictor": {"name": "ema_nesterov", "time_constant": steps / 16, "gain": 2.5},
         "first_fraction": 0.16, "off_fraction": 0.24,
     }  # fmt: skip
     return Spec(arm="ema_nesterov", width=width, steps=steps, seed=seed, rate=rate, hybrid=options)
@@ -130,10 +130,15 @@ def slow_trusting(width: int, steps: int, seed: int, rate: float) -> Spec:
     return replace(spec, arm="slow_momentum_trust", hybrid={**spec.hybrid, "trust": "loss_trend"})
 
 
+def _with(spec: Spec, **options: Any) -> dict[str, Any]:
+    """The spec's hybrid settings with other options of its predictor."""
+    return {**spec.hybrid, "predictor": {**spec.hybrid["predictor"], **options}}
+
+
 def slow_cautious(kind: str, alpha: float, width: int, steps: int, seed: int, rate: float) -> Spec:
     """Slow momentum that moves only as far as a coordinate's average can be believed."""
     spec = slow(width, steps, seed, rate)
-    return replace(spec, arm=f"slow_{kind}_{alpha:g}", hybrid={**spec.hybrid, "caution": kind, "alpha": alpha})
+    return replace(spec, arm=f"slow_{kind}_{alpha:g}", hybrid=_with(spec, caution=kind, alpha=alpha))
 
 
 def muon(width: int, steps: int, seed: int, rate: float) -> Spec:
@@ -158,7 +163,7 @@ def ademamix_slow(width: int, steps: int, seed: int, rate: float) -> Spec:
         spec,
         arm="ademamix_slow_momentum",
         train=ademamix(width, steps, seed, rate).train,
-        hybrid={**spec.hybrid, "alpha": 4.0, "beta3": 1.0 - (1.0 - beta3(steps)) / 4},
+        hybrid=_with(spec, alpha=4.0, beta3=1.0 - (1.0 - beta3(steps)) / 4),
     )
 
 

@@ -49,7 +49,7 @@ def run_of(changes: dict[str, object], steps: int, seed: int) -> RunConfig:
         full_steps=5,
         prediction_horizon=3,
         correct_steps=0,
-        gain=0.6,
+        predictor={"name": "ema_nesterov", "gain": 0.6},  # type: ignore[arg-type]
         confidence_threshold=0.0,
         buffer_device="host",
         buffer_dtype="bfloat16" if "weights" in changes else "float32",

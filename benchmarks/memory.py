@@ -214,7 +214,7 @@ def run_of(case: Case, preset: str, *, steps: int, gpu: bool) -> RunConfig:
         sample_tokens=0,
     )
     return RunConfig(
-        arm="baseline" if case.hybrid.predictor == "none" else "hybrid",
+        arm="baseline" if case.hybrid.predictor.name == "none" else "hybrid",
         model=replace(ModelConfig(preset=preset), **case.model),
         data=text(words=gpu),
         train=replace(settings, **case.train),
@@ -307,7 +307,7 @@ def large_run(name: str, *, steps: int | None, gpu: bool) -> RunConfig:
         device="cuda" if gpu else "cpu",
     )
     return RunConfig(
-        arm="baseline" if case.hybrid.predictor == "none" else "hybrid",
+        arm="baseline" if case.hybrid.predictor.name == "none" else "hybrid",
         model=ModelConfig(preset=case.preset, pad_vocab_to=64 if gpu else 1, **SMALL),
         data=text(words=gpu),
         train=replace(settings, **case.train),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hybrid_ray.config import HybridConfig
     from hybrid_ray.config.jobfile import read_job as load_job
+    from hybrid_ray.method.predictors.base import Predictor
     from hybrid_ray.method.trainer import HybridTrainer, StepResult
     from hybrid_ray.ray_tune.tuner import build_tuner
     from hybrid_ray.report.load import Study, load_study
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "HybridConfig",
     "HybridTrainer",
+    "Predictor",
     "StepResult",
     "Study",
     "Task",
@@ -33,6 +35,7 @@ __all__ = [
 _WHERE = {
     "HybridConfig": "hybrid_ray.config:HybridConfig",
     "HybridTrainer": "hybrid_ray.method.trainer:HybridTrainer",
+    "Predictor": "hybrid_ray.method.predictors.base:Predictor",
     "StepResult": "hybrid_ray.method.trainer:StepResult",
     "Study": "hybrid_ray.report.load:Study",
     "Task": "hybrid_ray.tasks.task:Task",

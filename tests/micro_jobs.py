@@ -27,7 +27,9 @@ def micro_job(folder: Path, **sections: Any) -> JobConfig:
         train=TrainConfig(
             steps=60, batch_size=4, sequence_length=16, evaluations=4, calibration_steps=5, learning_rate=1e-2
         ),
-        hybrid=HybridConfig(warmup_steps=10, full_steps=3, correct_steps=1, time_constant=10.0),
+        hybrid=HybridConfig(
+            warmup_steps=10, full_steps=3, correct_steps=1, predictor={"name": "ema_nesterov", "time_constant": 10.0}
+        ),
         search=SearchConfig(trials=4, startup_trials=4, grace_steps=20),
         confirm=ConfirmConfig(best=1, seeds=3),
         resources=ResourcesConfig(max_concurrent=2),

@@ -30,9 +30,12 @@ def space(trial: "optuna.Trial", job: JobConfig) -> dict[str, Any]:
 def presets(job: JobConfig) -> dict[str, dict[str, Any]]:
     """Two gains and two memories around the usual ones, each with a short and a long cycle."""
     weak, strong = (
-        ({"alpha": 4.0, "beta3": 0.99}, {"alpha": 8.0, "beta3": 0.998})
-        if job.hybrid.predictor == "slow_momentum"
-        else ({"gain": 1.0, "time_constant": 10.0}, {"gain": 2.5, "time_constant": _longest_memory(job) / 2})
+        ({"predictor.alpha": 4.0, "predictor.beta3": 0.99}, {"predictor.alpha": 8.0, "predictor.beta3": 0.998})
+        if job.hybrid.predictor.name == "slow_momentum"
+        else (
+            {"predictor.gain": 1.0, "predictor.time_constant": 10.0},
+            {"predictor.gain": 2.5, "predictor.time_constant": _longest_memory(job) / 2},
+        )
     )
     short = {"full_steps": 5, "prediction_horizon": 3}
     long = {"full_steps": _longest_full(job), "prediction_horizon": largest_horizon(job) // 2}
@@ -45,16 +48,18 @@ def presets(job: JobConfig) -> dict[str, dict[str, Any]]:
 
 
 def _gain_and_memory(trial: "optuna.Trial", job: JobConfig) -> dict[str, Any]:
-    predictor = job.hybrid.predictor
+    predictor = job.hybrid.predictor.name
     if predictor == "slow_momentum":
         return {
-            "alpha": trial.suggest_float("alpha", 1.0, 32.0, log=True),
-            "beta3": trial.suggest_categorical("beta3", _DECAYS),
+            "predictor.alpha": trial.suggest_float("predictor.alpha", 1.0, 32.0, log=True),
+            "predictor.beta3": trial.suggest_categorical("predictor.beta3", _DECAYS),
         }
     if predictor == "ema_nesterov":
         return {
-            "gain": trial.suggest_float("gain", 0.25, 5.0, log=True),
-            "time_constant": trial.suggest_float("time_constant", 2.0, _longest_memory(job), log=True),
+            "predictor.gain": trial.suggest_float("predictor.gain", 0.25, 5.0, log=True),
+            "predictor.time_constant": trial.suggest_float(
+                "predictor.time_constant", 2.0, _longest_memory(job), log=True
+            ),
         }
     raise ConfigError(
         f"search.space is gain_memory_cycle but hybrid.predictor is {predictor!r}, which has no gain and memory: use "

@@ -19,14 +19,14 @@ def space(trial: "optuna.Trial", job: JobConfig) -> dict[str, Any]:
     """Settings of one trial. Both matter in ratios, so both are searched in logarithms."""
     return {
         "lr_factor": trial.suggest_float("lr_factor", 0.3, 1.0, log=True),
-        "alpha": trial.suggest_float("alpha", 4.0, 12.0, log=True),
+        "predictor.alpha": trial.suggest_float("predictor.alpha", 4.0, 12.0, log=True),
     }
 
 
 def presets(job: JobConfig) -> dict[str, dict[str, Any]]:
     """Half the rate did best in runs of several thousand steps; at the full one a smaller weight may be stable."""
     return {
-        "half_rate": {"lr_factor": 0.5, "alpha": 8.0},
-        "full_rate": {"lr_factor": 1.0, "alpha": 4.0},
-        "between": {"lr_factor": 0.7, "alpha": 6.0},
+        "half_rate": {"lr_factor": 0.5, "predictor.alpha": 8.0},
+        "full_rate": {"lr_factor": 1.0, "predictor.alpha": 4.0},
+        "between": {"lr_factor": 0.7, "predictor.alpha": 6.0},
     }

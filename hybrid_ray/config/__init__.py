@@ -17,8 +17,9 @@ from hybrid_ray.config.evaluation import (
     Split,
     arm_label,
 )
-from hybrid_ray.config.hybrid import GateName, HybridConfig, PredictorName
+from hybrid_ray.config.hybrid import GateName, HybridConfig
 from hybrid_ray.config.job import JobConfig, PublishedName, RunConfig
+from hybrid_ray.config.predictors import PredictorConfig, PredictorName
 from hybrid_ray.config.search import BudgetConfig, ResourcesConfig, SearchConfig
 from hybrid_ray.config.task import TaskConfig
 from hybrid_ray.config.training import DataConfig, ModelConfig, OptimizerName, PruneScore, TrainConfig
@@ -37,6 +38,7 @@ __all__ = [
     "ModelConfig",
     "ObjectiveConfig",
     "OptimizerName",
+    "PredictorConfig",
     "PredictorName",
     "PruneScore",
     "PublishedName",

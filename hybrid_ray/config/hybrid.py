@@ -5,13 +5,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from hybrid_ray.config.section import MOST, NonNegative, Positive, Share, Whole, section
+from hybrid_ray.config.predictors import PredictorChoice, PredictorConfig
+from hybrid_ray.config.section import MOST, Positive, Share, Whole, section
 
-__all__ = ["GateName", "HybridConfig", "PredictorName"]
+__all__ = ["GateName", "HybridConfig"]
 
-PredictorName = Literal[
-    "none", "slow_momentum", "ema_nesterov", "snoo", "linear_fit", "momentum", "zero", "random", "reversed"
-]  # fmt: skip
 GateName = Literal["always", "confidence", "random"]
 TrustName = Literal["loss_trend", "off"]
 
@@ -24,15 +22,14 @@ class _Habits:
     off_fraction: float = 0.25
     gate: GateName = "confidence"
     trust: TrustName = "off"
-    gain: float = 1.0
 
 
 # AdEMAMix steps along its slow average from the first step to the last, and the gain comes from all of them.
 # Jumps along a displacement average pay in the middle of a run: early ones raise the loss, late ones have nothing to
-# gain while the rate falls to zero. Fractions and gain did best in trials (docs/findings.md).
+# gain while the rate falls to zero. The fractions did best in trials (docs/findings.md).
 _HABITS: dict[str, _Habits] = {
     "slow_momentum": _Habits(off_fraction=0.0, gate="always", trust="loss_trend"),
-    "ema_nesterov": _Habits(first_fraction=0.16, off_fraction=0.24, gain=2.5),
+    "ema_nesterov": _Habits(first_fraction=0.16, off_fraction=0.24),
 }
 
 
@@ -58,7 +55,11 @@ class HybridConfig:
     warmup_steps: Whole = Field(default=100, description="Real steps before the first cycle")
     full_steps: int = Field(default=10, ge=1, le=1_000_000, description="Real steps at the start of a cycle")
     correct_steps: int = Field(default=5, ge=0, le=1_000_000, description="Real steps after a prediction")
-    predictor: PredictorName = Field(default="ema_nesterov", description="What foretells the weights")
+    predictor: PredictorChoice = Field(
+        default=PredictorConfig().changed_to("ema_nesterov"),
+        description="What predicts the weights: a name, or {name: ..., option: ...}; package.module:Name for one of "
+        "your own",
+    )
     gate: GateName | None = Field(
         default=None, description="What decides whether a cycle predicts (method/gate); null: the predictor's own"
     )
@@ -68,29 +69,6 @@ class HybridConfig:
         "predictor's own",
     )
     gate_rate: Share = Field(default=0.5, description="gate random: share of the cycles that predict")
-    alpha: NonNegative = Field(
-        default=8.0, description="slow_momentum: weight of the slow average at the end of the run"
-    )
-    beta3: float = Field(
-        default=0.996, ge=0.0, le=0.999999, description="slow_momentum: decay of the slow average at the end of the run"
-    )
-    caution: Literal["none", "sign", "shrink"] = Field(
-        default="none",
-        description="slow_momentum with Adam's kin, an experiment: sign: move only where the fast average agrees in "
-        "sign; shrink: as far as the slow average is more than noise",
-    )
-    gain: NonNegative | None = Field(
-        default=None,
-        description="A predicted step moves by gain x the averaged step of a real one; null: the predictor's own (1, "
-        "ema_nesterov 2.5)",
-    )
-    time_constant: Positive | None = Field(
-        default=None,
-        description="ema_nesterov: of the average, in real steps; null: a sixteenth of the run's real steps",
-    )
-    outer_lr: Positive = Field(default=0.6, description="snoo: outer learning rate")
-    outer_momentum: float = Field(default=0.5, ge=0.0, le=0.999, description="snoo: outer momentum")
-    fit_windows: int = Field(default=4, ge=2, le=1000, description="linear_fit: snapshots in one fit")
     lr_factor: Positive = Field(
         default=1.0,
         description="Learning rate of a run that predicts, over train.learning_rate. Baseline, frontier and the "
@@ -144,11 +122,6 @@ class HybridConfig:
         """The share of the run after which predictions end."""
         return 1.0 - (self._habits.off_fraction if self.off_fraction is None else self.off_fraction)
 
-    @property
-    def reach(self) -> float:
-        """The gain: the job's, or the predictor's own."""
-        return self._habits.gain if self.gain is None else self.gain
-
     def real_steps(self, nominal: int) -> float:
         """Real steps of a run of so many nominal ones, if it predicts in every cycle of its part for predictions."""
         part = max(0.0, self.predicts_until - self.predicts_from)
@@ -164,4 +137,4 @@ class HybridConfig:
 
     @property
     def _habits(self) -> _Habits:
-        return _HABITS.get(self.predictor, _Habits())
+        return _HABITS.get(self.predictor.name, _Habits())

@@ -68,6 +68,7 @@ class JobConfig:
         for place, arms in (("confirm.arms", self.confirm.arms), ("compare.arms", self.compare.arms)):
             found |= {f"{place}.{index}": arm for index, arm in enumerate(arms)}
         found["task.factory"] = self.task.factory or ""
+        found["hybrid.predictor"] = self.hybrid.predictor.name
         return {place: name for place, name in found.items() if ":" in name}
 
     @property

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from hybrid_ray.config.job import JobConfig
+from hybrid_ray.config.predictors import OPTIONS
 
 __all__ = ["job_schema", "settings_page"]
 
@@ -25,6 +26,7 @@ the schema to a file (`hybrid-ray schema > job.schema.json`) and begin a job wit
 def job_schema() -> dict[str, Any]:
     """The JSON schema of a job file."""
     schema = TypeAdapter(JobConfig).json_schema()
+    schema["$defs"]["HybridConfig"]["properties"]["predictor"]["default"] = JobConfig().hybrid.predictor.name
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "A job of hybrid-ray"}
 
 
@@ -43,6 +45,11 @@ def settings_page() -> str:
             "",
             *_table(f"{name}.", part["properties"]),
         ]
+    for name, kind in OPTIONS.items():
+        part = TypeAdapter(kind).json_schema()
+        if part["properties"] and name != "reversed":
+            title = f"## hybrid.predictor: {name}"
+            lines += ["", title, "", part["description"], "", *_table("hybrid.predictor.", part["properties"])]
     return "\n".join(lines) + "\n"
 
 

@@ -68,7 +68,7 @@ def sentences(error: ValidationError, given: Mapping[str, Any], kind: type) -> l
     for detail in error.errors(include_url=False):
         item = next((step for step in detail["loc"] if isinstance(step, int)), None)
         found.setdefault((place_of(detail["loc"], given), item), []).append(detail)
-    return [_sentence(place, details, kind) for (place, _), details in found.items()]
+    return [text for (place, _), details in found.items() for text in _sentences(place, details, kind)]
 
 
 def place_of(location: Sequence[int | str], given: Any) -> tuple[str, ...]:
@@ -80,6 +80,14 @@ def place_of(location: Sequence[int | str], given: Any) -> tuple[str, ...]:
         place.append(str(step))
         given = given.get(step)
     return tuple(place)
+
+
+def _sentences(place: tuple[str, ...], details: Sequence[ErrorDetails], kind: type) -> list[str]:
+    """Of one setting. Where it is checked as a whole of its own, it may have several problems."""
+    inner = details[0].get("ctx", {}).get("error")
+    if isinstance(inner, ConfigError):
+        return [f"{'.'.join(place)}.{problem}" for problem in inner.problems]
+    return [_sentence(place, details, kind)]
 
 
 def _sentence(place: tuple[str, ...], details: Sequence[ErrorDetails], kind: type) -> str:

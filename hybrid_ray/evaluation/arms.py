@@ -21,7 +21,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hybrid_ray.config import Arm, ControlArm, HybridConfig, JobConfig, PredictorName, RunConfig, arm_label
+from hybrid_ray.config import (
+    Arm,
+    ControlArm,
+    HybridConfig,
+    JobConfig,
+    PredictorConfig,
+    PredictorName,
+    RunConfig,
+    arm_label,
+)
 from hybrid_ray.config.named import load_named, one_sentence
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.run_result import RunResult
@@ -39,7 +48,7 @@ REQUIRED: tuple[ControlArm, ...] = ("equal_steps", "placebo")
 skipping the same steps and doing nothing gains as well does not come from predicting.
 """
 
-_PLAIN = HybridConfig(predictor="none")
+_PLAIN = HybridConfig(predictor=PredictorConfig(name="none"))
 _PAIRED = ("seed", "task", "model", "data", "workers")
 
 
@@ -169,7 +178,8 @@ def _placebo(hybrid: Finished) -> RunConfig:
 
 
 def _replay(arm: Arm, predictor: PredictorName, settings: HybridConfig, hybrid: Finished) -> RunConfig:
-    return replace(hybrid.run, arm=arm, hybrid=replace(settings, predictor=predictor), replay=str(hybrid.path))
+    changed = replace(settings, predictor=settings.predictor.changed_to(predictor))
+    return replace(hybrid.run, arm=arm, hybrid=changed, replay=str(hybrid.path))
 
 
 def _random_direction(hybrid: Finished) -> RunConfig:

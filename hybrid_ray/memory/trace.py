@@ -124,7 +124,7 @@ def trace(run: RunConfig, batches: Batches, *, layers: int | None = None) -> All
         _mark(model, task, log)
         batch = _faked(batches.training)
         trainer.step(_closure(run, lambda: task.loss(model, batch), model, optimizer, log))
-        if run.hybrid.predictor != "none":
+        if run.hybrid.predictor.name != "none":
             trainer.step(lambda: torch.empty(()))  # a predicted step does not call it
         with log.moment("evaluation", "activations"), torch.no_grad(), _precision(run):
             task.loss(model.eval(), _faked(batches.heldout))
@@ -195,7 +195,7 @@ def _trainer(run: RunConfig, model: nn.Module, optimizer: Optimizer, log: Alloca
             replay=replay,
         )
     trainer.clock = _Moments(log)
-    if run.hybrid.predictor != "none" and run.hybrid.buffer_device == "host" and run.train.device == "cuda":
+    if run.hybrid.predictor.name != "none" and run.hybrid.buffer_device == "host" and run.train.device == "cuda":
         for buffers in trainer.state_dict()["parts"]["cycle"]["predictor"]["buffers"]:
             log.claim(buffers["tensors"], "host")
     return trainer

@@ -42,7 +42,7 @@ def check_arguments(
     if closure is not None and closure.default is Parameter.empty:
         name = type(optimizer).__name__
         raise UnsupportedOptimizer(f"{name} needs a closure of its own: use a first-order optimizer such as AdamW")
-    if rewrites_weights(optimizer) and config.predictor != "none":
+    if rewrites_weights(optimizer) and config.predictor.name != "none":
         name = type(optimizer).__name__
         raise UnsupportedOptimizer(
             f"{name} computes the weights from a state of its own, which would undo predictions: use another "
@@ -61,7 +61,7 @@ def check_arguments(
     ]
     if clip_norm is not None and not 0.0 < clip_norm < math.inf:
         problems.append(f"clip_norm is {clip_norm} but must be above 0, and finite")
-    if total_steps is None and replay is None and config.predictor not in ("none", "random", "reversed"):
+    if total_steps is None and replay is None and config.predictor.name not in ("none", "random", "reversed"):
         problems.extend(_fraction_problems(config))
     if problems:
         raise ConfigError(problems)
@@ -147,7 +147,7 @@ def _parameter_problems(model: torch.nn.Module, optimizer: torch.optim.Optimizer
 
 
 def _rate_problems(optimizer: torch.optim.Optimizer, config: HybridConfig) -> Iterator[str]:
-    if config.couple_lr and config.predictor != "none":
+    if config.couple_lr and config.predictor.name != "none":
         for number, group in enumerate(optimizer.param_groups):
             if group.get("lr") is None:
                 yield (
@@ -161,7 +161,7 @@ def _fraction_problems(config: HybridConfig) -> Iterator[str]:
     shares = {"first_fraction": config.predicts_from, "off_fraction": 1.0 - config.predicts_until}
     for name, share in shares.items():
         if share > 0.0:
-            whose = "" if getattr(config, name) is not None else f" (the default of {config.predictor})"
+            whose = "" if getattr(config, name) is not None else f" (the default of {config.predictor.name})"
             part = "first" if name == "first_fraction" else "last"
             yield (
                 f"{name} is {share:g}{whose}, the {part} share of the run without predictions, but total_steps is not "
@@ -171,8 +171,8 @@ def _fraction_problems(config: HybridConfig) -> Iterator[str]:
 
 def _replay_problems(optimizer: torch.optim.Optimizer, config: HybridConfig, replay: Replay | None) -> Iterator[str]:
     if replay is None:
-        if config.predictor in ("random", "reversed"):
-            yield f"predictor is {config.predictor!r}, a control: give it the replay of a hybrid run"
+        if config.predictor.name in ("random", "reversed"):
+            yield f"predictor is {config.predictor.name!r}, a control: give it the replay of a hybrid run"
         return
     jumps = len(re.findall("[PM]+", replay.phases))
     if jumps != len(replay.norms):

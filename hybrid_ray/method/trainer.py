@@ -95,7 +95,7 @@ class HybridTrainer:
         self._trend = LossTrend()
         self._rate = LearningRate(optimizer, lr_scheduler)
         self._replay = replay
-        self._only_advise = replay is not None or config.predictor == "none"
+        self._only_advise = replay is not None or config.predictor.name == "none"
         self._cycle = self._new_cycle()
         self._offload = StateOffload(optimizer, self.weights.device) if config.offload_optimizer else None
         self._scale = LossScale(scaler, optimizer) if scaler is not None and scaler.is_enabled() else None
@@ -345,7 +345,7 @@ class HybridTrainer:
         return horizon if enter else 0
 
     def _new_cycle(self) -> Cycle | None:
-        if self.config.predictor == "none":
+        if self.config.predictor.name == "none":
             return None
         return Cycle(self.weights, self.optimizer, self.config, total_steps=self.total_steps, seed=self.seed)
 

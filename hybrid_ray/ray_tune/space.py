@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from hybrid_ray.config import HybridConfig, JobConfig
+from hybrid_ray.config import HybridConfig, JobConfig, PredictorConfig
 from hybrid_ray.config.named import load_module, load_named, one_sentence
 from hybrid_ray.errors import ConfigError
 
@@ -37,7 +37,7 @@ class SearchSpace:
 
     def preset_cycle(self, hybrid: HybridConfig) -> int:
         """Nominal steps of the longest cycle among the presets; of the whole space if it has none."""
-        cycles = [replace(hybrid, **values).cycle_steps for values in self.presets.values()]
+        cycles = [_changed(hybrid, values).cycle_steps for values in self.presets.values()]
         return max(cycles, default=self.longest_cycle(hybrid))
 
     def longest_cycle(self, hybrid: HybridConfig) -> int:
@@ -60,6 +60,10 @@ class SearchSpace:
         return found.get("low", own), found.get("high", own)
 
 
+_OPTION = "predictor."
+"""What names an option of the predictor: ``predictor.gain``."""
+
+
 def load_space(job: JobConfig) -> SearchSpace:
     """The space of a job, its presets checked to be complete and inside it.
 
@@ -74,7 +78,7 @@ def load_space(job: JobConfig) -> SearchSpace:
     problems = [
         f"search.space {job.search.space} asks for {name!r}, which is no setting of HybridConfig"
         for name in ranges
-        if name not in {field.name for field in fields(HybridConfig)}
+        if name not in {field.name for field in fields(HybridConfig)} and not name.startswith(_OPTION)
     ]
     if problems:
         raise ConfigError(problems)
@@ -88,9 +92,19 @@ def load_space(job: JobConfig) -> SearchSpace:
 def settings(job: JobConfig, params: Mapping[str, Any]) -> HybridConfig:
     """The job's method settings with a trial's own put over them. Raises `ConfigError` for values that can't be."""
     try:
-        return replace(job.hybrid, **params)
+        return _changed(job.hybrid, params)
     except ConfigError as error:
         raise ConfigError([f"hybrid.{problem}" for problem in error.problems]) from error
+
+
+def _changed(hybrid: HybridConfig, params: Mapping[str, Any]) -> HybridConfig:
+    """The settings with others put over them, options of the predictor among these."""
+    own = {name: value for name, value in params.items() if not name.startswith(_OPTION)}
+    options = {name.removeprefix(_OPTION): value for name, value in params.items() if name.startswith(_OPTION)}
+    predictor, other = hybrid.predictor, own.pop("predictor", hybrid.predictor.name)
+    if other != predictor.name:
+        predictor = PredictorConfig(name=other)
+    return replace(hybrid, predictor=replace(predictor, options={**predictor.options, **options}), **own)
 
 
 def _functions(job: JobConfig) -> tuple[Any, Any]:

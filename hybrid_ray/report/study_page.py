@@ -161,7 +161,7 @@ def _facts(study: Study) -> list[str]:
         f"model {study.words['model']}",
         study.words["data"],
         f"{job.train.steps} nominal steps of {job.train.batch_size} {study.words['batch_of']}",
-        f"predictor {job.hybrid.predictor}",
+        f"predictor {job.hybrid.predictor.name}",
         _SEARCHED[job.objective.mode],
         f"{len(ended)} trials" + (f" ({counts})" if counts else ""),
     ]

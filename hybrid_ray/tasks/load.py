@@ -12,9 +12,10 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
 from hybrid_ray.config import JobConfig, RunConfig, TrainConfig
-from hybrid_ray.config.named import load_named, one_sentence, option_problems, subclass_problems
+from hybrid_ray.config.named import is_module_name, load_named, one_sentence, option_problems, subclass_problems
 from hybrid_ray.config.task import our_task, task_words
 from hybrid_ray.errors import ConfigError
+from hybrid_ray.method.predictors import load_predictor
 from hybrid_ray.optim import build_optimizer
 from hybrid_ray.tasks.sampling import own_draws
 from hybrid_ray.tasks.task import Part, Task
@@ -27,11 +28,13 @@ _NO_RESULT = {"data.cache_dir"}  # where runs are kept, too: of any task
 
 
 def load_task(run: RunConfig) -> Task:
-    """The task of a run, its options checked. Data are not made yet.
+    """The task of a run, its options checked, and a predictor of the user's. Data are not made yet.
 
     Raises:
         ConfigError: all that is wrong with the factory, its options, or settings that it does not read.
     """
+    if is_module_name(run.hybrid.predictor.name):
+        load_predictor(run.hybrid.predictor, _folders(run.folders))
     ours = our_task(run.task, run.model, run.data)
     if ours is None:
         train = TrainConfig(sequence_length=run.train.sequence_length)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from hybrid_ray.config import RunConfig
+from hybrid_ray.config import PredictorConfig, RunConfig
 from hybrid_ray.method.gradients import compute_gradients
 from hybrid_ray.method.ranks import from_first_rank
 from hybrid_ray.method.step_clock import StepClock
@@ -111,6 +111,6 @@ def _plain(run: RunConfig) -> RunConfig:
     return replace(
         run,
         replay=None,
-        hybrid=replace(run.hybrid, predictor="none"),
+        hybrid=replace(run.hybrid, predictor=PredictorConfig(name="none")),
         train=replace(run.train, learning_rate=STANDSTILL),
     )

@@ -33,7 +33,7 @@ _WRONG_JOBS: Mapping[str, tuple[str, ...]] = {
     "a wrong name and a wrong value": ("run", "--set", "train.stepz=9", "--set", "search.trials=0"),
     "many problems": (
         *("plan", "--set", "hybrid.predictor=crystal_ball", "--set", "train.optimizer=lion"),
-        *("--set", "hybrid.gain=-1", "--set", "frontier.lengths=[0.5]", "--set", "data.tokenizer=words"),
+        *("--set", "hybrid.full_steps=0", "--set", "frontier.lengths=[0.5]", "--set", "data.tokenizer=words"),
         *("--set", "compare.interim_analyses=[2]", "--set", "confirm.seeds=1", "--set", "model.preset=huge"),
     ),
     "values of the wrong type": ("train", "--set", "train.steps=many", "--set", "train.betas=3", "--set", "seed=x"),
@@ -68,8 +68,9 @@ def micro_job(**sections: Mapping[str, Any]) -> dict[str, Any]:
             **{"evaluations": 4, "calibration_steps": 5},
         },
         "hybrid": {
-            **{"predictor": "ema_nesterov", "confidence_threshold": 0.0, "correction_interval": 3},
-            **{"warmup_steps": 10, "full_steps": 3, "correct_steps": 1, "time_constant": 10.0},
+            **{"confidence_threshold": 0.0, "correction_interval": 3},
+            "predictor": {"name": "ema_nesterov", "time_constant": 10.0},
+            **{"warmup_steps": 10, "full_steps": 3, "correct_steps": 1},
         },
         "search": {"trials": 2, "startup_trials": 2, "sampler": "random", "scheduler": "none"},
         "confirm": {"best": 4, "seeds": 3},

@@ -6,18 +6,20 @@ recorded names and translated by `as_today`; what the package answers is transla
 
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from hybrid_ray import HybridConfig, HybridTrainer, load_study
+from hybrid_ray.config.predictors import OPTIONS
 from hybrid_ray.run_result import RunResult
 
 __all__ = [
     "COMMAND_LINE",
     "NEW_COLUMNS",
-    "HybridConfig",
     "HybridTrainer",
     "as_recorded",
     "as_today",
+    "hybrid_config",
     "load_study",
     "result_as_recorded",
     "text_as_recorded",
@@ -72,6 +74,16 @@ DERIVED_STATISTICS = (
 
 _VALUES = {"predictor": PREDICTORS, "arms": ARMS, "arm": ARMS, "phase": PHASES, "split": SPLITS}
 _KEYS = {"heldout": SPLITS, "phase_steps": PHASES, "phase_shares": PHASES, "runs": ARMS, "comparisons": ARMS}
+
+
+def hybrid_config(settings: Mapping[str, Any]) -> HybridConfig:
+    """Settings as they were recorded: the options of all predictors next to those of the method."""
+    name = settings.get("predictor", "ema_nesterov")
+    every = {option.name for kind in OPTIONS.values() for option in fields(kind)}
+    own = {option.name for option in fields(OPTIONS[name])}
+    options = {key: value for key, value in settings.items() if key in own}
+    rest = {key: value for key, value in settings.items() if key not in every}
+    return HybridConfig(**{**rest, "predictor": {"name": name, **options}})
 
 
 def as_today(data: Any, *, key: str = "") -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from names import HybridConfig, HybridTrainer, as_recorded, as_today
+from names import HybridTrainer, as_recorded, as_today, hybrid_config
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -134,7 +134,7 @@ class _Training:
         settings = as_today({"first_fraction": 0.0, "off_fraction": 0.0, **BASE, **scenario.settings})
         arguments = {name: settings.pop(name) for name in TRAINER_ARGUMENTS if name in settings}
         self.trainer = HybridTrainer(
-            self.model, self.optimizer, HybridConfig(**settings), lr_scheduler=schedule, replay=replay, **arguments
+            self.model, self.optimizer, hybrid_config(settings), lr_scheduler=schedule, replay=replay, **arguments
         )
         self.factors, self.steps, self.batches = scenario.spoiled, 0, 0
         generator = torch.Generator().manual_seed(1)

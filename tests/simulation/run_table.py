@@ -8,7 +8,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,6 +16,7 @@ import yaml
 
 from hybrid_ray.config import HybridConfig, JobConfig, RunConfig
 from hybrid_ray.config.jobfile import dump_job, job_from_dict
+from hybrid_ray.config.predictors import OPTIONS
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.evaluation.arms import frontier_runs
 from hybrid_ray.evaluation.runner import Task, failed_result
@@ -51,6 +52,17 @@ and is of that kind, told apart by its length too. The others are told apart by 
 """
 
 
+def _today(job: dict[str, Any]) -> dict[str, Any]:
+    """A job as it was written when the options of all predictors stood among the settings of the method."""
+    every = {option.name for kind in OPTIONS.values() for option in fields(kind)}
+    hybrid = job["hybrid"]
+    options = {name: hybrid.pop(name) for name in list(hybrid) if name in every}
+    if isinstance(hybrid["predictor"], str):
+        own = {option.name for option in fields(OPTIONS[hybrid["predictor"]])}
+        hybrid["predictor"] = {"name": hybrid["predictor"]} | {k: v for k, v in options.items() if k in own}
+    return job
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunTable:
     """Real runs of one job by what was run.
@@ -78,7 +90,7 @@ class RunTable:
             ) from error
         made_from = json.loads(table.schema.metadata[b"run_table"])
         return cls(
-            job=job_from_dict(yaml.safe_load(made_from["job"])),
+            job=job_from_dict(_today(yaml.safe_load(made_from["job"]))),
             ranges=made_from["ranges"],
             runs={_key_of(row): RunResult.from_dict(json.loads(row["result"])) for row in table.to_pylist()},
         )
@@ -135,7 +147,7 @@ class RunTable:
         """The real run that stands for this one; a failed result that says so where the table has none."""
         found = self.runs.get(self._key(run))
         if found is None:
-            settings = f" of {self.snap(run.hybrid)}" if run.hybrid.predictor != "none" else ""
+            settings = f" of {self.snap(run.hybrid)}" if run.hybrid.predictor.name != "none" else ""
             return failed_result(run, f"the table has no {run.arm} run{settings} with seed {run.seed}")
         return replace(found, arm=run.arm)
 
@@ -151,7 +163,7 @@ class RunTable:
         return replace(self, runs=runs)
 
     def _key(self, run: RunConfig) -> Key:
-        if run.hybrid.predictor == "none":
+        if run.hybrid.predictor.name == "none":
             return _plain_kind(run.arm), run.seed, run.train.steps
         return run.arm, run.seed, self.snap(run.hybrid)
 

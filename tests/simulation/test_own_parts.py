@@ -166,7 +166,7 @@ def finished(tmp_path: Path) -> Finished:
 
 def test_an_arm_of_ones_own_is_made_of_the_hybrid_and_called_by_its_function(finished: Finished) -> None:
     made = control("my_arms:half", finished)
-    assert (made.arm, made.seed, made.train.steps, made.hybrid.predictor) == ("half", 7, 50, "none")
+    assert (made.arm, made.seed, made.train.steps, made.hybrid.predictor.name) == ("half", 7, 50, "none")
 
 
 @pytest.mark.parametrize(

@@ -98,8 +98,12 @@ def test_an_unknown_space_is_a_mistake_in_the_job() -> None:
 
 def test_a_space_with_presets_that_do_not_fit_lists_every_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("my_spaces.odd")
-    module.space = lambda trial, job: {"gain": trial.suggest_float("gain", 0.0, 1.0)}  # type: ignore[attr-defined]
-    module.presets = lambda job: {"empty": {}, "high": {"gain": 2.0}, "other": {"gain": 0.5, "x": 1}}  # type: ignore[attr-defined]
+    module.space = lambda trial, job: {"predictor.gain": trial.suggest_float("predictor.gain", 0.0, 1.0)}  # type: ignore[attr-defined]
+    module.presets = lambda job: {
+        "empty": {},
+        "high": {"predictor.gain": 2.0},
+        "other": {"predictor.gain": 0.5, "x": 1},
+    }  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "my_spaces", types.ModuleType("my_spaces"))
     monkeypatch.setitem(sys.modules, "my_spaces.odd", module)
     with pytest.raises(ConfigError) as caught:
@@ -120,7 +124,8 @@ def test_a_space_may_search_any_setting_of_the_method(monkeypatch: pytest.Monkey
     job = JobConfig(search=SearchConfig(space="wide"), hybrid=HybridConfig(prediction_horizon=7, correct_steps=2))
     space = load_space(job)
     assert space.longest_cycle(job.hybrid) == 20 + 7 + 2
-    assert settings(job, {"full_steps": 3, "predictor": "snoo"}).predictor == "snoo"
+    assert settings(job, {"full_steps": 3, "predictor": "snoo"}).predictor.name == "snoo"
+    assert settings(job, {"predictor.gain": 2}).predictor.options["gain"] == 2.0
 
 
 def test_grace_is_warmup_full_and_three_of_the_longest_cycles_among_the_presets() -> None:

@@ -115,7 +115,7 @@ def _steps(setup: TrainSetup, run: RunConfig, *, before_each: Callable[[], None]
         before_each()  # a forward
         return loss()
 
-    for _ in range(2 if run.hybrid.predictor == "none" else 3):
+    for _ in range(2 if run.hybrid.predictor.name == "none" else 3):
         training.trainer.step(closure)
     host: list[Tensor] = []
     if run.train.device != "cuda":

@@ -1,11 +1,13 @@
 """A small regression every hybrid test can train: fast, noisy like a real run, the same for the same seed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any
 
 import torch
 
 from hybrid_ray.config import HybridConfig
+from hybrid_ray.config.predictors import OPTIONS
 from hybrid_ray.method import HybridTrainer
 
 
@@ -40,10 +42,18 @@ def quick(**changes: Any) -> HybridConfig:
         "correction_interval": 0,
         "first_fraction": 0.0,
         "off_fraction": 0.0,
-        "gain": 1.0,
-        "time_constant": 100.0,
     }
-    return HybridConfig(**(settings | changes))
+    if changes.get("predictor", "ema_nesterov") in ("ema_nesterov", "reversed"):
+        settings |= {"gain": 1.0, "time_constant": 100.0}
+    return HybridConfig(**with_options(settings | changes))
+
+
+def with_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with the options of the predictor, which a test writes next to them, where they belong."""
+    known = {option.name for kind in OPTIONS.values() for option in fields(kind)}
+    options = {name: value for name, value in settings.items() if name in known}
+    rest = {name: value for name, value in settings.items() if name not in known}
+    return rest | {"predictor": {"name": settings.get("predictor", "ema_nesterov"), **options}}
 
 
 def toy_run(

@@ -89,7 +89,7 @@ class Simulator:
     def one(self, task: Task) -> RunResult:
         run = task.run
         self.ran.append(run)
-        predicts = run.hybrid.predictor != "none"
+        predicts = run.hybrid.predictor.name != "none"
         predicted = round(run.train.steps * self.share) if predicts else 0
         real = run.train.steps - predicted
         gain, cost = self.peers.get(run.train.optimizer, (1.0, 1.0))

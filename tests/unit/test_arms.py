@@ -56,7 +56,7 @@ def test_real_steps_only_arms_cost_what_they_say() -> None:
         "equal_time": 429,  # 450.9 plain steps of time, at 1.05 a step
         "lr_matched": 420,
     }
-    assert all(run.hybrid.predictor == "none" for run in steps.values())
+    assert all(run.hybrid.predictor.name == "none" for run in steps.values())
     assert steps["lr_matched"].train.learning_rate == pytest.approx(RUN.train.learning_rate * 1.3)
 
 
@@ -67,7 +67,7 @@ def test_replays_differ_in_the_predictor_alone(arm: str, predictor: str) -> None
     run = control(arm, finished())  # type: ignore[arg-type]
     assert run.replay == str(PATH)
     assert replace(run.hybrid, predictor=RUN.hybrid.predictor) == RUN.hybrid
-    assert run.hybrid.predictor == predictor
+    assert run.hybrid.predictor.name == predictor
 
 
 def test_a_very_short_control_is_still_a_valid_run() -> None:
@@ -90,7 +90,11 @@ def test_a_control_of_a_run_that_diverged_is_refused() -> None:
 
 
 def test_all_trials_share_one_baseline_and_the_frontier_ends_are_whole_runs() -> None:
-    other = replace(RUN, hybrid=HybridConfig(prediction_horizon=50, gain=0.1), replay="somewhere")
+    other = replace(
+        RUN,
+        hybrid=HybridConfig(prediction_horizon=50, predictor={"name": "ema_nesterov", "gain": 0.1}),
+        replay="somewhere",
+    )
     assert baseline(other) == baseline(RUN)
     assert frontier_run(RUN, 1.0) == baseline(RUN)
     runs = frontier_runs(JobConfig())

@@ -57,3 +57,31 @@ def test_the_trainer_in_a_loop_of_ones_own_resumes_to_the_same_bits() -> None:
     assert re.search(r"^hybrid .* predictions \(warmup \d+%, full \d+%, predict [1-9]\d*%, correct \d+%\)$", said, re.M)
     assert re.search(r"^plain .* 800 gradients for 800 steps, 0 predictions", said, re.M)
     assert said.endswith("the resumed run ended with the same bits: yes\n")
+
+
+PREDICTOR = str(EXAMPLES / "own_predictor.yaml")
+
+
+def test_a_predictor_of_ones_own_predicts_and_is_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    quick = ["--set", "train.steps=120", "--set", "hybrid.warmup_steps=20", "--set", "data.max_bytes=100000"]
+    assert main(["train", PREDICTOR, *quick, "--out", "out"]) == 0
+    found = re.search(r"(\d+)% of the steps predicted", capsys.readouterr().out)
+    assert found is not None
+    assert int(found[1]) > 10
+
+
+@pytest.mark.parametrize(
+    "change, part",
+    [
+        ("memry=1", "hybrid.predictor.memry is not an option of own_predictor:ShortAverage: did you mean 'memory'?"),
+        ("gain=much", "hybrid.predictor.gain is 'much' but must be a number"),
+        ("name=own_predictor:Options", "is no subclass of hybrid_ray.Predictor"),
+        ("name=own_predictor:Lost", "own_predictor has no Lost"),
+        ("name=own_predicter:Lost", "there is no module own_predicter"),
+    ],
+)
+def test_what_is_wrong_with_a_predictor_is_one_sentence(
+    change: str, part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", PREDICTOR, "--set", f"hybrid.predictor.{change}"]) == 2
+    assert part in capsys.readouterr().err

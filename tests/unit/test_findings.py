@@ -32,7 +32,7 @@ def test_every_run_is_valid_and_predicts_what_it_says(findings: ModuleType, tmp_
     assert {spec.arm for spec in specs} >= {"adamw", "slow_momentum", "ademamix", "ema_nesterov", "placebo", "muon"}
     for spec in specs:
         run = spec.run()
-        assert run.hybrid.predictor == "none" or run.train.steps > spec.steps
+        assert run.hybrid.predictor.name == "none" or run.train.steps > spec.steps
     slow = next(spec for spec in specs if spec.arm == "slow_momentum")
     assert slow.run().train.steps == 2 * slow.steps
 

@@ -57,7 +57,7 @@ def run_cycles(config, *, jump: bool = True):
 def test_ema_nesterov_averages_over_a_sixteenth_of_the_runs_real_steps() -> None:
     """5,714 nominal steps of which those between 16 and 76 % are half predicted: 4,000 real ones, a constant of 250."""
     config = HybridConfig(warmup_steps=0, full_steps=5, prediction_horizon=5, correct_steps=0)
-    assert (config.predicts_from, config.predicts_until, config.reach) == (0.16, 0.76, 2.5)
+    assert (config.predicts_from, config.predicts_until, config.predictor.options["gain"]) == (0.16, 0.76, 2.5)
     assert config.real_steps(5714) == pytest.approx(4000, abs=1)
     weights = Weights(torch.optim.SGD([torch.nn.Parameter(torch.zeros(3))]))
     predictor = build_predictor(weights, torch.optim.SGD(weights.parameters), config, total_steps=5714)

@@ -65,7 +65,7 @@ def test_every_predictor_trains_and_the_schedule_counts_nominal_steps(predictor:
     model = toy_model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / 150)
-    trainer = HybridTrainer(model, optimizer, quick(predictor=predictor, gain=0.5), lr_scheduler=schedule)
+    trainer = HybridTrainer(model, optimizer, quick(predictor=predictor), lr_scheduler=schedule)
     batches = Batches(model)
     losses = [trainer.step(batches).loss for _ in range(120)]
     assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-2 * (1.0 - 120 / 150))
@@ -399,7 +399,7 @@ def test_every_problem_of_the_arguments_is_told_at_once() -> None:
 
 def test_every_problem_of_the_settings_is_told_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        HybridConfig(full_steps=0, gain=-1.0, predictor="randum")  # type: ignore[arg-type]
+        HybridConfig(full_steps=0, warmup_steps=-1, predictor="randum")  # type: ignore[arg-type]
     assert len(caught.value.problems) == 3
     with pytest.raises(ConfigError, match="a control: give it the replay"):
         toy_run(HybridConfig(predictor="random"))

@@ -67,7 +67,7 @@ def test_muon_goes_on_from_a_saved_state() -> None:
 def test_slow_momentum_on_muon_moves_along_orthogonal_matrices() -> None:
     """With one gradient given over and over, q / b has the same direction, and D is Muon's own step but for length."""
     model, optimizer = built("muon", weight_decay=0.0)
-    config = HybridConfig(predictor="slow_momentum", full_steps=5, correct_steps=0, beta3=0.95)
+    config = HybridConfig(predictor={"name": "slow_momentum", "beta3": 0.95}, full_steps=5, correct_steps=0)
     predictor = build_predictor(Weights(optimizer), optimizer, config, total_steps=100)
     assert predictor is not None
     for done in range(1, 6):

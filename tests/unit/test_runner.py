@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from simulated_runs import Simulator
 
-from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, RunConfig, TrainConfig
+from hybrid_ray.config import DataConfig, HybridConfig, RunConfig, TrainConfig
 from hybrid_ray.errors import ConfigError, TrialOutOfMemory
 from hybrid_ray.evaluation.arms import baseline
 from hybrid_ray.evaluation.runner import Task, cached, execute_here, execute_missing, failed_result, stored_result
@@ -30,11 +30,11 @@ def test_a_run_that_cannot_run_is_a_failed_result_and_the_next_one_goes_on(tmp_p
         train=TrainConfig(steps=10, batch_size=2, sequence_length=8, evaluations=1, calibration_steps=5),
         data=DataConfig(heldout_tokens=1024, max_bytes=200_000),
     )
-    wrong = replace(tiny, model=ModelConfig(preset="no such model"))
+    wrong = replace(tiny, data=replace(tiny.data, corpus="no such folder"))
     tasks = [Task(run=wrong, directory=tmp_path / "a"), Task(run=baseline(tiny), directory=tmp_path / "b")]
     failed, finished = execute_here(tasks)
     assert (failed.status, failed.steps, failed.time) == ("failed", 0, 0.0)
-    assert "no such model" in (failed.error or "")
+    assert "no such folder" in (failed.error or "")
     assert (finished.status, finished.real_steps) == ("finished", 10)
     assert stored_result(tasks[1]) == finished
     assert stored_result(tasks[0]) is None
@@ -153,7 +153,7 @@ def test_data_hardware_and_software_change_the_key_and_nothing_else_does() -> No
     keys = {key(), key(corpus="abd"), key(machine={**MACHINE, "hardware": "H200"}), key(replace(PLAIN, seed=1))}
     assert len(keys) == 4
     assert key(machine=dict(reversed(MACHINE.items()))) == key()
-    assert key(baseline(replace(PLAIN, hybrid=HybridConfig(gain=9.0)))) == key()
+    assert key(baseline(replace(PLAIN, hybrid=HybridConfig(predictor={"gain": 9.0})))) == key()
 
 
 def test_a_replay_is_never_cached() -> None:

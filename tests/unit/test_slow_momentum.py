@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hybrid_toy import flat, toy_model, toy_run
+from hybrid_toy import flat, toy_model, toy_run, with_options
 
 from hybrid_ray.config import HybridConfig
 from hybrid_ray.errors import ConfigError
@@ -28,7 +28,7 @@ def settings(**changes: Any) -> HybridConfig:
         "beta3": 0.95,
         "divergence_sigma": 100.0,
     }
-    return HybridConfig(**(values | changes))
+    return HybridConfig(**with_options(values | changes))
 
 
 class Given:

@@ -47,7 +47,13 @@ def train_own(run: RunConfig, directory: Path, stop_at: int | None) -> RunResult
 
 def series_run(**train: Any) -> RunConfig:
     settings = {"steps": 24, "batch_size": 8, "evaluations": 4, "calibration_steps": 5, "device": "cpu", **train}
-    hybrid = HybridConfig(warmup_steps=4, full_steps=3, correct_steps=1, time_constant=10.0, prediction_horizon=2)
+    hybrid = HybridConfig(
+        warmup_steps=4,
+        full_steps=3,
+        correct_steps=1,
+        predictor={"name": "ema_nesterov", "time_constant": 10.0},
+        prediction_horizon=2,
+    )
     return RunConfig(task=SERIES, folders=(str(EXAMPLES),), train=TrainConfig(**settings), hybrid=hybrid)
 
 

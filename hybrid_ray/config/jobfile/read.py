@@ -1,13 +1,13 @@
 """Read a job file with its overrides; write a job."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hybrid_ray.config.job import JobConfig
 from hybrid_ray.config.jobfile.relations import job_problems
-from hybrid_ray.config.jobfile.values import check_values, put
+from hybrid_ray.config.jobfile.values import check_values, plain_values, put
 from hybrid_ray.config.jobfile.variants import check_variants
 from hybrid_ray.config.jobfile.yaml_core import dump_yaml, parse_yaml
 from hybrid_ray.config.named import module_folder
@@ -54,7 +54,7 @@ def job_from_dict(data: Mapping[str, Any], problems: Sequence[str] = ()) -> JobC
 
 def dump_job(job: JobConfig) -> str:
     """The job as YAML that `read_job` reads back to an equal job."""
-    plain = asdict(job)
+    plain = plain_values(job)
     if job.task == TaskConfig():
         del plain["task"]
     if not job.folders:

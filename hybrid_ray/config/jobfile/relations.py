@@ -60,7 +60,7 @@ def _compare_problems(job: JobConfig) -> Iterator[str]:
 
 
 def _predictor_problems(job: JobConfig) -> Iterator[str]:
-    predictor, train = job.hybrid.predictor, job.train
+    predictor, train = job.hybrid.predictor.name, job.train
     if predictor == "slow_momentum" and job.hybrid.horizon_mode == "scaled":
         yield ("hybrid.horizon_mode is 'scaled' but the jumps of slow_momentum do not depend on the horizon: use fixed")
     if predictor in ("none", "random", "reversed"):

@@ -2,14 +2,20 @@
 
 import json
 from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import asdict, fields
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from hybrid_ray.config.job import JobConfig
+from hybrid_ray.config.predictors import OPTIONS
 from hybrid_ray.config.section import place_of, sentences
 
-__all__ = ["check_values", "put"]
+__all__ = ["check_values", "plain_values", "put"]
+
+
+_NAMED = ("hybrid.predictor",)
+"""Settings that are a name alone, or a mapping of a name and options."""
 
 
 def check_values(values: Mapping[str, Any]) -> tuple[JobConfig, list[str]]:
@@ -18,7 +24,7 @@ def check_values(values: Mapping[str, Any]) -> tuple[JobConfig, list[str]]:
         data: dict[str, Any] = json.loads(json.dumps(values))
     except (TypeError, ValueError, RecursionError) as error:
         return JobConfig(), [f"the job must hold plain values (text, numbers, lists, mappings) but {error}"]
-    job, wrong = TypeAdapter(JobConfig), list[str]()
+    job, wrong = TypeAdapter(JobConfig), _moved(data)
     while True:  # not more than twice: what is wrong is left out
         try:
             return job.validate_json(json.dumps(data)), wrong
@@ -30,13 +36,35 @@ def check_values(values: Mapping[str, Any]) -> tuple[JobConfig, list[str]]:
 
 def put(values: MutableMapping[str, Any], path: Sequence[str], value: Any) -> str | None:
     """Set the value of ``train.steps`` in a mapping of sections. Returns the key on the way that is no section."""
-    for key in path[:-1]:
+    for depth, key in enumerate(path[:-1], 1):
         child = values.setdefault(key, {})
+        if isinstance(child, str) and ".".join(path[:depth]) in _NAMED:
+            child = values[key] = {"name": child}
         if not isinstance(child, MutableMapping):
             return key
         values = child
     values[path[-1]] = value
     return None
+
+
+def plain_values(job: JobConfig) -> dict[str, Any]:
+    """The job as plain values that `check_values` takes."""
+    plain = asdict(job)
+    predictor = job.hybrid.predictor
+    plain["hybrid"]["predictor"] = {"name": predictor.name, **predictor.options}
+    return plain
+
+
+def _moved(data: Mapping[str, Any]) -> list[str]:
+    """Settings that are options of a predictor now. They are taken out, so that the rest is checked."""
+    hybrid = data.get("hybrid")
+    if not isinstance(hybrid, dict):
+        return []
+    options = {option.name for kind in OPTIONS.values() for option in fields(kind)}
+    found = [name for name in hybrid if name in options]
+    for name in found:
+        del hybrid[name]
+    return [f"hybrid.{name} is now hybrid.predictor.{name}: write it there" for name in found]
 
 
 def _leave_out(data: MutableMapping[str, Any], place: Sequence[str]) -> None:

@@ -1,12 +1,12 @@
 """The variants of a comparison: each is the job with some settings of its own."""
 
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from hybrid_ray.config.job import JobConfig
 from hybrid_ray.config.jobfile.relations import job_problems
-from hybrid_ray.config.jobfile.values import check_values, put
+from hybrid_ray.config.jobfile.values import check_values, plain_values, put
 from hybrid_ray.errors import ConfigError
 
 __all__ = ["check_variants", "variant_jobs"]
@@ -34,7 +34,7 @@ def check_variants(job: JobConfig) -> tuple[dict[str, JobConfig], list[str]]:
         found: list[str] = []
         if not re.fullmatch(r"[a-z0-9_]+", name) or name in ("baseline", "hybrid") or name.endswith("_plain"):
             found.append(f"the name {name!r} must match [a-z0-9_]+, be neither baseline nor hybrid, not end in _plain")
-        values = asdict(replace(job, compare=replace(job.compare, variants={})))
+        values = plain_values(replace(job, compare=replace(job.compare, variants={})))
         for path, value in settings.items():
             wrong = _path_problem(path, value)
             if wrong is None:
@@ -50,7 +50,8 @@ def check_variants(job: JobConfig) -> tuple[dict[str, JobConfig], list[str]]:
 
 def _path_problem(path: str, value: Any) -> str | None:
     """What keeps a setting from being one of a variant."""
-    if path.partition(".")[0] not in ("model", "train", "hybrid") or path.count(".") != 1:
+    depth = 2 if path.startswith("hybrid.predictor.") else 1
+    if path.partition(".")[0] not in ("model", "train", "hybrid") or path.count(".") != depth:
         return f"{path} is not a setting of model, train or hybrid: seeds, data and statistics are the comparison's own"
     if path in _SHARED:
         return f"{path} is the same in all configurations that are compared: set it for the whole job"

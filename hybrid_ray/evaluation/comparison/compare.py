@@ -103,7 +103,7 @@ def _settings(job: JobConfig) -> dict[str, Any]:
         "sequence_length": train.sequence_length,
         "optimizer": train.optimizer,
         "schedule": f"{train.schedule} schedule",
-        "predictor": hybrid.predictor,
+        "predictor": hybrid.predictor.name,
         "confidence_threshold": hybrid.confidence_threshold,
     }
 

@@ -1,8 +1,17 @@
 """Predictors: what moves the weights on a step without a gradient. One idea a file, behind one protocol (base.py)."""
 
-import torch
+import json
+from collections.abc import Sequence
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any
 
-from hybrid_ray.config import HybridConfig, PredictorName
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from hybrid_ray.config import HybridConfig, PredictorConfig
+from hybrid_ray.config.named import load_named, option_problems, subclass_problems
+from hybrid_ray.config.section import sentences
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.method.predictors.base import Predictor
 from hybrid_ray.method.predictors.controls import RandomDirection, Reversed
@@ -25,11 +34,15 @@ __all__ = [
     "Snoo",
     "Zero",
     "build_predictor",
+    "load_predictor",
 ]
 
-_KINDS: dict[PredictorName, type[Predictor]] = {
+_KINDS: dict[str, type[Predictor]] = {
+    "ema_nesterov": EmaNesterov,
     "snoo": Snoo,
     "linear_fit": LinearFit,
+    "momentum": Momentum,
+    "slow_momentum": SlowMomentum,
     "zero": Zero,
     "random": RandomDirection,
     "reversed": Reversed,
@@ -44,22 +57,46 @@ def build_predictor(
     total_steps: int | None = None,
     seed: int = 0,
 ) -> Predictor | None:
-    """The predictor that ``config.predictor`` names; None for ``none``.
+    """The predictor that ``config.predictor`` says; None for ``none``.
 
     Raises:
-        ConfigError: if it can't work with this optimizer.
+        ConfigError: if it can't work with this optimizer, or is a class of the user's that is wrong.
     """
-    if config.predictor == "none":
+    name = config.predictor.name
+    if name == "none":
         return None
-    if config.predictor == "ema_nesterov":
-        return EmaNesterov(weights, config, total_steps=total_steps, seed=seed)
-    if config.predictor == "momentum":
-        return Momentum(weights, config, optimizer, seed=seed)
-    if config.predictor == "slow_momentum":
-        if total_steps is None:
-            raise ConfigError(
-                "predictor slow_momentum needs total_steps, since alpha and its average grow over the run: give it to "
-                "HybridTrainer"
-            )
-        return SlowMomentum(weights, config, optimizer, seed=seed)
-    return _KINDS[config.predictor](weights, config, seed=seed)
+    kind, options = load_predictor(config.predictor)
+    if kind.needs_total_steps and total_steps is None:
+        raise ConfigError(
+            f"predictor {name} needs total_steps, since what it keeps grows over the run: give it to HybridTrainer"
+        )
+    return kind(weights, optimizer, config, options, total_steps=total_steps, seed=seed)
+
+
+def load_predictor(config: PredictorConfig, folders: Sequence[str | Path] = ()) -> tuple[type[Predictor], Any]:
+    """The class of a predictor, and its options.
+
+    Args:
+        folders: where a user's module is looked for before the working directory.
+
+    Raises:
+        ConfigError: all that is wrong with a user's class or its options.
+    """
+    setting, name = "hybrid.predictor", config.name
+    if name in _KINDS:
+        return _KINDS[name], _KINDS[name].Options(**config.options)
+    kind = load_named(name, setting=setting, folders=folders)
+    problems = [*subclass_problems(kind, Predictor, name=name, setting=setting, public="hybrid_ray.Predictor")]
+    if not problems and kind.write_direction is Predictor.write_direction:
+        problems.append(f"{setting} is {name!r} but the class has no write_direction: a predictor must define it")
+    if not problems and not is_dataclass(kind.Options):
+        problems.append(f"{setting} is {name!r} but its Options is no dataclass: decorate it with @dataclass")
+    if not problems:
+        problems = [*option_problems(kind.Options, config.options, name=name, setting=setting)]
+    if problems:
+        raise ConfigError(problems)
+    try:
+        options = TypeAdapter(kind.Options).validate_json(json.dumps(dict(config.options)), strict=True)
+    except ValidationError as error:
+        raise ConfigError([f"{setting}.{text}" for text in sentences(error, config.options, kind.Options)]) from error
+    return kind, options

@@ -1,17 +1,21 @@
 """What every predictor does. One file a predictor; ``tests/unit/reference_predictors.py`` has the slow twins."""
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 
 from hybrid_ray.config import HybridConfig
+from hybrid_ray.config.predictors import NoOptions
 from hybrid_ray.method.predictors.buffers import Buffers
 from hybrid_ray.method.ranks import sum_over_ranks
 from hybrid_ray.method.weights import Weights
 
-__all__ = ["Predictor"]
+__all__ = ["Number", "Predictor"]
+
+Number: TypeAlias = int | float | bool
 
 
 class Predictor(ABC):
@@ -21,27 +25,70 @@ class Predictor(ABC):
     `open_window` before the first and `close_window` after the last real step of each; inside, nothing is done at all.
     `plan` fixes D for a horizon of H steps, `step` adds D/H to the weights, `withdraw` takes back what was added.
 
+    A subclass writes `write_direction`, and what it needs of the rest:
+
+    - ``Options``: a frozen dataclass with a default for each option of ``hybrid.predictor``; read as ``self.options``.
+    - `prepare`: makes buffers (`add_buffers`). Nothing else about the model's size may be kept between steps.
+    - `initial_numbers`: its counters and sums, which become attributes. Buffers and these numbers are its whole state:
+      `reset` sets them back, checkpoints hold them.
+    - `open_window`, `close_window`, `observe`: what it learns from real steps.
+
     Args:
         weights: the parameters.
-        config: the predictor's settings.
+        optimizer: theirs, at whose state a predictor may look.
+        config: the settings of the method.
+        options: an instance of ``Options``.
+        total_steps: nominal steps of the run, if they are known.
         seed: of what is drawn: noise, rounding.
     """
 
-    def __init__(self, weights: Weights, config: HybridConfig, *, seed: int = 0) -> None:
+    Options: ClassVar[type] = NoOptions
+
+    def __init__(
+        self,
+        weights: Weights,
+        optimizer: torch.optim.Optimizer,
+        config: HybridConfig,
+        options: Any,
+        *,
+        total_steps: int | None = None,
+        seed: int = 0,
+    ) -> None:
         self.weights = weights
+        self.optimizer = optimizer
         self.config = config
-        self._seed = seed
+        self.options = options
+        self.total_steps = total_steps
+        self.seed = seed
         self.horizon = 1  # of the displacement planned last
         self.applied = 0  # how many of its parts the weights have now
-        self.direction = self._buffers() if self._moves else None
         self.window_open = False
+        self._all_buffers: dict[str, Buffers] = {}
+        self.direction = self.add_buffers("direction") if self.moves else None
+        self.prepare()
+        self._set_numbers(self.initial_numbers())
 
-    _moves = True  # False: D is always zero and needs no buffer
+    moves = True  # False: D is always zero and needs no buffer
+    needs_total_steps = False  # whether it must know the length of the run
 
     takes_gradients = False  # whether `observe` is to be called
     # Whether D/H foretells what a real step will do. If not, the horizon does not set the length of D, and how far real
     # steps then differ from it is no error.
     forecasts = True
+
+    def prepare(self) -> None:  # noqa: B027 - a predictor may need nothing
+        """Make buffers. Raise `ConfigError` where the optimizer or the options can't work."""
+
+    def initial_numbers(self) -> dict[str, Number | list[Number]]:
+        """Names and first values of the numbers, or lists of numbers, that are state."""
+        return {}
+
+    def add_buffers(self, name: str) -> Buffers:
+        """One number a coordinate of the model, zero at first, where and in the type that the job asks for."""
+        config, seed = self.config, self.seed + len(self._all_buffers)
+        made = Buffers(self.weights, dtype=config.buffer_dtype, device=config.buffer_device, seed=seed)
+        self._all_buffers[name] = made
+        return made
 
     def open_window(self) -> None:
         """Real steps begin."""
@@ -63,7 +110,7 @@ class Predictor(ABC):
         """
 
     @abstractmethod
-    def _write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
+    def write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
         """Write D. See `plan`."""
 
     def plan(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
@@ -79,7 +126,7 @@ class Predictor(ABC):
         """
         self.horizon, self.applied = horizon, 0
         if self.direction is not None:
-            self._write_direction(horizon, [factors[group] for group in self.weights.group_of], norms)
+            self.write_direction(horizon, [factors[group] for group in self.weights.group_of], norms)
 
     def squares(self) -> torch.Tensor:
         """|D|^2 of each parameter group: this rank's part of the sum over ranks."""
@@ -101,11 +148,10 @@ class Predictor(ABC):
 
     def reset(self) -> None:
         """Forget all windows. Buffers stay where they are. The window must be closed."""
-        for buffers in self._all_buffers():
+        for buffers in self._all_buffers.values():
             buffers.zero_()
-        for name, value in self._numbers().items():
-            setattr(self, name, type(value)(0))
-        self.horizon = 1
+        self.horizon, self.applied, self.window_open = 1, 0, False
+        self._set_numbers(self.initial_numbers())
 
     @property
     def fraction(self) -> float:
@@ -126,18 +172,11 @@ class Predictor(ABC):
         on_host = self.config.buffer_device == "host"
         if on_host == (device is not None):
             return 0.0
-        tensors = [tensor for buffers in self._all_buffers() for tensor in buffers.tensors]
+        tensors = [tensor for buffers in self._all_buffers.values() for tensor in buffers.tensors]
         coordinates = sum(tensor.numel() for tensor in self.weights.local())
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors) / coordinates
 
-    def _all_buffers(self) -> list[Buffers]:
-        return [value for value in vars(self).values() if isinstance(value, Buffers)]
-
-    def _buffers(self, number: int = 0) -> Buffers:
-        config = self.config
-        return Buffers(self.weights, dtype=config.buffer_dtype, device=config.buffer_device, seed=self._seed + number)
-
-    def _rescale(self, norms: Sequence[float]) -> None:
+    def rescale(self, norms: Sequence[float]) -> None:
         """Give D the length ``norms`` in each parameter group, over all ranks; a zero D stays zero."""
         assert self.direction is not None
         now = sum_over_ranks(self.squares())
@@ -145,18 +184,17 @@ class Predictor(ABC):
         self.direction.multiply_([ratios[group] for group in self.weights.group_of])
 
     def state_dict(self) -> dict[str, Any]:
-        return {"numbers": self._numbers(), "buffers": [buffers.state_dict() for buffers in self._all_buffers()]}
+        names = ("horizon", "applied", "window_open", *self.initial_numbers())
+        return {
+            "numbers": {name: copy.copy(getattr(self, name)) for name in names},
+            "buffers": {name: buffers.state_dict() for name, buffers in self._all_buffers.items()},
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, value in state["numbers"].items():
-            setattr(self, name, value)
-        for buffers, saved in zip(self._all_buffers(), state["buffers"], strict=True):
-            buffers.load_state_dict(saved)
+        self._set_numbers(state["numbers"])
+        for name, buffers in self._all_buffers.items():
+            buffers.load_state_dict(state["buffers"][name])
 
-    def _numbers(self) -> dict[str, int | float]:
-        """Counters and sums: every number kept as a public attribute starts at 0, ``horizon`` at 1."""
-        return {
-            name: value
-            for name, value in vars(self).items()
-            if isinstance(value, (int, float)) and not name.startswith("_")
-        }
+    def _set_numbers(self, numbers: Mapping[str, Number | list[Number]]) -> None:
+        for name, value in numbers.items():
+            setattr(self, name, copy.copy(value))

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
-from hybrid_ray.config import HybridConfig
-from hybrid_ray.method.predictors.base import Predictor
+from hybrid_ray.method.predictors.base import Number, Predictor
 from hybrid_ray.method.predictors.ema_nesterov import EmaNesterov
-from hybrid_ray.method.weights import Weights, shard_number
+from hybrid_ray.method.weights import shard_number
 
 __all__ = ["RandomDirection", "Reversed"]
 
@@ -19,26 +18,27 @@ class RandomDirection(Predictor):
     numbers draw the same noise, a restored run goes on with its own, and global random state is not touched.
     """
 
-    def __init__(self, weights: Weights, config: HybridConfig, *, seed: int = 0) -> None:
-        super().__init__(weights, config, seed=seed)
-        self.plans = 0
+    plans: int
 
-    def _write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
+    def initial_numbers(self) -> dict[str, Number | list[Number]]:
+        return {"plans": 0}
+
+    def write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
         assert self.direction is not None
         assert norms is not None
         self.plans += 1
         generator = torch.Generator(self.weights.device)
         for number, parameter in enumerate(self.weights.parameters):
-            generator.manual_seed(hash((self._seed, self.plans, number, shard_number(parameter))) % 2**63)
+            generator.manual_seed(hash((self.seed, self.plans, number, shard_number(parameter))) % 2**63)
             shape = self.direction.tensors[number].shape
             self.direction.put(number, torch.randn(shape, generator=generator, device=self.weights.device))
-        self._rescale(norms)
+        self.rescale(norms)
 
 
 class Reversed(EmaNesterov):
     """D points against EMA-Nesterov's and has the recorded length in each parameter group. 8 bytes a parameter."""
 
-    def _write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
+    def write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
         assert norms is not None
-        super()._write_direction(horizon, factors, norms)
-        self._rescale([-norm for norm in norms])
+        super().write_direction(horizon, factors, norms)
+        self.rescale([-norm for norm in norms])

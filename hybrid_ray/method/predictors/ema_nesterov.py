@@ -8,10 +8,10 @@ rounding.
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
-from hybrid_ray.config import HybridConfig
-from hybrid_ray.method.predictors.base import Predictor
-from hybrid_ray.method.weights import Weights
+from hybrid_ray.config.predictors import EmaNesterovOptions
+from hybrid_ray.method.predictors.base import Number, Predictor
 
 __all__ = ["EmaNesterov"]
 
@@ -29,19 +29,21 @@ class EmaNesterov(Predictor):
     time constant is a share of the run (`SHARE`) unless it is set.
     """
 
-    def __init__(
-        self, weights: Weights, config: HybridConfig, *, total_steps: int | None = None, seed: int = 0
-    ) -> None:
-        super().__init__(weights, config, seed=seed)
-        run = USUAL_RUN if total_steps is None else config.real_steps(total_steps)
-        constant = config.time_constant or max(1.0, SHARE * run)
-        self._constant = (constant,)  # a tuple: bare numbers are state, which `reset` sets to 0
-        self.average = self._buffers(1)
-        self.weight_sum = 0.0  # Z, in real steps
-        self.last_steps = 0  # of the window before
+    Options: ClassVar[type] = EmaNesterovOptions
+    options: EmaNesterovOptions
+    weight_sum: float  # Z, in real steps
+    last_steps: int  # of the window before
+
+    def prepare(self) -> None:
+        run = USUAL_RUN if self.total_steps is None else self.config.real_steps(self.total_steps)
+        self.time_constant = self.options.time_constant or max(1.0, SHARE * run)
+        self.average = self.add_buffers("average")
+
+    def initial_numbers(self) -> dict[str, Number | list[Number]]:
+        return {"weight_sum": 0.0, "last_steps": 0}
 
     def open_window(self) -> None:
-        decay = math.exp(-self.last_steps / self._constant[0])
+        decay = math.exp(-self.last_steps / self.time_constant)
         self.average.accumulate_(decay, self.weights.local(), -1.0)
         self.weight_sum *= decay
         super().open_window()
@@ -52,7 +54,7 @@ class EmaNesterov(Predictor):
         self.last_steps = steps
         super().close_window(steps)
 
-    def _write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
+    def write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
         assert self.direction is not None
-        reach = horizon * self.config.reach / self.weight_sum if self.weight_sum else 0.0
+        reach = horizon * self.options.gain / self.weight_sum if self.weight_sum else 0.0
         self.direction.assign_(self.average.tensors, [reach * factor for factor in factors])

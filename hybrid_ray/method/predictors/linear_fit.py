@@ -2,12 +2,9 @@
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
 
-from hybrid_ray.config import HybridConfig
-from hybrid_ray.method.predictors.base import Predictor
-from hybrid_ray.method.predictors.buffers import Buffers
-from hybrid_ray.method.weights import Weights
+from hybrid_ray.config.predictors import LinearFitOptions
+from hybrid_ray.method.predictors.base import Number, Predictor
 
 __all__ = ["LinearFit", "slope_weights"]
 
@@ -21,12 +18,17 @@ class LinearFit(Predictor):
     ``ema_nesterov.py``. Those and D: 4 x ``fit_windows`` bytes a parameter in fp32.
     """
 
-    def __init__(self, weights: Weights, config: HybridConfig, *, seed: int = 0) -> None:
-        super().__init__(weights, config, seed=seed)
-        self.ring = [self._buffers(number) for number in range(1, config.fit_windows)]
-        self.ring_steps = [0] * len(self.ring)  # real steps of each displacement; 0: none yet
-        self.newest = 0  # place in the ring of the cycle under way
-        self.used = False  # it was planned with: the next window starts another
+    Options = LinearFitOptions
+    options: LinearFitOptions
+    ring_steps: list[int]  # real steps of each displacement; 0: none yet
+    newest: int  # place in the ring of the cycle under way
+    used: bool  # it was planned with: the next window starts another
+
+    def prepare(self) -> None:
+        self.ring = [self.add_buffers(f"displacement{place}") for place in range(self.options.fit_windows - 1)]
+
+    def initial_numbers(self) -> dict[str, Number | list[Number]]:
+        return {"ring_steps": [0] * len(self.ring), "newest": 0, "used": False}
 
     def open_window(self) -> None:
         if self.used:
@@ -41,29 +43,15 @@ class LinearFit(Predictor):
         self.ring_steps[self.newest] += steps
         super().close_window(steps)
 
-    def _write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
+    def write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
         assert self.direction is not None
         oldest_first = [(self.newest + 1 + place) % len(self.ring) for place in range(len(self.ring))]
         kept = [place for place in oldest_first if self.ring_steps[place]]
         self.direction.zero_()
         for place, weight in zip(kept, slope_weights([self.ring_steps[place] for place in kept]), strict=True):
-            self.direction.accumulate_(1.0, self.ring[place].tensors, weight * horizon * self.config.reach)
+            self.direction.accumulate_(1.0, self.ring[place].tensors, weight * horizon * self.options.gain)
         self.direction.multiply_(factors)
         self.used = True
-
-    def _all_buffers(self) -> list[Buffers]:
-        return [*super()._all_buffers(), *self.ring]
-
-    def reset(self) -> None:
-        super().reset()
-        self.ring_steps = [0] * len(self.ring)
-
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"ring_steps": list(self.ring_steps)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.ring_steps = list(state["ring_steps"])
 
 
 def slope_weights(steps: Sequence[int]) -> list[float]:

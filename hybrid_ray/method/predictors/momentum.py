@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from hybrid_ray.config import HybridConfig
+from hybrid_ray.config.predictors import MomentumOptions
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.method.predictors.base import Predictor
-from hybrid_ray.method.weights import Weights, local_part
+from hybrid_ray.method.weights import local_part
 
 __all__ = ["Momentum"]
 
@@ -27,11 +27,11 @@ class Momentum(Predictor):
         ConfigError: for another optimizer, or SGD without momentum.
     """
 
-    def __init__(
-        self, weights: Weights, config: HybridConfig, optimizer: torch.optim.Optimizer, *, seed: int = 0
-    ) -> None:
-        super().__init__(weights, config, seed=seed)
-        self._optimizer = optimizer
+    Options = MomentumOptions
+    options: MomentumOptions
+
+    def prepare(self) -> None:
+        optimizer = self.optimizer
         kind = type(optimizer).__name__
         adam = isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW))
         momentum = isinstance(optimizer, torch.optim.SGD) and all(g["momentum"] > 0.0 for g in optimizer.param_groups)
@@ -39,13 +39,13 @@ class Momentum(Predictor):
             raise ConfigError(f"predictor momentum needs Adam, AdamW or SGD with momentum but the optimizer is {kind}")
         self._updates = _adam_updates if adam else _sgd_updates
 
-    def _write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
+    def write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
         assert self.direction is not None
-        groups = self._optimizer.param_groups
+        groups = self.optimizer.param_groups
         for number, (parameter, group) in enumerate(zip(self.weights.parameters, self.weights.group_of, strict=True)):
-            state = self._optimizer.state.get(parameter)
+            state = self.optimizer.state.get(parameter)
             update = self._updates(state, groups[group], horizon) if state else None
-            self.direction.put(number, None if update is None else update.mul_(self.config.reach * factors[number]))
+            self.direction.put(number, None if update is None else update.mul_(self.options.gain * factors[number]))
 
 
 def _adam_updates(state: Mapping[str, Any], group: Mapping[str, Any], horizon: int) -> torch.Tensor:

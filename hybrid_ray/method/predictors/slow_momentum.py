@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from hybrid_ray.config import HybridConfig
+from hybrid_ray.config.predictors import SlowMomentumOptions
 from hybrid_ray.errors import ConfigError
-from hybrid_ray.method.predictors.base import Predictor
+from hybrid_ray.method.predictors.base import Number, Predictor
 from hybrid_ray.method.predictors.caution import restrain_
-from hybrid_ray.method.weights import Weights, local_part
+from hybrid_ray.method.weights import local_part
 from hybrid_ray.optim.ademamix import AdEMAMix
 from hybrid_ray.optim.muon import MuonAdamW, orthogonal_step
 from hybrid_ray.optim.slow_average import slow_decay
@@ -53,21 +53,24 @@ class SlowMomentum(Predictor):
     takes_gradients = True
     forecasts = False
 
-    def __init__(
-        self, weights: Weights, config: HybridConfig, optimizer: torch.optim.Optimizer, *, seed: int = 0
-    ) -> None:
-        super().__init__(weights, config, seed=seed)
-        if config.horizon_mode == "scaled":
+    Options = SlowMomentumOptions
+    options: SlowMomentumOptions
+    since: int  # real steps since the last jump
+    progress: float  # s
+    rates: list[float]
+    needs_total_steps = True
+
+    def prepare(self) -> None:
+        if self.config.horizon_mode == "scaled":
             raise ConfigError(
                 "horizon_mode is 'scaled' but the jumps of slow_momentum do not depend on the horizon: use fixed"
             )
-        self._optimizer = optimizer
-        self._rule = _rule(optimizer)
-        self._most = config.cycle_steps - config.prediction_horizon
-        self.average = self._buffers(1)
-        self.since = 0  # real steps since the last jump
-        self.progress = 0.0  # s
-        self.rates = [0.0] * weights.groups
+        self._rule = _rule(self.optimizer)
+        self._most = self.config.cycle_steps - self.config.prediction_horizon
+        self.average = self.add_buffers("average")
+
+    def initial_numbers(self) -> dict[str, Number | list[Number]]:
+        return {"since": 0, "progress": 0.0, "rates": [0.0] * self.weights.groups}
 
     def open_window(self) -> None:
         self.window_open = True
@@ -76,7 +79,7 @@ class SlowMomentum(Predictor):
         self.window_open = False
 
     def observe(self, gradients: Sequence[torch.Tensor | None], *, rates: Sequence[float], progress: float) -> None:
-        self.average.average_(gradients, 1.0 - slow_decay(progress, self.config.beta3))
+        self.average.average_(gradients, 1.0 - slow_decay(progress, self.options.beta3))
         self.since += 1
         self.progress = progress
         self.rates = list(rates)
@@ -86,30 +89,30 @@ class SlowMomentum(Predictor):
             self.since = 0
         super().step()
 
-    def _write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
+    def write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
         assert self.direction is not None
-        length = self.config.alpha * self.progress * min(self.since, self._most)
+        length = self.options.alpha * self.progress * min(self.since, self._most)
         sizes = [
             -self.rates[place] * length * factor for place, factor in zip(self.weights.group_of, factors, strict=True)
         ]
-        if self._rule is _over_second_moment and self.direction.direct and self.config.caution == "none":
+        if self._rule is _over_second_moment and self.direction.direct and self.options.caution == "none":
             self._write_in_place(sizes)
             return
-        groups = self._optimizer.param_groups
+        groups = self.optimizer.param_groups
         for number, (parameter, place) in enumerate(zip(self.weights.parameters, self.weights.group_of, strict=True)):
-            state = self._optimizer.state.get(parameter, {})
+            state = self.optimizer.state.get(parameter, {})
             average = self.average.tensors[number].to(self.weights.device)
             step = self._rule(average, state, groups[place])
-            if self.config.caution != "none" and "exp_avg" in state:
-                restrain_(step, state, kind=self.config.caution, decay=slow_decay(self.progress, self.config.beta3))
+            if self.options.caution != "none" and "exp_avg" in state:
+                restrain_(step, state, kind=self.options.caution, decay=slow_decay(self.progress, self.options.beta3))
             self.direction.put(number, step.mul_(sizes[number]))
 
     def _write_in_place(self, sizes: Sequence[float]) -> None:
         """`_over_second_moment` for a whole group at a time, in the buffer itself: no temporary, few kernels."""
         assert self.direction is not None
-        for place, group in enumerate(self._optimizer.param_groups):
+        for place, group in enumerate(self.optimizer.param_groups):
             numbers = [number for number, other in enumerate(self.weights.group_of) if other == place]
-            states = {number: self._optimizer.state.get(self.weights.parameters[number]) for number in numbers}
+            states = {number: self.optimizer.state.get(self.weights.parameters[number]) for number in numbers}
             known = {number: state for number, state in states.items() if state}
             for number in states.keys() - known.keys():
                 self.direction.put(number, None)
@@ -127,17 +130,6 @@ class SlowMomentum(Predictor):
             torch._foreach_reciprocal_(steps)
             torch._foreach_mul_(steps, [self.average.tensors[number] for number in known])
             torch._foreach_mul_(steps, [sign * sizes[number] for number in known])
-
-    def reset(self) -> None:
-        super().reset()
-        self.rates = [0.0] * len(self.rates)
-
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"rates": list(self.rates)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.rates = list(state["rates"])
 
 
 def _rule(optimizer: torch.optim.Optimizer) -> Rule:

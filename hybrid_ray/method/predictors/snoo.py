@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from hybrid_ray.config import HybridConfig
-from hybrid_ray.method.predictors.base import Predictor
-from hybrid_ray.method.weights import Weights
+from hybrid_ray.config.predictors import SnooOptions
+from hybrid_ray.method.predictors.base import Number, Predictor
 
 __all__ = ["Snoo"]
 
@@ -17,11 +16,16 @@ class Snoo(Predictor):
     parameter in fp32.
     """
 
-    def __init__(self, weights: Weights, config: HybridConfig, *, seed: int = 0) -> None:
-        super().__init__(weights, config, seed=seed)
-        self.displacement = self._buffers(1)
-        self.momentum = self._buffers(2)
-        self.used = False  # the displacement was planned with: the next window starts a new one
+    Options = SnooOptions
+    options: SnooOptions
+    used: bool  # the displacement was planned with: the next window starts a new one
+
+    def prepare(self) -> None:
+        self.displacement = self.add_buffers("displacement")
+        self.momentum = self.add_buffers("momentum")
+
+    def initial_numbers(self) -> dict[str, Number | list[Number]]:
+        return {"used": False}
 
     def open_window(self) -> None:
         self.displacement.accumulate_(0.0 if self.used else 1.0, self.weights.local(), -1.0)
@@ -32,9 +36,9 @@ class Snoo(Predictor):
         self.displacement.accumulate_(1.0, self.weights.local(), 1.0)
         super().close_window(steps)
 
-    def _write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
+    def write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
         assert self.direction is not None
-        rate, inertia = self.config.outer_lr, self.config.outer_momentum
+        rate, inertia = self.options.outer_lr, self.options.outer_momentum
         if not self.used:
             self.momentum.accumulate_(inertia, self.displacement.tensors, 1.0)
         self.direction.assign_(self.momentum.tensors, [rate * inertia] * len(factors))

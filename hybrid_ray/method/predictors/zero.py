@@ -10,7 +10,7 @@ __all__ = ["Zero"]
 class Zero(Predictor):
     """D = 0. No buffers."""
 
-    _moves = False
+    moves = False
 
-    def _write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
+    def write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
         raise AssertionError("the zero predictor has no direction")

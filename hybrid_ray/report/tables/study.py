@@ -181,7 +181,11 @@ def best_settings(study: Study) -> Table | None:
     if best is None:
         return None
     searched = {name.removeprefix("params_"): best[name] for name in best.index if name.startswith("params_")}
-    fixed = {name: value for name, value in asdict(study.job.hybrid).items() if name not in searched}
+    hybrid = asdict(study.job.hybrid)
+    hybrid |= {"predictor": hybrid["predictor"]["name"]} | {
+        f"predictor.{name}": value for name, value in hybrid["predictor"]["options"].items()
+    }
+    fixed = {name: value for name, value in hybrid.items() if name not in searched}
     return Table(
         title=f"Settings of the best trial ({best['number']:.0f})",
         columns=("setting", "value", ""),
