@@ -92,9 +92,8 @@ def test_a_search_for_net_speedup_leads_with_it(tmp_path: Path) -> None:
     predict = study.trials[(study.trials["state"] == "COMPLETE") & (study.trials["inert"] == 0)]
     highest = predict["net_speedup"].max()
     assert study.best["net_speedup"] == highest
-    assert (
-        f"the best of 16 trials has net speedup {highest:.2f} (score {study.best['score']:.2f})" in headline(study).text
-    )
+    net = f"net speedup {highest:.2f} ± {study.best['net_error']:.2f}"
+    assert f"the best of 16 trials has {net} (score {study.best['score']:.2f})" in headline(study).text
     table = trials_table(study)
     place = table.columns.index("net speedup")
     assert table.columns[place : place + 2] == ("net speedup", "score")
