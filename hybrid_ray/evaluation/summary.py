@@ -1,7 +1,8 @@
-"""What the runs of one candidate say: rows, paired comparisons, the net speedup with its interval, a verdict.
+"""Summarise the runs of one candidate: rows, paired comparisons, the net speedup with its interval, a verdict.
 
-The verdict rests on the net speedup, and the same said in loss (`net_speedup`); dearer real steps, or a placebo that
-does as well, refuse a gain. The other numbers explain it and are not corrected for their number.
+The verdict rests on the net speedup and on the loss ratio at equal time (`net_speedup`). A gain is refused if the
+method's real steps are too expensive, or if the placebo is not shown to do worse. The other numbers are explanations,
+not corrected for multiple testing.
 """
 
 import math
@@ -31,18 +32,18 @@ __all__ = [
 ]
 
 INERT_SHARE = 0.05
-"""A run that predicts less than this share of its steps is no test of predicting."""
+"""A run that predicts less than this share of its steps is inert: it does not test predicting."""
 
 Verdict = Literal["real gain", "no gain shown", "worse than stopping early", "inert"]
 
 _REFERENCES: tuple[str, ...] = ("equal_steps", "baseline")
 
 _BACKWARD = 2.0
-"""FLOPs of a backward pass, in forward passes (PaLM's 6N = 2N + 4N)."""
+"""FLOPs of a backward pass / those of a forward pass (PaLM's 6N = 2N + 4N)."""
 
 
 def rows(results: Mapping[int, RunResult], split: Split) -> list[dict[str, Any]]:
-    """One JSON-ready row a seed. Time is in plain steps; what a failed run lacks is None."""
+    """One JSON-ready row per seed. Time is in plain steps; values that a failed run does not have are None."""
     return [_row(seed, result, split) for seed, result in sorted(results.items())]
 
 
@@ -62,13 +63,13 @@ def _row(seed: int, result: RunResult, split: Split) -> dict[str, Any]:
 
 
 def comparisons(runs: ArmRuns, split: Split, *, level: float = 0.95) -> dict[str, dict[str, Any]]:
-    """The hybrid against each other arm, paired by seed: mean ratio, interval, p.
+    """The hybrid relative to every other arm, paired by seed: mean ratio, interval, p.
 
-    ``loss_vs_<arm>`` below 1 is good for the hybrid. ``speedup`` (calibrated time), ``step_speedup`` and
-    ``flop_speedup`` are the baseline's cost over the hybrid's. ``real_step_cost`` above 1 says that the method slows
-    its real steps too, which calibrated time alone would not show: raw seconds then count. A pair whose control
-    failed is left out and named in ``note``. A seed on which the hybrid itself failed is never left out, that would
-    flatter it: then there is no interval at all.
+    ``loss_vs_<arm>`` is hybrid / arm: below 1 is good. ``speedup`` (time in plain steps), ``step_speedup`` (real steps)
+    and ``flop_speedup`` are baseline / hybrid: above 1 is good. ``real_step_cost`` above 1 means that the method slows
+    its own real steps, which time in plain steps hides (`verdict` accounts for it). A seed on which the other arm
+    failed is left out and named in ``note``. If the hybrid failed on any seed there is no interval at all, because
+    leaving that seed out would favour the hybrid.
     """
     hybrid = runs["hybrid"]
     found = {
@@ -85,7 +86,7 @@ def comparisons(runs: ArmRuns, split: Split, *, level: float = 0.95) -> dict[str
 
 
 def _flops(result: RunResult) -> float:
-    """In forward passes of a token."""
+    """FLOPs of a run, in forward passes of one token."""
     return (1 + _BACKWARD) * result.tokens["gradient"] + result.tokens["forward_only"]
 
 
@@ -96,7 +97,7 @@ def paired_ratio(
     unit: str,
     level: float,
 ) -> dict[str, Any]:
-    """The mean of value(hybrid) / value(other) over the seeds that both finished."""
+    """Geometric mean of value(hybrid) / value(other) over the seeds on which both finished, with its interval."""
     failed = [seed for seed, result in hybrid.items() if result.status != "finished"]
     if failed:
         return _no_interval(0, unit, f"the hybrid did not finish on seeds {failed}")
@@ -121,11 +122,12 @@ def _no_interval(n: int, unit: str, note: str) -> dict[str, Any]:
 
 
 def frontier_of_seed(frontier: Frontier, split: Split, references: Sequence[RunResult]) -> Frontier | None:
-    """The frontier as this seed would have it; None if no reference can tell.
+    """The frontier adjusted to this seed; None if no reference run lies within its range of times.
 
-    The frontier was fitted on another seed, and seeds differ by more than the effects looked for. So it is shifted (in
-    log loss) through this seed's own real-steps-only run: the first of ``references`` that finished with a time on the
-    range. With ``equal_steps`` first, a hybrid that equals it has a net speedup of 1.
+    The frontier was measured on another seed, and losses differ more between seeds than between the arms compared. So
+    it is shifted in log loss until it passes through a run of this seed without predictions: the first of
+    ``references`` that finished within the range of times. ``equal_steps`` comes first, so a hybrid run that only
+    equals it has a net speedup of 1.
     """
     for result in references:
         usual = frontier.loss_at(result.time) if result.status == "finished" else None
@@ -135,19 +137,20 @@ def frontier_of_seed(frontier: Frontier, split: Split, references: Sequence[RunR
 
 
 def net_speedup(runs: ArmRuns, frontier: Frontier, split: Split, *, level: float = 0.95) -> dict[str, Any]:
-    """Mean and interval of the net speedup over seeds, and beside it (``advantage``, ``p``) the same in terms of loss.
+    """Mean and interval of the net speedup over seeds; ``advantage`` and ``p`` are of the loss ratio at equal time.
 
-    What bias is left: inverting a frontier that has kinks, or flattens, turns symmetric noise in loss into lopsided
-    noise in time, and the kinks, noise themselves, are the same for every seed. In simulations with 1 % of loss noise
-    that alone called 9 % of null comparisons decided. So a verdict needs the advantage as well: the loss that the
-    seed's frontier reaches in the hybrid's own time, over the hybrid's loss. No curve is inverted there, its noise is
-    symmetric under the null, and both say the same: above 1 is a real gain. Where ``equal_steps`` is off the range and
-    the baseline takes its place, the slope between the two times is that of one seed, and its noise stays.
+    Why two measures. The net speedup inverts the frontier. If the frontier has kinks or flattens, inverting turns
+    symmetric noise in loss into skewed noise in time, and the kinks, which are noise themselves, are the same for every
+    seed. In simulations with 1 % of loss noise this alone decided 9 % of comparisons without any effect. So a verdict
+    also needs the advantage: the loss that the seed's frontier reaches in the hybrid's time / the hybrid's loss. It
+    inverts no curve, and its noise is symmetric under the null hypothesis. For both, above 1 is a real gain. One error
+    remains: if ``equal_steps`` lies outside the range and the baseline replaces it, the slope between the two times
+    comes from one seed.
 
-    Off the frontier's range only a bound is known. The bound then stands in for the value, and the end of the interval
-    that it cannot vouch for is None: ``high`` after a loss below the range (the truth is better), ``low`` after one
-    above it (the truth is worse), so that no claim can rest on a guess. Where the hybrid failed on a seed there
-    is no interval at all; a seed with no usable reference is left out and named.
+    Outside the frontier's range only a bound is known. The bound replaces the value, and the end of the interval that
+    it cannot support is None: ``high`` if the loss is below the range (the true value is better), ``low`` if it is
+    above (the true value is worse). If the hybrid failed on a seed there is no interval at all. A seed without a
+    usable reference is left out and named.
     """
     hybrid = runs["hybrid"]
     failed = [seed for seed, result in hybrid.items() if result.status != "finished"]
@@ -173,13 +176,13 @@ def net_speedup(runs: ArmRuns, frontier: Frontier, split: Split, *, level: float
 def _censored(
     bounds: Mapping[int, tuple[float, float]], unknown: Sequence[int], unit: str, level: float
 ) -> dict[str, Any]:
-    """An interval over seeds of which some are known to one side only (low 0 or high infinite)."""
+    """An interval over seeds; for some of them only a bound is known (low is 0, or high is infinite)."""
     better = [seed for seed, (_, high) in bounds.items() if high == math.inf]
     worse = [seed for seed, (low, _) in bounds.items() if low == 0]
     parts = [
-        (better, "off the frontier's range (a lower bound stands in)"),
-        (worse, "off the frontier's range (an upper bound stands in)"),
-        (unknown, "without a real-steps-only run on the frontier's range (left out)"),
+        (better, "outside the frontier's range (a lower bound is used)"),
+        (worse, "outside the frontier's range (an upper bound is used)"),
+        (unknown, "without a run of real steps only in the frontier's range (left out)"),
     ]
     note = "; ".join(f"seeds {list(seeds)} {what}" for seeds, what in parts if seeds) or None
     logs = [math.log(high if low == 0 else low) for low, high in bounds.values()]
@@ -192,7 +195,7 @@ def _censored(
 
 
 def mean_predicted_share(results: Iterable[RunResult]) -> float:
-    """Over the runs that finished; not a number where none did, since such a run says nothing about predicting."""
+    """Mean over the finished runs; NaN if none finished."""
     shares = [result.predicted_share for result in results if result.status == "finished"]
     return fmean(shares) if shares else math.nan
 
@@ -205,14 +208,14 @@ def verdict(
     p_corrected: float,
     alpha: float,
 ) -> tuple[Verdict, str | None]:
-    """What may be said of a candidate, and where a gain is refused, why.
+    """The verdict on a candidate, and the reason if a gain is refused (else None).
 
     Args:
-        net: as `net_speedup` gives it. Its interval and its advantage's must both lie on one side of 1.
-        compared: as `comparisons` gives them: what can void a gain (`_refusal`).
+        net: from `net_speedup`. Its interval and that of its advantage must both lie on the same side of 1.
+        compared: from `comparisons`; they can refuse a gain (`_refusal`).
         predicted_share: mean share of predicted steps (`mean_predicted_share`).
-        p_corrected: the p of ``net``, corrected for the number of candidates (`holm`); asked of a gain only.
-        alpha: two-sided level that the intervals belong to.
+        p_corrected: the p of ``net``, corrected for the number of candidates (`holm`); only a gain needs it.
+        alpha: two-sided level of the intervals.
     """
     if predicted_share < INERT_SHARE:
         return "inert", None
@@ -223,27 +226,30 @@ def verdict(
 
 
 def shown_above(net: Mapping[str, Any]) -> bool:
-    """Whether a net speedup lies above 1, and its advantage as well (`net_speedup` says why both)."""
+    """Whether the intervals of the net speedup and of its advantage lie above 1 (`net_speedup` says why both)."""
     return all(found["low"] is not None and found["low"] > 1 for found in (net, net["advantage"]))
 
 
 def shown_below(net: Mapping[str, Any]) -> bool:
-    """The same below 1."""
+    """Whether both intervals lie below 1."""
     return all(found["high"] is not None and found["high"] < 1 for found in (net, net["advantage"]))
 
 
 def _refusal(low: float, compared: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Why a net gain of at least ``low`` is not one of predicting.
+    """Why a net speedup of at least ``low`` is not credited to predicting; None if it is.
 
-    Time is told in the run's own real steps. If these are dearer than plain ones the gain must be larger than that: by
-    the mean as measured, however noisy, and by the whole interval once it shows that they are. And a placebo must do
-    worse: what skipping the same steps and doing nothing gains as well does not come from predicting.
+    Time is measured in the run's own real steps. If these cost more than plain steps, the gain must exceed that
+    overhead: its mean, or the upper end of its interval if the interval shows an overhead. And the placebo must do
+    worse: a gain that comes from skipping the same steps without predicting is no gain of predicting.
     """
     cost, placebo = compared["real_step_cost"], compared.get("loss_vs_placebo", {"high": None})
     if cost["mean"] is not None:
-        dearer = cost["high"] if cost["low"] > 1 else cost["mean"]
-        if low <= dearer:
-            return f"its real steps cost {cost['mean']:.2f} times a plain step's, and the gain is not surely more"
+        overhead = cost["high"] if cost["low"] > 1 else cost["mean"]
+        if low <= overhead:
+            return (
+                f"its real steps cost {cost['mean']:.2f} times as much as plain steps, and the measured gain may not "
+                "exceed that overhead"
+            )
     if placebo["high"] is None or placebo["high"] >= 1:
-        return "a placebo that skips the same steps and does nothing is not shown to do worse"
+        return "a placebo, which skips the same steps and does nothing in them, is not shown to do worse"
     return None

@@ -1,6 +1,6 @@
-"""The sentence that a comparison leads with: what pays, predicting or the optimizer, and the figures it rests on.
+"""The sentence at the top of a comparison's report: whether predicting or the optimizer pays, with the figures.
 
-"Predicting pays" is said only of a gain over the job's own optimizer *and* over every equally tuned peer.
+It says "predicting pays" only of a gain over the job's own optimizer *and* over every equally tuned peer.
 """
 
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ __all__ = ["comparison_headline", "interval"]
 
 
 def comparison_headline(result: Mapping[str, Any]) -> str:
-    """Of ``comparison.json``. It always has both figures, or says that no peer was compared."""
+    """The headline of a ``comparison.json``. It has both net speedups, or says that no peer was compared."""
     own, best = optimizer_title(result["job"]["optimizer"]), _best(result)
-    said = f"{_finding(result, own, best)} ({_figures(result, own, best)}; {len(result['seeds'])} seeds)."
+    text = f"{_finding(result, own, best)} ({_figures(result, own, best)}; {len(result['seeds'])} seeds)."
     if best is None and result["verdict"] != "inert":
-        said += " No peer was compared"
-        said += ": whether predicting pays, or the optimizer, is open." if result["verdict"] == "real gain" else "."
-    return said
+        text += " No other optimizer (peer) was compared"
+        text += ", so a better optimizer may give the same gain." if result["verdict"] == "real gain" else "."
+    return text
 
 
 def _best(result: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -33,15 +33,15 @@ def _finding(result: Mapping[str, Any], own: str, best: Mapping[str, Any] | None
         return f"Worse than stopping early: plain {own} reaches the same loss in less time"
     if verdict == "no gain shown":
         because = f", since {result['refusal']}" if result["refusal"] else ""
-        return f"No gain shown over plain {own} that just stops earlier{because}"
+        return f"No gain shown over stopping plain {own} early{because}"
     if best is None:
-        return f"A gain over {own}: the hybrid reaches its loss faster than plain {own} that just stops earlier"
+        return f"A gain over {own}: the hybrid reaches its loss faster than stopping plain {own} early"
     peer = optimizer_title(best["name"])
     if result["predicting_pays"]:
-        return f"Predicting pays: the hybrid reaches its loss faster than plain {own}, and than {peer}, its best peer"
+        return f"Predicting pays: the hybrid reaches its loss faster than plain {own}, and than {peer}, the best peer"
     reached = best["net_speedup"]["mean"]
     if reached is None:
-        return f"A gain over {own}, but not known over {peer}: {best['net_speedup']['note']}"
+        return f"A gain over {own}, but unknown over {peer}: {best['net_speedup']['note']}"
     return f"The optimizer pays: {peer} without predictions reaches this loss in {reached:.2f} of the time"
 
 
@@ -56,7 +56,7 @@ def _figures(result: Mapping[str, Any], own: str, best: Mapping[str, Any] | None
 
 
 def interval(found: Mapping[str, Any], digits: int = 2) -> str:
-    """``0.93 (0.90-0.96)``; an end that is not known is a question mark."""
+    """``0.93 (0.90-0.96)``; an unknown end is a question mark."""
     if found["mean"] is None:
         return "unknown"
     low, high = ("?" if found[end] is None else f"{found[end]:.{digits}f}" for end in ("low", "high"))

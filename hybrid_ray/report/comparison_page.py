@@ -1,6 +1,6 @@
-"""The page of a comparison: ``report.html`` (one file, loads nothing) and ``report.md``, from ``comparison.json``.
+"""The pages of a comparison: ``report.html`` (one file that loads nothing) and ``report.md``.
 
-The verdict first, then the arms over the frontier, then what each ratio is, whole configurations, published numbers.
+From ``comparison.json``, in this order: verdict, arms over the frontier, ratios, configurations, published numbers.
 """
 
 from collections.abc import Mapping
@@ -25,15 +25,15 @@ __all__ = ["is_comparison", "write_comparison"]
 
 
 def is_comparison(directory: Path) -> bool:
-    """Whether a directory holds a comparison that came to its end."""
+    """Whether a directory holds a finished comparison."""
     return (directory / "comparison.json").is_file()
 
 
 def write_comparison(directory: Path) -> str:
-    """Write the pages of a comparison anew from what is stored, and return the sentence that they lead with.
+    """Write the pages of a comparison from its stored result, and return the headline.
 
     Raises:
-        StoreError: there is no comparison, or the pages cannot be written (what was there before stays).
+        StoreError: there is no comparison, or the pages cannot be written (earlier pages stay as they are).
     """
     result = read_json(directory / "comparison.json")
     figure = arms_over_frontier(result)
@@ -47,7 +47,7 @@ def write_comparison(directory: Path) -> str:
 
 
 def _content(result: Mapping[str, Any], directory: Path) -> dict[str, Any]:
-    """What both templates show."""
+    """The content of both templates."""
     return {
         "name": result["name"],
         "headline": comparison_headline(result),
@@ -67,13 +67,13 @@ def _content(result: Mapping[str, Any], directory: Path) -> dict[str, Any]:
 
 
 def _kind(result: Mapping[str, Any]) -> str:
-    """What the page is coloured by: ``gain`` only where predicting is what pays, or nobody asked a peer."""
+    """The kind of finding, which sets the colour: ``gain`` only if predicting pays, or no peer was compared."""
     gain = result["verdict"] == "real gain" and (result["predicting_pays"] or not result["peers"])
     return "gain" if gain else str(result["verdict"])
 
 
 def _facts(result: Mapping[str, Any]) -> list[str]:
-    """One line of what was run, and where."""
+    """What was run and where, in short parts of one line."""
     job, hardware = result["job"], result["machine"].get("hardware", {})
     words = stored_words(job)
     return [
@@ -87,31 +87,41 @@ def _facts(result: Mapping[str, Any]) -> list[str]:
 
 
 def _tiles(result: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The numbers to see first: the two net speedups, then the speedup."""
+    """The main numbers: the two net speedups, the speedup, the loss ratio and the share of predicted steps."""
     compared, net = result["comparisons"], result["net_speedup"]
     shares = [row["predicted_share"] for row in result["arms"]["hybrid"] if row["loss"] is not None]
     share = sum(shares) / len(shares) if shares else None
     free, forward = ceilings_of(share or 0.0, result["backward_share"])
-    most = f"at most {number(free)}" + (f", {number(forward)} with a forward" if forward else "")
+    most = f"upper bound {number(free)}" + (
+        f", {number(forward)} if predicted steps ran a forward pass" if forward else ""
+    )
     level = f"{result['level']:.1%} interval"
     tiles = [
-        (f"net speedup over {optimizer_title(result['job']['optimizer'])}", net, "against stopping earlier"),
+        (f"net speedup over {optimizer_title(result['job']['optimizer'])}", net, "over stopping early"),
         *_peer_tile(result),
         ("speedup", compared["speedup"], f"over the baseline, in plain steps, {most}"),
-        ("loss against the baseline's", compared["loss_vs_baseline"], "below 1 is better"),
+        ("loss against the baseline", compared["loss_vs_baseline"], "below 1 is better"),
     ]
     return [
         *(
             {"value": number(found["mean"], 3), "name": name, "note": f"{note}; {tables.ends(found)}, {level}"}
             for name, found, note in tiles
         ),
-        {"value": percent(share, 0), "name": "steps predicted", "note": "of the hybrid's, mean over seeds"},
+        {
+            "value": percent(share, 0),
+            "name": "steps predicted",
+            "note": "of the hybrid's nominal steps, mean over seeds",
+        },
     ]
 
 
 def _peer_tile(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], str]]:
     return [
-        (f"net speedup over {optimizer_title(peer['name'])}", peer["net_speedup"], "the best equally tuned peer")
+        (
+            f"net speedup over {optimizer_title(peer['name'])}",
+            peer["net_speedup"],
+            "the strongest peer, tuned with as many runs",
+        )
         for peer in result["peers"]
         if peer["name"] == result["best_peer"]
     ]

@@ -200,7 +200,7 @@ def test_without_a_reference_on_the_range_nothing_is_known() -> None:
     runs = of_seeds({"hybrid": [law(600)] * 3, "equal_steps": [law(100)] * 3}, time=100.0)
     found = net_speedup(runs, frontier_of(Simulator()), "test")
     assert (found["mean"], found["n"]) == (None, 0)
-    assert "without a real-steps-only run" in found["note"]
+    assert "without a run of real steps only" in found["note"]
 
 
 def test_several_candidates_are_corrected_for() -> None:
@@ -271,8 +271,8 @@ def test_compare_tunes_the_baseline_first_and_gives_every_arm_its_rate(tmp_path:
     assert rates == pytest.approx({arm: 1.3 if arm == "lr_matched" else 1.0 for arm in rates})
     assert len(rates) == 9
     text = (tmp_path / "comparison.txt").read_text()
-    assert text.startswith("study: No gain shown over plain AdamW that just stops earlier")
-    assert "No peer was compared" in text
+    assert text.startswith("study: No gain shown over stopping plain AdamW early")
+    assert "No other optimizer (peer) was compared" in text
     assert "widen compare.lr_factors" in text
     assert max(map(len, text.splitlines())) <= 100
     assert json.loads((tmp_path / "comparison.json").read_text())["verdict"] == found["verdict"]

@@ -1,1 +1,1 @@
-"""``hybrid-ray compare``: the job's own settings against controls, peers and whole configurations, over seeds."""
+"""``hybrid-ray compare``: the job's hybrid against controls, peers and whole configurations, over several seeds."""

@@ -1,9 +1,10 @@
-"""The whole comparison: tuning, frontiers, all arms and peers over seeds added at fixed looks, statistics, verdict.
+"""The whole comparison: tuning, frontiers, all arms and peers on seeds added at interim analyses, statistics, verdict.
 
-What `hybrid-ray compare` does. But for the rate, the hybrid settings are the job's own; nothing else is picked for its
-luck. Two questions are asked in order, so that neither needs a correction for the other: is the hybrid faster than the
-job's own optimizer that stops earlier (`verdict`)? And than every peer (`predicting_pays`)? These two alone spend the
-alpha. All other intervals are given at the same level as an explanation, uncorrected for their number.
+This is what `hybrid-ray compare` does. The hybrid settings are those of the job, except for the tuned learning rate, so
+no setting is selected by its result. Two hypotheses are tested in a fixed order, so neither needs a correction for the
+other: is the hybrid faster than stopping the job's own optimizer early (`verdict`), and is it faster than every peer
+(`predicting_pays`)? Only these two spend alpha. All other intervals have the same level, explain the result, and are
+not corrected for multiple testing.
 """
 
 import math
@@ -41,29 +42,32 @@ __all__ = ["compare", "decide"]
 
 _SPLIT: Split = "test"
 _POWER = 0.8
-_SEED_BLOCK = 2  # the first is the confirmation's
+_SEED_BLOCK = 2  # block 1 belongs to the confirmation of studies
 
 
 def compare(
     job: JobConfig, *, execute: Execute, directory: Path, execute_plain: Execute | None = None
 ) -> dict[str, Any]:
-    """Run every arm of ``job.compare`` and say what is shown. Writes ``comparison.json``, ``.txt`` and pages.
+    """Run every arm of ``job.compare`` and decide. Writes ``comparison.json``, ``comparison.txt`` and the report.
 
     Args:
-        execute: runs the runs, here or side by side on a cluster.
-        directory: the study directory. Called again after an interruption it repeats nothing finished.
-        execute_plain: for tuning and frontier runs, which depend on the job alone: one that caches (`cache.cached`).
+        execute: does the runs, in this process or in parallel on a cluster.
+        directory: of the comparison. A second call after an interruption does not repeat finished runs.
+        execute_plain: the same for tuning and frontier runs, which depend on the job alone and so can be cached
+            (`cache.cached`). None: ``execute``.
 
     Returns:
-        What ``comparison.json`` holds.
+        The content of ``comparison.json``.
 
     Raises:
-        ConfigError: a variant of the job can't be, or the directory holds finished runs of another results version.
-        HybridRayError: no baseline, or too little of the frontier, finished.
+        ConfigError: a variant of the job is invalid, or the directory holds finished runs of another results version.
+        HybridRayError: no baseline run finished, or too few frontier runs did.
     """
-    variant_jobs(job)  # what is wrong with one is said before anything runs
+    variant_jobs(job)  # reports an invalid variant before anything runs
     check_results_version(directory)
-    plain = execute_plain or partial(execute_missing, execute)  # a cache looks by itself, and by more than the run
+    plain = execute_plain or partial(
+        execute_missing, execute
+    )  # a cache checks for finished runs itself, and compares more than the run
     asked, tuned = job, None
     if job.compare.tune_baseline:
         tuned = tune(asked, execute=plain, directory=directory / "tuning" / "baseline")
@@ -91,7 +95,7 @@ def compare(
 
 
 def _settings(job: JobConfig) -> dict[str, Any]:
-    """What the page says of the job."""
+    """The facts about the job that the report shows."""
     train, hybrid = job.train, job.hybrid
     return {
         "model": job.model_name,
@@ -109,7 +113,7 @@ def _settings(job: JobConfig) -> dict[str, Any]:
 
 
 def _tune_hybrid(asked: JobConfig, job: JobConfig, execute: Execute, directory: Path) -> Tuned | None:
-    """None: it finished at no rate. Then the arms below say so, seed by seed."""
+    """Tune the hybrid's learning rate. None if no run finished; then the arms report the failure, seed by seed."""
     try:
         return tune_hybrid(
             job, rate=asked.train.learning_rate, execute=execute, directory=directory / "tuning" / "hybrid"
@@ -121,7 +125,7 @@ def _tune_hybrid(asked: JobConfig, job: JobConfig, execute: Execute, directory: 
 def _peer(
     asked: JobConfig, name: OptimizerName, execute: Execute, directory: Path, fingerprint: Mapping[str, Any] | None
 ) -> Peer:
-    """A peer, tuned from where the baseline was tuned from, and its frontier."""
+    """A peer with its frontier, tuned from the same starting values as the baseline."""
     job, tuned = peer_job(asked, name), None
     if asked.compare.tune_baseline:
         tuned = tune(job, execute=execute, directory=directory / "tuning" / name)
@@ -133,7 +137,7 @@ def _peer(
 def _frontier(
     job: JobConfig, execute: Execute, directory: Path, fingerprint: Mapping[str, Any] | None = None
 ) -> tuple[Frontier, RunResult, Mapping[str, Any] | None]:
-    """The frontier, its longest run, and the fingerprint that all measured against it must share."""
+    """The frontier, its longest run, and the fingerprint that every run compared with it must share."""
     tasks = [Task(run=run, directory=directory / f"{length:.2f}") for length, run in frontier_runs(job).items()]
     results = execute(tasks)
     fingerprint = fingerprint or fingerprint_of(results)
@@ -154,14 +158,14 @@ def decide(
     fingerprint: Mapping[str, Any] | None = None,
     peers: Peers | None = None,
 ) -> dict[str, Any]:
-    """Add seeds at the fixed looks of ``job.compare`` until both questions are decided, or the looks are used up.
+    """Add seeds at the interim analyses of ``job.compare`` until both questions are decided or no analysis is left.
 
-    At each look the interval has the level that the spending function leaves it (`InterimAnalyses.levels`), so the
-    chance that noise alone is ever called a gain or a loss is at most 5 % over all looks together.
+    At each analysis the interval has the level that the spending function allows (`InterimAnalyses.levels`), so the
+    probability that noise alone is called a gain or a loss is at most 5 % over all analyses together.
 
     Args:
-        fingerprint: of the frontier's runs, which every run here must share (`run_arms`).
-        peers: tuned; None: there are none.
+        fingerprint: of the frontier's runs; every run here must share it (`run_arms`).
+        peers: the tuned peers. None: there are none.
     """
     peers = peers or Peers((), _SPLIT)
     analyses = InterimAnalyses(seeds=job.compare.interim_analyses, spending=job.compare.spending)
@@ -221,7 +225,7 @@ def decide(
 
 
 def _backward_share(baselines: Iterable[RunResult]) -> float | None:
-    """Of backward and optimizer in a real step: what a speedup's ceiling is made of (docs/method.md, section 2)."""
+    """Share of a real step's time in backward and optimizer; it bounds the speedup (docs/method.md, section 2)."""
     parts: Counter[str] = Counter()
     for result in baselines:
         parts.update(result.part_seconds)
@@ -230,7 +234,7 @@ def _backward_share(baselines: Iterable[RunResult]) -> float | None:
 
 
 def _time_to_target(job: JobConfig, runs: ArmRuns) -> dict[str, Any] | None:
-    """Plain steps to the baselines' mean final search loss plus the tolerance, by arm. None: missed (infinity)."""
+    """Plain steps in which each arm reaches the baselines' mean final val loss plus the tolerance; None: never."""
     losses = [result.heldout["val"].loss for result in runs["baseline"].values() if result.status == "finished"]
     if not losses:
         return None
@@ -240,12 +244,12 @@ def _time_to_target(job: JobConfig, runs: ArmRuns) -> dict[str, Any] | None:
 
 
 def _plain(values: dict[str, float]) -> dict[str, float | None]:
-    """JSON has no infinity."""
+    """Infinity as None, because JSON has no infinity."""
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def _planning(job: JobConfig, analyses: InterimAnalyses, net: dict[str, Any]) -> dict[str, Any]:
-    """How many seeds the effect of ``job.compare.effect`` asks for, given the spread seen, at the last look's level."""
+    """Seeds needed to detect ``job.compare.effect`` with the measured spread, at the level of the last analysis."""
     spread = net["spread"]
     needed = None
     if spread is not None:

@@ -1,11 +1,10 @@
-"""Whole configurations side by side: the job's own baseline and hybrid, and ``compare.variants``, each of which changes
-more than prediction (precision, batch, memory).
+"""Compare whole configurations: the job's own baseline and hybrid, and ``compare.variants``.
 
-Another batch or precision makes another step, so time can't be told in a run's own real steps here. It is told in raw
-seconds: runs of one seed are started together, each seed with another one first, and are paired, and the interval over
-seeds says how much of a ratio is noise. Each variant stands beside its own settings without prediction, so that what
-batch and precision bring is not credited to the method; where those are the job's own baseline it is also measured
-against just stopping earlier.
+A variant may change more than prediction (precision, batch, memory). Another batch or precision changes the cost of a
+step, so time is measured in raw seconds here, not in a run's own real steps. The runs of one seed start together, in an
+order that differs between seeds, and are paired; the interval over seeds shows how much of a ratio is noise. Each
+variant is compared with its own settings without prediction, so that a gain from batch or precision is not credited to
+the method. If those settings equal the job's own baseline, the variant also has a net speedup over stopping early.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,13 +25,13 @@ Runs = dict[int, RunResult]
 """Results by seed."""
 
 _PLAIN = "{}_plain"
-"""Name of a variant's own settings without prediction."""
+"""Name of the runs with a variant's settings but without prediction."""
 
 
 def variant_tasks(
     job: JobConfig, variants: Mapping[str, JobConfig], seeds: Sequence[int], directory: Path
 ) -> dict[str, list[Task]]:
-    """Runs by name: each variant on every seed, and the same without prediction, unless that is the job's baseline."""
+    """Tasks by name: each variant on every seed, and the same without prediction unless that is the job's baseline."""
     tasks: dict[str, list[Task]] = {}
     for name, variant in variants.items():
         for seed in seeds:
@@ -45,7 +44,7 @@ def variant_tasks(
 
 
 def variant_runs(tasks: Mapping[str, Sequence[Task]], results: Sequence[RunResult]) -> dict[str, Runs]:
-    """Results by name and seed. ``results`` are those of the tasks, name after name."""
+    """Results by name and seed. ``results`` are those of all tasks, in the order of ``tasks``."""
     rest = iter(results)
     return {name: {task.run.seed: next(rest) for task in several} for name, several in tasks.items()}
 
@@ -59,16 +58,16 @@ def configurations(
     frontier: Frontier,
     net: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """What ``comparison.json`` holds of them, JSON-ready: per configuration its runs and its ratios.
+    """The configurations as in ``comparison.json``, JSON-ready: the runs and the ratios of each.
 
     Args:
         runs: ``baseline``, ``hybrid``, and each variant with and without prediction (`variant_runs`).
-        variants: the settings of each.
+        variants: the settings of each variant.
         net: the hybrid's net speedup.
-        frontier: of the job's own settings. Variants that share them but for prediction have a net speedup over it, by
-            the baseline of their seed. Nobody ran the others' frontier: theirs is None.
+        frontier: of the job's own settings. A variant that differs from them only in prediction has a net speedup over
+            this frontier, shifted by the baseline of its seed. No frontier was run for the others: theirs is None.
 
-    A configuration that fell back to another setting than its own runs without prediction has failed runs.
+    Runs that fell back at their start to other settings than their runs without prediction count as failed.
     """
     plains = {name: _PLAIN.format(name) for name in variants}
     plain_of = {"hybrid": "baseline"} | {name: plain if plain in runs else "baseline" for name, plain in plains.items()}
@@ -100,7 +99,7 @@ def configurations(
 def _ratios(
     runs: Mapping[str, Runs], name: str, plain: str | None, split: Split, level: float
 ) -> dict[str, dict[str, Any]]:
-    """Against the job's baseline, and against the same settings without prediction, paired by seed."""
+    """Ratios to the job's baseline, and to the same settings without prediction, paired by seed."""
     values: dict[str, tuple[str, Callable[[RunResult], float]]] = {
         "speedup": ("times, raw seconds", lambda result: 1 / result.train_seconds),
         "throughput": ("times", _tokens_per_second),
@@ -116,9 +115,9 @@ def _ratios(
 
 
 def account(result: RunResult, split: Split) -> dict[str, Any]:
-    """One run in raw numbers: seconds, losses, throughput, memory (bytes), shares and seconds a step by phase.
+    """One run in raw numbers: seconds, losses, tokens per second, memory (bytes), shares and seconds per step by phase.
 
-    What a run that did not finish lacks is None.
+    Values that a run has only once it has finished are None otherwise.
     """
     done, steps = result.status == "finished", max(1, result.steps)
     heldout = result.heldout[split] if done else None

@@ -1,9 +1,9 @@
-"""Peers: optimizers that skip nothing, each tuned like the baseline and measured by the baseline's clock.
+"""Peers: other optimizers that skip no steps, each tuned like the baseline and timed in the baseline's plain steps.
 
-A gain over AdamW that AdamW's kin has without predictions does not come from predicting. So a peer has a frontier of
-its own (how soon does *it* reach the hybrid's loss?), and on every seed a run as long as the hybrid's, through which
-its frontier is shifted. Time is told in plain steps of the job's own optimizer (``train.clock_optimizer``): a dearer
-step costs what it costs.
+If another optimizer has the same gain over AdamW without predictions, the gain does not come from predicting. So each
+peer has its own frontier, which says how soon *it* reaches the hybrid's loss, and on every seed a run as long as the
+hybrid's, through which that frontier is shifted. Time is in plain steps of the job's own optimizer
+(``train.clock_optimizer``), so an optimizer with more expensive steps takes more time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,12 +26,12 @@ from hybrid_ray.tasks import Task
 
 __all__ = ["Peer", "Peers", "best_peer", "check_peers", "peer_job", "predicting_pays"]
 
-# A schedule-free optimizer averages instead of decaying: its rate rises and stays (arXiv 2405.15682).
+# Schedule-free averages weights instead of decaying the rate: warmup, then constant (arXiv 2405.15682).
 _OWN: Mapping[str, Mapping[str, Any]] = {"schedule_free": {"schedule": "constant"}}
 
 
 def peer_job(job: JobConfig, name: OptimizerName) -> JobConfig:
-    """The job trained by a peer, timed in plain steps of the job's own optimizer."""
+    """The job with a peer as its optimizer, timed in plain steps of the job's own optimizer."""
     train, own = job.train, _OWN.get(name, {})
     return replace(
         job, train=replace(train, optimizer=name, clock_optimizer=train.clock_optimizer or train.optimizer, **own)
@@ -39,19 +39,19 @@ def peer_job(job: JobConfig, name: OptimizerName) -> JobConfig:
 
 
 def check_peers(job: JobConfig, task: Task) -> None:
-    """Raises `ConfigError` where peers are asked for, and the task makes an optimizer of its own for every run."""
+    """Raises `ConfigError` if the job has peers but the task makes its own optimizer for every run."""
     if job.compare.peers and type(task).optimizer is not Task.optimizer:
         raise ConfigError(
-            f"compare.peers is {list(job.compare.peers)} but {type(task).__name__} makes its own optimizer, which "
-            "every run would get: leave peers out, or the optimizer() of the task"
+            f"compare.peers is {list(job.compare.peers)}, but {type(task).__name__} makes its own optimizer, which "
+            "every run would use: remove the peers, or the task's optimizer()"
         )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Peer:
-    """One optimizer, tuned.
+    """One tuned optimizer.
 
-    ``whole`` is one of its frontier runs, which tells how long a step takes. ``runs`` are by seed.
+    ``whole`` is the longest of its frontier runs, used for the time of a step. ``runs`` are its results by seed.
     """
 
     name: OptimizerName
@@ -62,17 +62,17 @@ class Peer:
     runs: dict[int, RunResult] = field(default_factory=dict)
 
     def task(self, seed: int, hybrid: RunResult, directory: Path) -> runner.Task:
-        """As many steps as fit into the hybrid's time."""
+        """A run with as many steps as fit into the time of the hybrid run."""
         run = real_run(self.job.run(seed=seed), "peer", steps_in(hybrid.time, self.whole))
         return runner.Task(run=run, directory=directory / self.name / f"peer-{seed}")
 
     def net_speedup(self, runs: ArmRuns, split: Split, level: float) -> dict[str, Any]:
-        """The hybrid's over this peer."""
+        """The hybrid's net speedup over this peer."""
         return net_speedup({"hybrid": runs["hybrid"], "equal_steps": self.runs}, self.frontier, split, level=level)
 
 
 class Peers:
-    """The peers of a comparison over its seeds."""
+    """The peers of a comparison, with their runs on its seeds."""
 
     def __init__(self, peers: Sequence[Peer], split: Split) -> None:
         self._peers, self._split = peers, split
@@ -85,7 +85,7 @@ class Peers:
         directory: Path,
         fingerprint: Mapping[str, Any] | None,
     ) -> None:
-        """Add the peers' runs of the seeds of these hybrid runs. Without a finished hybrid run a seed has none."""
+        """Run every peer on the seeds of these hybrid runs; a failed result where the hybrid run did not finish."""
         finished = {seed: hybrid for seed, hybrid in hybrids.items() if hybrid.status == "finished"}
         pairs = [(peer, seed) for seed in finished for peer in self._peers]
         tasks = [peer.task(seed, finished[seed], directory) for peer, seed in pairs]
@@ -98,9 +98,9 @@ class Peers:
                 peer.runs[seed] = failed_result(run, f"the hybrid run of seed {seed} did not finish")
 
     def measured(self, runs: ArmRuns, frontier: Frontier, *, level: float) -> list[dict[str, Any]]:
-        """What ``comparison.json`` holds of each, JSON-ready.
+        """The peers as in ``comparison.json``, JSON-ready.
 
-        ``net_speedup`` is the hybrid's over the peer, ``over_baseline`` the peer's own over the baseline's optimizer.
+        ``net_speedup`` is the hybrid's over the peer; ``over_baseline`` is the peer's over the baseline's optimizer.
         """
         return [
             {
@@ -117,7 +117,7 @@ class Peers:
 
 
 def best_peer(measured: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The one over which the hybrid gains least; one without a figure says nothing and comes last. None: no peers."""
+    """The peer over which the hybrid gains least; those without a net speedup come last. None: there are no peers."""
 
     def gained(peer: Mapping[str, Any]) -> float:
         mean = peer["net_speedup"]["mean"]
@@ -127,9 +127,9 @@ def best_peer(measured: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None
 
 
 def predicting_pays(measured: Sequence[Mapping[str, Any]]) -> bool | None:
-    """Whether the hybrid is faster than every peer, the best of them included; None: not decided, or no peers.
+    """Whether the hybrid is faster than every peer; None if that is undecided or there are no peers.
 
-    It takes all of them to say yes and one to say no, so their number needs no correction.
+    True needs all peers and False needs one, so the number of peers needs no correction.
     """
     if not measured:
         return None

@@ -1,4 +1,4 @@
-"""A comparison as text: the verdict first, then one line an arm, then what was compared with what."""
+"""A comparison as plain text: verdict, one line per arm, peers, ratios, configurations, footnotes."""
 
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ __all__ = ["comparison_text"]
 
 
 def comparison_text(result: Mapping[str, Any]) -> str:
-    """``comparison.json`` for a terminal. Plain text, at most 100 columns."""
+    """``comparison.json`` as text for a terminal, at most 100 columns wide."""
     parts = [_headline, _arm_lines, _peer_lines, _comparison_lines, _configuration_lines, _footnotes]
     return "\n\n".join(text for part in parts if (text := "\n".join(part(result))))
 
@@ -46,11 +46,11 @@ def _target(result: Mapping[str, Any], arm: str) -> str:
 
 
 def _peer_lines(result: Mapping[str, Any]) -> Iterator[str]:
-    """Optimizers that skip nothing, for as long as the hybrid trains."""
+    """Other optimizers, each trained for as long as the hybrid."""
     if not result["peers"]:
         return
     own = optimizer_title(result["job"]["optimizer"])
-    yield f"{'peer':<20}{'rate':>9}{'loss':>9}   hybrid's net speedup over it; its own over {own}"
+    yield f"{'peer':<20}{'rate':>9}{'loss':>9}   net speedup: hybrid over peer; peer over {own}"
     for peer in result["peers"]:
         losses = [row["loss"] for row in peer["runs"] if row["loss"] is not None]
         loss = f"{fmean(losses):>9.4f}" if losses else f"{'-':>9}"
@@ -59,18 +59,20 @@ def _peer_lines(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _comparison_lines(result: Mapping[str, Any]) -> Iterator[str]:
-    yield "hybrid against the other arms, paired by seed"
+    yield "hybrid relative to the other arms, paired by seed"
     for name, found in result["comparisons"].items():
         note = f"  {found['note']}" if found["note"] else ""
         yield f"  {name:<26}{_interval(found)}{note}"
 
 
 def _configuration_lines(result: Mapping[str, Any]) -> Iterator[str]:
-    """Raw seconds: configurations may differ in batch and precision, so in what a step is."""
+    """Whole configurations in raw seconds, because batch and precision change the cost of a step."""
     scored = any(run["accuracy"] is not None for entry in result["configurations"] for run in entry["runs"])
     yield "raw seconds; speedup over the baseline, then over the same settings without prediction"
     yield (
-        f"{'configuration':<26}{'seconds':>9}{'loss':>9}" + ("  accuracy" if scored else "") + "   speedup, over plain"
+        f"{'configuration':<26}{'seconds':>9}{'loss':>9}"
+        + ("  accuracy" if scored else "")
+        + "   speedup: over baseline, over own settings"
     )
     for entry in result["configurations"]:
         name, done = entry["name"].replace("_", " "), [run for run in entry["runs"] if run["loss"] is not None]
@@ -84,23 +86,23 @@ def _configuration_lines(result: Mapping[str, Any]) -> Iterator[str]:
         ratios = [entry["ratios"].get(f"speedup_vs_{other}") for other in ("baseline", "plain")]
         yield line + "   " + ", ".join(_interval(found) for found in ratios if found)
         if entry["net_speedup"] and entry["name"] != "hybrid":
-            yield f"{'':<26}net speedup over stopping earlier {_interval(entry['net_speedup'])}"
+            yield f"{'':<26}net speedup over stopping early {_interval(entry['net_speedup'])}"
 
 
 def _footnotes(result: Mapping[str, Any]) -> Iterator[str]:
     net, plan = result["net_speedup"], result["planning"]
     words = stored_words(result["job"])
-    loss = f"{words['measure']} a {words['unit']} on the {result['split']} split"
-    yield f"losses: {loss}; times: plain steps; [a, b]: of the median"
+    loss = f"{words['measure']} per {words['unit']} on the {result['split']} split"
+    yield f"losses: {loss}; times: plain steps; time to target: median [interval]"
     if net["note"]:
         yield f"net speedup: {net['note']}"
     if plan["seeds_needed"] is not None:
-        yield f"to find {plan['effect']:.1%} of time with {plan['power']:.0%} power: {plan['seeds_needed']} seeds"
+        yield f"to detect {plan['effect']:.1%} of time with {plan['power']:.0%} power: {plan['seeds_needed']} seeds"
     of_peers = {peer["name"]: peer["tuning"] for peer in result["peers"] if peer["tuning"]}
     for name, tuned in {**result["tuning"], **of_peers}.items():
         if "learning_rate" in tuned["at_edge"]:
             rate = tuned["best"]["learning_rate"]
-            yield f"{name}: the best learning rate, {rate:g}, is at the edge of those tried: widen compare.lr_factors"
+            yield f"{name}: the best learning rate, {rate:g}, is the lowest or highest tried: widen compare.lr_factors"
 
 
 def _interval(found: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
-"""Tuning before anything is compared: an untuned baseline flatters every method, and an untuned peer too.
+"""Tuning before the comparison: an untuned baseline or peer would make the hybrid look better than it is.
 
-Baseline, peers and hybrid are tuned by the same rule: one run a value on the job's own seed, scored on the val split,
-one setting after another with the others at the best found before. The hybrid's rate is tuned at as many values as
-theirs; its other settings are the job's, which nothing here chooses.
+Baseline, peers and hybrid are tuned by the same rule: one run per value on the job's own seed, scored on the val split,
+one setting after another, with the earlier settings at their best values. The hybrid's learning rate is tuned with as
+many values as theirs; its other settings stay as the job has them.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ __all__ = ["Tuned", "first_error", "tune", "tune_hybrid", "tuning_runs"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tuned:
-    """A job with the best settings found, and what was tried."""
+    """A job with the best settings found, and everything that was tried."""
 
     job: JobConfig
     tried: list[dict[str, Any]]  # setting, value and loss (val split; None: did not finish) of every run
@@ -35,7 +35,7 @@ class Tuned:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Setting:
-    """Values to try, rising, and how a job gets one."""
+    """A setting to tune: its values in ascending order, and how to read and set it in a job."""
 
     name: str
     values: Sequence[Any]
@@ -44,7 +44,7 @@ class _Setting:
 
 
 def tune(job: JobConfig, *, execute: Execute, directory: Path) -> Tuned:
-    """The best rate, then warmup, weight decay and betas, of training without predictions with ``job.train``.
+    """Tune the learning rate, then warmup, weight decay and betas, of plain training with ``job.train``.
 
     Raises:
         HybridRayError: no run finished.
@@ -53,11 +53,11 @@ def tune(job: JobConfig, *, execute: Execute, directory: Path) -> Tuned:
 
 
 def tune_hybrid(job: JobConfig, *, rate: float, execute: Execute, directory: Path) -> Tuned:
-    """The hybrid's rate, at as many values as the baseline's.
+    """Tune the hybrid's learning rate with as many values as the baseline's.
 
     Args:
         job: with the baseline's tuned settings.
-        rate: ``train.learning_rate`` as the job had it before that.
+        rate: ``train.learning_rate`` of the job before tuning.
 
     Raises:
         HybridRayError: no run finished.
@@ -73,13 +73,13 @@ def tune_hybrid(job: JobConfig, *, rate: float, execute: Execute, directory: Pat
 
 
 def tuning_runs(job: JobConfig) -> tuple[int, int]:
-    """How many runs `tune` takes at most, and how many `tune_hybrid` does."""
+    """The largest number of runs that `tune` can take, and the number that `tune_hybrid` takes."""
     first, *others = (len(setting.values) for setting in _plain_settings(job))
     return first + sum(number - 1 for number in others), first
 
 
 def first_error(results: Sequence[RunResult]) -> str:
-    """Why the first run that did not finish did not."""
+    """The error of the first run that did not finish."""
     return next((result.error or result.status for result in results if result.status != "finished"), "no error")
 
 
@@ -123,7 +123,7 @@ def _tune(
     at_edge: list[str] = []
     lowest: float | None = None
     for setting in settings:
-        # What the best run so far had need not be run again.
+        # The current value was already run with the best settings so far.
         new = [value for value in setting.values if lowest is None or value != setting.now(job)]
         tasks = [
             Task(run=run(setting.put(job, value)), directory=directory / f"{setting.name}-{_text(value)}")
