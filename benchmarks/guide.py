@@ -1,15 +1,15 @@
-"""The tables of docs/gpu_guide.md: what to set for a card and a model, with the peak that it is expected to have.
+"""Make the tables of docs/gpu_guide.md: settings for a card and a model, with the expected peak of GPU memory.
 
-    python benchmarks/guide.py [--cards 16 24 80] [--models 124M ...]     prints the tables, in Markdown
-    python benchmarks/guide.py --write                                    puts them into docs/gpu_guide.md
-    python benchmarks/guide.py --measure                                  a GPU: trains each row for a few steps
+    python benchmarks/guide.py [--cards 16 24 80] [--models 124M ...]     print the tables as Markdown
+    python benchmarks/guide.py --write                                    write them into docs/gpu_guide.md
+    python benchmarks/guide.py --measure                                  on a GPU: train each row for a few steps
 
-Settings that save memory are added in the order of what they cost in speed, until 4 sequences of 1,024 tokens fit with
-a tenth of the card free; then the largest micro-batch up to 32 is taken that still does. The peak is that of
-`hybrid-ray plan` for the job with the ``--set`` that the row shows; what PyTorch allocates of it stands beside it.
-``--measure`` trains each row, without compilation, where PyTorch may take what the card would have left for it, and
-tells what PyTorch allocated. Its peaks go to docs/gpu_guide_measured.json, or to a file that is given; the tables show
-what is in the former. They take a minute or two on one CPU thread.
+Settings that save memory are added in order of their cost in speed, until 4 sequences of 1,024 tokens fit and a tenth
+of the card stays free. Then the largest micro-batch up to 32 that still fits is used. The peak is the estimate of
+`hybrid-ray plan` for the job with the settings of the row; the next column is the part that PyTorch allocates.
+``--measure`` trains each row without compilation, with PyTorch limited to the memory that the card would leave it, and
+prints the peak that PyTorch allocated. It stores the peaks in docs/gpu_guide_measured.json or in the file given with
+``--json``; the tables show those in the former. The tables take one or two minutes on one CPU thread.
 """
 
 import argparse
@@ -37,15 +37,13 @@ BEGIN, END = "<!-- tables: python benchmarks/guide.py --write -->", "<!-- end of
 
 CARDS = (16, 24, 80)
 MODELS = ("124M", "350M", "774M", "1.5B")
-HEADER = (
-    "| model | micro-batch x accumulated | besides the job's own settings | peak, GiB | PyTorch's part | *measured* |"
-)
-ENOUGH = 4  # sequences in a micro-batch, below which a GPU is badly used
+HEADER = "| model | micro-batch x accumulated | settings to add | peak (GiB) | by PyTorch (GiB) | *measured* (GiB) |"
+ENOUGH = 4  # sequences in a micro-batch; with fewer a GPU is poorly used
 MORE = (8, 16, 32)
 LESS = (2, 1)
-FREE = 0.1  # of a card, for what an estimate does not see
+FREE = 0.1  # share of a card left free, for memory that the estimate does not include
 
-# What saves memory, in the order of what it costs in speed. Each comes on top of those before it.
+# Settings that save memory, in order of their cost in speed. Each rung is added to those before it.
 RUNGS = (
     ("model.loss_chunks=8",),
     ("hybrid.buffer_device=host",),
@@ -56,7 +54,7 @@ RUNGS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """What to set for a model on a card of so many GiB."""
+    """The settings for one model on a card of ``card`` GiB."""
 
     card: int
     model: str
@@ -70,16 +68,16 @@ class Row:
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """As ``--set`` takes them."""
+        """In the form of ``--set``."""
         return (f"model.preset={self.model}", f"train.micro_batch_size={self.micro}", *self.settings)
 
     def line(self, measured: dict[str, float]) -> str:
         seen = measured.get(key(self.card, self.overrides))
-        told = f"{seen / GIB:.1f}" if seen else "not yet"
+        peak = f"{seen / GIB:.1f}" if seen else "not yet"
         settings = ", ".join(f"`{setting}`" for setting in self.settings) or "nothing"
         return (
             f"| {self.model} | {self.micro} x {64 // self.micro} | {settings} | "
-            f"{self.need.total / GIB:.1f} *estimated* | {self.need.allocated / GIB:.1f} *estimated* | {told} |"
+            f"{self.need.total / GIB:.1f} *estimated* | {self.need.allocated / GIB:.1f} *estimated* | {peak} |"
         )
 
 
@@ -89,7 +87,7 @@ def key(card: int, overrides: Sequence[str]) -> str:
 
 @cache
 def need(overrides: tuple[str, ...]) -> MemoryNeed:
-    """What `hybrid-ray plan` says of the job with these settings."""
+    """The estimate of `hybrid-ray plan` for the job with these settings."""
     job = job_of(overrides)
     return memory_need(job.run(), like(job))
 
@@ -99,7 +97,7 @@ def job_of(overrides: Sequence[str]) -> JobConfig:
 
 
 def like(job: JobConfig) -> Task:
-    """On random tokens of the same vocabulary: their memory is that of text, and nothing needs to be prepared."""
+    """The job's task on random tokens of the same vocabulary: as much memory as with text, and no text to prepare."""
     return load_task(replace(job, data=replace(job.data, corpus="random", max_bytes=None)).run())
 
 
@@ -107,7 +105,7 @@ def best(card: int, model: str) -> Row:
     """The fastest settings that fit.
 
     Raises:
-        ValueError: none does.
+        ValueError: no settings fit.
     """
     for count in range(len(RUNGS) + 1):
         settings = tuple(setting for rung in RUNGS[:count] for setting in rung)
@@ -132,10 +130,10 @@ def row_of(card: int, model: str, micro: int, settings: tuple[str, ...]) -> Row:
 
 
 def tables(cards: Sequence[int], models: Sequence[str]) -> Iterator[str]:
-    """Markdown, a table a card."""
+    """Lines of Markdown: one table per card."""
     measured = json.loads(MEASURED.read_text()) if MEASURED.exists() else {}
     for card in cards:
-        yield f"**A card of {card} GB**"
+        yield f"**{card} GB card**"
         yield ""
         yield HEADER
         yield "|---|---|---|---|---|---|"
@@ -152,7 +150,7 @@ def write(lines: Sequence[str]) -> None:
 
 
 def measure(cards: Sequence[int], models: Sequence[str], kept: Path) -> None:
-    """Train each row for a few steps in a share of this GPU, and keep the peak of what PyTorch allocates."""
+    """Train each row for a few steps in part of this GPU, and store the peak that PyTorch allocates."""
     from memory import allocated, capped
 
     measured = json.loads(kept.read_text()) if kept.exists() else {}
@@ -179,21 +177,23 @@ def measure(cards: Sequence[int], models: Sequence[str], kept: Path) -> None:
         peak = max(allocated(result).values())
         measured[key(row.card, row.overrides)] = peak
         kept.write_text(json.dumps(measured, indent=1) + "\n")
-        told = f"{peak / GIB:.1f} GiB allocated; plan {row.need.allocated / GIB:.1f}"
-        print(f"{key(row.card, row.overrides)}: {told}", flush=True)
+        line = f"{peak / GIB:.1f} GiB allocated; estimate {row.need.allocated / GIB:.1f} GiB"
+        print(f"{key(row.card, row.overrides)}: {line}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cards", nargs="+", type=int, default=CARDS, help="their memory in GiB")
+    parser.add_argument("--cards", nargs="+", type=int, default=CARDS, help="memory of each card in GiB")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
-    parser.add_argument("--write", action="store_true", help="into docs/gpu_guide.md, all cards and models")
+    parser.add_argument(
+        "--write", action="store_true", help="write the tables of all cards and models into docs/gpu_guide.md"
+    )
     parser.add_argument("--measure", action="store_true", help="train each row on this GPU")
-    parser.add_argument("--json", type=Path, default=MEASURED, help="where --measure keeps its peaks")
+    parser.add_argument("--json", type=Path, default=MEASURED, help="where --measure stores its peaks")
     options = parser.parse_args()
     if options.measure:
         if not torch.cuda.is_available():
-            parser.error("--measure needs a GPU and PyTorch sees none")
+            parser.error("--measure needs a GPU, and PyTorch finds none")
         measure(options.cards, options.models, options.json)
         return
     lines = list(tables(CARDS, MODELS) if options.write else tables(options.cards, options.models))
