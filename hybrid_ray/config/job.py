@@ -69,6 +69,7 @@ class JobConfig:
             found |= {f"{place}.{index}": arm for index, arm in enumerate(arms)}
         found["task.factory"] = self.task.factory or ""
         found["hybrid.predictor"] = self.hybrid.predictor.name
+        found["train.optimizer"] = self.train.optimizer_name
         return {place: name for place, name in found.items() if ":" in name}
 
     @property

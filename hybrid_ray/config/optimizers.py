@@ -18,5 +18,5 @@ _TITLES: Mapping[str, str] = {
 
 
 def optimizer_title(name: str) -> str:
-    """``AdEMAMix`` for ``ademamix``."""
-    return _TITLES.get(name, name)
+    """``AdEMAMix`` for ``ademamix``; of a user's ``package.module:Name`` the name of the class."""
+    return _TITLES.get(name, name.rpartition(":")[2])

@@ -1,9 +1,10 @@
 """What is trained, on what, and how: the model, its data, and one run's training."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias, get_args
 
-from pydantic import Field, Strict
+from pydantic import AfterValidator, Field, Strict
 
+from hybrid_ray.config.named import NamedSetting, check_name, name_and_options
 from hybrid_ray.config.section import MOST, NonNegative, Positive, Share, Whole, section
 
 __all__ = ["DataConfig", "ModelConfig", "OptimizerName", "PruneScore", "TrainConfig"]
@@ -15,6 +16,15 @@ PruneScore = Literal["bitter0", "bitter1", "bitter7"]
 Preset = Literal["micro", "pico", "pico64", "nano", "124M", "350M", "774M", "1.5B", "cnn"]
 Beta = Annotated[float, Field(ge=0.0, le=0.99999)]
 Betas = Annotated[tuple[Beta, Beta], Strict(False)]
+
+
+def _optimizer(setting: NamedSetting) -> NamedSetting:
+    name, options = name_and_options(check_name(setting, get_args(OptimizerName)))
+    return setting if options else name
+
+
+OptimizerChoice: TypeAlias = Annotated[OptimizerName | NamedSetting, AfterValidator(_optimizer)]
+"""One of ours by its name, or a user's: ``package.module:Name`` or ``{name: package.module:Name, option: value}``."""
 
 
 @section
@@ -80,8 +90,12 @@ class TrainConfig:
         "memory",
     )
     sequence_length: int = Field(default=64, ge=8, le=1_000_000, description="Tokens of one example")
-    optimizer: OptimizerName = Field(default="adamw", description="What turns gradients into steps")
-    clock_optimizer: OptimizerName | None = Field(
+    optimizer: OptimizerChoice = Field(
+        default="adamw",
+        description="What turns gradients into steps: one of those, torch.optim:RAdam and such, or your own; with "
+        "options as {name: torch.optim:SGD, momentum: 0.9}",
+    )
+    clock_optimizer: OptimizerChoice | None = Field(
         default=None,
         description="Time is counted in plain steps of this optimizer, so that a dearer one pays for its steps; null: "
         "the run's own",
@@ -149,3 +163,13 @@ class TrainConfig:
     prune_end_fraction: Share = Field(
         default=0.75, description="adamwprune: share after which prune_sparsity is reached"
     )
+
+    @property
+    def optimizer_name(self) -> str:
+        """The optimizer without its options."""
+        return name_and_options(self.optimizer)[0]
+
+    @property
+    def own_optimizer(self) -> bool:
+        """Whether the optimizer is none of ours."""
+        return self.optimizer_name not in get_args(OptimizerName)

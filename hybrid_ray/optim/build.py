@@ -9,6 +9,7 @@ from hybrid_ray.config import TrainConfig
 from hybrid_ray.optim.ademamix import AdEMAMix
 from hybrid_ray.optim.eight_bit import build_adamw8bit
 from hybrid_ray.optim.muon import MuonAdamW
+from hybrid_ray.optim.own import own_optimizer
 from hybrid_ray.optim.prune import AdamWPrune
 from hybrid_ray.optim.schedule_free import build_schedule_free
 from hybrid_ray.optim.spam import AdamWSPAM
@@ -23,7 +24,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig, *, seed: int = 0) -> 
     Weight decay applies to matrices and embedding tables but not to vectors (norms, biases), as in GPT-2. ``adam`` adds
     it to the gradient, the variants of ``adamw`` subtract it from the weights. ``sgd`` uses ``betas[0]`` as momentum.
     ``adamwprune`` prunes the matrices of layers but not the embedding tables; ``muon`` uses Muon for those matrices and
-    AdamW for the rest.
+    AdamW for the rest. A user's optimizer gets the first two groups.
 
     With bf16 weights, or with state in host memory, the step is taken in windows (`Streamed`); for fp32 weights the
     result is bit-identical.
@@ -46,6 +47,8 @@ def build_optimizer(model: nn.Module, config: TrainConfig, *, seed: int = 0) -> 
         mark = "prune" if config.optimizer == "adamwprune" else "muon"
         groups = [{"params": layers, "weight_decay": decay, mark: True}, {"params": rest, "weight_decay": decay}]
     groups = [group for group in (*groups, {"params": vectors, "weight_decay": 0.0}) if group["params"]]
+    if config.own_optimizer:
+        return own_optimizer(groups, config)
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
     if config.optimizer == "muon":
         return MuonAdamW(groups, lr=config.learning_rate, betas=config.betas, fused=fused)

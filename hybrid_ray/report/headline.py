@@ -44,7 +44,7 @@ def headline(study: Study) -> Headline:
         study.statistics,
         net=study.job.objective.mode == "net",
         front=front,
-        optimizer=study.job.train.optimizer,
+        optimizer=study.job.train.optimizer_name,
     )
     if study.rescoring:
         changes = ", ".join(objective_changes(study.rescoring.searched, study.job.objective)) or "nothing changed"

@@ -16,7 +16,7 @@ from hybrid_ray.config.named import is_module_name, load_named, one_sentence, op
 from hybrid_ray.config.task import our_task, task_words
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.method.predictors import load_predictor
-from hybrid_ray.optim import build_optimizer
+from hybrid_ray.optim import build_optimizer, check_own_optimizer
 from hybrid_ray.tasks.sampling import own_draws
 from hybrid_ray.tasks.task import Part, Task
 
@@ -28,13 +28,16 @@ _NO_RESULT = {"data.cache_dir"}  # where runs are kept, too: of any task
 
 
 def load_task(run: RunConfig) -> Task:
-    """The task of a run, its options checked, and a predictor of the user's. Data are not made yet.
+    """The task of a run. Its options are checked, and so are a predictor and an optimizer of the user's. Data are not
+    made yet.
 
     Raises:
         ConfigError: all that is wrong with the factory, its options, or settings that it does not read.
     """
     if is_module_name(run.hybrid.predictor.name):
         load_predictor(run.hybrid.predictor, _folders(run.folders))
+    if run.train.own_optimizer:
+        check_own_optimizer(run.train, _folders(run.folders))
     ours = our_task(run.task, run.model, run.data)
     if ours is None:
         train = TrainConfig(sequence_length=run.train.sequence_length)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from hybrid_ray.config import TrainConfig
-from hybrid_ray.optim import AdEMAMix, build_optimizer
-from hybrid_ray.optim.slow_average import slow_decay
+from hybrid_ray.optim import build_optimizer
+from hybrid_ray.optim.ademamix import AdEMAMix, slow_decay
 
 STEPS = 12
 
@@ -92,7 +92,7 @@ def test_a_saved_state_goes_on_with_the_same_bits() -> None:
 @pytest.mark.parametrize("piece", [4, 1 << 22])
 def test_windows_change_no_bit(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stepped in windows of fp32 weights (state on the host), and with pieces smaller than a tensor."""
-    monkeypatch.setattr("hybrid_ray.optim.slow_average.PIECE", piece)
+    monkeypatch.setattr("hybrid_ray.optim.ademamix.PIECE", piece)
     ends = []
     for device in ("model", "host"):
         torch.manual_seed(0)

@@ -126,9 +126,11 @@ def _memory_problems(job: JobConfig) -> Iterator[str]:
             "train.optimizer_device is 'host' but train.optimizer is 'adamw8bit', whose compiled step reads state on "
             "the model's device: use optimizer_device: model (its state takes 2 bytes a parameter), or adamw"
         )
-    if train.optimizer in ("muon", "schedule_free") and (train.optimizer_device == "host" or train.weights == "bf16"):
+    if (train.own_optimizer or train.optimizer in ("muon", "schedule_free")) and (
+        train.optimizer_device == "host" or train.weights == "bf16"
+    ):
         yield (
-            f"train.optimizer is {train.optimizer!r}, which steps fp32 weights on the model's device only: use "
+            f"train.optimizer is {train.optimizer_name!r}, which steps fp32 weights on the model's device only: use "
             "optimizer_device: model and weights: fp32"
         )
     if train.optimizer == "muon" and train.parallel == "fsdp" and job.resources.workers > 1:

@@ -14,7 +14,7 @@ from hybrid_ray.config.section import place_of, sentences
 __all__ = ["check_values", "plain_values", "put"]
 
 
-_NAMED = ("hybrid.predictor",)
+_NAMED = ("hybrid.predictor", "train.optimizer", "search.scheduler", "search.sampler")
 """Settings that are a name alone, or a mapping of a name and options."""
 
 

@@ -105,7 +105,7 @@ def _settings(job: JobConfig) -> dict[str, Any]:
         "steps": train.steps,
         "batch_size": train.batch_size,
         "sequence_length": train.sequence_length,
-        "optimizer": train.optimizer,
+        "optimizer": train.optimizer_name,
         "schedule": f"{train.schedule} schedule",
         "predictor": hybrid.predictor.name,
         "confidence_threshold": hybrid.confidence_threshold,

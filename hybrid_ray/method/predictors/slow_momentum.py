@@ -14,9 +14,8 @@ from hybrid_ray.errors import ConfigError
 from hybrid_ray.method.predictors.base import Number, Predictor
 from hybrid_ray.method.predictors.caution import restrain_
 from hybrid_ray.method.weights import local_part
-from hybrid_ray.optim.ademamix import AdEMAMix
+from hybrid_ray.optim.ademamix import AdEMAMix, slow_decay
 from hybrid_ray.optim.muon import MuonAdamW, orthogonal_step
-from hybrid_ray.optim.slow_average import slow_decay
 from hybrid_ray.optim.spam import AdamWSPAM
 from hybrid_ray.optim.streamed import StreamedAdam, StreamedAdamW, StreamedSGD
 
