@@ -1,4 +1,4 @@
-"""``hybrid-ray doctor``: what this machine has, what is missing, and the mend for each."""
+"""``hybrid-ray doctor``: what this machine has, what is missing, and how to fix it."""
 
 import importlib.metadata
 import os
@@ -25,7 +25,7 @@ _PACKAGES = ("torch", "ray", "optuna", "pandas", "pyarrow", "numpy", "nvidia-ml-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """One thing looked at. ``bad`` keeps a search from running; ``note`` is worth knowing."""
+    """One check. ``bad``: a search cannot run; ``note``: worth knowing."""
 
     state: Literal["ok", "note", "bad"]
     what: str
@@ -37,7 +37,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at Python, the packages, processors, memory, GPUs, disk and the compiler. Starts nothing."""
+    """Check Python, packages, processors, memory, GPUs, disk, folders, compiler and Ray address. Starts nothing."""
     return [*_software(), _processors(), _memory(), *_gpus(), _disk(), *_folders(), _compiler(), _cluster()]
 
 
@@ -46,7 +46,7 @@ def _software() -> Iterator[Finding]:
     yield Finding(
         state="ok" if good else "bad",
         what="python",
-        text=platform.python_version() + ("" if good else ": 3.11 or newer is needed"),
+        text=platform.python_version() + ("" if good else ": hybrid_ray needs 3.11 or newer"),
     )
     for name in _PACKAGES:
         try:
@@ -58,7 +58,7 @@ def _software() -> Iterator[Finding]:
 
 
 def _processors() -> Finding:
-    text = f"{cpu_count()} usable: at most as many one-thread trials run side by side"
+    text = f"{cpu_count()} usable: at most that many one-thread trials run in parallel"
     return Finding(state="ok", what="processors", text=text)
 
 
@@ -78,7 +78,7 @@ def _gpus() -> Iterator[Finding]:
 
     found = gpus()
     if not found:
-        yield Finding(state="note", what="gpu", text="none seen by NVML: runs use the CPU")
+        yield Finding(state="note", what="gpu", text="NVML finds none: runs use the CPU")
     for index, gpu in enumerate(found):
         yield Finding(state="ok", what=f"gpu {index}", text=_described(gpu))
     if found and not torch.cuda.is_available():
@@ -86,7 +86,7 @@ def _gpus() -> Iterator[Finding]:
 
 
 def _described(gpu: "Gpu") -> str:
-    """What NVML tells of a GPU; it may leave out any of it but the name."""
+    """What NVML reports of a GPU; anything but the name may be missing."""
     parts = [gpu.name]
     if gpu.memory_bytes is not None:
         parts.append(f"{gpu.memory_bytes / 2**30:.0f} GiB")
@@ -102,7 +102,7 @@ def _disk() -> Finding:
     return Finding(
         state="ok" if free > 2 else "bad",
         what="disk",
-        text=f"{free:.1f} GiB free here" + ("" if free > 2 else ": 2 are needed"),
+        text=f"{free:.1f} GiB free here" + ("" if free > 2 else ": at least 2 GiB are needed"),
     )
 
 
@@ -123,7 +123,7 @@ def _compiler() -> Finding:
     if found:
         return Finding(state="ok", what="compiler", text=f"{found}: torch.compile works on the CPU")
     return Finding(
-        state="note", what="compiler", text="no g++ or clang++: train.compile falls back to eager on the CPU"
+        state="note", what="compiler", text="no g++ or clang++: on the CPU, train.compile runs without compilation"
     )
 
 
@@ -131,6 +131,8 @@ def _cluster() -> Finding:
     address = os.environ.get("RAY_ADDRESS")
     if address:
         return Finding(
-            state="note", what="ray address", text=f"RAY_ADDRESS is set ({address}): jobs with address: auto go there"
+            state="note",
+            what="ray address",
+            text=f"RAY_ADDRESS is set ({address}): jobs with resources.address: auto run there",
         )
-    return Finding(state="ok", what="ray address", text="none set: jobs start a Ray of their own on this machine")
+    return Finding(state="ok", what="ray address", text="none set: jobs start their own Ray on this machine")

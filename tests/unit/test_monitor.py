@@ -190,7 +190,7 @@ def test_nvml_that_refuses_ends_the_sampling_and_nothing_else() -> None:
 @pytest.mark.skipif(nvml_answers(), reason="there is a GPU")
 def test_without_nvml_there_is_no_gpu_and_the_doctor_says_so() -> None:
     assert gpus() == []
-    assert any(finding.what == "gpu" and "none seen by NVML" in finding.text for finding in doctor.examine())
+    assert any(finding.what == "gpu" and "NVML finds none" in finding.text for finding in doctor.examine())
 
 
 @pytest.mark.gpu
