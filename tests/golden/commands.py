@@ -1,6 +1,6 @@
-"""Run commands of the package in a folder and keep what a user sees: exit code and text, without what varies.
+"""Run commands of the package in a folder and record exit code and text, without the parts that vary.
 
-Every number of a text becomes ``#`` where it may depend on time or machine, and every folder of this machine a word.
+Numbers that may depend on time or machine become ``#``; every folder of this machine becomes a fixed word.
 Started as a script, this file runs the commands it reads from its input, one after another in one process: importing
 torch takes longer than most of them.
 """
@@ -28,7 +28,7 @@ COMMANDS = ("run", "plan", "train", "compare", "submit", "resume", "extend", "re
 _NUMBER = re.compile(r"(?<![\w#])[+-]?\d+(?:[.,:]\d+)*(?:e[+-]?\d+)?|\d+(?:[.,]\d+)*")
 _PATH = re.compile(r"(?<![\w.])/(?:[\w.+-]+/)*[\w.+-]+")
 
-# Wrong uses: a name, the command, words that are changed in the job first.
+# Wrong uses: name, command, and the changes to make in the job first.
 _WRONG_JOBS: Mapping[str, tuple[str, ...]] = {
     "a wrong name and a wrong value": ("run", "--set", "train.stepz=9", "--set", "search.trials=0"),
     "many problems": (
@@ -57,7 +57,7 @@ _WRONG: Mapping[str, tuple[str, ...]] = {
 
 
 def micro_job(**sections: Mapping[str, Any]) -> dict[str, Any]:
-    """A job in recorded names whose runs take about a second; ``sections`` change parts of it."""
+    """A job, in recorded names, whose runs take about a second; ``sections`` replace parts of it."""
     job: dict[str, Any] = {
         "name": "micro",
         "studies_dir": "studies",
@@ -88,7 +88,7 @@ def write_job(path: Path, job: Mapping[str, Any]) -> None:
 
 @contextmanager
 def workplace() -> Iterator[Path]:
-    """A folder with a small corpus, a job and a file that is none."""
+    """A folder with a small corpus, a job, and a file that is no job."""
     with TemporaryDirectory(prefix="guard-") as name:
         folder = Path(os.path.realpath(name))
         (folder / "text").mkdir()
@@ -101,13 +101,13 @@ def workplace() -> Iterator[Path]:
 
 
 def run_command(folder: Path, *arguments: str, masked: bool = True) -> dict[str, Any]:
-    """Exit code and lines of output and errors of one command, as a process of its own."""
+    """Exit code, output lines and error lines of one command, run in its own process."""
     done = _process(folder, ["-m", COMMAND_LINE, *arguments])
     return _answer(folder, done.returncode, done.stdout, done.stderr, masked=masked)
 
 
 def run_commands(folder: Path, commands: Mapping[str, Sequence[str]], *, masked: bool = True) -> dict[str, Any]:
-    """The same of several, by name, all in one process."""
+    """The same for several commands, by name, all run in one process."""
     done = _process(folder, [str(Path(__file__))], asked=json.dumps(list(commands.values())))
     if done.returncode:
         raise RuntimeError(f"the commands {list(commands)} could not be run:\n{done.stderr}")
@@ -116,7 +116,7 @@ def run_commands(folder: Path, commands: Mapping[str, Sequence[str]], *, masked:
 
 
 def command_traces() -> dict[str, Any]:
-    """Help, wrong uses, and what trains nothing."""
+    """Traces of help, wrong uses, and commands that train nothing."""
     told = {"help": ("--help",), **{f"help of {command}": (command, "--help") for command in COMMANDS}, **_WRONG}
     told |= {name: (first, "job.yaml", *rest) for name, (first, *rest) in _WRONG_JOBS.items()}
     looked = {"plan": ("plan", "job.yaml"), "plan for a memory": ("plan", "job.yaml", "--memory", "0.1")}
@@ -150,7 +150,7 @@ def _answer(folder: Path, code: int, output: str, errors: str, *, masked: bool) 
 
 
 def _serve() -> None:
-    """Run the commands of the input in this process; answer with their exit codes and texts."""
+    """Run the commands read from the input in this process; print their exit codes and texts."""
     main = import_module(COMMAND_LINE).main
     answers = []
     for arguments in json.load(sys.stdin):
@@ -181,7 +181,7 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def _lines(text: str, folder: Path, masked: bool) -> list[str]:
-    """A text without what varies; without blank lines and the widths of columns too, if ``masked``."""
+    """The lines of a text without varying parts; if ``masked``, also without blank lines and column widths."""
     text = text.replace(str(folder), "FOLDER").replace(str(REPOSITORY), "REPOSITORY")
     text = _PATH.sub("PATH", text_as_recorded(text))
     if not masked:

@@ -1,13 +1,13 @@
-"""Does the package still do what it did? Exact traces of training and of every command, recorded and compared.
+"""Check that the package behaves as before: record and compare exact traces of training and of every command.
 
     python tests/golden/guard.py record            write tests/golden/traces/
     python tests/golden/guard.py compare           compute them again and print each difference; exit code 1 on any
     python tests/golden/guard.py compare --fast    only the trainer and the commands that train nothing
 
-For a change that moves and renames and must do nothing else. Names that it changes are mapped in ``names.py``; a record
-is written anew only for an intended change, in a commit that says why. Losses are equal to the last bit only on the
-machine and torch build that recorded them: elsewhere `compare` says so (exit code 2), and ``test_guard.py`` compares
-losses to the digits that different processors share.
+Use it for a change that moves and renames code and must do nothing else. Map changed names in ``names.py``. Record a
+trace again only for an intended change, in a commit that says why. Losses are equal to the last bit only on the machine
+and torch build that recorded them. Elsewhere `compare` says so (exit code 2), and ``test_guard.py`` compares losses to
+the digits on which different processors agree.
 """
 
 import argparse
@@ -28,7 +28,7 @@ __all__ = ["TRACES", "differences", "machine", "main"]
 
 TRACES = Path(__file__).parent / "traces"
 OTHER_MACHINE = 2
-SHOWN = 4  # differences printed of one trace
+SHOWN = 4  # differences printed per trace
 
 
 def _trainer() -> dict[str, Any]:
@@ -66,7 +66,7 @@ ALL: Mapping[str, Callable[[], dict[str, Any]]] = {**FAST, "ranks": _ranks, "run
 
 
 def machine() -> dict[str, str]:
-    """What the last bit of a loss depends on."""
+    """The versions and hardware on which the last bit of a loss depends."""
     import torch
 
     return {
@@ -78,7 +78,7 @@ def machine() -> dict[str, str]:
 
 
 def differences(recorded: Any, found: Any, place: str = "") -> Iterator[str]:
-    """One line for each value that is not the recorded one."""
+    """One line for each value that differs from the recorded one."""
     if isinstance(recorded, Mapping) and isinstance(found, Mapping):
         for key in dict.fromkeys([*recorded, *found]):
             where = f"{place} > {key}" if place else str(key)
@@ -111,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _check_sources() -> None:
-    """The package that is imported is the one beside these tests, whatever else is installed."""
+    """Check that the imported package is the one of this repository, not an installed one."""
     import hybrid_ray
 
     if REPOSITORY not in Path(hybrid_ray.__file__).parents:
@@ -119,7 +119,7 @@ def _check_sources() -> None:
 
 
 def _done(part: str, trace: Callable[[], dict[str, Any]], *, record: bool) -> bool:
-    """Record or compare one part. Returns whether it is as recorded."""
+    """Record or compare one part; returns whether it equals the record."""
     began, file = time.monotonic(), TRACES / f"{part}.json"
     found = json.loads(json.dumps(trace()))
     lines: list[str] = []
@@ -135,7 +135,7 @@ def _done(part: str, trace: Callable[[], dict[str, Any]], *, record: bool) -> bo
 
 
 def _compared(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """By trace that differs, its first differences."""
+    """One text for each trace that differs, with its first differences."""
     texts = []
     for name in dict.fromkeys([*recorded, *found]):
         lines = list(differences({name: recorded.get(name)}, {name: found.get(name)}))
@@ -146,7 +146,7 @@ def _compared(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> list[str
 
 
 def _not_comparable(parts: Mapping[str, Any]) -> str | None:
-    """Why records of these parts can't be compared with what this machine computes, if so."""
+    """Why the records of these parts cannot be compared on this machine; None if they can."""
     for part in parts:
         file = TRACES / f"{part}.json"
         if not file.exists():

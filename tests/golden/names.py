@@ -1,7 +1,7 @@
-"""Every name of the package that the guard touches: a rename changes a line here, and no recorded file.
+"""Every name of the package that the guard uses, so that a rename changes one line here and no recorded file.
 
-Each table maps the name in the recorded files to the name the package uses today. Jobs and settings are written with
-recorded names and translated by `as_today`; what the package answers is translated back by `as_recorded`.
+Each table maps a name in the recorded files to the name in the package today. Jobs and settings are written with
+recorded names and translated by `as_today`; the package's results are translated back by `as_recorded`.
 """
 
 import re
@@ -55,7 +55,7 @@ ARMS = {
 }
 # Settings of jobs, attributes of a step's result, keys of ``statistics()`` and of files, columns: add the renamed ones.
 FIELDS: dict[str, str] = {"misses": "overshoots", "looks": "interim_analyses", "confirm_loss": "test_loss"}
-# Words in what commands print (regular expression of today's words, recorded words), for texts that only changed names.
+# Printed texts in which only names changed: (regular expression of today's words, recorded words).
 TEXTS: tuple[tuple[str, str], ...] = (
     (
         r"one of none, ema_nesterov, snoo, linear_fit, momentum, zero",
@@ -64,8 +64,8 @@ TEXTS: tuple[tuple[str, str], ...] = (
     (r"interim_analyses", "looks"),
 )
 
-NEW_COLUMNS = {"end"}  # of a study's tables, since they were recorded
-# Of a result: what is a property of `RunResult` today, and what ``statistics`` repeated.
+NEW_COLUMNS = {"end"}  # columns of a study's tables that were added after they were recorded
+# Recorded fields of a result that are properties of `RunResult` today, and those that ``statistics`` repeated.
 DERIVED = ("steps", "real_steps", "predicted_steps", "train_seconds", "phase_steps")
 DERIVED_STATISTICS = (
     *("steps", "real_steps", "predicted_steps", "backward_reduction"),
@@ -77,7 +77,7 @@ _KEYS = {"heldout": SPLITS, "phase_steps": PHASES, "phase_shares": PHASES, "runs
 
 
 def hybrid_config(settings: Mapping[str, Any]) -> HybridConfig:
-    """Settings as they were recorded: the options of all predictors next to those of the method."""
+    """The configuration for recorded settings, in which predictor options are settings of the method."""
     name = settings.get("predictor", "ema_nesterov")
     every = {option.name for kind in OPTIONS.values() for option in fields(kind)}
     own = {option.name for option in fields(OPTIONS[name])}
@@ -87,17 +87,17 @@ def hybrid_config(settings: Mapping[str, Any]) -> HybridConfig:
 
 
 def as_today(data: Any, *, key: str = "") -> Any:
-    """Recorded names to today's, in nested dictionaries and lists; ``key`` is the recorded name of where it lies."""
+    """Translate recorded names to today's in nested data; ``key`` is the recorded name of the entry that holds it."""
     return _translated(data, key, back=False)
 
 
 def as_recorded(data: Any, *, key: str = "") -> Any:
-    """Today's names to recorded ones."""
+    """Translate today's names to recorded ones."""
     return _translated(data, key, back=True)
 
 
 def result_as_recorded(written: Mapping[str, Any]) -> Any:
-    """What ``result.json`` held when it was recorded: figures stood in it, or stood twice, that are derived today."""
+    """``result.json`` in the recorded form, which contained values that are derived today."""
     result = RunResult.from_dict(written)
     return as_recorded(
         {

@@ -1,12 +1,12 @@
-"""Record the loss and gradient norm of real, healthy training, 10,000 real steps each, into ``training_series.npz``.
+"""Record loss and gradient norm of healthy training runs, 10,000 real steps each, into ``training_series.npz``.
 
     python tests/golden/record_training.py
 
-The divergence monitor is calibrated on these (``tests/unit/test_divergence.py``): they must raise no Warning. About a
-minute a series on one CPU core. Three kinds of noise: a byte GPT under AdamW with a cosine schedule; an MLP under SGD
-with momentum that learns a small set of windows by heart, so that its loss falls by decades and single batches stick
-out; and the same GPT with a jump along its averaged displacement (time constant 100, gain 0.6) after every fifth real
-step. Columns: loss, gradient norm before clipping, 1 where the weights had just jumped.
+The divergence monitor is calibrated on these series (``tests/unit/test_divergence.py``): they must cause no warning.
+About a minute per series on one CPU core. Three kinds of noise: a byte GPT with AdamW and a cosine schedule; an MLP
+with SGD and momentum that memorises a small set of windows, so its loss falls by orders of magnitude and single batches
+stand out; and the same GPT with a jump along its average displacement (time constant 100, gain 0.6) after every fifth real
+step. Columns: loss, gradient norm before clipping, and 1 right after a jump of the weights (else 0).
 """
 
 import math
@@ -23,7 +23,7 @@ CONTEXT = 32
 
 
 class ByteGPT(nn.Module):
-    """Two pre-norm transformer blocks of width 32 over bytes, tied to nothing else in this repository."""
+    """Two pre-norm transformer blocks of width 32 over bytes, independent of the rest of this repository."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class ByteGPT(nn.Module):
 
 
 class LastByteMLP(nn.Module):
-    """The next byte from the eight before it."""
+    """Predicts the next byte from the previous eight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ def record(
 
 @torch.no_grad()
 def jump_along_mean(params: list[Tensor], mean: list[Tensor], anchor: list[Tensor], step: int, *, gain: float) -> bool:
-    """Average the displacement of the last five real steps, then move by five of its steps; not in the first 500."""
+    """Update the average displacement with the last five real steps, then jump by five; no jump in the first 500."""
     for p, m, a in zip(params, mean, anchor, strict=True):
         m.lerp_(p - a, 5 / 100)
         if step >= 500:

@@ -1,4 +1,4 @@
-"""Traces of whole runs by the command ``train``: what each step did, what the run left behind, and what was printed."""
+"""Traces of whole runs of the command ``train``: every step, the files of the run, and the printed text."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from names import as_recorded, result_as_recorded
 
 __all__ = ["files_of", "result_of", "run_traces", "steps_of"]
 
-# By name: the arm, and what is changed in the job.
+# By name: the arm and the changes to the job.
 RUNS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "baseline": ("baseline", {}),
     "hybrid": ("hybrid", {}),
@@ -49,7 +49,7 @@ def _short(name: str) -> str:
 
 
 def _left(directory: Path) -> dict[str, Any]:
-    """What a run left behind, if it did."""
+    """The files of a run, if there are any."""
     if not (directory / "result.json").exists():
         return {}
     steps = pd.read_parquet(directory / "steps.parquet")
@@ -57,7 +57,7 @@ def _left(directory: Path) -> dict[str, Any]:
 
 
 def files_of(directory: Path) -> list[str]:
-    """Paths in a folder, scratch files of Ray left out."""
+    """Paths in a folder, without temporary files of Ray."""
     return sorted(
         path.relative_to(directory).as_posix()
         for path in directory.rglob("*")
@@ -66,7 +66,7 @@ def files_of(directory: Path) -> list[str]:
 
 
 def result_of(directory: Path) -> dict[str, Any]:
-    """What ``result.json`` says, without times and what they decide."""
+    """The content of ``result.json`` without times and values that depend on them."""
     result = result_as_recorded(json.loads((directory / "result.json").read_text(encoding="utf-8")))
     return {
         "keys": sorted(result),
@@ -99,7 +99,7 @@ def steps_of(steps: pd.DataFrame) -> dict[str, Any]:
 
 
 def exact(value: Any) -> Any:
-    """Floats as hexadecimal text, nested ones too."""
+    """Floats as hexadecimal text, also in nested data."""
     if isinstance(value, float):
         return value.hex()
     if isinstance(value, Mapping):

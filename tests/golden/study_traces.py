@@ -1,7 +1,7 @@
-"""Traces of a micro study and a comparison, through the commands that make, extend, resume, report and rescore them.
+"""Traces of a micro study and a comparison, made by the commands that run, extend, resume, report and rescore them.
 
-Times differ from run to run, and with them scores and what is said of them: every trial is confirmed, so that no score
-decides what is run, and of what depends on time only the names are kept.
+Times differ between runs, and so do scores and the texts about them. So every trial is confirmed, so that the set of
+runs does not depend on scores, and only the names of values that depend on time are recorded.
 """
 
 import json
@@ -48,11 +48,11 @@ def study_traces() -> dict[str, Any]:
 
 
 def _begin(said: Mapping[str, Any]) -> dict[str, Any]:
-    """Of what is printed the lines that no time decides: how the headline goes on depends on scores."""
+    """Exit code and the printed lines that do not depend on time; the headline depends on scores."""
     return {
         "exit code": said["exit code"],
         "output": [line for line in said["output"] if line.startswith(("Report:", "Note:", "Go on", "FOLDER"))],
-        "errors": sorted(line.partition(", score")[0] for line in said["errors"]),  # runs end in any order
+        "errors": sorted(line.partition(", score")[0] for line in said["errors"]),  # the order in which runs end varies
     }
 
 
@@ -71,7 +71,7 @@ def _study(directory: Path) -> dict[str, Any]:
 
 
 def _tables(directory: Path) -> dict[str, Any]:
-    """Columns and rows, without times."""
+    """Columns and rows without times."""
     study = load_study(directory)
     params = [name for name in study.trials.columns if name.startswith("params_")]
     tables = {"trials": study.trials, "frontier": study.frontier, "confirmation": study.confirmation}
@@ -94,7 +94,7 @@ def _rows(table: pd.DataFrame, columns: Sequence[str], *, by: str) -> list[dict[
 
 
 def _statistics(found: Mapping[str, Any] | None) -> dict[str, Any]:
-    """``confirmation.json``: the names in it, and the losses."""
+    """The names and the losses in ``confirmation.json``."""
     assert found is not None
     found = as_recorded(found)
     candidates = sorted(found["candidates"], key=lambda one: one["trial"])

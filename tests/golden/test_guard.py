@@ -1,4 +1,4 @@
-"""The trainer does what it did when its traces were recorded (``guard.py``), as exactly as this machine can tell."""
+"""The trainer behaves as in its recorded traces (``guard.py``), as exactly as this machine can check."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from guard import TRACES, differences, machine
 from trainer_traces import trainer_traces
 
 RECORD = json.loads((TRACES / "trainer.json").read_text(encoding="utf-8"))
-CHAOTIC = ("bfloat16 buffers", "trouble after a long jump")  # here a last bit grows: other machines end elsewhere
+CHAOTIC = ("bfloat16 buffers", "trouble after a long jump")  # a difference in the last bit grows, so machines differ
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Losses of a small baseline, to the digits that different processors share: a refactor may not move them.
+"""Losses of a small baseline, to the digits on which processors agree: a refactor must not change them.
 
 The text is made here, so that it is the same whatever Python is installed. If a change is meant to change training
 (say another initialisation), put the new numbers in and say why in the commit.
@@ -15,7 +15,7 @@ GOLDEN = {15: 3.86913, 30: 2.98094, 45: 2.74812, 60: 2.67893}
 
 
 def write_text(folder: Path) -> None:
-    """Sums and products: something a small model learns the form of at once."""
+    """Sums and products: text whose form a small model learns quickly."""
     for number in range(120):
         lines = (
             f"{number} + {other} = {number + other}; {number} * {other} = {number * other}" for other in range(100)

@@ -1,4 +1,4 @@
-"""Traces of `HybridTrainer` on a small regression: every predictor and whatever else decides about a step.
+"""Traces of `HybridTrainer` on a small regression: every predictor and everything else that affects a step.
 
 A trace has the phase, loss, confidence and events of each nominal step, and a hash of the weights at the end. Floats
 are written as ``float.hex()``, so that two traces are equal only to the last bit.
@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 __all__ = ["rank_traces", "trainer_traces"]
 
-TRAINER_ARGUMENTS = ("total_steps", "accumulate", "clip_norm", "seed")  # the rest are settings of the method
+TRAINER_ARGUMENTS = ("total_steps", "accumulate", "clip_norm", "seed")  # all others are settings of the method
 STEPS, BATCH, INPUTS = 72, 16, 8
 BASE: Mapping[str, Any] = {
     "confidence_threshold": 0.0,
@@ -43,14 +43,14 @@ OPTIMIZERS: Mapping[str, Callable[[Any], torch.optim.Optimizer]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scenario:
-    """One training. ``spoiled``: what the loss of a nominal step (from 1) is multiplied by."""
+    """One training run. ``spoiled``: factors on the loss, by nominal step (from 1)."""
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     optimizer: str = "adamw"
     spoiled: Mapping[int, float] = field(default_factory=dict)
     replay_of: str | None = None
-    restore_at: int | None = None  # after so many steps: save, build everything anew, load, go on
-    parallel: str = "none"  # ddp and fsdp: in a process group
+    restore_at: int | None = None  # after that many steps: save, rebuild everything, load, continue
+    parallel: str = "none"  # ddp and fsdp need a process group
 
 
 def _predictor(name: str, **settings: Any) -> dict[str, Any]:
@@ -95,14 +95,14 @@ RANK_SCENARIOS: Mapping[str, Scenario] = {
 
 
 def trainer_traces() -> dict[str, Any]:
-    """All scenarios of one process, by name."""
+    """The traces of all scenarios with one process, by name."""
     torch.set_num_threads(1)
     records: dict[str, Any] = {}
     return {name: _trace(scenario, records, name) for name, scenario in SCENARIOS.items()}
 
 
 def rank_traces() -> dict[str, Any]:
-    """Those of two ranks under gloo. Both ranks must tell the same."""
+    """The traces of two ranks with gloo. Both ranks must give the same trace."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from rank_pool import RankPool
 
@@ -157,7 +157,7 @@ class _Training:
         return [p.full_tensor() if hasattr(p, "full_tensor") else p for p in self.model.parameters()]
 
     def restored(self, scenario: Scenario, replay: Any) -> "_Training":
-        """The same after a stop: from the saved weights, the trainer's state and the data position."""
+        """The same after a restart from the saved weights, the trainer's state and the data position."""
         file = io.BytesIO()
         torch.save([self.model.state_dict(), self.trainer.state_dict()], file)
         file.seek(0)
@@ -215,14 +215,14 @@ def _varies(key: str) -> bool:
 
 
 def _changes(values: list[str]) -> Iterator[tuple[str, str]]:
-    """The steps at which a value is another than at the step before."""
+    """The steps at which a value differs from that of the previous step."""
     for step, value in enumerate(values, start=1):
         if step == 1 or value != values[step - 2]:
             yield str(step), value
 
 
 def _exact(value: Any) -> Any:
-    """Floats as hexadecimal text, nested ones too."""
+    """Floats as hexadecimal text, also in nested data."""
     if isinstance(value, float):
         return value.hex()
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""The table of real `nano` runs that studies are simulated on (benchmarks/make_run_table.py made it)."""
+"""The table of real `nano` runs on which studies are simulated; made by benchmarks/make_run_table.py."""
 
 from dataclasses import replace
 from functools import cache
@@ -18,7 +18,7 @@ def run_table() -> RunTable:
 
 
 def table_job(*, mode: str = "score", best: int = 0, **search: Any) -> JobConfig:
-    """The job of the table; nothing is confirmed unless asked for."""
+    """The job of the table, by default without a confirmation."""
     job = run_table().job
     return replace(
         job,

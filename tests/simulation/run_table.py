@@ -1,7 +1,7 @@
-"""A table of real runs, looked up where a study would train: what simulated studies are made of.
+"""A table of real runs that simulated studies look up instead of training.
 
-``benchmarks/make_run_table.py`` trains the runs and writes the table. A lookup gives a whole `RunResult` of a real run,
-of the very seed that was asked for, so curves, noise, time and failures are those of training and no formula of ours.
+``benchmarks/make_run_table.py`` trains the runs and writes the table. A lookup returns the whole `RunResult` of a real
+run with the requested seed, so curves, noise, times and failures come from training, not from a formula.
 """
 
 import json
@@ -28,7 +28,7 @@ __all__ = ["Knobs", "RunTable", "write_run_table"]
 
 _NAMES = ("confidence_threshold", "prediction_horizon", "correction_interval")
 _SHARED = ("model", "data", "train", "hybrid", "frontier")
-"""Sections of a job that its runs depend on. The objective is none of them: raw numbers are kept, and scored anew."""
+"""Sections of a job on which its runs depend. Not the objective: the table has raw numbers, scored at each use."""
 
 
 class Knobs(NamedTuple):
@@ -46,14 +46,14 @@ class Knobs(NamedTuple):
 T = TypeVar("T", int, float)
 
 Key = tuple[str, int, int | Knobs]
-"""Kind, seed, and what tells runs of them apart. Runs of real steps only are all of kind "plain", and told apart by
-their length: baseline, frontier and ``equal_steps`` are the same training. ``lr_matched`` trains at a rate of its own
-and is of that kind, told apart by its length too. The others are told apart by their knobs.
+"""Kind, seed, and length or knobs. All runs of real steps only have the kind "plain" and are identified by their
+length, because baseline, frontier and ``equal_steps`` are the same training. ``lr_matched`` has its own learning rate,
+so its own kind, and is identified by its length too. All other runs are identified by their knobs.
 """
 
 
 def _today(job: dict[str, Any]) -> dict[str, Any]:
-    """A job as it was written when the options of all predictors stood among the settings of the method."""
+    """Convert a job from the older format, in which a predictor's options were settings of the method."""
     every = {option.name for kind in OPTIONS.values() for option in fields(kind)}
     hybrid = job["hybrid"]
     options = {name: hybrid.pop(name) for name in list(hybrid) if name in every}
@@ -65,12 +65,12 @@ def _today(job: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunTable:
-    """Real runs of one job by what was run.
+    """Real runs of one job.
 
     Args:
-        job: the job that the runs are of; its knobs, seed, search and objective do not count.
-        ranges: of the knobs in the search space, when the runs were made.
-        runs: by key.
+        job: the job of the runs; its knobs, seed, search and objective do not matter.
+        ranges: the knobs' ranges in the search space from which the runs were made.
+        runs: the results by key.
     """
 
     job: JobConfig
@@ -79,7 +79,7 @@ class RunTable:
 
     @classmethod
     def read(cls, path: Path) -> "RunTable":
-        """From the file that `write_run_table` wrote. Raises `ConfigError` where there is none."""
+        """Read a file that `write_run_table` wrote. Raises `ConfigError` if there is none."""
         import pyarrow.parquet
 
         try:
@@ -97,24 +97,24 @@ class RunTable:
 
     @property
     def searched_seeds(self) -> list[int]:
-        """Those with a frontier of their own, so that runs with them can be scored."""
+        """The seeds that have their own frontier, so that their runs can be scored."""
         lengths = [run.train.steps for run in frontier_runs(self.job).values()]
         seeds = {seed for kind, seed, _ in self.runs if kind == "hybrid"}
         return sorted(seed for seed in seeds if all(("plain", seed, length) in self.runs for length in lengths))
 
     @property
     def whole_seeds(self) -> list[int]:
-        """Those of them that the whole grid was run with: a simulated study has one of these as its own."""
+        """The searched seeds with runs of the whole grid; a simulated study uses one of these."""
         counted = Counter(seed for kind, seed, _ in self.runs if kind == "hybrid")
         return [seed for seed in self.searched_seeds if counted[seed] == len(self.settings)]
 
     @property
     def settings(self) -> list[Knobs]:
-        """Of the grid."""
+        """The settings of the grid."""
         return sorted({knobs for kind, _, knobs in self.runs if kind == "hybrid" and isinstance(knobs, Knobs)})
 
     def check(self, job: JobConfig) -> None:
-        """Whether studies of this job can be simulated. Raises `ConfigError` with every difference if not."""
+        """Raises `ConfigError` with every difference if studies of this job cannot be simulated."""
         mine, its = _defining(self.job, self.ranges), _defining(job, load_space(job).ranges)
         problems = differences(mine, its)
         if job.seed not in self.whole_seeds:
@@ -127,11 +127,11 @@ class RunTable:
             raise ConfigError([first, *problems, last])
 
     def snap(self, hybrid: HybridConfig) -> Knobs:
-        """The setting of the grid that stands for these.
+        """The setting of the grid that represents these settings.
 
-        An interval that the horizon never reaches is no micro-correction, so 0, exactly. Otherwise the nearest horizon
-        and, of the intervals there with it, the nearest, both in logarithms; 0 ("never") stands for itself alone. Then
-        the nearest threshold. Of two that are equally near the smaller one.
+        First the nearest horizon, then the nearest interval that the grid has with it, both on a log scale; then the
+        nearest threshold. Of two equally near values the smaller one is used. An interval that the horizon never
+        reaches means no micro-correction, which is interval 0. Interval 0 is only represented by 0.
         """
         asked, there = Knobs.of(hybrid), self.settings
         horizon = _nearest({knobs.prediction_horizon for knobs in there}, asked.prediction_horizon, math.log)
@@ -144,7 +144,7 @@ class RunTable:
         return Knobs(threshold, horizon, interval)
 
     def result(self, run: RunConfig) -> RunResult:
-        """The real run that stands for this one; a failed result that says so where the table has none."""
+        """The real run that represents this one; a failed result if the table has none."""
         found = self.runs.get(self._key(run))
         if found is None:
             settings = f" of {self.snap(run.hybrid)}" if run.hybrid.predictor.name != "none" else ""
@@ -152,12 +152,12 @@ class RunTable:
         return replace(found, arm=run.arm)
 
     def execute(self, tasks: Sequence[Task]) -> list[RunResult]:
-        """An ``Execute`` that looks up."""
+        """An ``Execute`` that looks the results up."""
         return [self.result(task.run) for task in tasks]
 
     def with_gain(self, faster: float, *, loss: float = 1.0) -> "RunTable":
-        """A copy with a gain planted in it: every hybrid run takes ``faster`` times less time and ends ``loss``
-        times as high. Its controls stay what they are.
+        """A copy with an artificial gain: the time of every hybrid run is divided by ``faster``, its losses are
+        multiplied by ``loss``. The controls do not change.
         """
         runs = {key: _gained(run, faster, loss) if key[0] == "hybrid" else run for key, run in self.runs.items()}
         return replace(self, runs=runs)
@@ -169,11 +169,10 @@ class RunTable:
 
 
 def write_run_table(path: Path, job: JobConfig, runs: Iterable[tuple[Mapping[str, Any], RunResult]]) -> None:
-    """Write runs (what their ``run.json`` holds, and the result) as one Parquet file: a row a run, with the numbers one
-    looks for as columns, and the whole result as JSON.
+    """Write runs (the content of their ``run.json`` and their result) as one Parquet file with one row per run.
 
-    What only a report shows (machine, statistics, norms of jumps, seconds by part) is left out. Runs that failed or
-    were stopped are none of the table.
+    The main numbers are columns; the whole result is JSON. Values that only a report shows (machine, statistics, norms
+    of jumps, seconds by part) are left out, as are runs that failed or were stopped.
     """
     import pyarrow
     import pyarrow.parquet
@@ -209,7 +208,7 @@ def _row(run: Mapping[str, Any], result: RunResult) -> dict[str, Any]:
 
 
 def _plain_kind(arm: str) -> str:
-    """Of a run of real steps only."""
+    """The kind of a run of real steps only."""
     return "lr_matched" if arm == "lr_matched" else "plain"
 
 
@@ -220,7 +219,7 @@ def _key_of(row: Mapping[str, Any]) -> Key:
 
 
 def _defining(job: JobConfig, ranges: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What two jobs must share for the runs of one to stand for those of the other, as plain values."""
+    """The values that two jobs must share so that the runs of one can represent runs of the other."""
     parts: dict[str, Any] = {name: asdict(getattr(job, name)) for name in _SHARED}
     parts["data"].pop("cache_dir")
     for name in _NAMES:
@@ -234,7 +233,7 @@ def _nearest(there: Iterable[T], asked: float, scale: Callable[[float], float]) 
 
 
 def _gained(run: RunResult, faster: float, loss: float) -> RunResult:
-    """The cost of a plain step, which times are told in, is what it was."""
+    """A run with an artificial gain; the cost of a plain step, the unit of time, does not change."""
     curve = tuple(
         replace(point, loss=point.loss * loss, train_seconds=point.train_seconds / faster, time=point.time / faster)
         for point in run.curve

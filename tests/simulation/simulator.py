@@ -1,13 +1,13 @@
-"""A whole study in seconds: the real searcher, scheduler, scorer and confirmation, on runs that are looked up.
+"""Simulate a whole study in seconds: the real searcher, scheduler, scorer and confirmation, with runs from a table.
 
-Nothing of a study is imitated but what takes its time. Trials are real runs of a table (``run_table.py``); their
-reports come out of an event queue, ordered by a fake clock, as they would come from ``concurrency`` workers side by
-side. A trial that the scheduler stops frees its worker at once and has cost what it used. The clock counts plain steps,
-the unit of every time in this package.
+Only training is replaced. Trials are real runs of a table (``run_table.py``); their reports come from an event queue
+ordered by a fake clock, as they would come from ``concurrency`` parallel workers. A trial that the scheduler stops
+frees its worker at once and costs the time it has used. The clock counts plain steps, the unit of every time in this
+package.
 
-What Tune does between the parts is written down here a second time: which of scheduler and searcher hears of a report,
-and in which order (ray 2.60, TuneController._process_trial_result). Left out are the seconds a process takes to start
-and an evaluation to run, which are no training time either.
+The part of Tune that passes reports to scheduler and searcher is reimplemented here, in the order of ray 2.60
+(TuneController._process_trial_result). The seconds to start a process and to evaluate are left out; they are no
+training time either.
 """
 
 import heapq
@@ -43,15 +43,15 @@ __all__ = ["Faults", "SimulatedStudy", "simulate"]
 
 Fault = Literal["diverged", "died", "out_of_memory"]
 Report = tuple[float, dict[str, Any] | None]
-"""When, in plain steps since the trial began, and what Tune hears; None: the trial's process died."""
+"""Time in plain steps since the trial began, and the report that Tune receives; None: the trial's process died."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Faults:
-    """How often a trial goes wrong, and how: shares of all trials, at a moment of the run drawn by chance.
+    """The shares of trials that fail, by kind of fault, each at a random moment of its run.
 
-    ``diverged``: the loss is not finite. ``died``: its process dies, on each of Tune's retries again. ``out_of_memory``
-    comes at the first step.
+    ``diverged``: the loss is not finite. ``died``: the process dies, and again at every retry of Tune.
+    ``out_of_memory``: at the first step.
     """
 
     diverged: float = 0.0
@@ -60,7 +60,7 @@ class Faults:
     seed: int = 0
 
     def of(self, number: int) -> tuple[Fault | None, float]:
-        """What goes wrong with a trial, and at which share of its run. Each trial draws for itself."""
+        """The fault of a trial (None: no fault) and the share of its run at which it happens; drawn per trial."""
         draw = random.Random(f"{self.seed} {number}")
         chance, share = draw.random(), draw.random()
         if chance < self.diverged:
@@ -77,8 +77,10 @@ _NO_FAULTS = Faults()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SimulatedStudy:
-    """What a simulated study leaves. ``rows`` are those of ``trials.jsonl``, in the order in which the trials ended;
-    ``started`` and ``ended`` are told by the fake clock, in plain steps since the search began.
+    """The outcome of a simulated study.
+
+    ``rows`` are those of ``trials.jsonl``, in the order in which the trials ended; their ``started`` and ``ended`` are
+    in plain steps since the search began.
     """
 
     job: JobConfig
@@ -98,7 +100,7 @@ class SimulatedStudy:
         return self.cost_until(math.inf)
 
     def cost_until(self, moment: float) -> float:
-        """What all trials had cost at a moment of the clock, those that still ran then counted in so far."""
+        """Training time of all trials up to a moment, including the part of trials that were still running."""
         spent = (max(0.0, min(row["ended"], moment) - row["started"]) for row in self.rows)
         return float(sum(spent))
 
@@ -114,13 +116,13 @@ def simulate(
     """Search and confirm as ``job`` says, with no training.
 
     Args:
-        job: of the very runs the table holds; search, objective and confirmation are its own.
-        space: where it is to differ from the job's own in its presets.
-        faults: what goes wrong beside what went wrong in the table's runs.
-        concurrency: trials side by side.
+        job: the table's job; only search, objective and confirmation may differ.
+        space: replaces the job's search space, to try other presets.
+        faults: failures in addition to those of the table's runs.
+        concurrency: trials that run in parallel.
 
     Raises:
-        ConfigError: the table is of another job.
+        ConfigError: the table belongs to another job.
     """
     table.check(job)
     results = [table.result(run) for run in frontier_runs(job).values()]
@@ -153,7 +155,7 @@ def simulate(
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Trial:
-    """What schedulers look at, and the reports still to come."""
+    """The attributes that schedulers read, and the reports still to come."""
 
     trial_id: str
     started: float
@@ -161,11 +163,11 @@ class _Trial:
 
 
 _CONTROLLER = SimpleNamespace(get_live_trials=list)
-"""What schedulers ask of Tune's controller: trials that wait for a place. None does here, a worker asks when free."""
+"""Schedulers ask Tune's controller for waiting trials. There are none here: a free worker asks for a new one."""
 
 
 class _Search:
-    """The search stage. It is the listener of its own searcher."""
+    """The search stage; also the listener of its own searcher."""
 
     def __init__(
         self, job: JobConfig, table: RunTable, space: SearchSpace, scorer: TrialScorer, faults: Faults
@@ -187,7 +189,7 @@ class _Search:
         self._order = count()
 
     def run(self, concurrency: int) -> None:
-        """Start a trial wherever a worker is free, hear the next report, and so on until none runs and none starts."""
+        """Start a trial on every free worker and process the next report, until no trial runs and none is left."""
         waiting = iter(range(self._job.search.trials))
         while True:
             for index in islice(waiting, concurrency - len(self._queue)):
@@ -206,12 +208,12 @@ class _Search:
         self._wait_for_next(trial)
 
     def _wait_for_next(self, trial: _Trial) -> None:
-        """Every trial has one report under way; each ends with one that is its last."""
+        """Queue the trial's next report; every running trial has exactly one in the queue."""
         after, report = next(trial.reports)
         heapq.heappush(self._queue, (trial.started + after, next(self._order), trial, report))
 
     def _hear(self, trial: _Trial, report: dict[str, Any] | None) -> None:
-        """What Tune does with a report: the scheduler decides, the searcher hears of all that do not end the trial."""
+        """Process a report as Tune does: the scheduler decides, and the searcher gets every report that ends no trial."""
         if report is None:
             self._scheduler.on_trial_error(_CONTROLLER, trial)
             self.searcher.on_trial_complete(trial.trial_id, error=True)
@@ -223,7 +225,7 @@ class _Search:
             self.searcher.on_trial_complete(trial.trial_id, report)
 
     def _reports(self, number: int, params: Mapping[str, Any]) -> list[Report]:
-        """All that a trial would report if nobody stopped it."""
+        """All reports of a trial that nobody stops."""
         result = self._table.result(self._job.run(hybrid=settings(self._job, params)))
         fault, share = self._faults.of(number)
         if fault is None:
@@ -254,7 +256,7 @@ class _Search:
 
 
 def _open_study(job: JobConfig, space: SearchSpace) -> "optuna.Study":
-    """As ``journal.open_study`` makes it, in memory."""
+    """A study in memory, otherwise as ``journal.open_study`` makes it."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -267,7 +269,7 @@ def _open_study(job: JobConfig, space: SearchSpace) -> "optuna.Study":
 
 
 def _played(result: RunResult, scorer: TrialScorer, steps: int) -> list[Report]:
-    """A run's reports as the trial around the training loop sends them: its evaluations, and how it ended."""
+    """The reports of a run as a trial sends them: one per evaluation, then the end."""
     reports: list[Report] = []
     sent: list[dict[str, Any]] = []
     reporter = TrialReporter(sent.append, scorer=scorer, steps=steps)
@@ -282,7 +284,7 @@ def _played(result: RunResult, scorer: TrialScorer, steps: int) -> list[Report]:
 
 
 def _broken(result: RunResult, share: float) -> RunResult:
-    """The run, its loss not finite once this share of it was done."""
+    """The run, with a loss that is not finite after this share of it."""
     step, seconds = max(1, round(share * result.steps)), share * result.train_seconds
     return _diverged(
         result,
@@ -296,7 +298,7 @@ def _broken(result: RunResult, share: float) -> RunResult:
 def _diverged(
     result: RunResult, step: int, seconds: float, *, curve: tuple[Evaluation, ...], error: str | None
 ) -> RunResult:
-    """What the training loop leaves of a run that ends here as diverged."""
+    """The result that the training loop would give if the run had ended here as diverged."""
     return replace(
         result,
         status="diverged",

@@ -1,4 +1,4 @@
-"""How many runs memory lets go side by side, the micro-batch it lets them have, and what makes a run smaller."""
+"""How many runs fit into memory in parallel, with which micro-batch, and which settings make a run smaller."""
 
 import logging
 from collections.abc import Callable
@@ -29,7 +29,7 @@ OPEN = TrainConfig(steps=60, batch_size=16, micro_batch_size="auto", sequence_le
 
 @pytest.fixture
 def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Says how many bytes of memory this machine has free."""
+    """Sets how many bytes of memory this machine has free."""
 
     def say(size: float) -> None:
         memory = psutil.virtual_memory()._replace(available=int(size))
@@ -54,7 +54,7 @@ def test_an_open_micro_batch_is_the_largest_that_fits_and_the_batch_stays(
     assert batch_text(resolved.run()) == "effective batch 16 = 4 x 4 x 1 worker"
     assert "effective batch 16 = 4 x 4 x 1 worker" in caplog.text
     assert resolve_micro_batch(job, 2**40).train.micro_batch_size == 16
-    assert resolve_micro_batch(job, 0).train.micro_batch_size == 1  # refused when it is fitted, with advice
+    assert resolve_micro_batch(job, 0).train.micro_batch_size == 1  # refused later, when it is fitted, with advice
 
 
 def test_workers_split_the_batch_before_it_is_cut(tmp_path: Path) -> None:
@@ -74,9 +74,9 @@ def test_a_run_gone_on_with_keeps_the_micro_batch_it_began_with(tmp_path: Path, 
     job, directory = micro_job(tmp_path, train=OPEN), tmp_path / "run"
     train_once(job, arm="baseline", directory=directory)
     assert read_json(directory / "run.json")["train"]["micro_batch_size"] == 16
-    (directory / "result.json").unlink()  # as if it had been killed
+    (directory / "result.json").unlink()  # as after a kill
     one = (needed(job, 1) + 2) / SHARE
-    free(2**30 + one * 1.0001)  # beside Ray: room for one sequence at a time
+    free(2**30 + one * 1.0001)  # without Ray's part: room for one sequence at a time
     assert resolve_auto(job).train.micro_batch_size != 16
     train_once(job, arm="baseline", directory=directory)
     assert read_json(directory / "run.json")["train"]["micro_batch_size"] == 16
@@ -103,7 +103,7 @@ def test_advice_goes_from_cheap_to_dear_and_each_step_helps(tmp_path: Path) -> N
 
 
 def test_host_memory_is_no_advice_where_there_is_no_other(tmp_path: Path) -> None:
-    """Of a job that follows all other advice already."""
+    """For a job that already follows all other advice."""
     small = TrainConfig(batch_size=1, sequence_length=16, weights="bf16", precision="bf16", optimizer="sgd")
     job = micro_job(tmp_path, train=small, hybrid=HybridConfig(buffer_dtype="bfloat16"))
     job = replace(job, model=replace(job.model, loss_chunks=8, activation_checkpointing=True))
@@ -119,7 +119,7 @@ def test_host_memory_is_no_advice_where_there_is_no_other(tmp_path: Path) -> Non
 def test_host_memory_limits_runs_on_gpus_too(tmp_path: Path, free: Callable[[float], None]) -> None:
     job = micro_job(tmp_path, train=TrainConfig(device="cuda"), resources=ResourcesConfig(gpus_per_worker=1))
     need, task, cuda = MemoryNeed(weights=2**20, host=2**30), load_task(job.run()), torch.device("cpu")
-    free(4.5 * 2**30)  # beside Ray 3.5 GiB
+    free(4.5 * 2**30)  # 3.5 GiB without Ray's part
     assert memory_concurrency(job, task, need, cuda, most=8).runs == 3
     free(1.5 * 2**30)
     with pytest.raises(ConfigError, match=r"1 run of micro on a GPU need 1\.0 GiB of host memory for each worker"):
@@ -144,7 +144,7 @@ def test_what_does_not_fit_is_told_how_it_would(tmp_path: Path, free: Callable[[
 
 
 def test_another_device_can_be_asked_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    job = micro_job(tmp_path, train=replace(OPEN, device="cuda", precision="bf16"))  # whether there is a GPU or not
+    job = micro_job(tmp_path, train=replace(OPEN, device="cuda", precision="bf16"))  # with or without a GPU
     assert plan_memory(job, gibibytes=80).job.train.micro_batch_size == 16
     path = tmp_path / "job.yaml"
     path.write_text(dump_job(job))

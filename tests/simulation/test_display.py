@@ -1,4 +1,4 @@
-"""What the terminal is told of a trial: what is searched comes first, and a score never stands without net speedup."""
+"""The terminal's line per trial: the search objective comes first, and a score always has a net speedup with it."""
 
 import io
 from typing import Any

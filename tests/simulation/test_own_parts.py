@@ -1,4 +1,4 @@
-"""A scheduler, sampler, space, callbacks and arms of one's own: found by name, checked before anything starts."""
+"""A user's own scheduler, sampler, space, callbacks and arms: found by name, checked before anything starts."""
 
 import sys
 from collections.abc import Iterator

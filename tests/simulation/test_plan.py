@@ -1,4 +1,4 @@
-"""What a job will cost and whether it fits, decided before anything starts."""
+"""The plan of a job: its cost and whether it fits, before anything starts."""
 
 import os
 import tempfile
@@ -87,7 +87,7 @@ def test_a_cached_baseline_makes_the_estimate_a_measurement(tmp_path: Path) -> N
     task = load_task(job.run())
     key = baseline_key(run, corpus=task.fingerprint, machine=machine(run, choose_device(run)))
     run_cache(job).store(key, tmp_path / "baseline")
-    found = plan(micro_job(tmp_path))  # the job as it is written: what the machine decides is decided alike
+    found = plan(micro_job(tmp_path))  # the job as written: auto settings are resolved in the same way
     assert found.measured
     assert found.step_seconds == result.calibration
     assert "measured" in found.text
@@ -123,11 +123,11 @@ def test_runs_side_by_side_are_as_many_as_fit_whole() -> None:
     assert fit(8, 0, workers=3) == 2
     assert fit(8, 0, max_concurrent=1) == 1
     assert fit(64, 8, workers=2, gpus_per_worker=1.0) == 4
-    assert fit(64, 2, gpus_per_worker=0.4) == 4  # two on each GPU; a share does not reach over two of them
+    assert fit(64, 2, gpus_per_worker=0.4) == 4  # two on each GPU; a share cannot span two GPUs
 
 
 class Machine:
-    """What this machine has, as the planner sees it. Gigabytes of free memory."""
+    """The machine that the planner sees: processors, GPUs and GiB of free memory."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, cpus: int, free: float) -> None:
         monkeypatch.setattr(planner, "local_resources", lambda: Resources(cpus=cpus, gpus=0))
@@ -138,10 +138,10 @@ class Machine:
 @pytest.mark.parametrize(
     "cpus, free, trials, side_by_side",
     [
-        (16, 64, 16, 4),  # a quarter of the trials, so that the later ones can learn from the earlier
+        (16, 64, 16, 4),  # a quarter of the trials, so that later ones can learn from earlier ones
         (16, 64, 4, 2),
         (16, 64, 200, 16),
-        (16, 8, 200, 11),  # 7 GiB beside Ray's own
+        (16, 8, 200, 11),  # 7 GiB without Ray's part
         (16, 1, 200, 1),
         (2, 8, 16, 2),
     ],

@@ -1,4 +1,4 @@
-"""What a job leaves open and the machine decides: GPUs of a worker, and the device that follows."""
+"""Auto settings that depend on the machine: the GPUs of a worker, and the device that follows from them."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from hybrid_ray.study.plan import resolve_auto
 
 @pytest.fixture
 def gpus(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This machine has as many GPUs as the parameter says."""
+    """A machine with as many GPUs as the parameter says."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: request.param > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: request.param)
 
@@ -29,12 +29,12 @@ def job_of(device: Any = "auto", **resources: Any) -> JobConfig:
         (0, "auto", {}, ("cpu", 0.0)),
         (1, "auto", {}, ("cuda", 1.0)),
         (1, "cpu", {}, ("cpu", 0.0)),
-        (1, "auto", {"gpus_per_worker": 0.0}, ("cpu", 0.0)),  # processors can be chosen on a machine with a GPU
+        (1, "auto", {"gpus_per_worker": 0.0}, ("cpu", 0.0)),  # a machine with a GPU can still use processors
         (1, "auto", {"gpus_per_worker": 0.25}, ("cuda", 0.25)),
         (1, "auto", {"workers": 2}, ("cpu", 0.0)),
         (2, "auto", {"workers": 2}, ("cuda", 1.0)),
-        (0, "cuda", {}, ("cuda", 1.0)),  # asked for: that there is none is said when resources are checked
-        (8, "auto", {"address": "auto"}, ("cpu", 0.0)),  # GPUs of this machine say nothing about a cluster's
+        (0, "cuda", {}, ("cuda", 1.0)),  # kept; the resource check reports that there is no GPU
+        (8, "auto", {"address": "auto"}, ("cpu", 0.0)),  # the GPUs of this machine do not matter for a cluster
         (0, "auto", {"address": "auto", "gpus_per_worker": 1.0}, ("cuda", 1.0)),
         (0, "cuda", {"address": "auto"}, ("cuda", 1.0)),
     ],

@@ -1,4 +1,4 @@
-"""The table of real runs: what stands for what, and what it refuses."""
+"""The table of real runs: which run represents which settings, and what it refuses."""
 
 from dataclasses import replace
 from pathlib import Path

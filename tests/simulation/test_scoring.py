@@ -1,4 +1,4 @@
-"""What a trial reports, by numbers worked out by hand."""
+"""The reports of a trial, compared with numbers calculated by hand."""
 
 import math
 from pathlib import Path
@@ -54,15 +54,15 @@ def test_a_slower_machine_makes_no_trial_worse() -> None:
 
 
 def test_a_score_says_what_stopping_early_scores_in_the_same_time() -> None:
-    """At 50 plain steps the frontier has 3, half as much again as the baseline: a penalty of 9.6."""
+    """At 50 plain steps the frontier has loss 3, 50 % above the baseline: a penalty of 9.6."""
     equal, better = scorer().final(hybrid(3.0, 0.5)), scorer().final(hybrid(2.5, 0.5))
     assert equal["excess"] == pytest.approx(0.0)
     assert better["excess"] == pytest.approx(20 * (1.5 - 1.25))
-    assert scorer().final(hybrid(3.0, 0.3))["excess"] is None  # no run of plain training is as short
+    assert scorer().final(hybrid(3.0, 0.3))["excess"] is None  # no plain run is that short
 
 
 def test_the_error_of_a_single_net_speedup_is_its_noise_over_the_slope() -> None:
-    """Losses that fall as the sixth root of time: 0.2 % of noise in loss is 1.2 % in time."""
+    """If the loss falls as the sixth root of time, 0.2 % of noise in loss is 1.2 % in time."""
     times = (50.0, 60.0, 70.0, 85.0, 100.0)
     frontier = Frontier.from_points([(time, 3.0 * time ** (-1 / 6)) for time in times])
     assert frontier.net_error == pytest.approx(0.012)
@@ -85,10 +85,12 @@ def test_off_the_frontier_there_is_no_net_speedup_but_the_search_has_a_finite_bo
 
 
 def test_on_its_way_a_search_for_net_speedup_compares_what_a_trial_is_heading_for() -> None:
-    # half way in 0.8 of the baseline's time, at its very loss: that ends at loss 2 in 80 plain steps, not 100
+    # halfway in 0.8 of the baseline's time, with equal loss: projected to end at loss 2 in 80 plain steps, not 100
     half_way = Evaluation(step=50, loss=4.0, real_steps=30, train_seconds=0.4, time=40.0)
     assert scorer(mode="net").at(half_way, 0.01)["objective"] == pytest.approx(1.25)
-    worse = Evaluation(step=50, loss=6.0, real_steps=30, train_seconds=0.4, time=25.0)  # heads for 3 in 50
+    worse = Evaluation(
+        step=50, loss=6.0, real_steps=30, train_seconds=0.4, time=25.0
+    )  # projected: loss 3 in 50 plain steps
     assert scorer(mode="net").at(worse, 0.01)["objective"] == pytest.approx(1.0)
     assert scorer().at(worse, 0.01)["objective"] == scorer().at(worse, 0.01)["score"]
 
@@ -132,7 +134,7 @@ def test_a_run_on_other_hardware_gets_no_score() -> None:
 
 
 def test_a_trial_that_cannot_be_compared_fails_once_with_the_reason(tmp_path: Path) -> None:
-    """Not an exception: Tune would train it again, only to be refused again."""
+    """Not an exception: Tune would train the trial again and fail again."""
     other = hybrid(2.0, 0.5, fingerprint={"device": "another"})
     row = attempt(lambda: other, scorer(), tmp_path)
     assert (row["status"], row["end"]) == ("failed", "failed")

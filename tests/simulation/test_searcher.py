@@ -1,4 +1,4 @@
-"""The searcher against a Tune that is simulated: whatever happens to a trial, Optuna is told what it was."""
+"""The searcher with a simulated Tune: whatever happens to a trial, Optuna records it correctly."""
 
 import random
 import warnings
@@ -21,7 +21,7 @@ ENDINGS = ("finished", "stopped", "diverged", "raised", "oom", "died silently")
 
 
 class Rows:
-    """Keeps what the searcher says, and notes whether Optuna had been told before the row was kept."""
+    """Records the searcher's calls, and whether Optuna knew the outcome before the row was stored."""
 
     def __init__(self) -> None:
         self.rows: list[Mapping[str, Any]] = []
@@ -59,7 +59,7 @@ def result(step: int, objective: float, **changes: Any) -> dict[str, Any]:
 
 
 def live(searcher: OptunaSearcher, trial_id: str, ending: str, objective: float) -> None:
-    """What Tune does with one trial until it ends."""
+    """Act as Tune does with one trial until it ends."""
     for step in (10, 20):
         searcher.on_trial_result(trial_id, result(step, objective))
     match ending:
@@ -93,7 +93,7 @@ def test_a_thousand_trials_are_told_as_what_they_were(tmp_path: Any) -> None:
     job = micro_job(tmp_path)
     study = optuna.create_study(
         direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0)
-    )  # 4 ms a write less
+    )  # saves 4 ms per write
     rows, chance = Rows(), random.Random(1)
     searcher = searcher_of(study, job, rows)
     running: list[str] = []
@@ -181,7 +181,7 @@ def test_pareto_tells_speedup_and_degradation(tmp_path: Any) -> None:
     job = micro_job(tmp_path, objective=ObjectiveConfig(mode="pareto"))
     study, rows = open_study(tmp_path, job), Rows()
     searcher = searcher_of(study, job, rows)
-    for index, ending in enumerate([*ENDINGS, "finished"] * 3):  # enough that TPE models the endings, not only samples
+    for index, ending in enumerate([*ENDINGS, "finished"] * 3):  # enough trials for TPE to model the endings
         searcher.suggest(str(index))
         live(searcher, str(index), ending, 1.2)
     assert study.trials[0].values == [1.2, 0.01]
@@ -199,7 +199,7 @@ def test_tpe_keeps_away_from_where_trials_diverge(tmp_path: Any) -> None:
         low = params["confidence_threshold"] < 0.45
         below.append(low)
         live(searcher, str(index), "diverged" if low else "finished", 1.0)
-    assert sum(below[20:]) / 40 < 0.35  # by chance half of them would be
+    assert sum(below[20:]) / 40 < 0.35  # half of them without learning
 
 
 def test_failures_in_a_row_end_the_search_and_one_success_resets_the_count(micro: Any) -> None:

@@ -1,4 +1,4 @@
-"""Whole studies against a fake clock, on real runs: searcher, scheduler, objective, divergence rule, confirmation."""
+"""Whole studies with a fake clock and real runs: searcher, scheduler, objective, divergence rule, confirmation."""
 
 import time
 from collections import Counter
@@ -39,7 +39,7 @@ def test_a_thousand_trials_take_seconds_and_each_is_told_as_what_it_was() -> Non
     assert 50 < faults["diverged"] < 150
     failed = Counter(str(row["error"]).split(":")[0] for row in study.rows if row["state"] == "FAIL")
     assert failed["oom"] == faults["out_of_memory"]
-    assert 0 < failed["the trial's process died"] <= faults["died"]  # ASHA stops some before they get there
+    assert 0 < failed["the trial's process died"] <= faults["died"]  # ASHA stops some of them earlier
 
 
 def test_diverged_trials_are_pruned_with_a_violated_constraint_and_never_best() -> None:
@@ -51,12 +51,12 @@ def test_diverged_trials_are_pruned_with_a_violated_constraint_and_never_best() 
     assert {row["state"] for row in diverged} == {"PRUNED"}
     assert all(trials[row["number"]].constraints["diverged"] > 0 for row in diverged)
     assert not best_candidates(diverged, replace(job, confirm=replace(job.confirm, best=100)))
-    ended = [{**row, "state": "COMPLETE"} for row in diverged]  # by themselves, not by how their row says they ended
+    ended = [{**row, "state": "COMPLETE"} for row in diverged]  # so that only `diverged` can exclude them
     assert not best_candidates(ended, replace(job, confirm=replace(job.confirm, best=100)))
 
 
 def test_a_loss_too_bad_at_two_evaluations_in_a_row_ends_a_trial_there() -> None:
-    """With a fifth of the shipped patience some of the real runs are past it."""
+    """With a fifth of the default patience some of the real runs exceed it."""
     job = table_job(trials=150, sampler="random", scheduler="none")
     job = replace(job, objective=replace(job.objective, max_degradation=PATIENCE))
     rows = simulate(job, run_table()).rows
@@ -101,13 +101,15 @@ def test_a_stopped_trial_costs_what_it_used_and_no_more() -> None:
     stopped = [row for row in rows if row["state"] == "PRUNED"]
     assert stopped
     assert all(row["ended"] - row["started"] == pytest.approx(row["time"]) for row in rows)
-    assert all(160 <= row["steps"] < 300 for row in stopped)  # the grace period, and the end
+    assert all(160 <= row["steps"] < 300 for row in stopped)  # between the grace period and the end
 
 
 def test_failures_in_a_row_end_the_search() -> None:
     study = simulate(table_job(trials=50), run_table(), faults=Faults(died=1.0), concurrency=2)
     assert study.gave_up
-    assert [row["state"] for row in study.rows] == ["FAIL"] * 6  # five in a row, and the one beside the fifth
+    assert [row["state"] for row in study.rows] == [
+        "FAIL"
+    ] * 6  # five in a row, and the one that ran in parallel with the fifth
     assert study.confirmation is None
 
 
@@ -148,7 +150,7 @@ def test_the_other_schedulers_run_too(scheduler: str) -> None:
 
 
 def confirmed(knobs: Knobs, *, faster: float = 1.0, loss: float = 1.0, **confirm: Any) -> Mapping[str, Any]:
-    """What the confirmation says of one setting, searched and confirmed by itself."""
+    """The confirmation of a single setting, searched and confirmed alone."""
     job = table_job(trials=1, best=1)
     job = replace(job, confirm=replace(job.confirm, **confirm))
     space = replace(load_space(job), presets={"this one": knobs._asdict()})
@@ -159,7 +161,7 @@ def confirmed(knobs: Knobs, *, faster: float = 1.0, loss: float = 1.0, **confirm
 
 
 LONG, SHORT = Knobs(0.0, 20, 0), Knobs(0.2, 3, 0)
-"""Two settings that the table has with their controls on fresh seeds, and that predict there too."""
+"""Two settings that predict on fresh seeds too, and whose controls the table has."""
 
 
 def test_the_real_runs_confirm_no_gain_in_this_short_training() -> None:
@@ -175,7 +177,7 @@ def test_a_planted_gain_is_found() -> None:
 
 
 def test_a_gain_in_time_alone_is_refused_since_a_placebo_does_as_well() -> None:
-    """In these runs predicting is no better than skipping the same steps and doing nothing."""
+    """In these runs predicting is no better than the placebo."""
     assert "placebo" in str(confirmed(SHORT, faster=1.5)["refusal"])
     assert confirmed(SHORT, faster=1.5, arms=())["verdict"] == "real gain"
 

@@ -1,4 +1,4 @@
-"""Search spaces and schedulers: what is asked first, what is in range, how long a trial may live."""
+"""Search spaces and schedulers: the presets tried first, the ranges, the grace period and the rungs."""
 
 import sys
 import types
@@ -155,7 +155,7 @@ def test_every_shipped_job_stops_bad_trials_in_the_first_half_but_no_typical_one
 
 
 def stopped_at(scheduler: Any, step: int) -> bool:
-    """Whether the second of two trials is stopped there, where the first had more by far."""
+    """Whether the second of two trials is stopped at that step, after a first one that was much better."""
     good, bad = SimpleNamespace(trial_id="good"), SimpleNamespace(trial_id="bad")
     for trial in (good, bad):
         scheduler.on_trial_add(None, trial)
@@ -166,7 +166,7 @@ def stopped_at(scheduler: Any, step: int) -> bool:
 def test_trials_are_stopped_at_the_rungs_that_a_plan_names_and_late_ones_finish() -> None:
     job = replace(job_of(600), search=SearchConfig(grace_steps=70))
     space = load_space(job)
-    assert rungs(job, space) == [70, 140, 280]  # the next, 560, comes when nothing much can be saved
+    assert rungs(job, space) == [70, 140, 280]  # the next, 560, comes too late to save much
     stopped = [step for step in (69, 70, 140, 280, 500, 560) if stopped_at(build_scheduler(job, space), step)]
     assert stopped == [70, 140, 280]
 

@@ -1,4 +1,4 @@
-"""Budgets that limit nothing are refused."""
+"""A budget that cannot limit anything is refused."""
 
 from dataclasses import replace
 from pathlib import Path

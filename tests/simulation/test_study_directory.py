@@ -1,4 +1,4 @@
-"""The study directory and its Optuna journal: names, locks, repairs, and what a killed driver leaves to put right."""
+"""The study directory and its Optuna journal: names, locks, repairs, and recovery from a killed driver."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -62,7 +62,7 @@ def test_a_folder_that_is_no_study_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_changed_job_is_refused_with_what_changed(tmp_path: Path) -> None:
-    job = micro_job(tmp_path)  # leaves the device open: what the machine decides is no change
+    job = micro_job(tmp_path)  # device auto: the value that the machine gives it is no change
     with create(resolve_auto(job)) as study:
         study.set_job(replace(job, train=replace(job.train, learning_rate=0.5), seed=7))
     with pytest.raises(ConfigError) as caught:
@@ -97,7 +97,7 @@ def test_only_what_scores_depend_on_is_compared(tmp_path: Path) -> None:
 
 
 def made_elsewhere(job: JobConfig, **parts: Any) -> Path:
-    """A study whose stored identity has these parts, as if it had been made with other code or on another machine."""
+    """A study whose stored identity has these parts, as if made with other code or on another machine."""
     with create(resolve_auto(job)) as study:
         environment = read_json(study.path / "environment.json")
         environment["identity"] |= parts
@@ -177,7 +177,7 @@ def test_a_refused_extension_leaves_the_study_as_it_was(tmp_path: Path) -> None:
 
 
 def half_done(tmp_path: Path) -> tuple[JobConfig, StudyStore]:
-    """A study as a SIGKILL leaves it: trial 0 told, 1 kept but not told, 2 under way, all presets queued."""
+    """A study after SIGKILL: trial 0 known to Optuna, 1 stored but unknown to it, 2 running, all presets queued."""
     job = micro_job(tmp_path, search=SearchConfig(trials=6))
     study, space, store = open_study(tmp_path, job), load_space(job), StudyStore(tmp_path)
     queue_settings(study, space.presets)
@@ -223,7 +223,7 @@ def test_a_preset_asked_for_just_before_the_kill_is_queued_again(tmp_path: Path)
     job = micro_job(tmp_path)
     study, store, presets = open_study(tmp_path, job), StudyStore(tmp_path), load_space(job).presets
     queue_settings(study, presets)
-    study.ask()  # and killed before its first knob was suggested
+    study.ask()  # killed before its first knob was suggested
     assert study.trials[0].params == {}
     assert reconcile(study, store, job) == 1
     name, values = next(iter(presets.items()))
@@ -243,7 +243,7 @@ def test_what_failed_until_the_search_gave_up_is_tried_again_on_resume_and_once(
         row["status"] = "failed" if state == "FAIL" else "finished"
         store.add_trial(row | ({"error": "no disk"} if state == "FAIL" else {}))
         tell(study, trial, row, "score")
-    assert reconcile(study, store, job) == 0  # two failures among others are just that
+    assert reconcile(study, store, job) == 0  # two failures among other trials are no failure of the study
     assert counted_trials(store.trials()) == 3
     store.event("gave_up", trials=[1, 2])
     assert reconcile(study, store, job) == 2
