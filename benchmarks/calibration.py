@@ -1,11 +1,11 @@
-"""How far the times of identical runs spread beside busy neighbours, by the unit they are told in.
+"""Measure how much the times of identical runs vary on a busy machine, in each unit of time.
 
     python benchmarks/calibration.py [--runs 8] [--steps 200]
 
-Every run is the same plain training of nano, so its true time is the same number of plain steps. Two neighbours compute
-in bursts of random length meanwhile. Told are the variation of seconds, of seconds over plain steps that were timed
-apart (before the run and at each evaluation), and of seconds over the run's own real steps, which is the unit in use.
-About two minutes.
+Every run is the same plain training of nano, so its true time is the same number of plain steps. Meanwhile two other
+processes compute in bursts of random length. Prints the variation of the time in seconds, in plain steps timed
+separately (before the run and at each evaluation), and in the run's own real steps, which is the unit that hybrid_ray
+uses. About two minutes.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def main() -> None:
         results = [train(run) for _ in range(options.runs)]
     units = {
         "seconds": [result.train_seconds for result in results],
-        "plain steps timed apart": [result.train_seconds / result.plain_step for result in results],
+        "plain steps timed separately": [result.train_seconds / result.plain_step for result in results],
         "the run's own real steps": [result.time for result in results],
     }
     print(f"{options.runs} identical runs of {options.steps} steps     mean   variation   smallest to largest")

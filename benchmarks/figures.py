@@ -1,4 +1,4 @@
-"""What the benchmarks share: two sides timed in turn, the middle of what was timed, a table, where figures go."""
+"""Shared by the benchmarks: timing two sides in turn, medians and quartiles, tables, and where results are stored."""
 
 import json
 import os
@@ -20,9 +20,9 @@ def alternate(
     clock: Callable[[], float],
     before: Callable[[], object] = lambda: None,
 ) -> tuple[list[float], list[float]]:
-    """Seconds of ``first`` and ``second``, in turn, in alternating order; the first pair warms up and is dropped.
+    """Seconds of ``first`` and ``second``, run in turn in alternating order; the first pair is a warmup and is dropped.
 
-    ``before`` each pair is not timed.
+    ``before`` runs before each pair and is not timed.
     """
     times: tuple[list[float], list[float]] = ([], [])
     for block in range(blocks + 1):
@@ -35,7 +35,7 @@ def alternate(
 
 
 def spread(values: Sequence[float]) -> tuple[float, float, float]:
-    """Lower quartile, median, upper quartile; one value is all three."""
+    """Lower quartile, median, upper quartile; a single value is all three."""
     if len(values) == 1:
         return values[0], values[0], values[0]
     low, half, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -52,7 +52,7 @@ def told(ratios: Sequence[float]) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Lines of aligned columns: the first to the left, the others to the right."""
+    """Text in aligned columns: the first left-aligned, the others right-aligned."""
     lines = [[str(cell) for cell in row] for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
@@ -62,13 +62,13 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def folder(name: str | None) -> Path:
-    """Where figures are kept: ``name``, else $OUT, else ./gpu_figures; made if it is not there."""
+    """The folder for results: ``name``, else $OUT, else ./gpu_figures. It is created if it does not exist."""
     found = Path(name or os.environ.get("OUT") or "gpu_figures")
     found.mkdir(parents=True, exist_ok=True)
     return found
 
 
 def keep(path: str | None, rows: Iterable[dict[str, Any]]) -> None:
-    """Rows as a JSON list, if a path is given."""
+    """Write rows as a JSON list, if a path is given."""
     if path:
         Path(path).write_text(json.dumps(list(rows), indent=1) + "\n")

@@ -1,14 +1,14 @@
-"""Trains the runs that docs/findings.md speaks of, one after another, and keeps one JSON line of each.
+"""Train the runs that docs/findings.md reports, one after another, and store one JSON line for each.
 
     nice -n 15 python benchmarks/findings.py --out RESULTS.jsonl [--only TEXT] [--list]
 
-Every run goes through the product's own loop (`hybrid_ray.training`), on one thread, with no Ray. The queue is below,
-the most informative runs first; a run that is in the file already is skipped, so the command may be stopped and started
-again. Where a stage needs a learning rate, it is the best of the tuning runs before it (mean loss on the val split over
-the tuning seeds), so the queue is walked again after every stage.
+Every run uses the training loop of hybrid_ray (`hybrid_ray.training`) on one thread, without Ray. `queue` lists the runs,
+the most informative first. Runs that are already in the file are skipped, so the command can be stopped and started
+again. A stage that needs a learning rate takes the best of its tuning runs (mean loss on the val split over the tuning
+seeds), so the queue is computed again after every run.
 
-Lengths are *real* steps: a hybrid run of 4,000 real steps with a predicted one for each has 8,000 nominal steps. Its
-rate decays linearly to zero over the nominal ones, as a plain run's over its own.
+Lengths are in *real* steps: a hybrid run of 4,000 real steps with one predicted step for each has 8,000 nominal steps.
+Its learning rate decays linearly to zero over its nominal steps, as a plain run's does.
 """
 
 import argparse
@@ -43,7 +43,7 @@ JUMPS: Mapping[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spec:
-    """One run: what is named in the result file, and all that defines it."""
+    """One run: its names in the result file, and everything that defines it."""
 
     arm: str
     width: int
@@ -60,7 +60,7 @@ class Spec:
 
     @property
     def group(self) -> tuple[str, int, int]:
-        """What is tuned together."""
+        """Runs of the same group are tuned together."""
         return self.arm, self.width, self.steps
 
     def run(self) -> RunConfig:
@@ -82,10 +82,10 @@ class Spec:
         )
 
     def _predicted(self, hybrid: HybridConfig) -> int:
-        """Predicted steps of a run with this many real ones, predicting after every ``full_steps`` in its part."""
+        """Predicted steps of the run, which predicts after every ``full_steps`` real steps of its allowed part."""
         share = hybrid.predicts_until - hybrid.predicts_from
         a, b = hybrid.full_steps, hybrid.prediction_horizon
-        # share of the nominal steps is predicted at b / (a + b); the rest is real.
+        # In `share` of the nominal steps, b of a + b steps are predicted; all others are real.
         ratio = share * b / (a + b)
         return round(self.steps * ratio / (1.0 - ratio))
 
@@ -95,7 +95,7 @@ def adamw(width: int, steps: int, seed: int, rate: float, **changes: Any) -> Spe
 
 
 def beta3(steps: int) -> float:
-    """Decay of the slow average at the end of a run of so many real steps."""
+    """Decay of the slow average at the end of a run of this many real steps."""
     return 0.996 if steps < 8000 else 0.9984
 
 
@@ -110,7 +110,7 @@ def slow(width: int, steps: int, seed: int, rate: float) -> Spec:
 
 
 def average(width: int, steps: int, seed: int, rate: float) -> Spec:
-    """Displacement average: time constant a sixteenth of the run, gain 2.5, from 16 to 76 % of the run."""
+    """Average displacement: time constant a sixteenth of the run, gain 2.5, predictions from 16 to 76 % of it."""
     options = {
         **JUMPS, "predictor": {"name": "ema_nesterov", "time_constant": steps / 16, "gain": 2.5},
         "first_fraction": 0.16, "off_fraction": 0.24,
@@ -125,7 +125,7 @@ def placebo(width: int, steps: int, seed: int, rate: float) -> Spec:
 
 
 def slow_trusting(width: int, steps: int, seed: int, rate: float) -> Spec:
-    """Slow momentum with the rule that is on by default: no jump while the training loss rises."""
+    """Slow momentum with its default rule: no jump while the training loss rises."""
     spec = slow(width, steps, seed, rate)
     return replace(spec, arm="slow_momentum_trust", hybrid={**spec.hybrid, "trust": "loss_trend"})
 
@@ -136,7 +136,7 @@ def _with(spec: Spec, **options: Any) -> dict[str, Any]:
 
 
 def slow_cautious(kind: str, alpha: float, width: int, steps: int, seed: int, rate: float) -> Spec:
-    """Slow momentum that moves only as far as a coordinate's average can be believed."""
+    """Slow momentum that moves a coordinate less if its average is uncertain."""
     spec = slow(width, steps, seed, rate)
     return replace(spec, arm=f"slow_{kind}_{alpha:g}", hybrid=_with(spec, caution=kind, alpha=alpha))
 
@@ -157,7 +157,7 @@ def schedule_free(width: int, steps: int, seed: int, rate: float) -> Spec:
 
 
 def ademamix_slow(width: int, steps: int, seed: int, rate: float) -> Spec:
-    """AdEMAMix, and jumps along a still slower average of half its weight."""
+    """AdEMAMix, with jumps along a slower average that has half the weight."""
     spec = slow(width, steps, seed, rate)
     return replace(
         spec,
@@ -203,7 +203,9 @@ class Results:
     def __init__(self, path: Path) -> None:
         self._path = path
         lines = path.read_text().splitlines() if path.exists() else []
-        self.rows = [json.loads(line) for line in lines if line.endswith("}")]  # a torn last line is trained again
+        self.rows = [
+            json.loads(line) for line in lines if line.endswith("}")
+        ]  # a run whose line is incomplete is trained again
         self._keys = {json.dumps(row["spec"], sort_keys=True) for row in self.rows}
 
     def has(self, spec: Spec) -> bool:
@@ -217,7 +219,7 @@ class Results:
         self._keys.add(spec.key)
 
     def best_rate(self, arm: str, width: int, steps: int) -> float | None:
-        """The rate whose tuning runs have the lowest mean loss. None while one of them is missing."""
+        """The learning rate whose tuning runs have the lowest mean loss. None while a tuning run is missing."""
         losses: dict[float, list[float]] = defaultdict(list)
         for row in self.rows:
             spec = row["spec"]
@@ -251,8 +253,8 @@ def _kept(result: RunResult) -> dict[str, Any]:
 
 
 def queue(results: Results) -> Iterator[Spec]:
-    """All runs, the most informative first. A stage whose rates are not tuned yet yields its tuning runs alone."""
-    # Is it as in the trials that this started from?
+    """All runs, the most informative first. A stage whose rates are not tuned yet has only its tuning runs."""
+    # Do these repeat the earlier trial runs?
     yield adamw(32, 4000, 1, 6e-3)
     yield slow(32, 4000, 1, 4e-3)
     yield ademamix(32, 4000, 1, 4e-3)
@@ -273,7 +275,7 @@ def queue(results: Results) -> Iterator[Spec]:
     yield from stage(results, 32, 2000, ("adamw", "slow_momentum", "ademamix", "placebo", "ema_nesterov"))
     yield from stage(results, 32, 8000, ("placebo", "ema_nesterov"))
     yield from stage(results, 64, 8000, ("adamw", "slow_momentum", "ademamix"))
-    # What the trust rule costs where all is well, and what it saves at twice the best rate.
+    # The cost of the trust rule in healthy runs, and its benefit at twice the best rate.
     if (rate := results.best_rate("slow_momentum", 32, 4000)) is not None:
         for seed in SEEDS[:3]:
             yield slow_trusting(32, 4000, seed, rate)
@@ -282,7 +284,7 @@ def queue(results: Results) -> Iterator[Spec]:
 
 
 def stage(results: Results, width: int, steps: int, arms: Sequence[str]) -> Iterator[Spec]:
-    """Tune each arm on its own seeds, then train it at its best rate, seed by seed. Placebo has AdamW's rate."""
+    """Tune each arm on the tuning seeds, then train it at its best rate, seed by seed. Placebo uses AdamW's rate."""
     tuned = [arm for arm in arms if arm != "placebo"]
     for rank in (1, 0, 2):  # the middle rate first
         for arm in tuned:
@@ -298,7 +300,7 @@ def stage(results: Results, width: int, steps: int, arms: Sequence[str]) -> Iter
 def frontier(
     results: Results, arm: str, width: int, steps: int, lengths: Sequence[int], seeds: Sequence[int]
 ) -> Iterator[Spec]:
-    """Training without predictions of other lengths, at the rate tuned for ``steps``."""
+    """Plain training with other numbers of steps, at the rate tuned for ``steps``."""
     rate = results.best_rate(arm, width, steps)
     if rate is not None:
         yield from (ARMS[arm](width, length, seed, rate) for seed in seeds for length in lengths)
@@ -310,11 +312,9 @@ def next_run(results: Results, only: str) -> Spec | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="one JSON line a run")
-    parser.add_argument("--only", default="", help="runs whose settings, as JSON, contain this text")
-    parser.add_argument(
-        "--list", action="store_true", help="say what is missing, as far as rates are tuned; train none"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="file with one JSON line per run")
+    parser.add_argument("--only", default="", help="only runs whose settings, as JSON, contain this text")
+    parser.add_argument("--list", action="store_true", help="count the missing runs known so far; train none")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     results = Results(arguments.out)
@@ -326,7 +326,7 @@ def main() -> None:
     while (spec := next_run(results, arguments.only)) is not None:
         started = time.time()
         result = train(spec.run())
-        if result.status == "stopped":  # by a signal: this run is trained again next time
+        if result.status == "stopped":  # by a signal; the next call trains this run again
             return
         results.add(spec, result)
         row = results.rows[-1]

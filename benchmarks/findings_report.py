@@ -1,15 +1,14 @@
-"""Says what the runs of ``benchmarks/findings.py`` show, as the Markdown tables of docs/findings.md.
+"""Print the results of ``benchmarks/findings.py`` as the Markdown tables of docs/findings.md.
 
     python benchmarks/findings_report.py RESULTS.jsonl
 
 For every width and length: each arm at its tuned rate, paired by seed with AdamW and with the best peer (the optimizer
-without predictions that has the lowest mean loss). Losses are of the ``test`` split; rates were chosen on
-``val``.
+without predictions that has the lowest mean loss). Losses are on the ``test`` split; rates were chosen on ``val``.
 
-A loss is turned into steps by the frontier: of the same seed, the losses of AdamW (or of the peer) at several lengths,
-joined in log-log. Outside of the lengths that were trained nothing is said. The cost of a real step is what the arm's
-training took, divided by what its own data, forward and backward took: both slow down together when the machine is
-busy. It is given relative to AdamW's, and a net speedup is divided by it.
+The frontier converts a loss to steps: the losses of AdamW (or of the peer) with the same seed at several lengths, with
+straight lines between them on log-log axes. Outside the trained lengths there is no value. The cost of a real step is
+the arm's training time divided by the time of its own data, forward and backward: a busy machine slows both. It is
+given relative to AdamW's, and a net speedup is divided by it.
 """
 
 import argparse
@@ -31,7 +30,7 @@ SPLIT = "test"
 
 
 def by_arm(rows: Sequence[Row]) -> dict[tuple[int, int], dict[str, dict[int, Row]]]:
-    """(width, steps) -> arm -> seed -> run, at the rate of most seeds (the tuned one)."""
+    """(width, steps) -> arm -> seed -> run, at the rate with the most seeds, which is the tuned one."""
     found: dict[tuple[int, int], dict[str, dict[float, dict[int, Row]]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         spec = row["spec"]
@@ -50,7 +49,7 @@ def interval(values: Sequence[float]) -> str:
 
 
 def step_cost(runs: Mapping[int, Row]) -> float:
-    """Seconds of training over seconds of data, forward and backward."""
+    """Training seconds / seconds of data, forward and backward; mean over runs."""
     return fmean(
         row["train_seconds"] / sum(row["part_seconds"][part] for part in ("data", "forward", "backward"))
         for row in runs.values()
@@ -58,7 +57,7 @@ def step_cost(runs: Mapping[int, Row]) -> float:
 
 
 def equivalent_steps(loss: float, points: Mapping[int, float]) -> float | None:
-    """Real steps at which the frontier has this loss; None outside of it."""
+    """Real steps at which the frontier has this loss; None outside its range."""
     lengths = sorted(points)
     for short, long in pairwise(lengths):
         if points[long] <= loss <= points[short]:
@@ -100,7 +99,7 @@ def section(width: int, steps: int, arms: Mapping[str, Mapping[int, Row]], all_a
 
 
 def net_speedup(runs: Mapping[int, Row], frontier: Mapping[int, Mapping[int, float]], cost: float) -> str:
-    """Seed by seed, against that seed's own frontier: geometric mean and 95 % interval."""
+    """Net speedup over the frontier of each seed: geometric mean and 95 % interval."""
     ratios = []
     for seed, row in runs.items():
         points = {length: losses[seed] for length, losses in frontier.items() if seed in losses}
@@ -108,7 +107,7 @@ def net_speedup(runs: Mapping[int, Row], frontier: Mapping[int, Mapping[int, flo
         if found is not None:
             ratios.append(math.log(found / row["real_steps"] / cost))
     if not ratios:
-        return "outside"
+        return "outside the range"
     if len(ratios) == 1:
         return f"{math.exp(ratios[0]):.2f} (1 of {len(runs)})"
     half = float(student.ppf(0.975, len(ratios) - 1)) * stdev(ratios) / math.sqrt(len(ratios))
@@ -124,7 +123,7 @@ def tuning(rows: Sequence[Row]) -> Iterator[str]:
         if spec["seed"] in TUNING_SEEDS:
             loss = row["val"] if row["status"] == "finished" else math.inf
             found[spec["width"], spec["steps"], spec["arm"], spec["rate"]].append(loss)
-    yield "\n### Tuning (val split, mean of seeds of its own)\n\n| width | steps | arm | rate | loss | seeds |"
+    yield "\n### Tuning (val split, mean over the tuning seeds)\n\n| width | steps | arm | rate | loss | seeds |"
     yield "|---|---|---|---|---|---|"
     for (width, steps, arm, rate), losses in sorted(found.items()):
         yield f"| {width} | {steps} | {arm} | {rate:g} | {fmean(losses):.4f} | {len(losses)} |"

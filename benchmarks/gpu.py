@@ -1,15 +1,15 @@
-"""All figures that need a GPU, in one command.
+"""Make all measurements that need a GPU with one command.
 
     python benchmarks/gpu.py [--sections NAME ...] [--minutes 9] [--folder gpu_figures]
-    python benchmarks/gpu.py --cpu          a rehearsal on a CPU with tiny sizes: the figures mean nothing
+    python benchmarks/gpu.py --cpu          a rehearsal on a CPU with tiny sizes; its numbers mean nothing
 
-Each section is a benchmark of this folder in a process of its own, so that one that fails or runs out of memory leaves
-the others alone. Its output goes to NAME.log in the folder (else $OUT, else ./gpu_figures), its figures to NAME.json;
-the end of each log is printed last. A section that is under way when the minutes are over is asked to stop, then
-stopped. Needs PyTorch and this repository; not Ray, not Optuna, no network. Text is the source of the Python that runs
-it, prepared on first use (under a minute).
+Each section is a benchmark of this folder in its own process, so a failure or lack of memory does not affect the
+others. Its output goes to NAME.log in the folder (default: $OUT, else ./gpu_figures), its numbers to NAME.json; the last
+lines of every log are printed at the end. A section that still runs when the minutes are over gets a signal to stop and
+is killed if it does not. Needs PyTorch and this repository, but no Ray, Optuna or network. The text is the source code of
+the running Python, prepared on first use (under a minute).
 
-Exit code 0: all sections asked for are done; 1: some failed or had no time left; 2: PyTorch sees no GPU.
+Exit code 0: all requested sections are done; 1: some failed or had no time left; 2: PyTorch finds no GPU.
 """
 
 import argparse
@@ -26,19 +26,19 @@ from pathlib import Path
 from figures import folder, table
 
 HERE = Path(__file__).parent
-GRACE = 20.0  # seconds a section has to end by itself once it is asked to
+GRACE = 20.0  # seconds that a section has to end after the signal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
-    """A benchmark and its arguments. ``minutes``: about what it takes on an H200, not yet measured."""
+    """A benchmark and its arguments. ``minutes``: a rough estimate for an H200, not yet measured."""
 
     script: str
     gpu: Sequence[str]
     cpu: Sequence[str]
     minutes: float
     figures: bool = True  # takes --json
-    lines: int = 12  # of its log that are shown at the end
+    lines: int = 12  # of its log printed at the end
 
 
 SECTIONS = {
@@ -98,7 +98,7 @@ SECTIONS = {
 
 
 def run(name: str, *, cpu: bool, seconds: float, kept: Path) -> str:
-    """One section, its output in the folder. Returns how it ended."""
+    """Run one section with its output in the folder; returns how it ended."""
     section = SECTIONS[name]
     command = [sys.executable, str(HERE / section.script), *(section.cpu if cpu else section.gpu)]
     if section.figures:
@@ -117,7 +117,7 @@ def run(name: str, *, cpu: bool, seconds: float, kept: Path) -> str:
 
 
 def _stopped(process: subprocess.Popen[bytes]) -> str:
-    """A training run ends well when asked to, with what it has; the compiler's workers do not listen."""
+    """Stop a section: a training run ends cleanly after SIGTERM; compiler workers ignore it and are killed."""
     process.terminate()
     try:
         process.wait(timeout=GRACE)
@@ -133,19 +133,19 @@ def _stopped(process: subprocess.Popen[bytes]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=[*SECTIONS], metavar="NAME", help=_about())
-    parser.add_argument("--minutes", type=float, default=9.0, help="for all of them together")
+    parser.add_argument("--minutes", type=float, default=9.0, help="for all sections together")
     parser.add_argument("--folder", help="where logs and figures go")
     parser.add_argument("--cpu", action="store_true", help="rehearse on a CPU")
     options = parser.parse_args()
     if not options.cpu and (missing := _no_gpu()):
-        print(f"benchmarks/gpu.py measures on a GPU and there is none here ({missing}); --cpu rehearses it")
+        print(f"benchmarks/gpu.py needs a GPU, and there is no usable one ({missing}); --cpu rehearses it on a CPU")
         return 2
     kept, ended = folder(options.folder), {}
     until = time.monotonic() + 60 * options.minutes - GRACE
     for name in options.sections:
         left = until - time.monotonic()
         if left < 60 * SECTIONS[name].minutes / 3 and not options.cpu:
-            ended[name] = "no time left: run it with --sections " + name
+            ended[name] = "not started, no time left: run it with --sections " + name
             continue
         started = time.monotonic()
         ended[name] = run(name, cpu=options.cpu, seconds=left, kept=kept)

@@ -1,10 +1,10 @@
-"""How well a held-out split measures: the standard error of its loss, by token and by file.
+"""Standard error of the loss on a held-out split, by token and by file.
 
     python benchmarks/heldout_error.py [--steps 600]
 
-Losses of tokens in one file are alike, so the error by file (a file is one draw) is the honest one for a loss by
-itself. Two runs meet the same files, so their difference is known far better: that is what a score is made of. About a
-minute on one core.
+Losses of tokens in the same file are correlated, so for a single loss the error by file (one file is one draw) is the
+correct one. Two runs see the same files, so their difference has a much smaller error, and a score uses the difference.
+About a minute on one core.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""What training in little memory costs in loss: bf16 weights and 8-bit moments beside fp32, the same hybrid run.
+"""Loss of training with little memory: the same hybrid run with bf16 weights, with 8-bit moments, and in fp32.
 
-    python benchmarks/low_memory.py loss [--steps 1000] [--seeds 1]     nano on real text; some minutes on one core
-    python benchmarks/low_memory.py state                               bytes of optimizer state a parameter
+    python benchmarks/low_memory.py loss [--steps 1000] [--seeds 1]     nano on real text; a few minutes on one core
+    python benchmarks/low_memory.py state                               bytes of optimizer state per parameter
 
-The second says what the first could not be run at: no GPU is needed for it, and none is measured.
+``state`` measures the memory at 124M, where ``loss`` would take too long. Neither needs a GPU.
 """
 
 import argparse
@@ -27,7 +27,7 @@ KINDS: dict[str, dict[str, object]] = {
 
 
 class MemoryReader:
-    """Resident memory of this process at some steps, in MiB."""
+    """Resident memory of this process in MiB, after 30 % of the steps and at the end."""
 
     def __init__(self, steps: int) -> None:
         self._at = {round(0.3 * steps), steps}
@@ -42,7 +42,7 @@ class MemoryReader:
 
 
 def run_of(changes: dict[str, object], steps: int, seed: int) -> RunConfig:
-    """Short cycles, buffers on the host, in bf16 where weights are."""
+    """A run with short cycles and buffers in host memory, in bf16 if the weights are."""
     training = TrainConfig(steps=steps, batch_size=8, evaluations=4, precision="bf16", **changes)  # type: ignore[arg-type]
     hybrid = HybridConfig(
         warmup_steps=steps // 5,
@@ -79,7 +79,7 @@ def states() -> None:
         with torch.compiler.set_stance("force_eager"):
             optimizer.step()
         size = sum(tensor.numel() * tensor.element_size() for tensor in state_tensors(optimizer))
-        print(f"{name:10} {size / count_parameters(model):.2f} bytes of state a parameter, 124M")
+        print(f"{name:10} {size / count_parameters(model):.2f} bytes of state per parameter, 124M")
 
 
 def main() -> None:

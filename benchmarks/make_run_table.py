@@ -1,16 +1,16 @@
-"""Trains the real runs that simulated studies are made of, and keeps them as one small table.
+"""Train the real runs on which studies are simulated, and store them in one small table.
 
     nice -n 15 python benchmarks/make_run_table.py [--seeds 3] [--processes 2]
 
 The job is tests/simulation/nano_runs.yaml with runs of half the length (300 steps, a warmup of 30), a quarter of the
-held-out text and 6 evaluations, so that a run takes about 9 s of one core. Trained are, in this order: baseline,
-frontier and a grid over the three knobs with seed 0; what did best there with its controls on fresh seeds, as a study's
-confirmation trains it; and the grid again with the further seeds, the best settings first, so that a command that is
-cut short leaves those that matter. 417 runs, about half an hour on two quiet cores.
+held-out text and 6 evaluations, so that a run takes about 9 s on one core. It trains in this order: baseline, frontier
+and a grid over the three knobs with seed 0; the best settings and their controls on fresh seeds, as the confirmation of
+a study does; the grid with the other seeds, the best settings first, so that an interrupted command has the runs that
+matter most. 417 runs, about half an hour on two idle cores.
 
-Runs are kept in studies/run_table as they finish, and none that is there is repeated. The table is written anew after
-each stage to tests/simulation/nano_runs.parquet (tests/simulation/run_table.py reads it). Times are told in a run's own
-real steps, so neighbours on the machine hardly matter; losses are those of one thread.
+Each run is stored in studies/run_table when it finishes and is not repeated. After each stage the whole table is
+written to tests/simulation/nano_runs.parquet (read by tests/simulation/run_table.py). Times are in a run's own real
+steps, so other programs on the machine hardly affect them; losses are those of one thread.
 """
 
 import argparse
@@ -56,7 +56,7 @@ Params = Mapping[str, Any]
 
 
 def grid() -> list[Params]:
-    """All settings. An interval that the horizon never reaches is no micro-correction at all, which is interval 0."""
+    """All settings of the grid. Intervals that the horizon never reaches are left out: they equal interval 0."""
     return [
         {"confidence_threshold": threshold, "prediction_horizon": horizon, "correction_interval": interval}
         for threshold, horizon, interval in product(THRESHOLDS, HORIZONS, INTERVALS)
@@ -65,7 +65,7 @@ def grid() -> list[Params]:
 
 
 def searched_runs(job: JobConfig, seed: int, settings: Sequence[Params], folder: Path) -> list[Task]:
-    """Baseline, frontier and these settings with one seed."""
+    """The baseline, the frontier and these settings, all with one seed."""
     plain = [
         Task(run=run, directory=folder / f"frontier-{length:.2f}-{seed}")
         for length, run in frontier_runs(job, seed=seed).items()
@@ -80,7 +80,7 @@ def searched_runs(job: JobConfig, seed: int, settings: Sequence[Params], folder:
 
 
 def side_by_side(pool: ProcessPoolExecutor) -> Execute:
-    """Runs tasks in the pool's processes, telling of each."""
+    """An ``Execute`` that runs tasks in the pool's processes and prints a line for each."""
     done = count(1)
 
     def execute(tasks: Sequence[Task]) -> list[RunResult]:
@@ -98,7 +98,7 @@ def _run(task: Task) -> RunResult:
 
 
 def ranked(job: JobConfig, results: Sequence[RunResult], mode: str) -> list[Params]:
-    """The grid by what its runs with one seed reached, best first. Those that hardly predict, never best, are last."""
+    """The grid ordered by the results of one seed, best first. Settings that barely predict (inert) come last."""
     plain, hybrid = results[: -len(grid())], results[-len(grid()) :]
     scorer = TrialScorer.from_results(plain, replace(job.objective, mode=mode))
     rows = [scorer.final(result) for result in hybrid]
@@ -107,8 +107,9 @@ def ranked(job: JobConfig, results: Sequence[RunResult], mode: str) -> list[Para
 
 
 def best_settings(job: JobConfig, results: Sequence[RunResult], number: int) -> list[Candidate]:
-    """The settings with the highest score, and those with the highest net speedup, so that what a search finds can be
-    confirmed by real runs.
+    """The settings with the highest score and those with the highest net speedup.
+
+    A simulated search finds such settings, and their confirmation needs real runs.
     """
     best = {grid().index(params): params for mode in ("score", "net") for params in ranked(job, results, mode)[:number]}
     return [
@@ -117,7 +118,7 @@ def best_settings(job: JobConfig, results: Sequence[RunResult], number: int) -> 
 
 
 def confirmed_runs(job: JobConfig, best: Sequence[Candidate], execute: Execute, folder: Path) -> None:
-    """As the confirmation of a study with the job's own seed trains them."""
+    """Train these settings as the confirmation of a study with the job's own seed does."""
     run_arms(
         replace(job, train=replace(job.train, evaluations=1)),
         best,
@@ -129,7 +130,7 @@ def confirmed_runs(job: JobConfig, best: Sequence[Candidate], execute: Execute, 
 
 
 def kept_runs(folder: Path) -> Iterator[tuple[Mapping[str, Any], RunResult]]:
-    """All runs that came to their end, of this command and of those before it."""
+    """All finished runs, of this command and of earlier ones."""
     for path in sorted(folder.glob("**/result.json")):
         run = json.loads((path.parent / "run.json").read_text())
         yield run, RunResult.from_dict(json.loads(path.read_text()))
@@ -139,7 +140,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--confirm", type=int, default=2, help="settings confirmed, by score and by net speedup")
+    parser.add_argument(
+        "--confirm", type=int, default=2, help="number of settings to confirm by score, and by net speedup"
+    )
     options = parser.parse_args()
     job, folder = read_job("tests/simulation/nano_runs.yaml", SHORTER), Path("studies/run_table").absolute()
     with ProcessPoolExecutor(options.processes) as pool:

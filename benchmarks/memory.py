@@ -1,16 +1,18 @@
-"""Memory, loss and step time of the seeds' memory tests 1 to 4 and of what has come since, each alone and all together.
+"""Memory, loss and step time of each way to save memory, alone and combined.
+
+The seeds are the earlier projects; their memory tests 1 to 4 are among the cases.
 
     python benchmarks/memory.py [--preset nano] [--steps 200] [--cases NAME ...] [--json FILE]
-    python benchmarks/memory.py --large 1.5B 350M          a GPU: 1.5B in a share of 16 GB, 350M in one of 2.5 GB
-    python benchmarks/memory.py --large 1.5B 350M --plan   what they are expected to need
+    python benchmarks/memory.py --large 1.5B 350M          on a GPU: 1.5B limited to 16 GB, 350M to 2.5 GB
+    python benchmarks/memory.py --large 1.5B 350M --plan   their estimated memory
 
-Each case is a run of `hybrid_ray.training.loop.train` on the same text in the same order from the same seed. It prints
-the most that is allocated in any step, and in Predict; the estimate of `hybrid-ray plan` (memory/estimate.py, without
-the process); the held-out loss at the end; the median real step; and what the seeds expected of 124M.
+Each case is a run of `hybrid_ray.training.loop.train` on the same text in the same order from the same seed. Columns:
+the peak of allocated memory in any step and in Predict; the estimate of `hybrid-ray plan` (memory/estimate.py, without
+the process itself); the final held-out loss; the median time of a real step; the memory that the seeds expected at 124M.
 
-On a GPU (124M, 8 x 512, 100 steps) the peak is the CUDA allocator's, by phase. On a CPU (nano, 16 x 64) it is counted
-in a second, short run: every storage that PyTorch allocates and frees, followed by memory/allocation_log.py. There the
-host's memory is the device's, so what a case moves to the host is still counted. Some five minutes on one CPU thread.
+On a GPU (124M, 8 x 512, 100 steps) the peak is that of the CUDA allocator, by phase. On a CPU (nano, 16 x 64) it is
+counted in a second, short run: memory/allocation_log.py follows every storage that PyTorch allocates and frees. On a CPU
+device and host share their memory, so state moved to the host still counts. About five minutes on one CPU thread.
 """
 
 import argparse
@@ -49,7 +51,7 @@ SMALL = {"activation_checkpointing": True, "loss_chunks": 8}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """One way to save memory: what it changes in the run, and what the seeds expected (124M, 2 GB without)."""
+    """One way to save memory: its changes to the run, and the memory the seeds expected (124M; 2 GB without it)."""
 
     name: str
     seeds: str = ""
@@ -57,7 +59,7 @@ class Case:
     model: Mapping[str, Any] = field(default_factory=dict)
     hybrid: HybridConfig = PLAIN
     micro: bool = False  # micro-batches of one sequence, or of an eighth of the batch
-    host: bool = False  # keeps something in host memory, which on a CPU saves nothing
+    host: bool = False  # uses host memory, which saves nothing on a CPU
 
 
 BF16, NARROW = {"precision": "bf16"}, {"precision": "bf16", "weights": "bf16"}
@@ -107,13 +109,13 @@ CASES = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Large:
-    """A model that must fit a card's share. Bytes in units of 10^9."""
+    """A model that must fit into part of a card. Sizes in GB of 10^9 bytes."""
 
     preset: str
     steps: int
     batch: int
     length: int
-    cap: float  # of the card, CUDA's own part included
+    cap: float  # memory it may use on the card, including CUDA's own
     goal: float
     learning_rate: float
     train: Mapping[str, Any]
@@ -143,7 +145,7 @@ LARGE = {
 
 
 class Listener:
-    """Keeps a run's real step times and phases, and how a GPU's memory grows; ``log`` gets a name for each step."""
+    """Records real step times, phases and growth of GPU memory; with a ``log``, also the allocations of each step."""
 
     def __init__(self, log: AllocationLog | None = None) -> None:
         self.real: list[float] = []
@@ -160,7 +162,7 @@ class Listener:
         if self._log is not None:
             self._moment.close()
             self._moment.enter_context(self._log.moment(f"step {record.step + 1}", "run"))
-            torch.empty(1)  # a step that allocates nothing is at the level of its start
+            torch.empty(1)  # so that a step without allocations has the level of its start
 
     def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
         self._moment.close()
@@ -169,7 +171,7 @@ class Listener:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
-    """One case, in bytes. ``predict`` and ``estimate_predict``: in Predict; None where there is none."""
+    """The result of a case; memory in bytes. ``predict`` and ``estimate_predict``: during Predict, None without it."""
 
     name: str
     seeds: str
@@ -179,7 +181,7 @@ class Found:
     estimate_predict: int | None
     loss: float | None
     step_seconds: float
-    comparable: bool  # not where the plan leaves out what lives on the host and the count does not
+    comparable: bool  # False if the plan omits host memory but the count includes it
     note: str
 
     def row(self) -> list[str]:
@@ -200,7 +202,7 @@ HEADER = ["case", "peak", "plan", "peak/plan", "in Predict", "loss", "ms", "seed
 
 
 def run_of(case: Case, preset: str, *, steps: int, gpu: bool) -> RunConfig:
-    """The case as a run: 8 x 512 on a GPU as the seeds have it, 16 x 64 else."""
+    """The run of a case: 8 x 512 on a GPU, as in the seeds, else 16 x 64."""
     batch, length = (8, 512) if gpu else (16, 64)
     settings = TrainConfig(
         steps=steps,
@@ -223,7 +225,7 @@ def run_of(case: Case, preset: str, *, steps: int, gpu: bool) -> RunConfig:
 
 
 def text(*, words: bool) -> DataConfig:
-    """The standard library's source: by bytes, or in as many pieces of words as GPT-2 has (made once, 20 s or so)."""
+    """The source of the standard library, as bytes or with a BPE vocabulary of GPT-2's size (made once, about 20 s)."""
     if words:
         return DataConfig(tokenizer="bpe", vocab_size=50_257)
     return DataConfig(max_bytes=4_000_000, heldout_tokens=16_384)
@@ -251,12 +253,12 @@ def measure(case: Case, preset: str, *, steps: int, gpu: bool) -> Found:
 
 
 def allocated(result: RunResult) -> dict[str, int]:
-    """Peaks by phase, of the CUDA allocator."""
+    """Peaks of the CUDA allocator by phase."""
     return {phase: peak["allocated"] for phase, peak in result.statistics["memory"].items()}
 
 
 def counted(run: RunConfig) -> dict[str, int]:
-    """Peaks by phase of a run on a CPU: its first cycle, with every allocation followed. Compiled steps can't be."""
+    """Peaks by phase in the first cycle of a run on a CPU, counted by allocation; empty for a compiled optimizer."""
     if run.train.optimizer == "adamw8bit":
         return {}
     log = AllocationLog()
@@ -265,14 +267,14 @@ def counted(run: RunConfig) -> dict[str, int]:
         train(replace(run, train=replace(run.train, steps=25)), reporter=listener)
     peaks: defaultdict[str, int] = defaultdict(int)
     found = log.peaks()
-    for number, phase in enumerate(listener.phases[1:], 2):  # what was before the first is not a step alone
+    for number, phase in enumerate(listener.phases[1:], 2):  # the first step includes the set-up
         peaks[phase] = max(peaks[phase], found[f"step {number}"].total)
     peaks["evaluation"] = found[f"step {len(listener.phases) + 1}"].total  # it comes after the last step
     return dict(peaks)
 
 
 def free() -> None:
-    """Give back what the last case held."""
+    """Free the memory of the last case."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -280,7 +282,7 @@ def free() -> None:
 
 @contextlib.contextmanager
 def capped(gigabytes: float) -> Iterator[None]:
-    """PyTorch takes no more of the GPU than this, as if no more were free. CUDA itself takes some beside."""
+    """Limit the GPU memory that PyTorch may allocate. CUDA itself uses some in addition."""
     if not torch.cuda.is_available():
         yield
         return
@@ -294,7 +296,7 @@ def capped(gigabytes: float) -> Iterator[None]:
 
 
 def large_run(name: str, *, steps: int | None, gpu: bool) -> RunConfig:
-    """A large model's training, with all that saves activations."""
+    """The run of a large model, with every setting that saves activations."""
     case = LARGE[name]
     settings = TrainConfig(
         steps=steps or case.steps,
@@ -316,14 +318,14 @@ def large_run(name: str, *, steps: int | None, gpu: bool) -> RunConfig:
 
 
 def planned(name: str) -> str:
-    """What a large model is expected to need on a GPU, which need not be here."""
+    """The estimated GPU memory of a large model; needs no GPU."""
     run = large_run(name, steps=None, gpu=True)
     need = memory_need(run, load_task(replace(run, data=replace(run.data, corpus="random"))))
     return f"{name}: plan {need.allocated / 1e9:.2f} GB, goal {LARGE[name].goal:g} GB"
 
 
 def large(name: str, *, steps: int | None, gpu: bool) -> str:
-    """Train a large model in a small share, and say whether it fits its goal and stays well."""
+    """Train a large model in limited memory; report whether it stays within its goal and trains without problems."""
     case, run = LARGE[name], large_run(name, steps=steps, gpu=gpu)
     need, listener = memory_need(run, load_task(run)), Listener()
     with capped(case.cap - need.process / 1e9):
@@ -335,15 +337,15 @@ def large(name: str, *, steps: int | None, gpu: bool) -> str:
     lines = [
         f"{name}: {result.status} after {result.steps:,} steps ({result.predicted_steps} predicted)"
         f"{', ' + result.error if result.error else ''}; held-out loss {curve}; events {events or 'none'}; "
-        f"{1e3 * middle(listener.real):.0f} ms a real step; {result.machine.get('fallbacks') or 'no fallback'}"
+        f"{1e3 * middle(listener.real):.0f} ms per real step; {result.machine.get('fallbacks') or 'no fallback'}"
     ]
     if gpu:
         peak = max(allocated(result).values()) / 1e9
         lines.append(
             f"  peak {peak:.2f} GB allocated, {'within' if peak <= case.goal else 'above'} the goal of {case.goal:g} "
-            f"(cap {case.cap:g}, of it {need.process / 1e9:.1f} for CUDA itself); "
+            f"(limit {case.cap:g}, of which {need.process / 1e9:.1f} for CUDA itself); "
             f"plan {need.allocated / 1e9:.2f} GB; {_whole_device(result)}"
-            f"memory grows by {listener.growth.value or 0.0:,.0f} bytes a step"
+            f"memory grows by {listener.growth.value or 0.0:,.0f} bytes per step"
         )
     return "\n".join(lines)
 
@@ -359,10 +361,10 @@ def main() -> None:
     parser.add_argument("--preset", default=None, help="default: 124M on a GPU, nano on a CPU")
     parser.add_argument("--steps", type=int, help="default: 100 on a GPU, 200 on a CPU")
     parser.add_argument("--cases", nargs="+", choices=[case.name for case in CASES], metavar="NAME")
-    parser.add_argument("--large", nargs="+", choices=LARGE, help="these large models instead of the table")
-    parser.add_argument("--plan", action="store_true", help="of the large models only what they are expected to need")
+    parser.add_argument("--large", nargs="+", choices=LARGE, help="train these large models instead of the table")
+    parser.add_argument("--plan", action="store_true", help="only estimate the memory of the large models")
     parser.add_argument("--cpu", action="store_true", help="on the CPU even if there is a GPU")
-    parser.add_argument("--json", help="keep the figures here")
+    parser.add_argument("--json", help="file for the results")
     options = parser.parse_args()
     gpu, found = there and not options.cpu, []
     without = importlib.util.find_spec("torchao") is None
@@ -371,7 +373,7 @@ def main() -> None:
             if options.plan:
                 print(planned(name), flush=True)
             elif LARGE[name].train.get("optimizer") == "adamw8bit" and without:
-                print(f"{name}: left out, its optimizer needs torchao (pip install torchao); {name}-host does not")
+                print(f"{name}: left out, its optimizer needs torchao (pip install torchao); {name}-host needs none")
             else:
                 print(large(name, steps=options.steps, gpu=gpu), flush=True)
         return
@@ -386,8 +388,8 @@ def main() -> None:
         print("  ".join(found[-1].row()), flush=True)
         keep(options.json, map(asdict, found))
     print(table(HEADER, [one.row() for one in found]))
-    how = "the CUDA allocator's peak" if gpu else "storages counted, those of the host too"
-    print(f"peak: {how}; plan: without the process; loss: nats a token, held out; ms: the median real step")
+    how = "of the CUDA allocator" if gpu else "of all counted storages, including those of the host"
+    print(f"peak: {how}; plan: without the process; loss: held-out, nats per token; ms: median real step")
 
 
 if __name__ == "__main__":

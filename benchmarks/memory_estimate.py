@@ -1,9 +1,9 @@
-"""The memory estimate beside what PyTorch's own trackers find, case by case.
+"""Compare the memory estimate with a full trace, or with PyTorch's own tracker, case by case.
 
     python benchmarks/memory_estimate.py [nano|124M|350M|774M|1.5B ...] [--tracker]
 
-``traced`` follows every block of the model through the trainer's own steps on fake tensors, where the estimate looks at
-three or four blocks. ``--tracker`` asks PyTorch's MemTracker instead, around the run's own bench: slower by far.
+``traced`` follows every block of the model through the trainer's own steps on fake tensors; the estimate follows only
+three or four blocks. ``--tracker`` uses PyTorch's MemTracker around the run's own set-up instead, which is much slower.
 """
 
 import argparse

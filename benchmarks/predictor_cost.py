@@ -1,11 +1,11 @@
-"""What predicting costs: time a byte, time a step, memory.
+"""Cost of predicting: time per byte, time per step, memory.
 
     python benchmarks/predictor_cost.py [copy] [step] [off] [on] [memory] [bytes] [stream]
 
-Without arguments the first six, on the CPU, about five minutes on two cores. ``stream`` is for a GPU (half a minute;
-without one it only shows that it works, on nano). Every comparison alternates its two sides in short blocks
-in one process and gives the median ratio of neighbouring blocks and its quartiles. One-thread blocks are told in CPU
-time, so that neighbours who take the core do not count.
+Without arguments it runs the first six on the CPU, about five minutes on two cores. ``stream`` is for a GPU (half a
+minute; on a CPU it only shows, on nano, that it works). Every comparison alternates its two sides in short blocks in one
+process and prints the median ratio of neighbouring blocks with quartiles. Blocks of one thread are timed in CPU time, so
+that other programs on the core do not count.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from hybrid_ray.models import GPT2, GPT2Shape, build_model, count_parameters
 from hybrid_ray.optim import build_optimizer, build_schedule
 from hybrid_ray.training.setup import synchronize
 
-NANO = TrainConfig()  # batch 16 x 64, AdamW: about 25 ms a real step
+NANO = TrainConfig()  # batch 16 x 64, AdamW: about 25 ms per real step
 CYCLE = HybridConfig(
     confidence_threshold=0.0,
     warmup_steps=0,
@@ -42,7 +42,7 @@ SHORT = replace(CYCLE, full_steps=5, correct_steps=0)  # five real steps between
 
 
 class Tokens:
-    """Random tokens, made before any clock runs. Their loss says nothing; their cost is that of text."""
+    """Random tokens, made before timing starts. Their loss means nothing, but they cost as much as text."""
 
     def __init__(self, model: GPT2, config: TrainConfig) -> None:
         shape = (config.batch_size, config.sequence_length)
@@ -54,7 +54,7 @@ class Tokens:
 
 
 class Plain:
-    """The loop that a user would write."""
+    """A plain training loop as a user would write it."""
 
     def __init__(self, model: GPT2, config: TrainConfig) -> None:
         self.tokens, self.model = Tokens(model, config), model
@@ -72,7 +72,7 @@ class Plain:
 
 
 class Hybrid:
-    """The same under the trainer."""
+    """The same training with `HybridTrainer`."""
 
     def __init__(self, model: GPT2, config: TrainConfig, hybrid: HybridConfig) -> None:
         self.tokens = Tokens(model, config)
@@ -84,7 +84,7 @@ class Hybrid:
         return self.trainer.step(self.tokens.loss).predicted
 
     def skip_predictions(self) -> None:
-        """On to the next real step."""
+        """Go on to the next real step."""
         while self.trainer.phases.position.phase is Phase.PREDICT:
             self.step()
 
@@ -100,7 +100,7 @@ def repeat(step: Callable[[], object], times: int) -> None:
 
 
 def copy() -> None:
-    """A predicted step moves 12 bytes a parameter (reads w and D, writes w), a copy 8."""
+    """A predicted step moves 12 bytes per parameter (reads w and D, writes w), a copy 8."""
     torch.manual_seed(0)
     model = build_model(ModelConfig(preset="124M"), vocab_size=50_257, sequence_length=1024)
     size = count_parameters(model)
@@ -121,13 +121,13 @@ def copy() -> None:
         best = (min(steps) / 12) / (min(copies) / 8)
         print(
             f"copy    {size:,} parameters, {threads} thread(s): predicted step {1e3 * min(steps):.0f} ms, copy "
-            f"{1e3 * min(copies):.0f} ms; time a byte over the copy's: {told(ratios)}, best of each {best:.3f}"
+            f"{1e3 * min(copies):.0f} ms; time per byte relative to the copy: {told(ratios)}, best of each {best:.3f}"
         )
     torch.set_num_threads(1)
 
 
 def step() -> None:
-    """A predicted step beside a real one, on nano, all that the trainer does included."""
+    """A predicted step compared with a real one on nano, including all of the trainer's work."""
     hybrid = Hybrid(nano(), NANO, CYCLE)
     times: dict[bool, list[float]] = {True: [], False: []}
     for _ in range(400):
@@ -139,21 +139,21 @@ def step() -> None:
 
 
 def off() -> None:
-    """The trainer with prediction off beside the plain loop, on nano."""
+    """The trainer with prediction off compared with the plain loop, on nano."""
     plain, trainer = Plain(nano(), NANO), Hybrid(nano(), NANO, replace(CYCLE, predictor="none"))
 
     ours, theirs = alternate(
         partial(repeat, trainer.step, 10), partial(repeat, plain.step, 10), blocks=60, clock=time.process_time
     )
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-    print(f"off     nano, prediction off over a plain loop, {1e2 * min(theirs):.1f} ms a step: {told(ratios)}")
+    print(f"off     nano, prediction off / plain loop, {1e2 * min(theirs):.1f} ms per step: {told(ratios)}")
 
 
 def on() -> None:
-    """Real steps with everything on (windows, measures, plans) beside prediction off, where a step takes 0.3 s or more.
+    """Real steps with prediction on compared with prediction off, where a step takes 0.3 s or more.
 
-    In the short cycle, where each five real steps carry a look back, a plan and a prediction's first gradient. Real
-    steps alone are timed; the predicted ones between run off the clock (``step`` has their cost).
+    The cycle is short: every five real steps include a comparison with the last prediction, a plan, and the first
+    gradient after a prediction. Only real steps are timed; ``step`` measures predicted ones.
     """
 
     config = replace(NANO, sequence_length=96)
@@ -174,16 +174,16 @@ def on() -> None:
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
     size = count_parameters(whole.tokens.model)
     print(
-        f"on      {size:,} parameters, {min(theirs) / steps:.2f} s a real step, everything on over off: {told(ratios)}"
+        f"on      {size:,} parameters, {min(theirs) / steps:.2f} s per real step, prediction on / off: {told(ratios)}"
     )
     found = whole.trainer.statistics()
     real = sum(found["phase_seconds"].values()) - found["phase_seconds"]["predict"]
     share = 100 * found["part_seconds"]["overhead"] / real
-    print(f"        {found['jumps']} predictions between; the trainer's own work (part 'overhead'): {share:.2f} %")
+    print(f"        {found['jumps']} predictions in between; the trainer's own work (part 'overhead'): {share:.2f} %")
 
 
 def memory() -> None:
-    """Resident memory over 1,000 hybrid steps of nano."""
+    """Resident memory during 1,000 hybrid steps of nano."""
     hybrid, process = Hybrid(nano(), NANO, CYCLE), psutil.Process()
     seen = []
     for number in range(1, 1101):
@@ -197,12 +197,12 @@ def memory() -> None:
     )
     print(
         f"memory  1,000 hybrid steps of nano after the first 100: {seen[0]:.1f} MiB at first, {seen[-1]:.1f} at the "
-        f"end, most {max(seen):.1f}; slope {1024 * slope:.2f} KiB a step"
+        f"end, peak {max(seen):.1f}; slope {1024 * slope:.2f} KiB per step"
     )
 
 
 def extra_bytes() -> None:
-    """Extra bytes a parameter of each predictor, as its buffers are allocated."""
+    """Extra bytes per parameter of each predictor's allocated buffers."""
     for name in ("ema_nesterov", "snoo", "linear_fit", "momentum", "random", "reversed", "zero"):
         row = []
         for dtype, device in (("float32", "model"), ("bfloat16", "model"), ("float32", "host"), ("bfloat16", "host")):
@@ -212,13 +212,13 @@ def extra_bytes() -> None:
             predictor = build_predictor(Weights(optimizer), optimizer, config)
             assert predictor is not None
             row.append(f"{dtype}/{device} {predictor.bytes_per_parameter:.2f}+{predictor.host_bytes_per_parameter:.2f}")
-        print(f"bytes   {name:<13} device+host a parameter: {', '.join(row)}")
+        print(f"bytes   {name:<13} bytes per parameter, device+host: {', '.join(row)}")
 
 
 def stream() -> None:
-    """A predicted step on a GPU's stream: its time there, the time to launch it, and a copy of the weights beside it.
+    """A predicted step on a GPU: its time, the time to launch it, and for comparison the time to copy the weights.
 
-    The buffers are in fp32, in bf16, and on the host. A step moves 12, 10 and 12 bytes a parameter, a copy 8.
+    With buffers in fp32, in bf16, and on the host a step moves 12, 10 and 12 bytes per parameter; a copy moves 8.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for preset in ("124M", "1.5B") if device.type == "cuda" else ("nano",):
@@ -236,7 +236,7 @@ def stream() -> None:
             a_byte = (seconds / moved) / (copied / 8)
             print(
                 f"stream  {preset}, buffers {dtype}/{place}: a predicted step {1e3 * seconds:.3f} ms, "
-                f"{1e3 * launched:.3f} ms to launch; time a byte over the copy's {a_byte:.2f}"
+                f"{1e3 * launched:.3f} ms to launch; time per byte relative to the copy {a_byte:.2f}"
             )
 
 
@@ -248,7 +248,7 @@ def copy_seconds(model: GPT2, device: torch.device) -> float:
 
 
 def on_stream(work: Callable[[], object], device: torch.device, *, times: int = 20) -> tuple[float, float]:
-    """Median seconds until ``work`` returns, and until the device has done it, after three that are not counted."""
+    """Median seconds until ``work`` returns and until the device has finished it, after three warmup calls."""
     launched, done = [], []
     for _ in range(3 + times):
         synchronize(device)

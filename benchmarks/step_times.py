@@ -1,14 +1,14 @@
-"""Step times of a hybrid run beside a baseline's, by phase and by part, and beside both the seeds' step times.
+"""Compare step times of a hybrid run and a baseline, by phase and by part, and with the seeds' step times.
 
     python benchmarks/step_times.py [--sizes nano seeds full] [--json FILE]
 
-The hybrid side is a whole run of `hybrid_ray.training.loop.train`. After each of its nominal steps one step of a
-baseline of its own (same model, batch, trainer with prediction off) is done, so that neighbours disturb both alike.
-Random tokens; confidence is not asked (threshold 0), so that there are predicted steps to time. By phase: the median of
-a step's synchronised seconds, the first of each phase left out. By part: seconds of the trainer's own clock over real
-steps, ``predict`` over predicted ones; ``overhead`` is what the trainer does beside training.
+The hybrid side is a whole run of `hybrid_ray.training.loop.train`. After each of its nominal steps the baseline (same
+model and batch, trainer with prediction off) does one step, so other programs disturb both equally. The tokens are
+random, and the confidence threshold is 0, so that there are predicted steps to time. By phase: the median of a step's
+synchronised seconds, without the first step of each phase. By part: the trainer's own clock, per real step (``predict``:
+per predicted step); ``overhead`` is the trainer's own work.
 
-``seeds`` is the seeds' own setting: 124M, 4 x 64 tokens, Adam at 6e-4, 50 steps, fp32. ``full`` is 124M at 32 x 1024 in
+The seeds are the earlier projects. The size ``seeds`` is their setting: 124M, 4 x 64 tokens, Adam at 6e-4, 50 steps, fp32. ``full`` is 124M at 32 x 1024 in
 bf16, compiled, on a GPU. ``nano`` takes half a minute on one CPU thread.
 """
 
@@ -28,7 +28,7 @@ from hybrid_ray.training.loop import train
 from hybrid_ray.training.setup import TrainSetup, synchronize
 
 PHASES = ("warmup", "full", "predict", "correct")
-# Seeds, phase 2B validation (RTX 5080): milliseconds a step, as ranges where they give ranges.
+# From the seeds' phase 2B validation (RTX 5080): milliseconds per step, as ranges where they give ranges.
 SEEDS_BASELINE = (500.0, 600.0)
 SEEDS = {"warmup": (700.0, 4600.0), "full": (700.0, 700.0), "predict": (20.0, 300.0), "correct": (70.0, 300.0)}
 
@@ -65,7 +65,7 @@ SIZES = {
 
 
 class Baseline:
-    """Plain steps done on demand."""
+    """Does plain steps on demand."""
 
     def __init__(self, run: RunConfig) -> None:
         self.bench = TrainSetup(run, load_task(run), choose_device(run))
@@ -74,7 +74,7 @@ class Baseline:
         self.seconds: list[float] = []
 
     def begin(self) -> None:
-        """A few steps for nothing (what `train` compiled meanwhile has undone our compilation), then from the start."""
+        """A few warmup steps, because `train` has reset our compilation meanwhile; then start again."""
         self.start_anew()
         for _ in range(3):
             self.step()
@@ -94,7 +94,7 @@ class Baseline:
 
 
 class Turns:
-    """Hears every step of the hybrid run and does one of the baseline's after it."""
+    """After every step of the hybrid run, does one step of the baseline."""
 
     def __init__(self, baseline: Baseline) -> None:
         self.baseline = baseline
@@ -112,7 +112,7 @@ class Turns:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepTimes:
-    """Seconds of each step: the baseline's, and the hybrid's by phase; the clock's seconds of the baseline by part."""
+    """Seconds of each step of the baseline and of the hybrid by phase, and the baseline's seconds by part."""
 
     size: Size
     device: str
@@ -146,7 +146,7 @@ def run_of(size: Size, *, device: str) -> RunConfig:
 
 
 def measure(size: Size, *, device: str) -> StepTimes:
-    """The two side by side."""
+    """Time both sides in one run."""
     run = run_of(size, device=device)
     baseline = Baseline(replace(run, arm="baseline", hybrid=HybridConfig(predictor="none")))
     turns = Turns(baseline)
@@ -162,7 +162,7 @@ def measure(size: Size, *, device: str) -> StepTimes:
 
 
 def by_phase(found: StepTimes) -> str:
-    """Milliseconds of a step in each phase, and what that is of a baseline step: ours and the seeds'."""
+    """Milliseconds per step by phase, and relative to a baseline step: ours and the seeds'."""
     plain = found.baseline[1:]
     base, seeds_base = spread(plain)[1], sum(SEEDS_BASELINE) / 2
     rows = [["baseline", len(plain), _milliseconds(plain), "1", _range(SEEDS_BASELINE), "1"]]
@@ -172,11 +172,11 @@ def by_phase(found: StepTimes) -> str:
             ours, seeds = f"{spread(seconds)[1] / base:.3g}", SEEDS[phase]
             of_theirs = _range((seeds[0] / seeds_base, seeds[1] / seeds_base), ".2g")
             rows.append([phase, len(seconds), _milliseconds(seconds), ours, _range(seeds), of_theirs])
-    return table(["phase", "steps", "ms a step (quartiles)", "of baseline", "seeds' ms", "seeds' of baseline"], rows)
+    return table(["phase", "steps", "ms per step (quartiles)", "/ baseline", "seeds' ms", "seeds' / baseline"], rows)
 
 
 def by_part(found: StepTimes) -> str:
-    """Milliseconds of each part over the steps that have it."""
+    """Milliseconds of each part, per step that has the part."""
     result, rows = found.result, []
     for part in sorted({*found.baseline_parts, *result.part_seconds}, key=_order):
         steps = result.predicted_steps if part == "predict" else result.real_steps
@@ -184,20 +184,20 @@ def by_part(found: StepTimes) -> str:
         hybrid = 1e3 * result.part_seconds.get(part, 0.0) / max(1, steps)
         ratio = f"{hybrid / plain:.3f}" if plain > 1e-3 else ""
         rows.append([part, f"{plain:.3f}", f"{hybrid:.3f}", ratio])
-    return table(["part, ms a step that has it", "baseline", "hybrid", "hybrid/baseline"], rows)
+    return table(["part, ms per step that has it", "baseline", "hybrid", "hybrid/baseline"], rows)
 
 
 def whole(found: StepTimes) -> str:
-    """Both sides in a line, the ceiling of what skipping steps can give, and the GPU memory's slope."""
+    """Both sides in one line, the upper bound of the speedup, and the growth of GPU memory."""
     share, seconds = found.result.predicted_share, found.result.train_seconds
     lines = [
         f"{found.result.steps} nominal steps, {share:.0%} predicted: baseline {sum(found.baseline):.2f} s, hybrid "
-        f"{seconds:.2f} s, {sum(found.baseline) / seconds:.3f} times as fast; ceiling 1/(1-f) = {1 / (1 - share):.3f}",
+        f"{seconds:.2f} s, {sum(found.baseline) / seconds:.3f} times as fast; upper bound {1 / (1 - share):.3f}",
         "seeds: 50 steps, 40% predicted, 31.3 s and 25.1 s, 1.25 times as fast (their predicted steps moved no weight)",
     ]
     slope = found.result.statistics.get("memory_bytes_a_step")
     if slope is not None:
-        lines.append(f"GPU memory grows by {slope:,.0f} bytes a step (seeds: 3.8 to 14.1 GB in 50 steps)")
+        lines.append(f"GPU memory grows by {slope:,.0f} bytes per step (seeds: 3.8 to 14.1 GB in 50 steps)")
     return "\n".join(lines)
 
 
@@ -221,7 +221,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["seeds", "full"] if gpu else ["nano"])
     parser.add_argument("--cpu", action="store_true", help="on the CPU even if there is a GPU")
-    parser.add_argument("--json", help="keep the figures here")
+    parser.add_argument("--json", help="file for the results")
     options = parser.parse_args()
     device, kept = "cuda" if gpu and not options.cpu else "cpu", []
     for name in options.sizes:

@@ -1,10 +1,10 @@
-"""What a study costs beside its training: time to a trial's first step, and how long all cores train.
+"""Overhead of a study: the time to a trial's first step, and how long all cores are training.
 
     python benchmarks/study.py [first_step] [cores]
 
-``first_step``: seconds from the moment a trial is asked to its first nominal step, in the trial's own process and with
-a TorchTrainer of two workers, with the calibration (training of a kind) told apart. About four minutes.
-``cores``: runs jobs/local.yaml (about six minutes) and looks twice a second at which of its processes are computing.
+``first_step``: seconds from the request of a trial to its first nominal step, in the trial's own process and with a
+TorchTrainer of two workers. Calibration, which trains too, is shown separately. About four minutes.
+``cores``: runs jobs/local.yaml (about six minutes) and checks twice a second which of its processes are computing.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 LOCAL = Path(__file__).parents[1] / "jobs/local.yaml"
-BUSY = 0.5  # of a core: a process above it is computing
+BUSY = 0.5  # share of a core above which a process is computing
 SHORT = ("train.steps=60", "hybrid.warmup_steps=10", "search.trials=4", "search.scheduler=none", "confirm.best=0")
 
 
@@ -31,9 +31,9 @@ def study(folder: Path, *settings: str) -> subprocess.Popen[bytes]:
 
 
 def first_step(folder: Path, *settings: str) -> list[tuple[float, float]]:
-    """Of each trial: seconds from asked to first step, and how many of them were calibration."""
+    """For each trial: seconds from its request to its first step, and the part of them spent in calibration."""
     if study(folder, *SHORT, *settings).wait():
-        raise SystemExit("the study failed: run it by hand to see why")
+        raise SystemExit("the study failed: run it by hand to see the error")
     rows = [json.loads(line) for line in (folder / "local/trials.jsonl").read_text().splitlines()]
     found = []
     for row in rows:
@@ -45,7 +45,7 @@ def first_step(folder: Path, *settings: str) -> list[tuple[float, float]]:
 
 
 def busy_processes(driver: psutil.Process, seen: dict[int, float], seconds: float) -> int:
-    """How many processes below the driver computed for more than half of the last ``seconds``."""
+    """How many child processes of the driver computed for more than half of the last ``seconds``."""
     busy = 0
     for child in driver.children(recursive=True):
         try:
@@ -58,7 +58,7 @@ def busy_processes(driver: psutil.Process, seen: dict[int, float], seconds: floa
 
 
 def cores(folder: Path) -> tuple[float, float, float]:
-    """Minutes of the whole study, and the shares of them in which all cores, or at least one, were computing."""
+    """Minutes of the whole study, and the share of them in which all cores, and at least one, were computing."""
     started = time.monotonic()
     process = study(folder)
     driver, seen, counts, last = psutil.Process(process.pid), {}, [], time.monotonic()
@@ -77,11 +77,11 @@ def cores(folder: Path) -> tuple[float, float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help="first_step, cores; all without any")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="first_step, cores; default: both")
     parts = parser.parse_args().parts or ["first_step", "cores"]
     with tempfile.TemporaryDirectory() as folder:
         if "first_step" in parts:
-            print("asked to first step             median s   (range)        of it calibration")
+            print("request to first step           median s   (range)        calibration part")
             for name, settings in (("in the trial", ()), ("TorchTrainer, 2 workers", ("resources.workers=2",))):
                 found = first_step(Path(folder, name.split(",")[0].replace(" ", "-")), *settings)
                 waits = [wait for wait, _ in found]
@@ -91,7 +91,7 @@ def main() -> None:
         if "cores" in parts:
             minutes, every, one = cores(Path(folder, "cores"))
             print(
-                f"jobs/local.yaml: {minutes:.1f} minutes; all cores compute {every:.0%} of them, one or more {one:.0%}"
+                f"jobs/local.yaml: {minutes:.1f} minutes; all cores compute in {every:.0%}, at least one in {one:.0%}"
             )
 
 

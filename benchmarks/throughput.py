@@ -1,12 +1,12 @@
-"""Tokens a second and MFU of `hybrid_ray.training.loop.train`, prediction off, beside a plain loop after nanoGPT.
+"""Tokens per second and MFU of `hybrid_ray.training.loop.train` without prediction, and of a loop like nanoGPT's.
 
     python benchmarks/throughput.py [--presets nano ...] [--against whole loop] [--pairs 12] [--json FILE]
 
-On a GPU: 124M to 1.5B at 1024 tokens, bf16, compiled. On a CPU: small shapes, fp32, one thread, in CPU time. About a
-minute there. The two sides run in turn, a block of steps each, in one process: the plain loop runs between steps of
-`train`, so that what is measured is `train` itself and all that it does around a step. Both have the same shape, batch,
-precision, compilation and fused AdamW. ``whole`` is plain PyTorch throughout: its own model, batches and loop. ``loop``
-is the plain loop around our model. A ratio above 1 means that ours is faster. MFU is PaLM's (models/shapes.py).
+On a GPU: 124M to 1.5B at 1024 tokens, bf16, compiled. On a CPU: small shapes, fp32, one thread, in CPU time, about a
+minute. The two sides take turns, one block of steps each, in one process: the plain loop runs between steps of `train`,
+so `train` is measured with everything it does around a step. Both have the same shape, batch, precision, compilation
+and fused AdamW. ``whole`` compares with plain PyTorch throughout: its own model, batches and loop. ``loop`` compares
+with the plain loop around our model. A ratio above 1 means that ours is faster. MFU is PaLM's (models/shapes.py).
 """
 
 import argparse
@@ -34,12 +34,12 @@ from hybrid_ray.training.loop import train
 VOCABULARY = 50_304  # GPT-2's, rounded up to a multiple of 64 as nanoGPT does
 
 
-# Dense bf16 FLOP/s as their makers state them, by a part of the name that PyTorch reports.
+# Dense bf16 FLOP/s from the data sheets, by a part of the name that PyTorch reports.
 STATED_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "RTX 4090": 165e12, "RTX 3090": 71e12, "L4": 121e12}
 
 
 class Work(NamedTuple):
-    """What is trained and timed: ``micro`` sequences a forward, ``accumulate`` forwards a step, ``block`` steps."""
+    """The work that is timed: ``micro`` sequences per forward, ``accumulate`` forwards per step, ``block`` steps."""
 
     micro: int
     length: int
@@ -49,12 +49,12 @@ class Work(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """Of a block."""
+        """Tokens of a block."""
         return self.block * self.accumulate * self.micro * self.length
 
 
 ON_CPU = {"micro": Work(8, 32, 257, 20), "nano": Work(16, 64, 257, 10), "124M": Work(1, 64, VOCABULARY, 1)}
-ON_GPU = {  # four micro-batches a step, as the seeds' 124M runs (32 x 4)
+ON_GPU = {  # four micro-batches per step, as in the seeds' 124M runs (32 x 4)
     "124M": Work(32, 1024, VOCABULARY, 4, accumulate=4),
     "350M": Work(16, 1024, VOCABULARY, 3, accumulate=4),
     "774M": Work(8, 1024, VOCABULARY, 3, accumulate=4),
@@ -80,7 +80,7 @@ class PlainBlock(nn.Module):
 
 
 class PlainGPT(nn.Module):
-    """GPT-2 as one writes it in a page."""
+    """GPT-2 written in plain PyTorch."""
 
     def __init__(self, shape: GPT2Shape, vocabulary: int) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class PlainGPT(nn.Module):
 
 
 class PlainLoop:
-    """A training loop after nanoGPT's: the next batch is fetched while the device works, the loss is never read."""
+    """A training loop like nanoGPT's: it fetches the next batch while the device works, and never reads the loss."""
 
     def __init__(self, model: nn.Module, run: RunConfig, tokens: np.ndarray, device: torch.device) -> None:
         self.model, self.config, self.tokens, self.device = model.to(device), run.train, tokens, device
@@ -158,11 +158,11 @@ class PlainLoop:
 
 
 class Turns:
-    """Hears every step of `train`. After the first block, and after every second one from there, it runs two of the
-    other side: ours, theirs, theirs, ours, ours, theirs, ... The first pair warms up and is dropped.
+    """Times both sides in turn, in the order ours, theirs, theirs, ours, ours, theirs, ...
 
-    The compiler's counts are of the process: `train` says at its end that the model was compiled again, and means the
-    other side's.
+    `train` calls it after every step; after the first block and every second one from there it runs two blocks of the
+    other side. The first pair is a warmup and is dropped. The compiler counts per process, so `train` reports at its
+    end that the model was compiled again: that is the other side's model.
     """
 
     def __init__(self, other: Callable[[], PlainLoop], *, steps: int, clock: Callable[[], float]) -> None:
@@ -192,7 +192,7 @@ class Turns:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Throughput:
-    """One preset. ``ratios``: of each pair of blocks, their seconds over ours. Rates are medians."""
+    """The result of a preset. ``ratios``: their seconds / ours, for each pair of blocks. Rates are medians."""
 
     preset: str
     against: str
@@ -204,7 +204,7 @@ class Throughput:
     peak: str
     ratios: list[float]
     compiled: bool
-    fallbacks: str  # ours went back to a smaller micro-batch or to eager: the two sides are not alike then
+    fallbacks: str  # ours fell back to a smaller micro-batch or no compilation, so the sides differ
 
     def row(self) -> list[str]:
         low, half, high = spread(self.ratios)
@@ -226,7 +226,7 @@ HEADER = ["preset", "against", "ours tok/s", "plain tok/s", "ours MFU", "plain M
 
 
 def plain_run(preset: str, *, gpu: bool, compile: bool, steps: int) -> RunConfig:
-    """A baseline of the preset's size on random tokens."""
+    """A baseline run of the preset's size on random tokens."""
     work = (ON_GPU if gpu else ON_CPU)[preset]
     words = work.vocabulary == VOCABULARY
     return RunConfig(
@@ -256,7 +256,7 @@ def plain_run(preset: str, *, gpu: bool, compile: bool, steps: int) -> RunConfig
 
 
 def measure(preset: str, *, against: str, pairs: int, gpu: bool, compile: bool) -> Throughput:
-    """`train` beside the plain loop."""
+    """Compare `train` with the plain loop."""
     work = (ON_GPU if gpu else ON_CPU)[preset]
     run = plain_run(preset, gpu=gpu, compile=compile, steps=work.block * (pairs + 1))
     device, corpus = choose_device(run), prepare_text(run.data)
@@ -291,12 +291,12 @@ def measure(preset: str, *, against: str, pairs: int, gpu: bool, compile: bool) 
 
 
 def peak(device: torch.device) -> tuple[float, str]:
-    """FLOP/s that utilisation is told against, and where the number is from: the maker's, or a matrix product here."""
+    """Peak FLOP/s for the MFU, and its source: the data sheet, or a matrix product measured here."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         for part, rate in STATED_PEAKS.items():
             if part in name:
-                return rate, f"{rate / 1e12:.0f} TFLOP/s, stated for dense bf16 on {name}"
+                return rate, f"{rate / 1e12:.0f} TFLOP/s, from the data sheet for dense bf16 on {name}"
         rate = _product_rate(device, 8192, torch.bfloat16, time.perf_counter)
         return rate, f"{rate / 1e12:.0f} TFLOP/s, a bf16 matrix product measured here on {name}"
     rate = _product_rate(device, 1024, torch.float32, time.process_time)
@@ -304,7 +304,7 @@ def peak(device: torch.device) -> tuple[float, str]:
 
 
 def _product_rate(device: torch.device, side: int, dtype: torch.dtype, clock: Callable[[], float]) -> float:
-    """FLOP/s of the best of ten products of two square matrices."""
+    """FLOP/s of the fastest of ten products of two square matrices."""
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
     for _ in range(10):
@@ -318,12 +318,12 @@ def _product_rate(device: torch.device, side: int, dtype: torch.dtype, clock: Ca
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--presets", nargs="+", choices={**ON_CPU, **ON_GPU}, help="default: those of the device")
+    parser.add_argument("--presets", nargs="+", choices={**ON_CPU, **ON_GPU}, help="default: those for the device")
     parser.add_argument("--against", nargs="+", choices=["whole", "loop"], default=["whole", "loop"])
-    parser.add_argument("--pairs", type=int, default=12, help="of blocks, one of ours and one of theirs")
+    parser.add_argument("--pairs", type=int, default=12, help="pairs of blocks, one of ours and one of theirs")
     parser.add_argument("--eager", action="store_true", help="do not compile on a GPU")
     parser.add_argument("--cpu", action="store_true", help="on the CPU even if there is a GPU")
-    parser.add_argument("--json", help="keep the figures here")
+    parser.add_argument("--json", help="file for the results")
     options = parser.parse_args()
     gpu = torch.cuda.is_available() and not options.cpu
     presets = options.presets or ([*ON_GPU] if gpu else ["micro", "nano"])
@@ -336,7 +336,7 @@ def main() -> None:
             keep(options.json, map(asdict, found))
             print(f"{preset} against {against}: {middle(found[-1].ratios):.3f}", flush=True)
     print(table(HEADER, [one.row() for one in found]))
-    print(f"MFU of {found[0].peak}; {found[0].device}")
+    print(f"MFU relative to {found[0].peak}; {found[0].device}")
 
 
 if __name__ == "__main__":

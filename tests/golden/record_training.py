@@ -5,8 +5,8 @@
 The divergence monitor is calibrated on these series (``tests/unit/test_divergence.py``): they must cause no warning.
 About a minute per series on one CPU core. Three kinds of noise: a byte GPT with AdamW and a cosine schedule; an MLP
 with SGD and momentum that memorises a small set of windows, so its loss falls by orders of magnitude and single batches
-stand out; and the same GPT with a jump along its average displacement (time constant 100, gain 0.6) after every fifth real
-step. Columns: loss, gradient norm before clipping, and 1 right after a jump of the weights (else 0).
+stand out; and the same GPT with a jump along its average displacement (time constant 100, gain 0.6) after every fifth
+real step. Columns: loss, gradient norm before clipping, and 1 right after a jump of the weights (else 0).
 """
 
 import math

@@ -213,7 +213,7 @@ class _Search:
         heapq.heappush(self._queue, (trial.started + after, next(self._order), trial, report))
 
     def _hear(self, trial: _Trial, report: dict[str, Any] | None) -> None:
-        """Process a report as Tune does: the scheduler decides, and the searcher gets every report that ends no trial."""
+        """Process a report as Tune does: the scheduler decides; the searcher gets those that do not end a trial."""
         if report is None:
             self._scheduler.on_trial_error(_CONTROLLER, trial)
             self.searcher.on_trial_complete(trial.trial_id, error=True)
