@@ -1,7 +1,7 @@
-"""The command line. ``hybrid-ray COMMAND --help`` tells what each takes.
+"""The command line. ``hybrid-ray COMMAND --help`` lists the arguments of each.
 
-Exit codes: 0 done; 1 the run failed; 2 a wrong job or argument (all problems listed, nothing started);
-143 asked to stop (SIGTERM or Ctrl-C), resumable.
+Exit codes: 0 done; 1 the run failed; 2 a wrong job or argument (every problem is listed, nothing was started);
+143 stopped by SIGTERM or Ctrl-C and can be resumed.
 """
 
 import argparse
@@ -91,10 +91,10 @@ def _train(options: argparse.Namespace) -> int:
     job, directory = read_job(options.job, options.set), Path(options.out)
     result = train_once(job, arm=options.arm, directory=directory)
     if result.status == "stopped":
-        print(f"Stopped as asked. The same command goes on from the last checkpoint, if there is one: {directory}")
+        print(f"Stopped. Run the same command again to continue from the last checkpoint in {directory}, if it has one")
         return STOPPED
     if result.status != "finished":
-        print(f"error: the run is {result.status}: {result.error}", file=sys.stderr)
+        print(f"error: the run ended as {result.status}: {result.error}", file=sys.stderr)
         return FAILED
     found, share = result.heldout["val"], result.predicted_share
     task = load_task(job.run())
@@ -102,9 +102,11 @@ def _train(options: argparse.Namespace) -> int:
     others += [f"{name} {value:.4g}" for name, value in found.metrics.items()]
     if not others and task.measure == "nats":
         others = [f"perplexity {math.exp(min(found.loss, 700)):.2f}"]
-    shown = f"{task.measure} a {task.unit}" + (f" ({', '.join(others)})" if others else "")
+    shown = f"{task.measure} per {task.unit}" + (f" ({', '.join(others)})" if others else "")
     print(f"held-out loss {found.loss:.4f} {shown}, {share:.0%} of the steps predicted")
-    print(f"{result.train_seconds:.1f} s of training, {result.time:.0f} plain steps of time; all of it: {directory}")
+    print(
+        f"{result.train_seconds:.1f} s of training, the time of {result.time:.0f} plain steps; results in {directory}"
+    )
     return OK
 
 
@@ -118,7 +120,7 @@ def _compare(options: argparse.Namespace) -> int:
     try:
         compare_arms(job, directory=directory)
     except Stopped:
-        print(f"Stopped as asked. The same command goes on with what is in {directory}")
+        print(f"Stopped. Run the same command again to continue with the runs in {directory}")
         return STOPPED
     print((directory / "comparison.txt").read_text(encoding="utf-8"), end="")
     print(f"\n{directory / 'report.html'}")
@@ -192,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="hybrid-ray",
         description="Find out how much training can be skipped, measured against controls that cost the same.",
     )
-    parser.add_argument("--verbose", action="store_true", help="log what happens")
+    parser.add_argument("--verbose", action="store_true", help="also print informational log messages")
     parser.add_argument("--version", action="version", version=f"hybrid-ray {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -201,7 +203,11 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(command=does)
         command.add_argument("job", metavar="JOB.yaml")
         command.add_argument(
-            "--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. train.steps=800"
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="change one setting of the job, e.g. train.steps=800",
         )
         return command
 
@@ -211,42 +217,59 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("study", metavar="DIR", help="a study directory, such as studies/local")
         return command
 
-    job_command("run", _run, "tune: baseline, frontier, search, confirmation, report")
-    plan = job_command("plan", _plan, "what a job would cost and whether it fits; trains nothing")
+    job_command("run", _run, "run a whole study: baseline, frontier, search, confirmation, report")
+    plan = job_command("plan", _plan, "estimate the time and memory that a job needs; trains nothing")
     plan.add_argument(
-        "--memory", type=float, metavar="GIB", help="only whether it would fit on a device with so much free memory"
+        "--memory",
+        type=float,
+        metavar="GIB",
+        help="only check whether a run fits on a device with this much free memory",
     )
-    train = job_command("train", _train, "one training run, no search")
-    train.add_argument("--arm", choices=["baseline", "hybrid"], default="hybrid")
-    train.add_argument(
-        "--out", default="runs/train", metavar="DIR", help="where the run directory goes (default: %(default)s)"
+    train = job_command("train", _train, "train once, without a search")
+    train.add_argument("--arm", choices=["baseline", "hybrid"], default="hybrid", help="default: %(default)s")
+    train.add_argument("--out", default="runs/train", metavar="DIR", help="directory of the run (default: %(default)s)")
+    compare = job_command(
+        "compare", _compare, "compare the hybrid with its controls over several seeds, with statistics"
     )
-    compare = job_command("compare", _compare, "the hybrid beside every control, over seeds, with statistics")
-    compare.add_argument("--out", metavar="DIR", help="where the runs go (default: comparisons/NAME)")
+    compare.add_argument("--out", metavar="DIR", help="directory of the comparison (default: comparisons/NAME)")
     submit = job_command("submit", _submit, "send a job to a Ray cluster and follow its log")
     submit.add_argument(
-        "--address", required=True, metavar="URL", help="of the cluster's dashboard, e.g. http://127.0.0.1:8265"
+        "--address", required=True, metavar="URL", help="URL of the cluster's dashboard, e.g. http://127.0.0.1:8265"
     )
     submit.add_argument(
-        "--insecure", action="store_true", help="allow plain http to another machine: others can read job and token"
+        "--insecure",
+        action="store_true",
+        help="allow plain http to another machine, though others could read the job and the token",
     )
-    resume = study_command("resume", _resume, "go on with a study that was stopped; finished trials are kept")
-    resume.add_argument("--fork", action="store_true", help="begin a new study with what was best in this one")
-    extend = study_command("extend", _extend, "more trials for a finished study")
-    extend.add_argument("--trials", type=int, required=True, metavar="N", help="trials in all, those done counted in")
-    study_command("report", _report, "write report.html and report.md anew from what is stored")
-    rescore = study_command("rescore", _rescore, "measure a study's trials by another objective; trains nothing")
+    resume = study_command("resume", _resume, "continue a study that was stopped; finished trials are kept")
+    resume.add_argument(
+        "--fork", action="store_true", help="start a new study that first tries the best settings of this one"
+    )
+    extend = study_command("extend", _extend, "add trials to a finished study")
+    extend.add_argument(
+        "--trials", type=int, required=True, metavar="N", help="total number of trials, finished ones included"
+    )
+    study_command("report", _report, "write report.html and report.md again from the stored results")
+    rescore = study_command("rescore", _rescore, "score a study's trials by another objective; trains nothing")
     rescore.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. objective.mode=net; the objective's alone"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a setting of the objective, e.g. objective.mode=net",
     )
-    schema = commands.add_parser("schema", help="the JSON schema of a job, for editors")
-    schema.add_argument("--markdown", action="store_true", help="every setting as a page of tables: docs/settings.md")
+    schema = commands.add_parser("schema", help="print the JSON schema of a job file, for editors")
+    schema.add_argument(
+        "--markdown", action="store_true", help="print all settings as Markdown tables instead (docs/settings.md)"
+    )
     schema.set_defaults(command=_schema)
-    init = commands.add_parser("init", help="write a commented job file that runs as it is")
+    init = commands.add_parser("init", help="write a commented job file that is ready to run")
     init.set_defaults(command=_init)
     init.add_argument("path", metavar="PATH", nargs="?", default="my_job.yaml", help="default: %(default)s")
-    init.add_argument("--task", action="store_true", help="and the file of a model of your own, which the job trains")
-    doctor = commands.add_parser("doctor", help="what this machine has, and what is missing")
+    init.add_argument(
+        "--task", action="store_true", help="also write a Python file with a model of your own, which the job trains"
+    )
+    doctor = commands.add_parser("doctor", help="show what this machine has and what is missing")
     doctor.set_defaults(command=_doctor)
     return parser
 

@@ -1,10 +1,10 @@
-"""What a job says, as frozen dataclasses. ``config/jobfile.py`` reads them from YAML and lists every problem at once.
+"""The settings of a job, as frozen dataclasses. ``config/jobfile`` reads them from YAML and lists all problems at once.
 
 A *job* (`JobConfig`) is what a user writes. A *run* (`RunConfig`) is one training of one model with one seed: the
-baseline, a searched trial, a control. Every run goes through the one loop in ``training/loop.py`` and runs differ in
-their configuration alone.
+baseline, a searched trial, a control. Every run uses the loop in ``training/loop.py``, so runs differ only in
+their configuration.
 
-Each class checks its own values in ``problems()`` and returns sentences; nothing here raises while a job is being read.
+Each class checks its values when it is made and raises one `ConfigError` with all problems (``config/section.py``).
 """
 
 from hybrid_ray.config.evaluation import (

@@ -39,20 +39,20 @@ ControlArm = Literal["equal_steps", "equal_time", "placebo", "random_direction",
 
 
 def arm_label(arm: str) -> str:
-    """What an arm is called in results and reports: a user's own by the name of its function."""
+    """The arm's name in results and reports. A user's own arm is called by the name of its function."""
     return arm.rpartition(":")[2]
 
 
 def _arm(arm: str) -> str:
     check_name(arm, get_args(ControlArm))
     if ":" in arm and arm_label(arm) in get_args(Arm):
-        raise ValueError(f"another arm is called {arm_label(arm)} too: give the function another name")
+        raise ValueError(f"there already is an arm called {arm_label(arm)}: rename the function")
     return arm
 
 
 def _told_apart(arms: tuple[str, ...]) -> tuple[str, ...]:
     if len({arm_label(arm) for arm in arms}) < len(set(arms)):
-        raise ValueError("two of them have functions of one name: give one of them another name")
+        raise ValueError("two of these functions have the same name: rename one of them")
     return arms
 
 
@@ -61,71 +61,78 @@ ControlArms = Annotated[Listed[Annotated[str, AfterValidator(_arm)]], AfterValid
 
 @section
 class ObjectiveConfig:
-    """What a trial is scored by (docs/method.md, section 4)."""
+    """How a trial is scored (docs/method.md, section 4)."""
 
     mode: Literal["score", "net", "pareto"] = Field(
         default="score",
-        description="score: speedup less a penalty; net: net speedup; pareto: speedup and loss, two objectives",
+        description="score: speedup minus a penalty for a higher loss; net: net speedup, measured against stopping "
+        "early; pareto: speedup and loss as two objectives",
     )
-    penalty_weight: NonNegative = Field(default=20.0, description="score: weight of the loss penalty")
-    tolerance: NonNegative = Field(default=0.02, description="score: relative rise of the loss that costs nothing")
-    max_degradation: Positive = Field(default=0.25, description="Relative rise of the loss at which a trial is stopped")
+    penalty_weight: NonNegative = Field(default=20.0, description="Weight of the loss penalty in the score")
+    tolerance: NonNegative = Field(
+        default=0.02, description="Relative rise of the loss that the score does not penalize"
+    )
+    max_degradation: Positive = Field(
+        default=0.25, description="A trial whose loss rises by more than this (relative to the baseline) is stopped"
+    )
 
 
 def _with_the_baseline(lengths: tuple[float, ...]) -> tuple[float, ...]:
     if len(set(lengths)) < 5 or 1.0 not in lengths:
-        raise ValueError("needs at least 5 lengths, 1.0 (the baseline) among them")
+        raise ValueError("needs at least 5 lengths, including 1.0 (the baseline)")
     return lengths
 
 
 @section
 class FrontierConfig:
-    """Real-steps-only runs of several lengths, each with its schedule fully decayed."""
+    """Plain training runs of several lengths, each with a learning rate that decays fully by its end."""
 
     lengths: Annotated[Listed[Annotated[float, Field(ge=0.05, le=4.0)]], AfterValidator(_with_the_baseline)] = Field(
-        default=(0.4, 0.55, 0.7, 0.85, 1.0, 1.1), description="Lengths as shares of train.steps; 1.0 is the baseline"
+        default=(0.4, 0.55, 0.7, 0.85, 1.0, 1.1), description="Lengths as fractions of train.steps; 1.0 is the baseline"
     )
 
 
 @section
 class ConfirmConfig:
-    """The best trials again, on fresh seeds and the test split, with controls that cost the same."""
+    """The best trials are repeated with new seeds and measured on the test split, next to controls of equal cost."""
 
-    best: int = Field(default=2, ge=0, le=100_000, description="How many of the best trials; 0: no confirmation")
-    seeds: int = Field(default=3, ge=3, le=10_000, description="Fresh seeds that each is run with")
+    best: int = Field(default=2, ge=0, le=100_000, description="Number of best trials to confirm; 0: no confirmation")
+    seeds: int = Field(default=3, ge=3, le=10_000, description="Number of new seeds for each of them")
     arms: ControlArms = Field(
-        default=("equal_steps", "placebo"), description="Controls of each, or package.module:function"
+        default=("equal_steps", "placebo"),
+        description="Controls run for each of them: names, or package.module:function",
     )
 
 
 def _rising(analyses: tuple[int, ...]) -> tuple[int, ...]:
     if not analyses or any(a >= b for a, b in pairwise(analyses)):
-        raise ValueError("must be rising numbers of seeds, the first at least 3")
+        raise ValueError("must be increasing numbers of seeds, the first at least 3")
     return analyses
 
 
 @section
 class CompareConfig:
-    """``hybrid-ray compare``: the job's own hybrid settings against the controls, over seeds, with statistics."""
+    """``hybrid-ray compare``: the job's hybrid settings against the controls, over several seeds, with statistics."""
 
     interim_analyses: Annotated[Listed[Annotated[int, Field(ge=3, le=10_000)]], AfterValidator(_rising)] = Field(
         default=(6, 12),
-        description="Numbers of seeds after which the result is analysed; it stops at the first analysis that decides. "
-        "Three seeds find an effect of 3 % in 4 to 32 % of cases, six in 29 to 81 %",
+        description="Numbers of seeds after which the result is analysed. The comparison stops at the first analysis "
+        "that decides. Three seeds detect an effect of 3 % in 4 to 32 % of cases, six seeds in 29 to 81 %",
     )
     spending: Literal["obrien_fleming", "pocock"] = Field(
-        default="obrien_fleming", description="How the error level is spread over the interim analyses"
+        default="obrien_fleming",
+        description="Alpha-spending function: how the error level is divided among the interim analyses",
     )
-    arms: ControlArms = Field(default=get_args(ControlArm), description="Controls, or package.module:function")
+    arms: ControlArms = Field(default=get_args(ControlArm), description="Controls: names, or package.module:function")
     peers: Listed[OptimizerName] = Field(
         default=(),
-        description="Optimizers that skip nothing, each tuned like the baseline and with a frontier of its own. Only a "
-        "gain over the best of them comes from predicting",
+        description="Other optimizers, which train without predictions. Each is tuned like the baseline and has its "
+        "own frontier. Only a gain over the best of them shows that predicting helps",
     )
-    # A setting is tuned with the others at the best values found before.
+    # One setting is tuned at a time, with the settings tuned before it at their best values.
     tune_baseline: bool = Field(
         default=True,
-        description="Tune the baseline, then each peer, and the hybrid's learning rate (as hybrid.lr_factor)",
+        description="Tune the baseline and each peer, then the hybrid's learning rate (hybrid.lr_factor)",
     )
     lr_factors: Listed[Positive] = Field(
         default=(0.5, 1.0, 2.0), description="Learning rates to try, as factors of train.learning_rate"
@@ -140,9 +147,11 @@ class CompareConfig:
     variants: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict,
         metadata={
-            "description": "Further configurations by name, each as settings over the job's own (train.precision: "
-            "bf16). Each is compared with the baseline, and with its own settings without prediction: what precision "
-            "or batch size bring is not the method's"
+            "description": "More configurations by name. Each lists the settings it changes (train.precision: bf16). "
+            "Each is compared with the baseline and with its own settings without predictions, so that an effect of "
+            "precision or batch size is not credited to the method"
         },
     )
-    effect: Positive = Field(default=0.03, description="The relative effect that the number of seeds is planned for")
+    effect: Positive = Field(
+        default=0.03, description="Relative effect that the comparison should detect; used to plan the number of seeds"
+    )

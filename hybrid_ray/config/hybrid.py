@@ -16,7 +16,7 @@ TrustName = Literal["loss_trend", "off"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Habits:
-    """Where in a run a predictor works, and how it is gated, unless a job says otherwise."""
+    """Default gate of a predictor, and the part of a run in which it predicts."""
 
     first_fraction: float = 0.0
     off_fraction: float = 0.25
@@ -24,9 +24,9 @@ class _Habits:
     trust: TrustName = "off"
 
 
-# AdEMAMix steps along its slow average from the first step to the last, and the gain comes from all of them.
-# Jumps along a displacement average pay in the middle of a run: early ones raise the loss, late ones have nothing to
-# gain while the rate falls to zero. The fractions did best in trials (docs/findings.md).
+# slow_momentum predicts in the whole run, because AdEMAMix uses its slow average in every step. Predictions from an
+# average displacement help in the middle of a run: early ones raise the loss, and late ones gain nothing because the
+# learning rate falls to zero. These fractions did best in trials (docs/findings.md).
 _HABITS: dict[str, _Habits] = {
     "slow_momentum": _Habits(off_fraction=0.0, gate="always", trust="loss_trend"),
     "ema_nesterov": _Habits(first_fraction=0.16, off_fraction=0.24),
@@ -35,7 +35,7 @@ _HABITS: dict[str, _Habits] = {
 
 @section
 class HybridConfig:
-    """The hybrid method (docs/method.md, section 1). Every field has a default; the three tuned knobs come first.
+    """The hybrid method (docs/method.md, section 1). The first three settings are the ones a search usually tunes.
 
     A cycle is Full (``full_steps`` real steps), Predict (``prediction_horizon`` predicted steps, a real step after
     every ``correction_interval`` of them), Correct (``correct_steps`` real steps). ``predictor="none"`` trains plainly.
@@ -43,67 +43,75 @@ class HybridConfig:
 
     confidence_threshold: Share = Field(
         default=0.3,
-        description="Predict where the confidence (agreement of displacements) is at least this; 0: in every cycle",
+        description="Predict in cycles whose confidence (agreement of successive displacements) is at least this; 0: "
+        "always",
     )
-    prediction_horizon: int = Field(default=5, ge=1, le=1_000_000, description="Predicted steps of one cycle")
+    prediction_horizon: int = Field(default=5, ge=1, le=1_000_000, description="Predicted steps in one cycle")
     correction_interval: int = Field(
         default=0,
         ge=0,
         le=1_000_000,
-        description="A real step after so many predicted ones (a micro-correction); 0: none",
+        description="Insert one real step (a micro-correction) after this many predicted steps; 0: never",
     )
     warmup_steps: Whole = Field(default=100, description="Real steps before the first cycle")
     full_steps: int = Field(default=10, ge=1, le=1_000_000, description="Real steps at the start of a cycle")
-    correct_steps: int = Field(default=5, ge=0, le=1_000_000, description="Real steps after a prediction")
+    correct_steps: int = Field(default=5, ge=0, le=1_000_000, description="Real steps after the predicted ones")
     predictor: PredictorChoice = Field(
         default=PredictorConfig().changed_to("ema_nesterov"),
-        description="What predicts the weights: a name, or {name: ..., option: ...}; package.module:Name for one of "
-        "your own",
+        description="Method that predicts the weights: a name, or {name: ..., option: ...}; package.module:Name for "
+        "your own predictor",
     )
     gate: GateName | None = Field(
-        default=None, description="What decides whether a cycle predicts (method/gate); null: the predictor's own"
+        default=None, description="Rule that decides whether a cycle predicts; null: the predictor's default"
     )
     trust: TrustName | None = Field(
         default=None,
-        description="loss_trend: no prediction while the training loss rises (method/gate/loss_trend.py); null: the "
-        "predictor's own",
+        description="loss_trend: no predictions while the training loss rises; null: the predictor's default",
     )
-    gate_rate: Share = Field(default=0.5, description="gate random: share of the cycles that predict")
+    gate_rate: Share = Field(default=0.5, description="For gate: random. Fraction of cycles that predict")
     lr_factor: Positive = Field(
         default=1.0,
-        description="Learning rate of a run that predicts, over train.learning_rate. Baseline, frontier and the "
-        "controls without predictions keep the rate tuned for them",
+        description="Factor on train.learning_rate in runs that predict. The baseline, the frontier and the controls "
+        "without predictions keep train.learning_rate",
     )
-    couple_lr: bool = Field(default=True, description="Scale predicted steps by lr / lr_max")
+    couple_lr: bool = Field(
+        default=True, description="Scale predicted steps by the current learning rate divided by its maximum"
+    )
     first_fraction: Share | None = Field(
         default=None,
-        description="No predictions in this first part of the run; null: the predictor's own (0, ema_nesterov 0.16)",
+        description="Fraction at the start of the run without predictions; null: the predictor's default (ema_nesterov "
+        "0.16, others 0)",
     )
     off_fraction: Share | None = Field(
         default=None,
-        description="No predictions in this last part of the run; null: the predictor's own (slow_momentum 0, "
-        "ema_nesterov 0.24, others 0.25)",
+        description="Fraction at the end of the run without predictions; null: the predictor's default (slow_momentum "
+        "0, ema_nesterov 0.24, others 0.25)",
     )
     horizon_mode: Literal["fixed", "scaled"] = Field(
         default="fixed", description="scaled: the horizon shrinks with the learning rate"
     )
-    # It lowers the error of the next prediction (method/corrector.py). Off because it steers the length of predictions
-    # whatever ``gain`` says.
+    # Lowers the error of the next prediction (method/corrector.py). Off by default because it changes the length of
+    # predictions independently of ``gain``.
     residual_feedback: Share = Field(
-        default=0.0, description="How fast the length of predictions follows what real steps then do; 0: not at all"
+        default=0.0,
+        description="How fast the length of predictions adapts to the real steps that follow them; 0: never",
     )
     divergence_sigma: Positive = Field(
-        default=2.5, description="z-score of the loss at which training is watched (Caution)"
+        default=2.5,
+        description="z-score of the training loss from which a rise counts as a sign of divergence (Caution)",
     )
     sample_one_in: int = Field(
-        default=64, ge=1, le=MOST, description="Measures and residuals look at one coordinate in so many"
+        default=64, ge=1, le=MOST, description="Confidence and residuals are computed from one weight in this many"
     )
-    buffer_dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="Of the predictor's buffers")
+    buffer_dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="Number format of the predictor's buffers"
+    )
     buffer_device: Literal["model", "host"] = Field(
-        default="model", description="Where the predictor's buffers are; host: pinned memory where there is a GPU"
+        default="model",
+        description="Memory that holds the predictor's buffers; host: main memory, pinned if there is a GPU",
     )
     offload_optimizer: bool = Field(
-        default=False, description="Move optimizer state to host memory for each prediction, and back"
+        default=False, description="Move the optimizer state to host memory during each prediction, to free GPU memory"
     )
 
     @property
@@ -114,16 +122,16 @@ class HybridConfig:
 
     @property
     def predicts_from(self) -> float:
-        """The share of the run after which predictions begin."""
+        """The fraction of the run after which predictions begin."""
         return self._habits.first_fraction if self.first_fraction is None else self.first_fraction
 
     @property
     def predicts_until(self) -> float:
-        """The share of the run after which predictions end."""
+        """The fraction of the run after which predictions end."""
         return 1.0 - (self._habits.off_fraction if self.off_fraction is None else self.off_fraction)
 
     def real_steps(self, nominal: int) -> float:
-        """Real steps of a run of so many nominal ones, if it predicts in every cycle of its part for predictions."""
+        """Real steps of a run of ``nominal`` steps, if all cycles from `predicts_from` to `predicts_until` predict."""
         part = max(0.0, self.predicts_until - self.predicts_from)
         return nominal * (1.0 - part * self.prediction_horizon / self.cycle_steps)
 

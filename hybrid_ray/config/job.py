@@ -26,7 +26,7 @@ PublishedName = Literal["mnist_cnn_conservative", "mnist_cnn_aggressive", "gpt2_
 
 def _folder_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
-        raise ValueError("must match [A-Za-z0-9._-]+ and not begin with a dot: it names a folder")
+        raise ValueError("must match [A-Za-z0-9._-]+ and not begin with a dot, because a folder gets this name")
     return name
 
 
@@ -35,18 +35,18 @@ class JobConfig:
     """A whole job, as written in ``jobs/*.yaml``."""
 
     name: Annotated[str, AfterValidator(_folder_name)] = Field(
-        default="study", description="Of the study, and of its folder; by default that of the job file"
+        default="study", description="Name of the study and of its folder; default: the name of the job file"
     )
-    # So that workers and a resumed study find them too. Defines no result.
+    # So that workers and a resumed study find the modules too. It does not affect results.
     folders: Listed[str] = field(
         default=(),
         compare=False,
-        metadata={"description": "Where modules that the job names were found: filled in when it is read"},
+        metadata={"description": "Folders of the modules that the job names; filled in when the job is read"},
     )
-    seed: Seed = Field(default=0, description="Of initial weights, data order and dropout")
-    studies_dir: str = Field(default="studies", description="Where studies are written")
+    seed: Seed = Field(default=0, description="Seed of initial weights, data order and dropout")
+    studies_dir: str = Field(default="studies", description="Folder that holds the studies")
     published: PublishedName | None = Field(
-        default=None, description="A published table to show next to ours in a comparison (report/tables/published.py)"
+        default=None, description="A published table to show next to the results of a comparison"
     )
     task: TaskConfig = field(default_factory=TaskConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -63,7 +63,7 @@ class JobConfig:
 
     @property
     def named(self) -> dict[str, str]:
-        """What the job names by ``package.module:Name``, by the place that names it."""
+        """All ``package.module:Name`` values in the job, by setting (``search.scheduler``)."""
         found = {f"search.{place}": name for place, name in self.search.named.items()}
         for place, arms in (("confirm.arms", self.confirm.arms), ("compare.arms", self.compare.arms)):
             found |= {f"{place}.{index}": arm for index, arm in enumerate(arms)}
@@ -74,7 +74,7 @@ class JobConfig:
 
     @property
     def model_name(self) -> str:
-        """What messages and reports call the model."""
+        """The model's name in messages and reports."""
         return self.task.factory or self.model.preset
 
     def run(self, *, arm: Arm = "hybrid", seed: int | None = None, hybrid: HybridConfig | None = None) -> "RunConfig":
@@ -95,7 +95,7 @@ class JobConfig:
 
 @section
 class RunConfig:
-    """One training of one model with one seed, whatever the arm. All that defines the weights that come out."""
+    """One training of one model with one seed, for any arm. Holds everything that determines the final weights."""
 
     arm: str = "hybrid"  # an `Arm`, or a user's own
     seed: Seed = 0
@@ -104,12 +104,12 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     hybrid: HybridConfig = field(default_factory=HybridConfig)
-    replay: str | None = None  # result.json of a hybrid run whose phase decisions and displacement norms to follow
+    replay: str | None = None  # result.json of the hybrid run whose phases and displacement norms are replayed
     workers: int = Field(default=1, ge=1)
     folders: Listed[str] = field(default=(), compare=False)  # the job's own
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values of all that defines the run. A task of ours is defined by ``model`` and ``data`` alone."""
+        """Everything that defines the run, as plain values. Built-in tasks need only ``model`` and ``data``."""
         plain = asdict(self)
         del plain["folders"]
         if self.task.factory is None:
@@ -118,7 +118,7 @@ class RunConfig:
 
     @property
     def micro_batch_size(self) -> int:
-        """Sequences in one forward on one worker."""
+        """Examples in one forward pass on one worker."""
         micro = self.train.micro_batch_size
         if micro == "auto":
             raise ValueError("micro_batch_size is still 'auto' but is resolved before a run is made (study/plan.py)")
@@ -126,10 +126,10 @@ class RunConfig:
 
     @property
     def accumulate(self) -> int:
-        """Micro-batches of one worker in one real step: accumulate x workers x micro-batch = batch size."""
+        """Micro-batches per worker and real step: accumulate x workers x micro-batch = batch size."""
         return self.train.batch_size // (self.workers * self.micro_batch_size)
 
     @property
     def optimizer_settings(self) -> TrainConfig:
-        """``train`` at the learning rate of this very run: a hybrid may have another than plain training."""
+        """``train`` with the learning rate of this run, which ``hybrid.lr_factor`` may change."""
         return replace(self.train, learning_rate=self.train.learning_rate * self.hybrid.lr_factor)

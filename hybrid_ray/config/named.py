@@ -1,9 +1,8 @@
-"""What a user names as ``package.module:Name``: found, imported and checked. For a job's task, predictor, optimizer...
+"""Find, import and check what a job names as ``package.module:Name``: its task, predictor, scheduler and so on.
 
-Where such a thing has options, a job writes ``{name: package.module:Name, option: value, ...}`` (`NamedSetting`).
+To pass options, a job writes ``{name: package.module:Name, option: value, ...}`` (`NamedSetting`).
 
-The module is looked for in the folders that a job was read from, then in the working directory, then among installed
-packages.
+The module is searched for in the folder of the job file, then in the working directory, then among installed packages.
 """
 
 import difflib
@@ -47,7 +46,7 @@ def is_module_name(text: str) -> bool:
 
 
 def name_and_options(setting: NamedSetting) -> tuple[str, dict[str, Any]]:
-    """Of what a job writes. A mapping without a name has the name ``""``, which is a problem (`check_name`)."""
+    """Name and options of a setting. A mapping without a name gets the name ``""``, which `check_name` rejects."""
     if isinstance(setting, str):
         return setting, {}
     options = dict(setting)
@@ -55,10 +54,10 @@ def name_and_options(setting: NamedSetting) -> tuple[str, dict[str, Any]]:
 
 
 def check_name(setting: NamedSetting, ours: Sequence[str] = ()) -> NamedSetting:
-    """The setting, if it has the form of one. Nothing is imported.
+    """Check the form of a setting and return it. Nothing is imported.
 
     Args:
-        ours: names of what is part of this package, which takes no options here.
+        ours: built-in names, which take no options.
 
     Raises:
         ValueError: the rule that it breaks, as the end of a sentence.
@@ -66,7 +65,7 @@ def check_name(setting: NamedSetting, ours: Sequence[str] = ()) -> NamedSetting:
     name, options = name_and_options(setting)
     if name in ours:
         if options:
-            raise ValueError(f"{name} takes no options here: leave {', '.join(options)} out")
+            raise ValueError(f"{name} takes no options: leave {', '.join(options)} out")
         return setting
     if not is_module_name(name):
         known = f"one of {', '.join(ours)}, or " if ours else ""
@@ -81,16 +80,16 @@ def check_name(setting: NamedSetting, ours: Sequence[str] = ()) -> NamedSetting:
 def make_named(
     setting: NamedSetting, kind: type, *, place: str, usual: Mapping[str, Any], folders: Sequence[str | Path]
 ) -> Any:
-    """Make what a setting names, with its options.
+    """Make the object that a setting names, with its options.
 
     Args:
-        kind: what must come out.
-        place: of the setting in the job, for messages: ``search.scheduler``.
-        usual: arguments for those parameters that the job gives no option for, where there are such parameters.
+        kind: the class that the object must have.
+        place: path of the setting, for messages: ``search.scheduler``.
+        usual: default arguments. Used for parameters of these names that the job gives no option for.
         folders: as in `load_named`.
 
     Raises:
-        ConfigError: it is not there, takes other options, fails, or gives something else.
+        ConfigError: the name does not exist, does not take these options, raises, or makes another kind of object.
     """
     name, options = name_and_options(setting)
     make = load_named(name, setting=place, folders=folders)
@@ -108,15 +107,15 @@ def make_named(
 
 
 def load_named(name: str, *, setting: str, folders: Sequence[str | Path] = ()) -> Any:
-    """What ``package.module:Name`` names.
+    """Import the object that ``package.module:Name`` names.
 
     Args:
-        setting: where the job says so, for messages: ``task.factory``.
-        folders: where the module is looked for before the working directory. If there are none, a module that is
-            imported already is taken as it is.
+        setting: path of the setting, for messages: ``task.factory``.
+        folders: searched for the module before the working directory. Without folders, a module that is already
+            imported is used as it is.
 
     Raises:
-        ConfigError: no such form, module or name, or the import fails.
+        ConfigError: the text has another form, the module or the name does not exist, or the import fails.
     """
     if not is_module_name(name):
         raise ConfigError(f"{setting} is {name!r} but must look like package.module:Name")
@@ -146,12 +145,12 @@ def load_module(name: str, *, setting: str, folders: Sequence[str | Path] = ()) 
             f"{setting} is {name!r} but there is no module {path}: put {path.replace('.', '/')}.py next to the job "
             "file or in the working directory, or install it"
         ) from error
-    except Exception as error:  # whatever a user's module does when it is imported
+    except Exception as error:  # a user's module may raise anything
         raise ConfigError(f"{setting} is {name!r} but importing {path} fails: {_described(error)}") from error
 
 
 def module_folder(name: str, folders: Iterable[Path | str]) -> str | None:
-    """The first folder that holds the module as a file or package; None where it must be installed."""
+    """The first folder that holds the module as a file or package; None if there is none."""
     path = Path(*name.partition(":")[0].split("."))
     for folder in map(Path, folders):
         if (folder / path.with_suffix(".py")).is_file() or (folder / path / "__init__.py").is_file():
@@ -160,7 +159,7 @@ def module_folder(name: str, folders: Iterable[Path | str]) -> str | None:
 
 
 def source_of(name: str, folders: Iterable[Path | str]) -> Path | None:
-    """The file of a module that lies in one of the folders; None of an installed one."""
+    """The file of a module in one of the folders; None for an installed module."""
     found = module_folder(name, folders)
     if found is None:
         return None
@@ -170,21 +169,21 @@ def source_of(name: str, folders: Iterable[Path | str]) -> Path | None:
 
 
 def subclass_problems(found: Any, base: type, *, name: str, setting: str, public: str) -> Iterator[str]:
-    """A problem unless what was found is a subclass of ``base``, which users know as ``public``."""
+    """A problem unless ``found`` is a subclass of ``base``. ``public`` is the name of ``base`` in messages."""
     if not isinstance(found, type) or not issubclass(found, base):
         yield (
-            f"{setting} is {name!r} but that is no subclass of {public}: write class "
+            f"{setting} is {name!r} but that is not a subclass of {public}: write class "
             f"{name.partition(':')[2]}({public.rpartition('.')[2]})"
         )
 
 
 def option_problems(called: Any, given: Iterable[str], *, name: str, setting: str, skip: int = 0) -> Iterator[str]:
-    """Options that a class or function does not take, and options that it needs and that are not given.
+    """Problems: options that a class or function does not take, and required options that are missing.
 
     Args:
         given: names of the options.
-        setting: where the options are written, for messages: ``task.options``.
-        skip: leading parameters that are no options.
+        setting: path of the options, for messages: ``task.options``.
+        skip: number of leading parameters that are not options.
     """
     parameters = list(inspect.signature(called).parameters.values())[skip:]
     known = [parameter.name for parameter in parameters if parameter.kind not in _ANY_NUMBER]
@@ -202,14 +201,14 @@ _ANY_NUMBER = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:
-    """A question, if one of the known words is close."""
+    """A suggestion, if one of the known words is similar."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"did you mean {close[0]!r}?" if close else None
 
 
 @contextmanager
 def one_sentence(doing: str) -> Iterator[None]:
-    """Turn whatever a user's code raises into one `ConfigError` with its place; the traceback stays its cause."""
+    """Turn any exception of a user's code into one `ConfigError` that says where it was raised. The cause is kept."""
     try:
         yield
     except HybridRayError:
@@ -219,7 +218,7 @@ def one_sentence(doing: str) -> Iterator[None]:
 
 
 def _described(error: Exception) -> str:
-    """Type and text of an error, and the line of the user's code that it comes from."""
+    """Type and text of an error, and the line of the user's code that raised it."""
     others = ("site-packages", "importlib", str(Path(__file__).parents[1]))
     frames = [
         frame
@@ -231,7 +230,7 @@ def _described(error: Exception) -> str:
 
 
 def _import_from(name: str, folder: str) -> None:
-    """Make the next import of a module find it in a folder, whatever module of that name was imported before."""
+    """Make the next import find the module in this folder, even if another module of that name was imported before."""
     if folder not in sys.path:
         sys.path.insert(0, folder)
     top = name.partition(".")[0]

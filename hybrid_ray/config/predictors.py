@@ -1,4 +1,4 @@
-"""Which predictor: one of ours by its name or a user's by ``package.module:Name``, and the options of each."""
+"""The predictor: a built-in one by its name or a user's by ``package.module:Name``; and the options of each."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ PredictorName = Literal[
     "none", "slow_momentum", "ema_nesterov", "snoo", "linear_fit", "momentum", "zero", "random", "reversed"
 ]  # fmt: skip
 
-_GAIN = "A predicted step moves by gain x the averaged step of a real one"
+_GAIN = "Length of a predicted step, as a multiple of the average real step"
 
 
 @section
@@ -39,17 +39,18 @@ class NoOptions:
 
 @section
 class EmaNesterovOptions:
-    """Along a long average of what real steps did."""
+    """Moves along a long average of the displacements of real steps."""
 
     gain: NonNegative = Field(default=2.5, description=_GAIN)
     time_constant: Positive | None = Field(
-        default=None, description="Of the average, in real steps; null: a sixteenth of the run's real steps"
+        default=None,
+        description="Time constant of the average, in real steps; null: a sixteenth of the run's real steps",
     )
 
 
 @section
 class SnooOptions:
-    """An outer Nesterov step on what each cycle's real steps did."""
+    """Takes an outer Nesterov step along the displacement of each cycle's real steps."""
 
     outer_lr: Positive = Field(default=0.6, description="Outer learning rate")
     outer_momentum: float = Field(default=0.5, ge=0.0, le=0.999, description="Outer momentum")
@@ -57,29 +58,33 @@ class SnooOptions:
 
 @section
 class LinearFitOptions:
-    """Along a least-squares line through the last cycles."""
+    """Extrapolates a least-squares line through the weights of the last cycles."""
 
     gain: NonNegative = Field(default=1.0, description=_GAIN)
-    fit_windows: int = Field(default=4, ge=2, le=1000, description="Points in one fit")
+    fit_windows: int = Field(default=4, ge=2, le=1000, description="Number of points in one fit")
 
 
 @section
 class MomentumOptions:
-    """The optimizer's own momentum, carried on without gradients."""
+    """Moves along the optimizer's momentum, without new gradients."""
 
-    gain: NonNegative = Field(default=1.0, description="Length of a predicted step over that of the optimizer's")
+    gain: NonNegative = Field(
+        default=1.0, description="Length of a predicted step, as a multiple of the optimizer's step"
+    )
 
 
 @section
 class SlowMomentumOptions:
-    """AdEMAMix cut into jumps."""
+    """Moves along the slow average of AdEMAMix, a whole cycle at once."""
 
     alpha: NonNegative = Field(default=8.0, description="Weight of the slow average at the end of the run")
-    beta3: float = Field(default=0.996, ge=0.0, le=0.999999, description="Decay of the slow average at the end")
+    beta3: float = Field(
+        default=0.996, ge=0.0, le=0.999999, description="Decay rate of the slow average at the end of the run"
+    )
     caution: Literal["none", "sign", "shrink"] = Field(
         default="none",
-        description="With Adam and its kin, an experiment. sign: move only where the fast average agrees in sign; "
-        "shrink: only as far as the slow average is more than noise",
+        description="Experimental, for Adam and similar optimizers. sign: move only weights whose fast average has the "
+        "same sign; shrink: shorten the move where the slow average is mostly noise",
     )
 
 
@@ -92,29 +97,29 @@ OPTIONS: Mapping[str, type] = {
     "momentum": MomentumOptions,
     "zero": NoOptions,
     "random": NoOptions,
-    "reversed": EmaNesterovOptions,  # whose opposite it is; its length is the recorded one
+    "reversed": EmaNesterovOptions,  # it moves in the opposite direction, by the recorded length
 }
-"""The options of each of ours."""
+"""The options of each built-in predictor."""
 
 
 @section
 class PredictorConfig:
-    """A predictor and its options: of ours all of them, of a user's those that were given."""
+    """A predictor and its options: all options of a built-in one, only the given options of a user's own."""
 
     name: str = "ema_nesterov"
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def changed_to(self, name: PredictorName) -> "PredictorConfig":
-        """Another predictor of ours, with those of these options that it takes too."""
+        """Another built-in predictor, which keeps the options that both have."""
         known = {option.name for option in dataclasses.fields(OPTIONS[name])}
         return _checked({"name": name, **{key: value for key, value in self.options.items() if key in known}})
 
 
 def _checked(value: Any) -> PredictorConfig:
-    """The predictor that a name, or a mapping of name and options, says; the options of ours are checked and complete.
+    """The predictor for a name, or for a mapping of name and options; built-in options are checked and completed.
 
     Raises:
-        ConfigError: all that is wrong with it.
+        ConfigError: lists every problem.
     """
     if isinstance(value, PredictorConfig):
         value = {"name": value.name, **value.options}
@@ -126,7 +131,7 @@ def _checked(value: Any) -> PredictorConfig:
     name = options.pop("name", "ema_nesterov")
     if name not in OPTIONS:
         if not isinstance(name, str) or not is_module_name(name):
-            mend = did_you_mean(str(name), OPTIONS) or "or package.module:Name of your own"
+            mend = did_you_mean(str(name), OPTIONS) or "or package.module:Name for your own predictor"
             raise ConfigError(f"name is {name!r} but must be one of {', '.join(get_args(PredictorName))}: {mend}")
         try:
             json.dumps(options, allow_nan=False)

@@ -1,4 +1,4 @@
-"""How settings are searched, with what, and for how long."""
+"""Settings of the search, its resources and its budget."""
 
 from typing import Annotated
 
@@ -16,7 +16,7 @@ def _space(space: str) -> str:
 
 
 def _space_name(space: str) -> str:
-    """As ``package.module:function``. A bare word is a module of ours; a module has the function ``space``."""
+    """As ``package.module:function``. A bare word is a module of ``tune_spaces``; the default function is ``space``."""
     module = space if "." in space or ":" in space else f"tune_spaces.{space}"
     return module if ":" in module else f"{module}:space"
 
@@ -31,37 +31,43 @@ def _scheduler(setting: NamedSetting) -> NamedSetting:
 
 @section
 class SearchConfig:
-    """How the hybrid method's settings are searched. ``sampler``, ``scheduler`` and ``callbacks`` take a name, or
+    """The search over settings of the hybrid method. ``sampler``, ``scheduler`` and ``callbacks`` take a name, or
     ``{name: package.module:Name, option: value}``.
     """
 
     space: Annotated[str, AfterValidator(_space)] = Field(
         default="three_knobs", description="The search space: a module of tune_spaces, or package.module:function"
     )
-    trials: int = Field(default=16, ge=1, le=100_000, description="Trials in all, presets included")
+    trials: int = Field(default=16, ge=1, le=100_000, description="Total number of trials, presets included")
     sampler: Annotated[NamedSetting, AfterValidator(_sampler)] = Field(
         default="tpe",
-        description="Proposes settings: tpe, random, or optuna.samplers:GPSampler and such",
+        description="Proposes settings: tpe, random, or another Optuna sampler, such as optuna.samplers:GPSampler",
     )
-    startup_trials: Whole = Field(default=4, description="Trials before tpe models anything, presets included")
+    startup_trials: Whole = Field(default=4, description="Trials before tpe uses its model, presets included")
     scheduler: Annotated[NamedSetting, AfterValidator(_scheduler)] = Field(
         default="asha",
-        description="Stops bad trials: asha, median, none, or ray.tune.schedulers:HyperBandScheduler and such",
+        description="Stops bad trials early: asha, median, none, or another scheduler of Ray Tune, such as "
+        "ray.tune.schedulers:HyperBandScheduler",
     )
     callbacks: Listed[Annotated[NamedSetting, AfterValidator(check_name)]] = Field(
-        default=(), description="Callbacks of Ray Tune: ray.tune.logger:CSVLoggerCallback and such"
+        default=(), description="Callbacks of Ray Tune, such as ray.tune.logger:CSVLoggerCallback"
     )
     grace_steps: int | None = Field(
         default=None,
         ge=1,
         le=MOST,
-        description="Steps that every trial gets; null: warmup, full and 3 of the longest cycles of the presets",
+        description="Steps before a trial can be stopped; null: warmup_steps, full_steps and three of the presets' "
+        "longest cycles",
     )
-    reduction_factor: int = Field(default=2, ge=2, le=1000, description="asha keeps one trial in so many at a rung")
+    reduction_factor: int = Field(
+        default=2, ge=2, le=1000, description="For asha. One trial in this many continues at each rung"
+    )
     seed: Seed = Field(default=0, description="Seed of the sampler")
-    max_failures: int = Field(default=1, ge=0, le=1000, description="Retries of a trial whose worker died")
+    max_failures: int = Field(
+        default=1, ge=0, le=1000, description="How often a trial is restarted after its worker died"
+    )
     stop_after_failures: int = Field(
-        default=5, ge=1, le=100_000, description="Failed trials in a row that end the search"
+        default=5, ge=1, le=100_000, description="The search ends after this many failed trials in a row"
     )
 
     @property
@@ -71,7 +77,7 @@ class SearchConfig:
 
     @property
     def named(self) -> dict[str, str]:
-        """What is none of ours, by place."""
+        """The user's own space, sampler, scheduler and callbacks, by setting."""
         found: dict[str, NamedSetting] = {
             "space": self.space_name, "sampler": self.sampler, "scheduler": self.scheduler,
             **{f"callbacks.{index}": callback for index, callback in enumerate(self.callbacks)},
@@ -82,7 +88,7 @@ class SearchConfig:
 
 @section
 class ResourcesConfig:
-    """What one run gets. Several workers: each run is a Ray Train TorchTrainer."""
+    """Processes, CPU cores and GPUs of one run. With several workers, each run is a Ray Train TorchTrainer."""
 
     workers: int = Field(default=1, ge=1, le=100_000, description="Processes that train one model together")
     cpus_per_worker: int = Field(default=1, ge=1, le=100_000, description="CPU cores of one worker")
@@ -90,30 +96,34 @@ class ResourcesConfig:
         default=None,
         ge=0.0,
         le=1000.0,
-        description="GPUs of one worker; null: 1 if train.device is cuda, or is auto and there is a GPU for each "
-        "worker, else 0",
+        description="GPUs of one worker; null: 1 if train.device is cuda, or if it is auto and there is a GPU for each "
+        "worker; else 0",
     )
     max_concurrent: int | None = Field(
         default=None,
         ge=1,
         le=100_000,
-        description="Runs at a time; null: as many as fit, in a search at most a quarter of the trials, or 2",
+        description="Maximum number of runs at a time; null: as many as fit. A search then runs at most a quarter of "
+        "its trials at a time, but at least 2",
     )
     address: str = Field(
-        default="local", description="local, the address of a running Ray cluster, or auto inside a cluster"
+        default="local",
+        description="Ray cluster: local (this machine), the address of a running cluster, or auto inside a cluster",
     )
 
     @property
     def gpus(self) -> float:
-        """Of one worker; 0 while nothing is decided (``study/plan.py``'s `resolve_auto` decides)."""
+        """GPUs of one worker; 0 until `resolve_auto` (``study/plan.py``) has decided."""
         return self.gpus_per_worker or 0.0
 
 
 @section
 class BudgetConfig:
-    """When the search stops starting trials."""
+    """Limits after which the search starts no more trials."""
 
-    minutes: float | None = Field(default=None, gt=0.0, le=1e7, description="Minutes of the search; null: no limit")
+    minutes: float | None = Field(
+        default=None, gt=0.0, le=1e7, description="Maximum time of the search in minutes; null: no limit"
+    )
     gpu_hours: float | None = Field(
-        default=None, ge=0.0, le=1e9, description="GPU hours of all its runs; null: no limit"
+        default=None, ge=0.0, le=1e9, description="Maximum GPU hours of all its runs; null: no limit"
     )

@@ -1,7 +1,7 @@
-"""A section of a job as a frozen pydantic dataclass, and what pydantic finds wrong with it as sentences.
+"""A section of a job as a frozen pydantic dataclass, and pydantic's errors as sentences.
 
-Types are strict: an int serves as a float, a list as a tuple, nothing else is changed in silence; inf and nan are no
-numbers. Bounds and choices stand beside the fields, so that one place says what a setting may be.
+Types are strict: an int is accepted as a float and a list as a tuple, nothing else is converted; inf and nan are
+rejected. Each field declares its bounds and choices.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ T = TypeVar("T")
 Item = TypeVar("Item")
 
 MOST = 10**9
-"""Upper bound of whole numbers that have no closer one, so that sums and products of them stay exact everywhere."""
+"""Upper bound of whole numbers without a lower one, so that their sums and products stay exact everywhere."""
 Whole: TypeAlias = Annotated[int, Field(ge=0, le=MOST)]
 Seed: TypeAlias = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Share: TypeAlias = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -38,8 +38,8 @@ Listed: TypeAlias = Annotated[tuple[Item, ...], Strict(False)]
 def section(kind: type[T]) -> type[T]:
     """Make a class a frozen, keyword-only, checked dataclass.
 
-    Making an instance raises `ConfigError` with all that is wrong with its values. ``dataclasses.replace``, ``asdict``
-    and ``fields`` work as usual.
+    Making an instance with wrong values raises one `ConfigError` with every problem. ``dataclasses.replace``,
+    ``asdict`` and ``fields`` work as usual.
     """
     config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
     made: Any = pydantic.dataclasses.dataclass(config=config, frozen=True, kw_only=True, slots=True)(kind)
@@ -58,11 +58,11 @@ def section(kind: type[T]) -> type[T]:
 
 
 def sentences(error: ValidationError, given: Mapping[str, Any], kind: type) -> list[str]:
-    """What is wrong, one sentence a setting: its whole path, its value, the rule, the mend.
+    """The problems, one sentence per setting: its full path, the value, the rule, the correction.
 
     Args:
         given: the values that were checked.
-        kind: the section that they are for, to know which settings there are.
+        kind: the section they belong to, which defines the known settings.
     """
     found: dict[tuple[tuple[str, ...], int | None], list[ErrorDetails]] = {}  # by setting and item of a list
     for detail in error.errors(include_url=False):
@@ -72,7 +72,7 @@ def sentences(error: ValidationError, given: Mapping[str, Any], kind: type) -> l
 
 
 def place_of(location: Sequence[int | str], given: Any) -> tuple[str, ...]:
-    """The keys of ``given`` on the way to an error: without places in lists and pydantic's names of alternatives."""
+    """The keys of ``given`` that lead to an error, without list positions and pydantic's names of alternatives."""
     place: list[str] = []
     for step in location:
         if not isinstance(given, Mapping) or (step not in given and place):
@@ -83,7 +83,7 @@ def place_of(location: Sequence[int | str], given: Any) -> tuple[str, ...]:
 
 
 def _sentences(place: tuple[str, ...], details: Sequence[ErrorDetails], kind: type) -> list[str]:
-    """Of one setting. Where it is checked as a whole of its own, it may have several problems."""
+    """The problems of one setting. A setting with its own checks (a predictor) may have several."""
     inner = details[0].get("ctx", {}).get("error")
     if isinstance(inner, ConfigError):
         return [f"{'.'.join(place)}.{problem}" for problem in inner.problems]
@@ -102,7 +102,7 @@ def _sentence(place: tuple[str, ...], details: Sequence[ErrorDetails], kind: typ
 
 
 def _rule(detail: ErrorDetails) -> str:
-    """What a value must be."""
+    """The rule that a value broke."""
     limits, kind = detail.get("ctx", {}), detail["type"]
     match kind:
         case "greater_than_equal":
@@ -123,7 +123,7 @@ def _rule(detail: ErrorDetails) -> str:
 
 
 def _choices(detail: ErrorDetails) -> list[str]:
-    """Of a literal, which pydantic writes as ``'tpe', 'asha' or 'none'``."""
+    """The choices of a literal, which pydantic writes as ``'tpe', 'asha' or 'none'``."""
     return re.findall("'([^']+)'", detail["ctx"]["expected"])
 
 
@@ -141,7 +141,7 @@ _KINDS = {
 
 
 def shown(value: object) -> str:
-    """A value in a message, not longer than a line."""
+    """A value as text for a message, at most a line long."""
     try:
         text = repr(value)
     except ValueError:  # Python does not write whole numbers of thousands of digits
@@ -150,7 +150,7 @@ def shown(value: object) -> str:
 
 
 def _unknown(place: tuple[str, ...], kind: type) -> str:
-    """An unknown key: the setting of that name in another section, or one of its own section that is spelt alike."""
+    """The problem of an unknown key, with that name in another section or a similar one in this section."""
     *above, word = place
     every = [*_settings(kind)]
     here = [path for path in every if path[:-1] == tuple(above)]
@@ -159,12 +159,12 @@ def _unknown(place: tuple[str, ...], kind: type) -> str:
     if elsewhere or close:
         mend = f"did you mean {'.'.join(elsewhere[0] if elsewhere else (*above, *close))!r}?"
     else:
-        mend = f"known here: {', '.join(sorted(path[-1] for path in here))}"
+        mend = f"this section has {', '.join(sorted(path[-1] for path in here))}"
     return f"{'.'.join(place)} is not a setting: {mend}"
 
 
 def _settings(kind: type, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The paths of all settings of a section and the sections in it."""
+    """The paths of all settings of a section and of the sections inside it."""
     for name, hint in get_type_hints(kind).items():
         if not name.startswith("_"):
             yield (*above, name)

@@ -1,6 +1,6 @@
-"""Whose model, data and loss: a user's own task, or one of ours and which settings it reads.
+"""The task: a user's own model, data and loss, or a built-in task and the settings that it reads.
 
-Ours are described here as plain values, so that a job is checked, and a report written, without loading torch.
+Built-in tasks are described here as plain values, so that a job can be checked and a report written without torch.
 """
 
 import json
@@ -33,7 +33,7 @@ def _plain(options: Mapping[str, Any]) -> Mapping[str, Any]:
 
 @section
 class TaskConfig:
-    """Whose model, data and loss. Without a factory the task is one of ours, chosen by ``model.preset`` and
+    """Your own model, data and loss. Without a factory the task is a built-in one, chosen by ``model.preset`` and
     ``data.corpus``.
     """
 
@@ -43,26 +43,28 @@ class TaskConfig:
         "the working directory, then among installed packages",
     )
     options: Annotated[Mapping[str, Any], AfterValidator(_plain)] = field(
-        default_factory=dict, hash=False, metadata={"description": "What the task is made with"}
+        default_factory=dict, hash=False, metadata={"description": "Arguments of the factory"}
     )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OurTask:
-    """One of our own tasks: where it is, which jobs it is for, and what it reads of ``model`` and ``data``."""
+    """A built-in task: its class, the jobs that use it, and the settings of ``model`` and ``data`` that it ignores."""
 
     factory: str
     unit: str
-    preset: str | None = None  # the value of model.preset that asks for it; None: all that ask for no other task
-    corpus: str | None = None  # the same of data.corpus
-    reads: str  # what its model reads, and how to get that
-    unread: Mapping[str, str] = field(default_factory=dict)  # settings that it does not read: why not
-    sharded: bool = True  # fsdp has something to shard
-    sequences: bool = True  # train.sequence_length counts
+    preset: str | None = None  # value of model.preset that selects it; None: every job that selects no other task
+    corpus: str | None = None  # value of data.corpus that selects it
+    reads: str  # the data that its model needs, and the setting that provides it
+    unread: Mapping[str, str] = field(default_factory=dict)  # settings that it ignores, with the reason
+    sharded: bool = True  # whether fsdp can shard its model
+    sequences: bool = True  # whether it uses train.sequence_length
 
 
-_CNN_HAS_NONE, _NO_TEXT = "the cnn has none", "digits are no text"
-TEXT = OurTask(factory="hybrid_ray.tasks.text:TextTask", unit="token", reads="text: for digits set model.preset to cnn")
+_CNN_HAS_NONE, _NO_TEXT = "the cnn has none", "digits are not text"
+TEXT = OurTask(
+    factory="hybrid_ray.tasks.text:TextTask", unit="token", reads="text: to train on digits, set model.preset to cnn"
+)
 DIGITS = OurTask(
     factory="hybrid_ray.tasks.digits:DigitsTask",
     unit="picture",
@@ -78,11 +80,11 @@ DIGITS = OurTask(
     sequences=False,
 )
 OUR_TASKS = (DIGITS,)
-"""Those that a preset or a corpus asks for; all other jobs without a factory are `TEXT`."""
+"""Tasks that a preset or a corpus selects. All other jobs without a factory use `TEXT`."""
 
 
 def our_task(task: TaskConfig, model: ModelConfig, data: DataConfig) -> OurTask | None:
-    """The task of ours that a job asks for; None where it names a task of its own."""
+    """The built-in task that a job uses; None if it names its own task."""
     if task.factory is not None:
         return None
     return next((ours for ours in OUR_TASKS if model.preset == ours.preset or data.corpus == ours.corpus), TEXT)
@@ -97,7 +99,7 @@ def task_words(
     unit: str = "example",
     measure: str = "loss",
 ) -> dict[str, str]:
-    """What reports call a job's model, data, batch and loss. ``unit`` and ``measure``: of a user's own task."""
+    """Names of a job's model, data, batch and loss in reports. ``unit`` and ``measure`` are those of a user's task."""
     ours = our_task(task, model, data)
     if ours is None:
         own = {"model": f"{task.factory}", "data": "data of the task", "batch_of": "examples"}
@@ -108,7 +110,7 @@ def task_words(
 
 
 def stored_words(job: Mapping[str, Any]) -> Mapping[str, str]:
-    """`task_words` of a comparison, as it stored them; of an older one, which had our own tasks alone, from its job."""
+    """`task_words` as a comparison stored them. Older comparisons stored none; theirs follow from the job."""
     if "words" in job:
         words: Mapping[str, str] = job["words"]
         return words

@@ -1,4 +1,4 @@
-"""What is trained, on what, and how: the model, its data, and one run's training."""
+"""Settings of the model, its data and one training run."""
 
 from typing import Annotated, Literal, TypeAlias, get_args
 
@@ -24,144 +24,160 @@ def _optimizer(setting: NamedSetting) -> NamedSetting:
 
 
 OptimizerChoice: TypeAlias = Annotated[OptimizerName | NamedSetting, AfterValidator(_optimizer)]
-"""One of ours by its name, or a user's: ``package.module:Name`` or ``{name: package.module:Name, option: value}``."""
+"""A built-in name, or another optimizer: ``package.module:Name`` or ``{name: package.module:Name, option: value}``."""
 
 
 @section
 class ModelConfig:
-    """Which model of ours."""
+    """The built-in model. Your own task ignores these settings unless its ``reads`` names them."""
 
-    preset: Preset = Field(default="nano", description="A shape of GPT-2 by its name, or cnn, which reads digits")
-    dropout: float = Field(default=0.0, ge=0.0, le=0.9, description="Share of activations set to zero in training")
+    preset: Preset = Field(default="nano", description="Size of GPT-2, or cnn, which classifies digits")
+    dropout: float = Field(default=0.0, ge=0.0, le=0.9, description="Fraction of activations set to zero in training")
     activation_checkpointing: bool = Field(
         default=False,
-        description="Compute activations again in the backward pass: less memory, a third more computation",
+        description="Recompute activations in the backward pass: less memory, about a third more computation",
     )
     loss_chunks: int = Field(
         default=1,
         ge=1,
         le=100_000,
-        description="Parts the loss is computed in; more: less memory for logits, more computation",
+        description="Number of chunks in which the loss is computed; more chunks: less memory for logits, more "
+        "computation",
     )
     pad_vocab_to: int = Field(
         default=1,
         ge=1,
         le=100_000,
-        description="Round the token table up to a multiple of this; 64 or 128 are faster on a GPU",
+        description="Round the vocabulary size up to a multiple of this; 64 or 128 are faster on a GPU",
     )
 
 
 @section
 class DataConfig:
-    """Which data of ours."""
+    """The built-in data. Your own task ignores these settings unless its ``reads`` names them."""
 
     corpus: str = Field(
         default="stdlib",
-        description="stdlib, installed (all installed packages), random, a folder of text, or digits (drawn here, for "
-        "the cnn)",
+        description="stdlib (Python's standard library), installed (all installed packages), random, a folder of text "
+        "files, or digits (synthetic pictures for the cnn)",
     )
     tokenizer: Literal["bytes", "bpe"] = Field(default="bytes", description="How text becomes tokens")
     vocab_size: int | None = Field(
         default=None,
         ge=300,
         le=50_257,
-        description="Of bpe; null: 50257. The bytes tokenizer has 257: the end of a file too",
+        description="Vocabulary size of bpe; null: 50257. The bytes tokenizer always has 257: 256 bytes and the end "
+        "of a file",
     )
     heldout_tokens: int = Field(
         default=65_536, ge=1024, le=MOST, description="Tokens in each of the three held-out splits"
     )
-    max_bytes: int | None = Field(default=None, ge=10_000, le=10**15, description="Most text that is read; null: all")
+    max_bytes: int | None = Field(
+        default=None, ge=10_000, le=10**15, description="Maximum amount of text to read, in bytes; null: no limit"
+    )
     cache_dir: str | None = Field(
-        default=None, description="Where prepared data are kept; null: $HYBRID_RAY_CACHE, else ~/.cache/hybrid_ray"
+        default=None, description="Folder for prepared data; null: $HYBRID_RAY_CACHE, else ~/.cache/hybrid_ray"
     )
 
 
 @section
 class TrainConfig:
-    """How one run trains."""
+    """Settings of one training run."""
 
-    steps: int = Field(default=600, ge=10, le=MOST, description="Nominal steps: real and predicted ones together")
+    steps: int = Field(default=600, ge=10, le=MOST, description="Nominal steps: real and predicted steps together")
     batch_size: int = Field(
-        default=16, ge=1, le=MOST, description="Examples a step, over all workers and micro-batches"
+        default=16, ge=1, le=MOST, description="Examples per step, over all workers and micro-batches"
     )
     micro_batch_size: Annotated[int, Field(ge=1, le=MOST)] | Literal["auto"] | None = Field(
         default=None,
-        description="Examples in one forward on one worker; null: batch_size / workers; auto: the most that fits free "
-        "memory",
+        description="Examples in one forward pass on one worker; null: batch_size / workers; auto: the largest number "
+        "that fits in free memory",
     )
-    sequence_length: int = Field(default=64, ge=8, le=1_000_000, description="Tokens of one example")
+    sequence_length: int = Field(default=64, ge=8, le=1_000_000, description="Tokens in one example")
     optimizer: OptimizerChoice = Field(
         default="adamw",
-        description="What turns gradients into steps: one of those, torch.optim:RAdam and such, or your own; with "
-        "options as {name: torch.optim:SGD, momentum: 0.9}",
+        description="Optimizer of the real steps: one of these names, another such as torch.optim:RAdam, or your own; "
+        "with options: {name: torch.optim:SGD, momentum: 0.9}",
     )
     clock_optimizer: OptimizerChoice | None = Field(
         default=None,
-        description="Time is counted in plain steps of this optimizer, so that a dearer one pays for its steps; null: "
-        "the run's own",
+        description="Time is measured in plain steps of this optimizer, so that a slower optimizer is charged for its "
+        "slower steps; null: the run's own optimizer",
     )
-    learning_rate: Positive = Field(default=3e-3, description="Of the optimizer, at the end of the warmup")
-    min_lr_ratio: Share = Field(default=0.1, description="Learning rate at the end, as a share of learning_rate")
+    learning_rate: Positive = Field(default=3e-3, description="Learning rate at the end of the warmup")
+    min_lr_ratio: Share = Field(
+        default=0.1, description="Learning rate at the end of the run, as a fraction of learning_rate"
+    )
     lr_warmup_fraction: float = Field(
-        default=0.05, ge=0.0, le=0.5, description="Warmup as a share of the run, so that a shorter run keeps its shape"
+        default=0.05, ge=0.0, le=0.5, description="Learning rate warmup, as a fraction of the run"
     )
     schedule: Literal["cosine", "linear", "constant"] = Field(
-        default="cosine", description="Shape of the learning rate"
+        default="cosine", description="Shape of the learning rate decay"
     )
-    weight_decay: NonNegative = Field(default=0.1, description="Of matrices; vectors do not decay")
-    betas: Betas = Field(default=(0.9, 0.95), description="Decays of Adam's averages")
-    clip_norm: Positive | None = Field(default=1.0, description="Gradients are clipped to this norm; null: never")
+    weight_decay: NonNegative = Field(default=0.1, description="Weight decay of matrices; vectors are not decayed")
+    betas: Betas = Field(default=(0.9, 0.95), description="Decay rates of Adam's two averages")
+    clip_norm: Positive | None = Field(default=1.0, description="Gradients are clipped to this norm; null: no clipping")
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         default="fp32",
-        description="Of forwards and backwards (autocast); fp16 scales the loss, with torch's GradScaler",
+        description="Precision of the forward and backward pass (autocast); fp16 also scales the loss (torch's "
+        "GradScaler)",
     )
     weights: Literal["fp32", "bf16"] = Field(
-        default="fp32", description="bf16: no fp32 copy is kept, and updates are rounded stochastically"
+        default="fp32",
+        description="Format of the weights; bf16: no fp32 copy is kept, and updates are rounded stochastically",
     )
     optimizer_device: Literal["model", "host"] = Field(
-        default="model", description="host: optimizer state is in pinned memory and streamed in for each step"
+        default="model",
+        description="host: the optimizer state stays in pinned host memory and is streamed to the device in each step",
     )
     compile: bool = Field(default=False, description="Use torch.compile")
     parallel: Literal["ddp", "fsdp"] = Field(
-        default="ddp", description="How several workers train one model; fsdp shards it (FSDP2)"
+        default="ddp",
+        description="How several workers train one model; ddp copies the model to each, fsdp shards it (FSDP2)",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="auto: cuda where workers get GPUs, else cpu"
+        default="auto", description="auto: cuda if workers get GPUs, else cpu"
     )
     threads: int = Field(default=1, ge=1, le=4096, description="CPU threads of one worker")
     evaluations: int = Field(
-        default=8, ge=1, le=MOST, description="Evaluations, spread evenly over the run, the last one at its end"
+        default=8,
+        ge=1,
+        le=MOST,
+        description="Number of evaluations, spread evenly over the run; the last one is at its end",
     )
     calibration_steps: int = Field(
         default=20,
         ge=5,
         le=100_000,
-        description="Plain steps that are timed first, then undone: a check of what the run's own steps cost",
+        description="Plain steps that are timed before the run and then undone, to check the measured cost of a step",
     )
     checkpoint_every: Whole = Field(default=0, description="Nominal steps between checkpoints; 0: none")
     sample_tokens: int = Field(
         default=64,
         ge=0,
         le=100_000,
-        description="Tokens that a baseline or hybrid run writes at its end, for the report",
+        description="Tokens of sample text that baseline and hybrid runs generate at their end, for the report",
     )
     alpha: NonNegative = Field(
-        default=8.0, description="ademamix: weight of the slow average at the end; it grows from 0"
+        default=8.0, description="For ademamix. Weight of the slow average at the end of the run; it grows from 0"
     )
     beta3: float = Field(
-        default=0.996, ge=0.0, le=0.999999, description="ademamix: decay of the slow average at the end"
+        default=0.996,
+        ge=0.0,
+        le=0.999999,
+        description="For ademamix. Decay rate of the slow average at the end of the run",
     )
     prune_score: PruneScore = Field(
-        default="bitter7", description="adamwprune: what says which weights go (optim/prune.py)"
+        default="bitter7", description="For adamwprune. Score that decides which weights are pruned"
     )
     prune_sparsity: float = Field(
-        default=0.5, ge=0.0, le=0.99, description="adamwprune: share of weights pruned at the end"
+        default=0.5, ge=0.0, le=0.99, description="For adamwprune. Fraction of weights pruned at the end"
     )
     prune_start_fraction: Share = Field(
-        default=0.1, description="adamwprune: share of the run after which pruning starts"
+        default=0.1, description="For adamwprune. Fraction of the run after which pruning starts"
     )
     prune_end_fraction: Share = Field(
-        default=0.75, description="adamwprune: share after which prune_sparsity is reached"
+        default=0.75, description="For adamwprune. Fraction of the run after which prune_sparsity is reached"
     )
 
     @property

@@ -193,7 +193,7 @@ def test_arms_are_checked_before_anything_starts(finished: Finished) -> None:
     assert "compare.arms.1 is 'my_arms:long' but it can't be called with the hybrid's run alone" in str(caught.value)
     with pytest.raises(ConfigError) as caught:
         CompareConfig(arms=("placebo", "my_arms:placebo", "nonsense"))
-    assert "another arm is called placebo too" in str(caught.value)
+    assert "there already is an arm called placebo" in str(caught.value)
     assert "arms is 'nonsense' but must be one of equal_steps" in str(caught.value)
-    with pytest.raises(ConfigError, match="functions of one name"):
+    with pytest.raises(ConfigError, match="functions have the same name"):
         CompareConfig(arms=("my_arms:half", "your_arms:half"))

@@ -79,10 +79,10 @@ def test_a_stopped_run_goes_on_to_the_same_end(run: RunConfig, tmp_path: Path) -
     "changes, part",
     [
         ({"data": {}}, "model.preset is 'cnn' and data.corpus is 'stdlib' but that model reads pictures"),
-        ({"model": {"preset": "nano"}}, "that model reads text: for digits set model.preset to cnn"),
+        ({"model": {"preset": "nano"}}, "that model reads text: to train on digits, set model.preset to cnn"),
         ({"model": {"preset": "cnn", "loss_chunks": 4}}, "model.loss_chunks is 4 but the cnn has none"),
         ({"model": {"preset": "cnn", "dropout": 0.1}}, "model.dropout is 0.1 but the cnn has none"),
-        ({"data": {"corpus": "digits", "tokenizer": "bpe"}}, "data.tokenizer is 'bpe' but digits are no text"),
+        ({"data": {"corpus": "digits", "tokenizer": "bpe"}}, "data.tokenizer is 'bpe' but digits are not text"),
         ({"train": {"parallel": "fsdp"}}, "the cnn has no blocks to shard"),
     ],
 )

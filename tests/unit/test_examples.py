@@ -75,7 +75,7 @@ def test_a_predictor_of_ones_own_predicts_and_is_compared(capsys: pytest.Capture
     [
         ("memry=1", "hybrid.predictor.memry is not an option of own_predictor:ShortAverage: did you mean 'memory'?"),
         ("gain=much", "hybrid.predictor.gain is 'much' but must be a number"),
-        ("name=own_predictor:Options", "is no subclass of hybrid_ray.Predictor"),
+        ("name=own_predictor:Options", "is not a subclass of hybrid_ray.Predictor"),
         ("name=own_predictor:Lost", "own_predictor has no Lost"),
         ("name=own_predicter:Lost", "there is no module own_predicter"),
     ],

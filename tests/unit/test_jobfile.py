@@ -66,7 +66,7 @@ def test_all_problems_are_listed_at_once() -> None:
         ({"train": {"learning_rate": math.inf}}, "learning_rate is inf"),
         ({"search": {"sampler": "grid"}}, "search.sampler is 'grid' but must be one of tpe, random"),
         ({"confirm": {"seeds": 2}}, "seeds is 2 but must be at least 3"),
-        ({"data": {"vocab_size": 512}}, "bytes tokenizer has a fixed one"),
+        ({"data": {"vocab_size": 512}}, "bytes tokenizer always has 257"),
         ({"seed": 2**63}, "seed is 9223372036854775808 but must be at most"),
         ({"search": {"seed": -1}}, "search.seed is -1 but must be at least 0"),
         ({"train": {"threads": 10**20}}, "train.threads is 100000000000000000000 but must be at most"),
@@ -80,7 +80,7 @@ def test_all_problems_are_listed_at_once() -> None:
         ({"model": {"preset": "128M"}}, "did you mean '124M'?"),
         ({"search": {"steps": 5}}, "search.steps is not a setting: did you mean 'train.steps'?"),
         ({"trials": 5}, "trials is not a setting: did you mean 'search.trials'?"),
-        ({"train": {3: 4}}, "train.3 is not a setting: known here: alpha"),
+        ({"train": {3: 4}}, "train.3 is not a setting: this section has alpha"),
     ],
 )
 def test_a_wrong_value_names_value_rule_and_mend(data: dict[str, object], part: str) -> None:

@@ -208,14 +208,17 @@ def test_a_prediction_is_taken_back_to_within_its_roundings() -> None:
     [
         ({"train": {"weights": "bf16"}}, "set train.precision: bf16"),
         ({"train": {"optimizer": "adamw8bit", "optimizer_device": "host"}}, "use optimizer_device: model"),
-        ({"train": {"optimizer": "adamw8bit"}, "hybrid": {"predictor": "momentum"}}, "whose codes it can't read"),
+        (
+            {"train": {"optimizer": "adamw8bit"}, "hybrid": {"predictor": "momentum"}},
+            "whose 8-bit momentum it can't read",
+        ),
         (
             {"train": {"optimizer": "adamwprune", "parallel": "fsdp"}, "resources": {"workers": 2}},
             "use parallel: ddp",
         ),
         (
             {"train": {"optimizer_device": "host"}, "hybrid": {"offload_optimizer": True}},
-            "the state is there already",
+            "the state is already in host memory",
         ),
     ],
 )

@@ -81,7 +81,7 @@ class Mine(Task):
     "source, options, part",
     [
         ("", {}, "has no Mine"),
-        ("class Mine: pass", {}, "no subclass of hybrid_ray.Task"),
+        ("class Mine: pass", {}, "not a subclass of hybrid_ray.Task"),
         ("class Mine(Task): pass", {}, "has no build_model, no datasets, no loss"),
         ("1 / 0", {}, "importing mine_"),
         (BODY, {"widht": 3}, "task.options.widht is not an option of .* did you mean 'width'"),

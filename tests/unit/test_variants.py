@@ -54,7 +54,7 @@ def test_a_variant_is_the_job_with_its_settings_over_it() -> None:
         ("wide", {"train.batch_size": 8, "train.micro_batch_size": 3}, "compare.variants.wide: train.micro_batch_size"),
         ("wide", {"train.precision": "fp8"}, "must be one of fp32, bf16"),
         ("wide", {"train.steps": 10}, "is the same in all configurations"),
-        ("wide", {"data.corpus": "random"}, "seeds, data and statistics are the comparison's own"),
+        ("wide", {"data.corpus": "random"}, "a variant can't change seeds, data or statistics"),
         ("wide", {"train.micro_batch_size": "auto"}, "give the variant a number"),
         ("baseline", {}, "neither baseline nor hybrid"),
         ("wide_plain", {}, "not end in _plain"),

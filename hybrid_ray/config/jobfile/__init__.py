@@ -1,7 +1,7 @@
-"""Job files: YAML in, a checked `JobConfig` out, every problem listed at once and nothing started.
+"""Job files: read YAML and return a checked `JobConfig`.
 
-A wrong job raises one `ConfigError` whose problems name the place (``train.steps``), the value, the rule and, for an
-unknown key, the key that was probably meant.
+A wrong job raises one `ConfigError` with all problems. Each names the setting (``train.steps``), the value, the rule
+and, for an unknown key, the key that was probably meant.
 """
 
 from hybrid_ray.config.jobfile.read import dump_job, job_from_dict, read_job

@@ -40,10 +40,10 @@ def read_job(path: Path | str, overrides: Sequence[str] = ()) -> JobConfig:
 
 
 def job_from_dict(data: Mapping[str, Any], problems: Sequence[str] = ()) -> JobConfig:
-    """A checked job from plain values. ``problems`` found before are listed with the new ones.
+    """A checked job from plain values. ``problems`` that were found earlier are listed with the new ones.
 
     Raises:
-        ConfigError: all that is wrong.
+        ConfigError: lists every problem.
     """
     job, wrong_values = check_values(data)
     found = [*problems, *wrong_values, *job_problems(job), *check_variants(job)[1]]
@@ -63,7 +63,7 @@ def dump_job(job: JobConfig) -> str:
 
 
 def _located(job: JobConfig, beside: Path) -> JobConfig:
-    """The job with the folders of the modules that it names filled in, unless they are known and still there."""
+    """The job with ``folders`` filled in: the folders of the modules it names. Folders it already has come first."""
     there: list[str | Path] = [*job.folders, beside, Path.cwd()]
     found = (module_folder(name, there) for name in job.named.values())
     return replace(job, folders=tuple(dict.fromkeys(folder for folder in found if folder is not None)))

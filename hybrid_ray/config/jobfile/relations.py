@@ -1,4 +1,4 @@
-"""Rules between settings: what each of them allows on its own but not together with the others."""
+"""Rules between settings: values that are allowed one by one but not together."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +12,7 @@ __all__ = ["job_problems"]
 
 
 def job_problems(job: JobConfig) -> Iterator[str]:
-    """What is wrong with a job whose settings are right one by one: sentences with the whole path of a setting."""
+    """Problems of a job whose settings are valid one by one: sentences with the full path of the setting."""
     yield from _task_problems(job)
     yield from _train_problems(job)
     yield from _search_problems(job)
@@ -41,7 +41,7 @@ def _train_problems(job: JobConfig) -> Iterator[str]:
 
 
 def _search_problems(job: JobConfig) -> Iterator[str]:
-    """Settings of our samplers and schedulers, which say nothing to another one."""
+    """Settings of the built-in samplers and schedulers, which a user's own does not read."""
     named = job.search.named
     readers = {"startup_trials": "sampler", "grace_steps": "scheduler", "reduction_factor": "scheduler"}
     for name, place in readers.items():
@@ -71,8 +71,8 @@ def _predictor_problems(job: JobConfig) -> Iterator[str]:
         yield "hybrid.predictor is 'momentum' but the optimizer keeps no momentum: use adamw, betas above 0"
     if train.optimizer == "schedule_free":
         yield (
-            "train.optimizer is 'schedule_free', which computes the weights from a state of its own and would undo "
-            "predictions: it can only be compared with"
+            "train.optimizer is 'schedule_free', which computes the weights from its own state and would undo "
+            "predictions: use another optimizer, or list it in compare.peers"
         )
     if predictor == "slow_momentum" and train.optimizer in ("adamw8bit", "adamwprune"):
         yield (
@@ -80,22 +80,25 @@ def _predictor_problems(job: JobConfig) -> Iterator[str]:
             "rule: use adamw, adam, adamwspam, ademamix, muon or sgd"
         )
     if predictor == "momentum" and train.optimizer == "adamw8bit":
-        yield "hybrid.predictor is 'momentum' but train.optimizer is 'adamw8bit', whose codes it can't read: use adamw"
+        yield (
+            "hybrid.predictor is 'momentum' but train.optimizer is 'adamw8bit', whose 8-bit momentum it can't read: "
+            "use adamw"
+        )
 
 
 def _task_problems(job: JobConfig) -> Iterator[str]:
-    """Model and data must belong to one task of ours; each has settings that say nothing to the others.
+    """Model and data must belong to the same built-in task, which must read every setting that was changed.
 
-    What is wrong with a user's own task is found when it is loaded (tasks/load.py).
+    A user's own task is checked when it is loaded (tasks/load.py).
     """
     model, data = job.model, job.data
     if job.task.factory is None and job.task.options:
         yield (
-            f"task.options is {dict(job.task.options)!r} but there is no task.factory to read them: our own tasks are "
-            "set in model and data"
+            f"task.options is {dict(job.task.options)!r} but there is no task.factory to read them: built-in tasks "
+            "take their settings from model and data"
         )
     if data.tokenizer == "bytes" and data.vocab_size is not None:
-        yield f"data.vocab_size is {data.vocab_size} but the bytes tokenizer has a fixed one: use tokenizer: bpe"
+        yield f"data.vocab_size is {data.vocab_size} but the bytes tokenizer always has 257: use tokenizer: bpe"
     ours = our_task(job.task, model, data)
     if ours is None:
         return
@@ -118,35 +121,35 @@ def _memory_problems(job: JobConfig) -> Iterator[str]:
     train = job.train
     if train.weights == "bf16" and train.precision != "bf16":
         yield (
-            f"train.weights is 'bf16' but train.precision is {train.precision!r}: forwards can't be more precise than "
-            "the weights they read; set train.precision: bf16"
+            f"train.weights is 'bf16' but train.precision is {train.precision!r}: the forward pass can't be more "
+            "precise than the weights; set train.precision: bf16"
         )
     if train.optimizer == "adamw8bit" and train.optimizer_device == "host":
         yield (
-            "train.optimizer_device is 'host' but train.optimizer is 'adamw8bit', whose compiled step reads state on "
-            "the model's device: use optimizer_device: model (its state takes 2 bytes a parameter), or adamw"
+            "train.optimizer_device is 'host' but train.optimizer is 'adamw8bit', whose compiled step needs its state "
+            "on the model's device: use optimizer_device: model (the state takes 2 bytes per parameter), or adamw"
         )
     if (train.own_optimizer or train.optimizer in ("muon", "schedule_free")) and (
         train.optimizer_device == "host" or train.weights == "bf16"
     ):
         yield (
-            f"train.optimizer is {train.optimizer_name!r}, which steps fp32 weights on the model's device only: use "
+            f"train.optimizer is {train.optimizer_name!r}, which needs fp32 weights on the model's device: use "
             "optimizer_device: model and weights: fp32"
         )
     if train.optimizer == "muon" and train.parallel == "fsdp" and job.resources.workers > 1:
         yield (
-            "train.optimizer is 'muon' but train.parallel is 'fsdp': a matrix is orthogonalised whole; use "
+            "train.optimizer is 'muon' but train.parallel is 'fsdp': muon needs each matrix as a whole; use "
             "parallel: ddp"
         )
     if train.optimizer == "adamwprune" and train.parallel == "fsdp" and job.resources.workers > 1:
         yield (
-            "train.optimizer is 'adamwprune' but train.parallel is 'fsdp': one threshold for all weights needs them in "
-            "one place; use parallel: ddp"
+            "train.optimizer is 'adamwprune' but train.parallel is 'fsdp': its threshold is computed from all "
+            "weights in one place; use parallel: ddp"
         )
     if job.hybrid.offload_optimizer and train.optimizer_device == "host":
         yield (
-            "hybrid.offload_optimizer is true but train.optimizer_device is 'host': the state is there already; leave "
-            "one of them out"
+            "hybrid.offload_optimizer is true but train.optimizer_device is 'host': the state is already in host "
+            "memory; leave one of them out"
         )
 
 
@@ -179,5 +182,5 @@ def _batch_problems(job: JobConfig) -> Iterator[str]:
     elif isinstance(micro, int) and train.batch_size % (max(1, micro) * workers):
         yield (
             f"train.micro_batch_size is {micro} but micro_batch_size x workers ({micro * workers}) must divide "
-            f"train.batch_size ({train.batch_size}): the effective batch is never changed in silence"
+            f"train.batch_size ({train.batch_size}): the effective batch size is not changed silently"
         )

@@ -1,4 +1,4 @@
-"""A job from plain values, its types and bounds checked."""
+"""Make a job from plain values; check types and bounds."""
 
 import json
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -15,17 +15,17 @@ __all__ = ["check_values", "plain_values", "put"]
 
 
 _NAMED = ("hybrid.predictor", "train.optimizer", "search.scheduler", "search.sampler")
-"""Settings that are a name alone, or a mapping of a name and options."""
+"""Settings that are either a name or a mapping of a name and options."""
 
 
 def check_values(values: Mapping[str, Any]) -> tuple[JobConfig, list[str]]:
-    """The job that the values say, and what is wrong with them. Settings with a wrong value keep their default."""
+    """The job and the problems of its values. A setting with a wrong value keeps its default."""
     try:
         data: dict[str, Any] = json.loads(json.dumps(values))
     except (TypeError, ValueError, RecursionError) as error:
         return JobConfig(), [f"the job must hold plain values (text, numbers, lists, mappings) but {error}"]
     job, wrong = TypeAdapter(JobConfig), _moved(data)
-    while True:  # not more than twice: what is wrong is left out
+    while True:  # at most twice: wrong values are left out the second time
         try:
             return job.validate_json(json.dumps(data)), wrong
         except ValidationError as error:
@@ -35,7 +35,7 @@ def check_values(values: Mapping[str, Any]) -> tuple[JobConfig, list[str]]:
 
 
 def put(values: MutableMapping[str, Any], path: Sequence[str], value: Any) -> str | None:
-    """Set the value of ``train.steps`` in a mapping of sections. Returns the key on the way that is no section."""
+    """Set the value at a path such as ``train.steps``. Returns the first key on the way that is no section, if any."""
     for depth, key in enumerate(path[:-1], 1):
         child = values.setdefault(key, {})
         if isinstance(child, str) and ".".join(path[:depth]) in _NAMED:
@@ -56,7 +56,7 @@ def plain_values(job: JobConfig) -> dict[str, Any]:
 
 
 def _moved(data: Mapping[str, Any]) -> list[str]:
-    """Settings that are options of a predictor now. They are taken out, so that the rest is checked."""
+    """Problems for settings that have become options of a predictor. Removes them, so that the rest can be checked."""
     hybrid = data.get("hybrid")
     if not isinstance(hybrid, dict):
         return []

@@ -1,4 +1,4 @@
-"""The variants of a comparison: each is the job with some settings of its own."""
+"""The variants of a comparison: each is the job with some settings changed."""
 
 import re
 from dataclasses import replace
@@ -11,15 +11,15 @@ from hybrid_ray.errors import ConfigError
 
 __all__ = ["check_variants", "variant_jobs"]
 
-# What every configuration of a comparison shares, whatever its variants change.
+# Settings that are the same in every configuration of a comparison.
 _SHARED = ("train.steps", "train.device", "train.threads")
 
 
 def variant_jobs(job: JobConfig) -> dict[str, JobConfig]:
-    """The job as each of ``compare.variants`` has it, by name, checked as a job is.
+    """The job of each variant in ``compare.variants``, by name, checked like any job.
 
     Raises:
-        ConfigError: all that is wrong with all of them.
+        ConfigError: lists every problem of every variant.
     """
     jobs, problems = check_variants(job)
     if problems:
@@ -28,7 +28,7 @@ def variant_jobs(job: JobConfig) -> dict[str, JobConfig]:
 
 
 def check_variants(job: JobConfig) -> tuple[dict[str, JobConfig], list[str]]:
-    """The variants, and what is wrong with them and is not the job's own fault."""
+    """The variants, and the problems that the job itself does not have."""
     jobs, problems, own = {}, [], set(job_problems(job))
     for name, settings in job.compare.variants.items():
         found: list[str] = []
@@ -49,12 +49,12 @@ def check_variants(job: JobConfig) -> tuple[dict[str, JobConfig], list[str]]:
 
 
 def _path_problem(path: str, value: Any) -> str | None:
-    """What keeps a setting from being one of a variant."""
+    """Why a variant can't change this setting; None if it can."""
     depth = 2 if path.startswith("hybrid.predictor.") else 1
     if path.partition(".")[0] not in ("model", "train", "hybrid") or path.count(".") != depth:
-        return f"{path} is not a setting of model, train or hybrid: seeds, data and statistics are the comparison's own"
+        return f"{path} is not a setting of model, train or hybrid: a variant can't change seeds, data or statistics"
     if path in _SHARED:
         return f"{path} is the same in all configurations that are compared: set it for the whole job"
     if path == "train.micro_batch_size" and value == "auto":
-        return f"{path} is 'auto', which is resolved for the job as a whole: give the variant a number"
+        return f"{path} is 'auto', which is chosen once for the whole job: give the variant a number"
     return None

@@ -1,5 +1,5 @@
-"""YAML as its version 1.2 reads it (the core schema), which is what people expect: 0600 is six hundred, 1:30 and yes
-are text, 1e-3 is a number. A repeated key is an error.
+"""YAML 1.2 (core schema), which reads values as most people expect: 0600 is six hundred, 1:30 and yes are text, 1e-3 is
+a number. A repeated key is an error.
 """
 
 import re
@@ -92,17 +92,17 @@ _Loader.yaml_constructors[None] = yaml.SafeLoader.construct_undefined
 
 
 def parse_yaml(text: str, *, source: str) -> Any:
-    """The value that a text says.
+    """The value of a YAML text.
 
     Args:
-        source: what the text is, for messages.
+        source: name of the text, for messages.
 
     Raises:
-        ConfigError: one sentence, for what is not YAML or no plain value.
+        ConfigError: the text is not valid YAML or holds something other than plain values.
     """
     try:
         return yaml.load(text, Loader=_Loader)
-    except ValueError as error:  # an int or float that is none, a number of thousands of digits
+    except ValueError as error:  # an invalid int or float, or a number of thousands of digits
         raise ConfigError(f"{source} is not valid YAML: {error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from error
