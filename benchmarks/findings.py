@@ -2,10 +2,10 @@
 
     nice -n 15 python benchmarks/findings.py --out RESULTS.jsonl [--only TEXT] [--list]
 
-Every run uses the training loop of hybrid_ray (`hybrid_ray.training`) on one thread, without Ray. `queue` lists the runs,
-the most informative first. Runs that are already in the file are skipped, so the command can be stopped and started
-again. A stage that needs a learning rate takes the best of its tuning runs (mean loss on the val split over the tuning
-seeds), so the queue is computed again after every run.
+Every run uses the training loop of hybrid_ray (`hybrid_ray.training`) on one thread, without Ray. `queue` lists the
+runs, the most informative first. Runs that are already in the file are skipped, so the command can be stopped and
+started again. A stage that needs a learning rate takes the best of its tuning runs (mean loss on the val split over the
+tuning seeds), so the queue is computed again after every run.
 
 Lengths are in *real* steps: a hybrid run of 4,000 real steps with one predicted step for each has 8,000 nominal steps.
 Its learning rate decays linearly to zero over its nominal steps, as a plain run's does.

@@ -4,10 +4,10 @@
     python benchmarks/gpu.py --cpu          a rehearsal on a CPU with tiny sizes; its numbers mean nothing
 
 Each section is a benchmark of this folder in its own process, so a failure or lack of memory does not affect the
-others. Its output goes to NAME.log in the folder (default: $OUT, else ./gpu_figures), its numbers to NAME.json; the last
-lines of every log are printed at the end. A section that still runs when the minutes are over gets a signal to stop and
-is killed if it does not. Needs PyTorch and this repository, but no Ray, Optuna or network. The text is the source code of
-the running Python, prepared on first use (under a minute).
+others. Its output goes to NAME.log in the folder (default: $OUT, else ./gpu_figures), its numbers to NAME.json; the
+last lines of every log are printed at the end. A section that still runs when the minutes are over gets a signal to
+stop and is killed if it does not. Needs PyTorch and this repository, but no Ray, Optuna or network. The text is the
+source code of the running Python, prepared on first use (under a minute).
 
 Exit code 0: all requested sections are done; 1: some failed or had no time left; 2: PyTorch finds no GPU.
 """

@@ -8,11 +8,12 @@ The seeds are the earlier projects; their memory tests 1 to 4 are among the case
 
 Each case is a run of `hybrid_ray.training.loop.train` on the same text in the same order from the same seed. Columns:
 the peak of allocated memory in any step and in Predict; the estimate of `hybrid-ray plan` (memory/estimate.py, without
-the process itself); the final held-out loss; the median time of a real step; the memory that the seeds expected at 124M.
+the process itself); the final held-out loss; the median time of a real step; the memory that the seeds expected at
+124M.
 
 On a GPU (124M, 8 x 512, 100 steps) the peak is that of the CUDA allocator, by phase. On a CPU (nano, 16 x 64) it is
-counted in a second, short run: memory/allocation_log.py follows every storage that PyTorch allocates and frees. On a CPU
-device and host share their memory, so state moved to the host still counts. About five minutes on one CPU thread.
+counted in a second, short run: memory/allocation_log.py follows every storage that PyTorch allocates and frees. On a
+CPU device and host share their memory, so state moved to the host still counts. About five minutes on one CPU thread.
 """
 
 import argparse

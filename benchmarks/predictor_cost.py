@@ -3,9 +3,9 @@
     python benchmarks/predictor_cost.py [copy] [step] [off] [on] [memory] [bytes] [stream]
 
 Without arguments it runs the first six on the CPU, about five minutes on two cores. ``stream`` is for a GPU (half a
-minute; on a CPU it only shows, on nano, that it works). Every comparison alternates its two sides in short blocks in one
-process and prints the median ratio of neighbouring blocks with quartiles. Blocks of one thread are timed in CPU time, so
-that other programs on the core do not count.
+minute; on a CPU it only shows, on nano, that it works). Every comparison alternates its two sides in short blocks in
+one process and prints the median ratio of neighbouring blocks with quartiles. Blocks of one thread are timed in CPU
+time, so that other programs on the core do not count.
 """
 
 import argparse

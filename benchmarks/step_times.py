@@ -5,11 +5,11 @@
 The hybrid side is a whole run of `hybrid_ray.training.loop.train`. After each of its nominal steps the baseline (same
 model and batch, trainer with prediction off) does one step, so other programs disturb both equally. The tokens are
 random, and the confidence threshold is 0, so that there are predicted steps to time. By phase: the median of a step's
-synchronised seconds, without the first step of each phase. By part: the trainer's own clock, per real step (``predict``:
-per predicted step); ``overhead`` is the trainer's own work.
+synchronised seconds, without the first step of each phase. By part: the trainer's own clock, per real step
+(``predict``: per predicted step); ``overhead`` is the trainer's own work.
 
-The seeds are the earlier projects. The size ``seeds`` is their setting: 124M, 4 x 64 tokens, Adam at 6e-4, 50 steps, fp32. ``full`` is 124M at 32 x 1024 in
-bf16, compiled, on a GPU. ``nano`` takes half a minute on one CPU thread.
+The seeds are the earlier projects. The size ``seeds`` is their setting: 124M, 4 x 64 tokens, Adam at 6e-4, 50 steps,
+fp32. ``full`` is 124M at 32 x 1024 in bf16, compiled, on a GPU. ``nano`` takes half a minute on one CPU thread.
 """
 
 import argparse
