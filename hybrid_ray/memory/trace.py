@@ -196,7 +196,7 @@ def _trainer(run: RunConfig, model: nn.Module, optimizer: Optimizer, log: Alloca
         )
     trainer.clock = _Moments(log)
     if run.hybrid.predictor.name != "none" and run.hybrid.buffer_device == "host" and run.train.device == "cuda":
-        for buffers in trainer.state_dict()["parts"]["cycle"]["predictor"]["buffers"]:
+        for buffers in trainer.state_dict()["parts"]["cycle"]["predictor"]["buffers"].values():
             log.claim(buffers["tensors"], "host")
     return trainer
 

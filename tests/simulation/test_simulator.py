@@ -179,7 +179,7 @@ def test_a_planted_gain_is_found() -> None:
 def test_a_gain_in_time_alone_is_refused_since_a_placebo_does_as_well() -> None:
     """In these runs predicting is no better than the placebo."""
     assert "placebo" in str(confirmed(SHORT, faster=1.5)["refusal"])
-    assert confirmed(SHORT, faster=1.5, arms=())["verdict"] == "real gain"
+    assert "placebo" in str(confirmed(SHORT, faster=1.5, arms=())["refusal"])  # it runs unasked
 
 
 def test_a_candidate_that_the_table_cannot_confirm_is_no_gain_and_says_why() -> None:

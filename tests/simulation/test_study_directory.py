@@ -133,7 +133,7 @@ def test_another_commit_is_said_and_does_not_count(
     monkeypatch.setattr("hybrid_ray.storage.results_version.git_state", lambda: {"commit": "another", "changed": False})
     with StudyDirectory.open(path) as study:
         study.check_identity(identity(job, load_space(job)))
-    assert "this is another" in caplog.text
+    assert "this is commit another" in caplog.text
 
 
 def test_a_study_of_another_machine_is_refused(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def _steps(setup: TrainSetup, run: RunConfig, *, before_each: Callable[[], None]
     if run.train.optimizer_device == "host":
         host += [value for state in training.optimizer.state.values() for value in state.values()]
     if run.hybrid.buffer_device == "host":
-        for buffers in training.trainer.state_dict()["parts"]["cycle"]["predictor"]["buffers"]:
+        for buffers in training.trainer.state_dict()["parts"]["cycle"]["predictor"]["buffers"].values():
             host += buffers["tensors"]
     return sum(tensor.numel() * tensor.element_size() for tensor in host)
 

@@ -154,7 +154,7 @@ def test_a_reporter_ends_the_run(status: str) -> None:
 
 
 def test_numbers_that_are_not_finite_end_in_diverged() -> None:
-    result = train(micro_run(learning_rate=1e30, evaluations=1))
+    result = train(micro_run(learning_rate=1e12, evaluations=1))
     assert result.status == "diverged"
     assert result.error
     assert result.steps < 40
@@ -162,7 +162,7 @@ def test_numbers_that_are_not_finite_end_in_diverged() -> None:
 
 
 def test_a_heldout_loss_that_is_not_finite_is_divergence() -> None:
-    result = train(micro_run(learning_rate=1e30, evaluations=40))
+    result = train(micro_run(learning_rate=1e12, evaluations=40))
     assert result.status == "diverged"
     assert "held-out loss" in (result.error or "")
 
