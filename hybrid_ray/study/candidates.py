@@ -1,4 +1,4 @@
-"""Which trials of a search are confirmed."""
+"""Choose the trials of a search that are confirmed."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -14,13 +14,13 @@ __all__ = ["best_candidates", "params_of"]
 def best_candidates(
     rows: Sequence[Mapping[str, Any]], job: JobConfig, *, before: Collection[int] = ()
 ) -> list[Candidate]:
-    """The best finished trials that do predict (`ranked`), as many as the job confirms, and those confirmed ``before``.
+    """The best finished trials that predict (`ranked`), as many as the job confirms, and those confirmed ``before``.
 
-    Of trials that trained the very same weights only the first is taken: where confidence crosses two thresholds at the
-    same steps, two settings are one run, and confirming it twice says nothing more.
+    Of trials with identical runs only the first is taken. Two thresholds give the same run if the confidence crosses
+    them at the same steps.
 
-    A study that is extended has other best trials then. What was confirmed first still counts: asking again and again
-    until something is called a gain must cost what asking all at once does (`holm`).
+    An extended study may have other best trials. Those confirmed earlier are included so that the correction for
+    multiple tests (`holm`) covers all trials that were ever confirmed.
     """
     best = _different(ranked(rows, job.objective.mode))[: job.confirm.best]
     best += [row for row in rows if row["number"] in before and row not in best]
@@ -32,7 +32,7 @@ def best_candidates(
 
 
 def _different(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The first of each that ended at the same loss, to the last bit, after as many real steps."""
+    """The rows without duplicates: the same loss, to the last bit, after the same number of real steps."""
     first: dict[tuple[Any, Any], Mapping[str, Any]] = {}
     for row in rows:
         first.setdefault((row["loss"], row["real_steps"]), row)

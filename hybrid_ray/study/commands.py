@@ -1,4 +1,4 @@
-"""What needs no search: one training run, and a comparison of arms. The command line's ``train`` and ``compare``."""
+"""Commands without a search: ``train`` (one training run) and ``compare`` (a comparison of arms)."""
 
 import json
 import sys
@@ -30,7 +30,7 @@ __all__ = ["compare_arms", "train_once"]
 
 
 class _Progress(NullReporter):
-    """A line an evaluation. Picklable, so that workers can have it too; only rank 0 is heard."""
+    """Prints a line for each evaluation. Picklable, because workers use it too; only rank 0 prints."""
 
     def __init__(self, steps: int, *, quiet: bool = False) -> None:
         self._steps, self._quiet = steps, quiet
@@ -43,10 +43,10 @@ class _Progress(NullReporter):
 
 
 def train_once(job: JobConfig, *, arm: Literal["baseline", "hybrid"], directory: Path) -> RunResult:
-    """One run of a job, in this process or over its workers. A directory that holds a stopped run is gone on with.
+    """One run of a job, in this process or over its workers. A stopped run in the directory is continued.
 
     Raises:
-        ConfigError: the job can't be run here, or the directory holds a finished run or another one.
+        ConfigError: the job can't be run here, or the directory holds a finished run or one with other settings.
     """
     job = resolve_auto(_as_before(job, directory))
     plan_concurrency(job, most=1)
@@ -68,7 +68,7 @@ def train_once(job: JobConfig, *, arm: Literal["baseline", "hybrid"], directory:
 
 
 def _as_before(job: JobConfig, directory: Path) -> JobConfig:
-    """An open micro-batch is what an earlier start in this directory resolved on, whatever memory is free now."""
+    """The job with the micro-batch that an earlier start in this directory chose for ``auto``, if there was one."""
     if job.train.micro_batch_size != "auto":
         return job
     if (directory / "run.json").is_file():
@@ -81,7 +81,7 @@ def _as_before(job: JobConfig, directory: Path) -> JobConfig:
 
 
 def _check_directory(directory: Path, run: RunConfig) -> None:
-    """A finished run is never written over, and a stopped one only gone on with by the same run."""
+    """Raises `ConfigError` if the directory holds a finished run, or a stopped run with other settings."""
     result, made_by = directory / "result.json", directory / "run.json"
     if result.is_file() and json.loads(result.read_text())["status"] != "stopped":
         raise ConfigError(f"{directory} holds a run that has ended: choose another folder with --out")
@@ -90,7 +90,7 @@ def _check_directory(directory: Path, run: RunConfig) -> None:
 
 
 def compare_arms(job: JobConfig, *, directory: Path) -> dict[str, Any]:
-    """The arms of ``job.compare`` over seeds, side by side, with statistics. Called again, it repeats nothing finished.
+    """Compare the arms of ``job.compare`` over several seeds, with statistics. Finished runs are not repeated.
 
     Returns what ``comparison.json`` in the directory holds; ``comparison.txt`` is the table.
 
@@ -115,7 +115,7 @@ def compare_arms(job: JobConfig, *, directory: Path) -> dict[str, Any]:
 @contextmanager
 def _executor(job: JobConfig, directory: Path, most: int, flag: StopFlag) -> Iterator[RayExecute]:
     with flag, ray_session(job) as there:
-        flag.listen()  # Ray put a handler of its own in place
+        flag.listen()  # because Ray has installed its own signal handler
         yield RayExecute(
             job,
             concurrency=min(most, resource_concurrency(job, there)),
@@ -130,7 +130,7 @@ def _line(result: RunResult) -> str:
     name = f"{result.arm} (seed {result.seed}, {result.steps} steps)"
     if result.status != "finished":
         return f"{name}: {result.status}, {result.error}"
-    return f"{name}: loss {result.heldout['test'].loss:.4f} in {result.time:.0f} plain steps of time"
+    return f"{name}: loss {result.heldout['test'].loss:.4f} in the time of {result.time:.0f} plain steps"
 
 
 def _check_claim(directory: Path, job: JobConfig) -> None:
@@ -141,7 +141,7 @@ def _check_claim(directory: Path, job: JobConfig) -> None:
 
 
 def _claim(directory: Path, job: JobConfig) -> None:
-    """Make the directory this job's."""
+    """Write the job to the directory, so that no other job can use it."""
     directory.mkdir(parents=True, exist_ok=True)
     write_atomic(directory / "job.yaml", _text_for(directory, job).encode())
 

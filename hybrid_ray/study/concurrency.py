@@ -1,6 +1,6 @@
-"""How many runs the memory of a device lets go side by side, so that what cannot fit is refused before anything starts.
+"""How many runs fit in a device's memory at a time. A job that does not fit is refused before anything starts.
 
-What one run needs is estimated (`hybrid_ray.memory.estimate`). Measured peaks belong to a run's result.
+The memory of one run is estimated (`hybrid_ray.memory.estimate`). Measured peaks are in a run's result.
 """
 
 import math
@@ -17,13 +17,13 @@ from hybrid_ray.tasks import Task
 
 __all__ = ["Concurrency", "free_memory", "memory_concurrency", "room", "sharing"]
 
-_RAY = 2**30  # Ray's own processes, in host memory
+_RAY = 2**30  # host memory of Ray's own processes
 _HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Concurrency:
-    """How many runs go side by side, and the memory of the device they share."""
+    """The number of runs at a time, and the memory of the device they share."""
 
     runs: int
     need: MemoryNeed
@@ -32,17 +32,17 @@ class Concurrency:
 
     @property
     def needed(self) -> int:
-        """Bytes of all that share the device."""
+        """Bytes of all workers that share the device."""
         return self.sharing * self.need.total
 
 
 def memory_concurrency(job: JobConfig, task: Task, need: MemoryNeed, device: torch.device, *, most: int) -> Concurrency:
-    """The runs that memory lets go side by side, ``most`` at most. The memory of a cluster's machines is not known.
+    """The number of runs that fit in memory at a time, at most ``most``. The memory of a cluster is not known.
 
-    A ``max_concurrent`` that the job names is kept or refused, never lowered in silence.
+    A ``max_concurrent`` in the job is kept or refused, never lowered silently.
 
     Raises:
-        ConfigError: not even one run fits, or not as many as the job names; with what would make one fit.
+        ConfigError: not even one run fits, or not ``max_concurrent``. Says what would make one fit.
     """
     there, local = free_memory(device), job.resources.address == "local"
     host = room(free_memory(_HOST), _HOST) // (job.resources.workers * need.host) if local and need.host else most
@@ -55,7 +55,7 @@ def memory_concurrency(job: JobConfig, task: Task, need: MemoryNeed, device: tor
         raise ConfigError(
             f"{runs} run{'s' if runs > 1 else ''} of {job.model_name} on a GPU need {size_text(need.host)} of host "
             "memory for each worker, which is more than is free: lower resources.max_concurrent or resources.workers, "
-            "or leave state on the device (train.optimizer_device, hybrid.buffer_device, hybrid.offload_optimizer)"
+            "or keep the state on the device (train.optimizer_device, hybrid.buffer_device, hybrid.offload_optimizer)"
         )
     if local and found.needed > there:
         raise ConfigError([_too_much(job, found), *_mend(job, task, found)])
@@ -63,19 +63,19 @@ def memory_concurrency(job: JobConfig, task: Task, need: MemoryNeed, device: tor
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a GPU, or on this machine for what runs on its processors."""
+    """Free bytes of a GPU, or of main memory for a run on the CPU."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
 
 
 def room(there: int, device: torch.device) -> int:
-    """Of free memory, what is left for runs."""
+    """Bytes of free memory that runs may use."""
     return there if device.type == "cuda" else there - _RAY
 
 
 def sharing(job: JobConfig, runs: int) -> int:
-    """Workers that share one memory: all of a machine's on processors, those with a share of the same GPU else."""
+    """Workers that share one memory: all workers on a CPU, or those on the same GPU."""
     workers, share = runs * job.resources.workers, job.resources.gpus
     return min(workers, max(1, math.floor(1 / share + 1e-9))) if share else workers
 
@@ -83,7 +83,7 @@ def sharing(job: JobConfig, runs: int) -> int:
 def _too_much(job: JobConfig, found: Concurrency) -> str:
     of_memory = f"about {size_text(found.needed)} of memory but {size_text(found.there)} are free: lower"
     if found.runs > 1:
-        return f"{found.runs} runs of {job.model_name} side by side need {of_memory} resources.max_concurrent"
+        return f"{found.runs} runs of {job.model_name} at a time need {of_memory} resources.max_concurrent"
     smaller = "the model" if job.task.factory else "model.preset"
     lower = f"train.micro_batch_size, resources.workers or {smaller}"
     return f"one run of {job.model_name} needs {of_memory} {lower}"

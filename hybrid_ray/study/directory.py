@@ -1,10 +1,9 @@
-"""The directory of a study: its name, its lock, the job as it was run, and what must not change on the way.
+"""The directory of a study: its name, its lock, its job, and the settings that must not change.
 
     with StudyDirectory.create(job) as study: ...      a new one; a name in use becomes <name>-2, ...
-    with StudyDirectory.open(path) as study: ...       an old one, to go on with
+    with StudyDirectory.open(path) as study: ...       an existing one, to continue it
 
-Both hold ``lock`` (flock) until they are left: a second driver is refused, and a lock left by a dead one does not
-count.
+Both hold ``lock`` (flock) until the block ends. A second process is refused; the lock of a dead process is released.
 """
 
 import fcntl
@@ -41,16 +40,16 @@ log = logging.getLogger("hybrid_ray")
 
 
 class StudyDirectory:
-    """A study directory that this process holds the lock of."""
+    """A study directory, locked by this process."""
 
     def __init__(self, path: Path, job: JobConfig, lock: IO[str]) -> None:
         self.path, self.job, self._lock = path, job, lock
-        shutil.rmtree(self.scratch, ignore_errors=True)  # of a driver that was killed
+        shutil.rmtree(self.scratch, ignore_errors=True)  # left by a process that was killed
         self.store = StudyStore(path)
 
     @classmethod
     def create(cls, job: JobConfig, *, space: SearchSpace, source: Path | None = None) -> "StudyDirectory":
-        """A new directory under ``job.studies_dir`` with the job, the environment and the study's identity in it."""
+        """A new directory under ``job.studies_dir`` that holds the job, the environment and the study's identity."""
         made_from = identity(job, space)
         path = _free_directory(Path(job.studies_dir).absolute(), job.name)
         lock = _lock(path)
@@ -62,10 +61,11 @@ class StudyDirectory:
 
     @classmethod
     def open(cls, path: Path) -> "StudyDirectory":
-        """An existing study. Raises `ConfigError` where there is none and `StudyLocked` where a driver is at work."""
+        """An existing study. Raises `ConfigError` if there is none, `StudyLocked` if another process uses it."""
         if not (path / "job.yaml").is_file() or not (path / "environment.json").is_file():
             raise ConfigError(
-                f"{path} is no study directory (no job.yaml and environment.json): give one such as studies/local"
+                f"{path} is not a study directory (it needs job.yaml and environment.json): give one such as "
+                f"studies/local"
             )
         check_study_version(path)
         lock = _lock(path)
@@ -82,7 +82,7 @@ class StudyDirectory:
         self.close()
 
     def close(self) -> None:
-        """Close the rows to Parquet, remove Tune's own files, and let go of the lock."""
+        """Write the rows to Parquet, remove Tune's files and release the lock."""
         if self._lock.closed:
             return
         self.store.close()
@@ -91,23 +91,23 @@ class StudyDirectory:
 
     @property
     def scratch(self) -> Path:
-        """Where Tune and Train write files of their own: beside the study, since a cluster's nodes must share it."""
+        """Folder for files of Ray Tune and Train; in the study, because all nodes of a cluster must share it."""
         return self.path / ".ray"
 
     @property
     def stored_identity(self) -> dict[str, Any]:
-        """What defined the study when it was made."""
+        """The settings that defined the study when it was made."""
         identity = read_json(self.path / "environment.json").get("identity")
         if not isinstance(identity, dict):
-            raise StoreError(f"{self.path / 'environment.json'} has no identity: this study can't be gone on with")
+            raise StoreError(f"{self.path / 'environment.json'} has no identity, so this study can't be continued")
         return identity
 
     def run_directory(self, number: int) -> Path:
-        """Where a trial keeps its run."""
+        """The run directory of a trial."""
         return self.store.run_directory(number)
 
     def error_of(self, number: int) -> str:
-        """Why a trial raised, as it wrote itself; a process that was killed wrote nothing."""
+        """The last line of the trial's error.txt; a process that was killed wrote none."""
         try:
             lines = (self.run_directory(number) / "error.txt").read_text(encoding="utf-8").strip().splitlines()
         except OSError:
@@ -115,13 +115,13 @@ class StudyDirectory:
         return lines[-1] if lines else "the trial's process died"
 
     def set_job(self, job: JobConfig) -> None:
-        """Write the job anew, for what may change on the way (the number of trials)."""
+        """Write the job again, after a change that is allowed (the number of trials)."""
         self.job = job
         write_atomic(self.path / "job.yaml", dump_job(job).encode())
 
     def check_identity(self, now: Mapping[str, Any]) -> None:
-        """Raises `ConfigError` with every difference where what defined the study is not what is there now. Another
-        commit of the code, or another text of a user's own file, is a warning.
+        """Raises `ConfigError` with every difference if the settings that define the study have changed. Another
+        commit of the code, or a changed file of the user's, is a warning.
         """
         self._refuse(differences(self.stored_identity, now))
         kept = read_json(self.path / "environment.json")
@@ -133,16 +133,16 @@ class StudyDirectory:
         changed = [str(file) for module, file in files.items() if file.read_text(encoding="utf-8") != recorded[module]]
         if changed:
             log.warning(
-                "%s has changed since %s began: finished trials count, and the next ones use the file as it is now; "
-                "environment.json holds the text that it had (sources)",
+                "%s has changed since %s began: finished trials are kept, and new ones use the file as it is now; "
+                "environment.json holds the old text (sources)",
                 ", ".join(changed), self.path,
             )  # fmt: skip
 
     def check_machine(self, found: Mapping[str, Any]) -> None:
-        """The same of the machine that runs train on. On a cluster only Ray knows it: the first session writes it down.
+        """Check the machine that trains. On a cluster only Ray knows it, so the first session stores it.
 
         Raises:
-            ConfigError: it is another one now.
+            ConfigError: the machine has changed.
         """
         kept = read_json(self.path / "environment.json")
         if "runs_on" not in kept:
@@ -153,18 +153,18 @@ class StudyDirectory:
     def _refuse(self, changed: list[str]) -> None:
         if not changed:
             return
-        first = f"{self.path} can't be gone on with: its trials were made with other settings"
-        raise ConfigError([first, *changed, "change them back, or go on in a new study: hybrid-ray resume --fork"])
+        first = f"{self.path} can't be continued: its trials were made with other settings"
+        raise ConfigError([first, *changed, "change them back, or continue in a new study: hybrid-ray resume --fork"])
 
 
 def identity(job: JobConfig, space: SearchSpace) -> dict[str, Any]:
-    """All that a trial's score depends on, as plain values. Trials of one study must agree in every one of them.
+    """Everything that a trial's score depends on, as plain values. All trials of a study must agree in them.
 
-    The number of trials, budgets, concurrency and the confirmation are left out: they may change on the way. Of
-    scheduler and sampler only what a user brought counts, which stops or asks by rules that are not known here.
+    The number of trials, budgets, concurrency and the confirmation are left out: they may change. Scheduler and sampler
+    are included only if they are the user's own, because their rules are unknown here.
 
     Raises:
-        ConfigError: the corpus or the device is not there.
+        ConfigError: the corpus or the device does not exist.
     """
     sections = ("model", "data", "train", "hybrid", "objective", "frontier")
     parts: dict[str, Any] = {name: asdict(getattr(job, name)) for name in sections}
@@ -184,8 +184,8 @@ def identity(job: JobConfig, space: SearchSpace) -> dict[str, Any]:
 
 
 def _of_names(job: JobConfig) -> dict[str, Any]:
-    """What reports call the job's model and loss, and the files of what the job names that is not installed. These are
-    kept for the record and do not count: like our code, they may change without changing a number.
+    """The names of the job's model and loss in reports, and the text of the user's own files that the job names. The
+    text is only a record: like the package's code, it may change without changing a result.
     """
     sources = {module: file.read_text(encoding="utf-8") for module, file in _own_files(job).items()}
     found: dict[str, Any] = {"task": words_of(job)}
@@ -193,13 +193,13 @@ def _of_names(job: JobConfig) -> dict[str, Any]:
 
 
 def _own_files(job: JobConfig) -> dict[str, Path]:
-    """By module, the files of what the job names that is not installed."""
+    """The user's own files that the job names, by module."""
     files = {name.partition(":")[0]: source_of(name, job.folders) for name in job.named.values()}
     return {module: file for module, file in files.items() if file is not None}
 
 
 def _machine(job: JobConfig) -> dict[str, Any]:
-    """Device and software of the runs. A cluster's devices are not the driver's: see `check_machine`."""
+    """Device and software of the runs. For the devices of a cluster see `check_machine`."""
     run = job.run()
     if job.resources.address != "local":
         return dict(machine(run, torch.device("cpu"))["software"])
@@ -208,7 +208,7 @@ def _machine(job: JobConfig) -> dict[str, Any]:
 
 
 def differences(stored: Mapping[str, Any], now: Mapping[str, Any], place: str = "") -> list[str]:
-    """One line a changed value: ``model.preset: 'nano' -> 'micro'``."""
+    """One line per changed value: ``model.preset: 'nano' -> 'micro'``."""
     lines = []
     for key in sorted({*stored, *now}):
         where = f"{place}{key}"
@@ -221,7 +221,7 @@ def differences(stored: Mapping[str, Any], now: Mapping[str, Any], place: str = 
 
 
 def _free_directory(parent: Path, name: str) -> Path:
-    """Make ``name``, or the first of ``name-2``, ``name-3``, ... that is free. Two drivers never get the same one."""
+    """Make ``name``, or the first free one of ``name-2``, ``name-3``, ... Two processes never get the same one."""
     try:
         parent.mkdir(parents=True, exist_ok=True)
         for number in range(1, 100_000):
@@ -233,9 +233,9 @@ def _free_directory(parent: Path, name: str) -> Path:
             return path
     except OSError as error:
         raise StoreError(
-            f"{parent} cannot be written: {error.strerror or error}; set studies_dir to a folder that can"
+            f"{parent} cannot be written: {error.strerror or error}; set studies_dir to a writable folder"
         ) from error
-    raise StoreError(f"{parent} holds 99,999 studies named {name}: give another name")
+    raise StoreError(f"{parent} holds 99,999 studies named {name}: choose another name")
 
 
 def _lock(path: Path) -> IO[str]:
@@ -246,7 +246,7 @@ def _lock(path: Path) -> IO[str]:
         file.seek(0)
         holder = file.read().strip() or "another process"
         file.close()
-        raise StudyLocked(f"{path} is being worked on by {holder}: wait for it, or stop it first") from error
+        raise StudyLocked(f"{path} is in use by {holder}: wait for it, or stop it first") from error
     file.truncate(0)
     file.write(f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
     file.flush()

@@ -1,4 +1,4 @@
-"""What a person sees while a study runs: a live panel on a terminal, a line per stage and per trial otherwise."""
+"""Progress of a study: a live panel on a terminal, otherwise one line per stage and per trial."""
 
 import math
 import sys
@@ -24,7 +24,7 @@ _PHASES = ("warmup", "full", "predict", "correct")
 
 
 class Display:
-    """Progress of one study, as lines. Counts steps done against the plan to tell the time left."""
+    """Progress of one study, as lines. Estimates the time left from the finished steps and the plan."""
 
     def __init__(self, job: JobConfig, plan: Plan, out: TextIO) -> None:
         self._job, self._plan, self._out = job, plan, out
@@ -47,31 +47,31 @@ class Display:
         return None
 
     def stage(self, name: str, runs: int) -> None:
-        """A stage begins, with so many runs to do."""
+        """A stage with this many runs begins."""
         over = next((stage.steps for stage in self._plan.stages if stage.name == self._stage), 0)
         self._steps_before += over
         self._stage, self._stage_runs, self._runs_done = name, runs, 0
         self._changed(f"{name}: {runs} runs" if runs else name)
 
     def run_done(self, result: RunResult) -> None:
-        """A run outside the search came to its end."""
+        """A run outside the search has ended."""
         self._runs_done += 1
         loss = result.heldout["val"].loss if "val" in result.heldout else math.nan
         said = f"loss {loss:.4f}" if result.status == "finished" else f"{result.status}: {result.error}"
         self._changed(f"  {result.arm} (seed {result.seed}, {result.steps} steps): {said}")
 
     def started(self, number: int, params: Mapping[str, Any], preset: str | None) -> None:
-        """A trial was asked."""
+        """A trial has started."""
         self._running[number] = {}
         self._changed(None)
 
     def reported(self, number: int, result: Mapping[str, Any]) -> None:
-        """A trial reached an evaluation."""
+        """A trial has reported an evaluation."""
         self._running[number] = result
         self._changed(None)
 
     def ended(self, row: Mapping[str, Any]) -> None:
-        """A trial came to its end."""
+        """A trial has ended."""
         last = self._running.pop(row["number"], {})
         self._phases.update({name: int(last.get(f"phase_{name}", 0)) for name in _PHASES})
         self._states[row["state"]] += 1
@@ -81,13 +81,13 @@ class Display:
         self._changed(f"  trial {row['number']}{_named(row)}: {row['state'].lower()}, {_worth(row, self._mode)}")
 
     def _changed(self, line: str | None) -> None:
-        """Something happened; ``line`` is what is worth a line of its own."""
+        """Update the display; print ``line`` if there is one."""
         if line is not None:
             print(line, file=self._out, flush=True)
 
     @property
     def _left(self) -> float:
-        """Seconds left: the rate so far, or the plan's until the first run is done."""
+        """Seconds left, from the rate so far; from the plan until the first run has ended."""
         share = self._runs_done / self._stage_runs if self._stage_runs else 0.0
         steps = next((stage.steps for stage in self._plan.stages if stage.name == self._stage), 0)
         done = self._steps_before + share * steps
@@ -98,11 +98,11 @@ class Display:
 
 
 class LiveDisplay(Display):
-    """The same, drawn in place on a terminal."""
+    """The same progress, as a panel that is redrawn in place on a terminal."""
 
     def __init__(self, job: JobConfig, plan: Plan, out: TextIO) -> None:
         super().__init__(job, plan, out)
-        # Drawn when something changed, by the thread that changed it: a thread of its own would read half-made counts.
+        # The thread that changes the counts also draws them: another thread could read half-updated counts.
         self._live = Live(console=Console(file=out), auto_refresh=False, transient=True)
 
     def __enter__(self) -> "LiveDisplay":
@@ -156,7 +156,7 @@ class LiveDisplay(Display):
 
 
 def show(job: JobConfig, plan: Plan, out: TextIO = sys.stderr) -> Display:
-    """The display that suits where the output goes."""
+    """A panel if the output is a terminal, else lines."""
     return (LiveDisplay if out.isatty() else Display)(job, plan, out)
 
 
@@ -165,7 +165,7 @@ def _named(row: Mapping[str, Any]) -> str:
 
 
 def _worth(row: Mapping[str, Any], mode: str) -> str:
-    """What is searched first, and the net speedup beside a score: by itself a score rewards stopping early."""
+    """Measures of a trial, the searched one first. A score rewards stopping early, so the net speedup follows it."""
     if row.get("score") is None:
         return str(row.get("error") or "no score")
     score, faster = f"score {row['score']:.3f}{_stopped_early(row)}", f"speedup {row['speedup']:.2f}"
@@ -179,18 +179,18 @@ def _worth(row: Mapping[str, Any], mode: str) -> str:
 
 
 def _stopped_early(row: Mapping[str, Any]) -> str:
-    """What plain training stopped at the same time scores: by itself a score says nothing of predicting."""
+    """The score of stopping early at the same time: a score says nothing about predicting without it."""
     excess = row.get("excess")
     return "" if excess is None else f" (stopping early {row['score'] - excess:.3f})"
 
 
 def _net(row: Mapping[str, Any], mode: str) -> str:
-    """Of a finished trial. One on its way has none; where that is searched, it is heading for one."""
+    """Net speedup of a finished trial; for a running one a projection, if the net speedup is searched."""
     if row.get("state") == "COMPLETE":
         net, error = row.get("net_speedup"), row.get("net_error")
         around = f" ± {error:.2f}" if error else ""
-        return f"net speedup {net:.2f}{around}" if net is not None else "off the frontier"
-    return f"heading for net speedup {row['objective']:.2f}" if mode == "net" and row["objective"] > 0 else ""
+        return f"net speedup {net:.2f}{around}" if net is not None else "no net speedup (loss off the frontier)"
+    return f"projected net speedup {row['objective']:.2f}" if mode == "net" and row["objective"] > 0 else ""
 
 
 def _clock(seconds: float) -> str:

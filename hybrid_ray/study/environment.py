@@ -1,4 +1,4 @@
-"""What a study ran in, for its ``environment.json``: packages, hardware, git state, the command."""
+"""The content of a study's ``environment.json``: packages, hardware, git state, the command."""
 
 import importlib.metadata
 import platform
@@ -18,7 +18,7 @@ _PACKAGES = ("hybrid-ray", "torch", "ray", "optuna", "numpy", "pandas", "scipy",
 
 
 def environment() -> dict[str, Any]:
-    """Plain values for a file. No environment variables: they may hold secrets."""
+    """Plain values for the file. Environment variables are left out because they may hold secrets."""
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},

@@ -2,8 +2,8 @@
 
     corpus -> plan -> Ray -> baseline and frontier -> search -> confirmation -> report
 
-Every stage keeps what it finished in the study directory and repeats nothing that is there, so a new study, a resumed
-and an extended one take the same way.
+Every stage stores its results in the study directory and skips what is already there, so new, resumed and extended
+studies run the same code.
 """
 
 from collections.abc import Iterator
@@ -34,8 +34,8 @@ def run_study(job: JobConfig, *, source: Path | None = None) -> Outcome:
 
     Raises:
         ConfigError: the job can't be run here; nothing was started and no directory made.
-        HybridRayError: Ray does not start (no directory is made), or the study began but could not go on (what was
-            finished is kept).
+        HybridRayError: Ray does not start (no directory is made), or the study had to end early (finished runs are
+            kept).
     """
     job = resolve_auto(job)
     space, planned = load_space(job), plan(job)
@@ -44,19 +44,18 @@ def run_study(job: JobConfig, *, source: Path | None = None) -> Outcome:
 
 
 def resume_study(directory: Path, *, fork: bool = False) -> Outcome:
-    """Go on with a study that was stopped or killed. Finished trials are kept, and the asked total is reached.
+    """Continue a study that was stopped or killed until it has all its trials. Finished trials are kept.
 
     Args:
-        fork: go on in a new study that first tries again what was best in the old one, so that the job, the machine or
-            the code may have changed.
+        fork: start a new study that first tries the best settings of the old one. Allowed even if the job, the machine
+            or the code has changed.
 
     Raises:
-        ConfigError: no study is there, or space, model, corpus, machine, code or anything else that scores depend on
-            has changed.
-        StudyLocked: another driver is at work on it.
+        ConfigError: there is no study, or something that scores depend on has changed (space, model, corpus, machine).
+        StudyLocked: another process is working on it.
     """
     with StudyDirectory.open(directory) as study:
-        job = study.job = resolve_auto(study.job)  # its file may have been edited back to what the machine decides
+        job = study.job = resolve_auto(study.job)  # a user may have edited job.yaml back to auto
         space = load_space(job)
         if not fork:
             study.check_identity(identity(job, space))
@@ -68,22 +67,22 @@ def resume_study(directory: Path, *, fork: bool = False) -> Outcome:
 
 @contextmanager
 def _ray(job: JobConfig) -> Iterator[StopFlag]:
-    """Ray for a new study, before its directory is made: where Ray does not start, nothing is left behind."""
+    """Start Ray before the study directory is made, so that nothing is left behind if Ray does not start."""
     with StopFlag() as flag, ray_session(job):
         yield flag
 
 
 def extend_study(directory: Path, *, trials: int) -> Outcome:
-    """Go on with a study until it has ``trials`` trials, those already done counted in.
+    """Continue a study until it has ``trials`` trials in total.
 
     Raises:
-        ConfigError: as `resume_study`, or the study has that many trials already. The study is as it was.
+        ConfigError: as `resume_study`, or the study already has that many trials. The study is not changed.
     """
     with StudyDirectory.open(directory) as study:
         if trials <= study.job.search.trials:
             raise ConfigError(
-                f"--trials is {trials} but {directory} asks for {study.job.search.trials} already: "
-                "give the number of trials in all"
+                f"--trials is {trials} but {directory} already has {study.job.search.trials} trials: "
+                "give a larger total"
             )
         job = resolve_auto(replace(study.job, search=replace(study.job.search, trials=trials)))
         space = load_space(job)
@@ -94,7 +93,7 @@ def extend_study(directory: Path, *, trials: int) -> Outcome:
 
 
 def _best_params(study: StudyDirectory, space: SearchSpace) -> dict[str, dict[str, Any]]:
-    """The settings of the old study's best trials (`ranked`) that the new space still allows, best first."""
+    """The settings of the old study's best trials (`ranked`) that the new space allows, best first."""
     best = ranked(study.store.trials(), study.job.objective.mode)[: max(1, study.job.confirm.best)]
     found = {f"from trial {row['number']}": params_of(row) for row in best}
     return {name: params for name, params in found.items() if space.allows(params)}

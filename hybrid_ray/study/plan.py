@@ -1,7 +1,7 @@
-"""What a job will cost, and whether it fits: `plan`. Trains nothing.
+"""`plan`: the time and memory that a job needs. Trains nothing.
 
-Time comes from a cached baseline of this very job where there is one (measured), else from the model's FLOPs and a
-short matrix-product probe at the model's own sizes (estimated). The plan says which.
+The time is measured if a baseline of this job is in the cache. Otherwise it is estimated from the model's FLOPs and a
+short matrix multiplication with the model's sizes. The plan says which.
 """
 
 import math
@@ -33,23 +33,23 @@ from hybrid_ray.training.setup import synchronize
 
 __all__ = ["Plan", "Stage", "plan", "plan_concurrency", "plan_memory", "resolve_auto", "run_cache"]
 
-_OVERHEAD = 2.0  # a step takes this many times its matrix products' time: norms, softmax, optimizer, Python
+_OVERHEAD = 2.0  # time of a step / time of its matrix products; the rest is norms, softmax, optimizer, Python
 _PROBE_ROWS = {"cpu": 1024, "cuda": 16_384}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What a job costs. Seconds are wall time on ``concurrency`` runs side by side; bytes are those of the device
-    that trains.
+    """Time and memory of a job. Seconds are wall time with ``concurrency`` runs at a time; bytes are those of the
+    training device.
     """
 
     stages: tuple[Stage, ...]
-    compared: tuple[Stage, ...]  # those of `hybrid-ray compare`; none where the job says nothing of it
+    compared: tuple[Stage, ...]  # stages of `hybrid-ray compare`; empty if the job has no compare section
     run: RunConfig
     concurrency: Concurrency
     step_seconds: float
     measured: bool
-    probe: str  # how the seconds were estimated, if they were
+    probe: str  # how the seconds were estimated, if they were not measured
     device: str
     stops: str  # when trials may be stopped, in words
 
@@ -58,7 +58,7 @@ class Plan:
         return sum(stage.steps for stage in self.stages)
 
     def seconds(self, stage: Stage) -> float:
-        """Wall time of a stage. Whole rounds: the last run of a stage has nobody beside it."""
+        """Wall time of a stage, in whole rounds of ``concurrency`` runs: the last round may have fewer."""
         if not stage.runs:
             return 0.0
         rounds = math.ceil(stage.runs / self.concurrency.runs)
@@ -77,31 +77,31 @@ class Plan:
         yield from self._table("stage", self.stages)
         if self.compared:
             yield from self._table("compare", self.compared)
-        how = "measured: a cached baseline" if self.measured else f"estimated: {self.probe}"
-        yield f"{1000 * self.step_seconds:.3g} ms a real step ({how})"
-        yield f"{self.concurrency.runs} runs side by side on {self.device}"
+        how = "measured in a cached baseline" if self.measured else f"estimated from {self.probe}"
+        yield f"{1000 * self.step_seconds:.3g} ms per real step ({how})"
+        yield f"{self.concurrency.runs} runs at a time on {self.device}"
         yield self.stops
         yield from memory_lines(self.run, self.concurrency.need)
         there, needed = size_text(self.concurrency.there), size_text(self.concurrency.needed)
-        yield f"{self.concurrency.sharing} side by side need {needed} of {there} that are free"
+        yield f"{self.concurrency.sharing} at a time need {needed}; {there} are free"
 
     def _table(self, title: str, stages: Sequence[Stage]) -> Iterator[str]:
         yield f"{title:<14}{'runs':>6}{'steps':>12}{'time':>12}"
         for stage in stages:
             yield f"{stage.name:<14}{stage.runs:>6}{stage.steps:>12,}{_duration(self.seconds(stage)):>12}"
         runs, steps = (sum(getattr(stage, name) for stage in stages) for name in ("runs", "steps"))
-        yield f"{'in all':<14}{runs:>6}{steps:>12,}{_duration(sum(map(self.seconds, stages))):>12}"
+        yield f"{'total':<14}{runs:>6}{steps:>12,}{_duration(sum(map(self.seconds, stages))):>12}"
 
 
 def resolve_auto(job: JobConfig) -> JobConfig:
-    """The job with what the machine decides filled in: a worker's GPUs, the device, and an open micro-batch.
+    """The job with the settings filled in that depend on the machine: GPUs per worker, device, micro-batch ``auto``.
 
-    The micro-batch is the largest that fits beside as many runs as a search has side by side, whichever command asks:
-    so it is one for all of them. It is written with the job, and stays when free memory is another.
+    The micro-batch is the largest that fits when as many runs share the device as in a search, so that all commands use
+    the same. It is stored with the job and kept when the free memory changes.
 
     Raises:
-        ConfigError: the device and the number of GPUs contradict each other, or the micro-batch is open and its
-            device is not here.
+        ConfigError: the device and the number of GPUs contradict each other, or the micro-batch is ``auto`` and its
+            device is not on this machine.
     """
     job = resolve_device(job)
     if job.train.micro_batch_size == "auto":
@@ -110,7 +110,7 @@ def resolve_auto(job: JobConfig) -> JobConfig:
 
 
 def _free_for_one(job: JobConfig) -> int:
-    """Bytes for each worker when as many share the device as may."""
+    """Bytes for each worker if the largest allowed number of runs share the device."""
     load_task(job.run())
     check_open_micro_batch(job)
     runs = min(resource_concurrency(job, local_resources()), job.resources.max_concurrent or _most_trials(job))
@@ -119,12 +119,12 @@ def _free_for_one(job: JobConfig) -> int:
 
 
 def resolve_device(job: JobConfig) -> JobConfig:
-    """The job with a worker's GPUs filled in, and the device, which follows from them.
+    """The job with the number of GPUs per worker filled in, and the device, which follows from it.
 
-    Open GPUs are 1 where the device is cuda, or open too on a machine with GPUs for all workers of a run; else 0. A
-    cluster is not asked: a job for one says what it wants, else it gets processors. An open device is then what there
-    are GPUs for. Runs carry that, so that one job's runs have one key in the cache, whichever command trains them. A
-    resolved job stays as it is, on any machine.
+    Unset GPUs become 1 if the device is cuda, or if it is auto and this machine has a GPU for each worker; else 0. A
+    cluster is not asked: a job for a cluster must name its GPUs, else it runs on CPUs. Device auto becomes cuda if
+    there are GPUs. The result is part of every run, so that all commands use the same cache key. Resolving a resolved
+    job changes nothing.
 
     Raises:
         ConfigError: the device and the number of GPUs contradict each other.
@@ -142,8 +142,8 @@ def resolve_device(job: JobConfig) -> JobConfig:
         )
     if device == "cpu" and gpus:
         raise ConfigError(
-            f"train.device is 'cpu' but resources.gpus_per_worker is {gpus:g}, which runs would hold and not use: "
-            "set gpus_per_worker to 0, or train.device to cuda"
+            f"train.device is 'cpu' but resources.gpus_per_worker is {gpus:g}, which the runs would reserve but not "
+            "use: set gpus_per_worker to 0, or train.device to cuda"
         )
     return replace(job, train=replace(train, device=device), resources=replace(job.resources, gpus_per_worker=gpus))
 
@@ -154,11 +154,11 @@ def _gpus_for_all_workers(resources: ResourcesConfig) -> bool:
 
 
 def plan(job: JobConfig) -> Plan:
-    """Cost and fit of a job where it would run: this machine, or the cluster it names (which is asked what it has).
+    """Time and memory of a job on the machine or cluster that would run it. A cluster is asked for its resources.
 
     Raises:
-        ConfigError: the model, space or corpus is not there, the resources can't be had, a budget limits nothing, or it
-            does not fit in memory.
+        ConfigError: the model, space or corpus does not exist, there are too few resources, a budget limits nothing, or
+            a run does not fit in memory.
     """
     job = resolve_auto(job)
     check_budget(job)
@@ -176,8 +176,8 @@ def plan(job: JobConfig) -> Plan:
         concurrency=found,
         step_seconds=seconds,
         measured=measured,
-        probe="FLOPs and a matrix-product probe" if task.matmul_probe() else "a timed gradient",
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "processors",
+        probe="FLOPs and a timed matrix product" if task.matmul_probe() else "a timed gradient",
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU",
         stops=_stops(job, space),
     )
 
@@ -185,22 +185,22 @@ def plan(job: JobConfig) -> Plan:
 def _stops(job: JobConfig, space: SearchSpace) -> str:
     scheduler, grace = job.search.scheduler, grace_steps(job, space)
     if "scheduler" in job.search.named:
-        return f"trials may be stopped or paused by {job.search.named['scheduler']}"
+        return f"trials may be stopped early or paused by {job.search.named['scheduler']}"
     if scheduler == "none":
         return "no trial is stopped early"
     if grace >= job.train.steps:
         return f"no trial is stopped early: {scheduler} waits {grace} steps (search.grace_steps)"
     at = f" at {', '.join(map(str, rungs(job, space)))}" if scheduler == "asha" else ""
-    by = "the net speedup they are heading for" if job.objective.mode == "net" else "score"
-    return f"trials may be stopped after {grace} of {job.train.steps} steps ({scheduler}, compared{at} by {by})"
+    by = "projected net speedup" if job.objective.mode == "net" else "score"
+    return f"trials may be stopped early after {grace} of {job.train.steps} steps ({scheduler}, compared{at} by {by})"
 
 
 def plan_concurrency(job: JobConfig, *, most: int | None = None) -> Concurrency:
-    """How many runs of a resolved job go side by side where it would run: as many as its processors, GPUs, memory and
-    ``max_concurrent`` allow, and no more than ``most``.
+    """How many runs of a resolved job can run at a time: as many as CPUs, GPUs, memory and ``max_concurrent`` allow,
+    at most ``most``.
 
     Raises:
-        ConfigError: the model or corpus is not there, the resources can't be had, or it does not fit in memory.
+        ConfigError: the model or corpus does not exist, there are too few resources, or a run does not fit in memory.
     """
     task = load_task(job.run())
     possible = resource_concurrency(job, _resources(job))
@@ -210,10 +210,10 @@ def plan_concurrency(job: JobConfig, *, most: int | None = None) -> Concurrency:
 
 
 def plan_memory(job: JobConfig, *, gibibytes: float) -> MemoryPlan:
-    """Whether one worker of a job fits on a device with that much free memory, which need not be here.
+    """Whether one worker of a job fits on a device with that much free memory, which this machine need not have.
 
     Raises:
-        ConfigError: the model or corpus is not there.
+        ConfigError: the model or corpus does not exist.
     """
     job, free = resolve_device(job), int(gibibytes * 2**30)
     load_task(job.run())
@@ -223,16 +223,16 @@ def plan_memory(job: JobConfig, *, gibibytes: float) -> MemoryPlan:
 
 
 def _most_trials(job: JobConfig) -> int:
-    """Side by side at most a quarter of the trials: a sampler learns from trials that have ended.
+    """At most a quarter of the trials run at a time, because a sampler learns from trials that have ended.
 
-    With all of them asked at once, a search would be its presets and random draws, whatever sampler it names.
+    If all started at once, any sampler could only draw at random after the presets.
     """
     return max(2, job.search.trials // 4)
 
 
 def _resources(job: JobConfig) -> Resources:
     if job.resources.address == "local":
-        temporary_root()  # what Ray will need, asked before anything is written
+        temporary_root()  # raises before anything is written if Ray can't store its files
         return local_resources()
     with ray_session(job) as there:
         return there
@@ -252,9 +252,9 @@ def _step_seconds(job: JobConfig, task: Task) -> tuple[float, bool]:
 
 
 def _probe(job: JobConfig, task: Task) -> float:
-    """FLOPs of a step over the rate of a product as wide as the model and as long as a micro-batch.
+    """Estimated seconds of a step: its FLOPs / the measured rate of a matrix product with the model's sizes.
 
-    Of a task that gives no such numbers, a gradient is timed.
+    For a task without a `MatmulProbe`, a gradient is timed.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(job.train.threads)

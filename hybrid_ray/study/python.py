@@ -1,4 +1,4 @@
-"""A study from Python: `run_study` does what ``hybrid-ray run`` does, and returns the study."""
+"""Run a study from Python: `run_study` does the same as ``hybrid-ray run`` and returns the study."""
 
 from hybrid_ray.config import JobConfig
 from hybrid_ray.errors import HybridRayError
@@ -15,12 +15,12 @@ def run_study(job: JobConfig) -> Study:
         job: as `load_job` gives it.
 
     Returns:
-        The study, as `load_study` gives it. ``study.finished`` is False where a budget ended it before all was done.
+        The study, as `load_study` gives it. ``study.finished`` is False if a budget ended it early.
 
     Raises:
         ConfigError: the job can't be run here; nothing was started and no directory made.
-        HybridRayError: the study began but could not go on; what was finished is kept.
-        KeyboardInterrupt: a signal asked to stop; says how to go on.
+        HybridRayError: the study had to end early; finished runs are kept.
+        KeyboardInterrupt: a signal asked to stop; the message says how to continue.
     """
     outcome = pipeline.run_study(job)
     if outcome.status == "failed":

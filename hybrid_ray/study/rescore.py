@@ -1,8 +1,7 @@
-"""A finished study measured by another objective, from the raw parts that it kept. Nothing is trained.
+"""Score the trials of a finished study by another objective, from its stored results. Nothing is trained.
 
-The same code measures that measured first (`TrialScorer`), so that the same settings give the same numbers. What a
-search did under its own objective can't be undone: what that means for a result is told by its report
-(`Rescoring.notes`).
+The code is that of the search (`TrialScorer`), so the same objective gives the same numbers. The search itself used the
+old objective; the report says what that means for the results (`Rescoring.notes`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +27,7 @@ __all__ = ["Rescored", "rescore", "rescored_trials"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rescored:
-    """Rows as in ``trials.jsonl``, measured anew, and the trials of which another limit says how they ended."""
+    """Rows as in ``trials.jsonl`` with new scores, and the trials whose end changes with the new limit."""
 
     rows: tuple[Mapping[str, Any], ...]
     diverged_now: tuple[int, ...]
@@ -36,19 +35,19 @@ class Rescored:
 
 
 def rescore(directory: Path | str, overrides: Sequence[str] = ()) -> Path:
-    """Score a study's trials anew and write trials and report under its ``rescored`` folder. Returns where.
+    """Score a study's trials again and write trials and report to its ``rescored`` folder. Returns the new folder.
 
     Args:
-        directory: the study. Nothing in it is changed but that folder.
-        overrides: ``objective.<setting>=<value>``, over what the study was searched with.
+        directory: the study. Only that folder is changed.
+        overrides: ``objective.<setting>=<value>``, changes to the study's objective.
 
     Raises:
-        ConfigError: an override is none of the objective, or impossible; or the study is itself one scored anew.
-        StoreError: there is no such study, or it has no baseline and frontier to measure by.
+        ConfigError: an override is not a setting of the objective or has a wrong value; or the study is a rescored one.
+        StoreError: there is no such study, or its baseline or frontier is missing.
     """
     study = load_study(directory)
     if study.rescoring:
-        raise ConfigError(f"{directory} is {study.runs.name} scored anew: give that study itself, {study.runs}")
+        raise ConfigError(f"{directory} is a rescored copy of {study.runs.name}: give the study itself, {study.runs}")
     job = replace(study.job, objective=_objective(study, overrides))
     found = rescored_trials(study, job.objective)
     place = study.directory / "rescored" / _label(study.job.objective, job.objective)
@@ -61,17 +60,17 @@ def rescore(directory: Path | str, overrides: Sequence[str] = ()) -> Path:
     )
     write_json_atomic(place / RESCORED, note.as_dict(place))
     write_trials(place, found.rows)
-    write_atomic(place / "job.yaml", dump_job(job).encode())  # last: from here on it is a study
+    write_atomic(place / "job.yaml", dump_job(job).encode())  # last: it makes the folder a study
     write_report(place)
     return place
 
 
 def rescored_trials(study: Study, objective: ObjectiveConfig) -> Rescored:
-    """A study's trials measured by another objective; writes nothing.
+    """A study's trials scored by another objective; writes nothing.
 
     Raises:
-        StoreError: baseline or frontier are missing, or not comparable with a trial; or the result of a trial that
-            came to its end is gone.
+        StoreError: the baseline or frontier is missing or not comparable with a trial, or the result of a finished
+            trial is missing.
     """
     runs = [result for place in study.frontier["run"] if (result := study.result(str(place))) is not None]
     rows = read_jsonl(study.directory / "trials.jsonl")
@@ -79,7 +78,7 @@ def rescored_trials(study: Study, objective: ObjectiveConfig) -> Rescored:
         old, new = (TrialScorer.from_results(runs, settings) for settings in (study.job.objective, objective))
         found = [_measured(row, study.result(int(row["number"])), old, new) for row in rows]
     except ValueError as error:
-        raise StoreError(f"{study.directory} can't be scored anew: {error}") from error
+        raise StoreError(f"{study.directory} can't be rescored: {error}") from error
     changed = [(row["number"], row["diverged"]) for row, was in zip(found, rows, strict=True) if _ended_anew(row, was)]
     return Rescored(
         rows=tuple(found),
@@ -89,17 +88,17 @@ def rescored_trials(study: Study, objective: ObjectiveConfig) -> Rescored:
 
 
 def _measured(row: Mapping[str, Any], result: RunResult | None, old: TrialScorer, new: TrialScorer) -> dict[str, Any]:
-    """A trial's row with its measures made anew. One that failed has none.
+    """A trial's row with its new measures. A failed trial is unchanged.
 
-    Raises ValueError for a trial that came to its end and left no result: a row alone has no held-out loss of an end.
+    Raises ValueError for a finished trial without a result, because a row does not hold the final held-out loss.
     """
     if row["state"] == "FAIL":
         return dict(row)
     stopped_early = row["state"] == "PRUNED" and not row["diverged"]
     if stopped_early:
-        measures = new.at(_last_report(row), row["calibration"])  # of a stopped trial its row is all there is
+        measures = new.at(_last_report(row), row["calibration"])  # a stopped trial has only its row
     elif result is None:
-        raise ValueError(f"trial {row['number']} came to its end but its result.json is gone: put it back")
+        raise ValueError(f"trial {row['number']} has ended but its result.json is missing: restore the file")
     else:
         measures = _of_a_whole_run(result, old, new)
     kept = {name: measures[name] for name in MEASURES}
@@ -108,7 +107,7 @@ def _measured(row: Mapping[str, Any], result: RunResult | None, old: TrialScorer
 
 
 def _of_a_whole_run(result: RunResult, old: TrialScorer, new: TrialScorer) -> dict[str, Any]:
-    """Of a run that came to an end of its own, which another limit on degradation may see otherwise."""
+    """Measures of a run that finished or diverged. With another limit on degradation, the other may be true."""
     given_up = new.diverged_at(result.curve)
     if given_up and (result.status == "finished" or given_up != result.curve[-1]):
         return new.at(given_up, given_up.train_seconds / given_up.time, status="diverged")
@@ -128,16 +127,16 @@ def _last_report(row: Mapping[str, Any]) -> Evaluation:
 
 
 def _ended_anew(row: Mapping[str, Any], was: Mapping[str, Any]) -> bool:
-    """Whether the new limit says another end than the old one did."""
+    """Whether the trial's end differs under the new limit."""
     return bool(row["state"] != "FAIL" and row["diverged"] != was["diverged"])
 
 
 def _objective(study: Study, overrides: Sequence[str]) -> ObjectiveConfig:
-    """The study's objective with the overrides put over it, checked as a job is; every problem at once."""
+    """The study's objective with the overrides applied and checked. Raises one `ConfigError` with every problem."""
     known = [f"objective.{field.name}" for field in fields(ObjectiveConfig)]
     others = [text for text in overrides if not text.strip().startswith("objective.")]
     problems = [
-        f"--set {text!r} is none of the objective's, and scoring anew trains nothing: give {', '.join(known)}"
+        f"--set {text!r} is not a setting of the objective, and rescoring trains nothing: give {', '.join(known)}"
         for text in others
     ]
     try:
@@ -150,7 +149,7 @@ def _objective(study: Study, overrides: Sequence[str]) -> ObjectiveConfig:
 
 
 def _label(old: ObjectiveConfig, new: ObjectiveConfig) -> str:
-    """Names the folder: the mode, then each number that changed (``score-penalty_weight-5``)."""
+    """The folder's name: the mode, then each number that changed (``score-penalty_weight-5``)."""
     changed = [
         f"{field.name}-{getattr(new, field.name):g}"
         for field in fields(ObjectiveConfig)

@@ -1,4 +1,4 @@
-"""How many runs a job takes, stage by stage, and how many steps that cost what a real step costs."""
+"""The number of runs and of real steps in each stage of a job."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from hybrid_ray.evaluation.confirm import confirmation_runs
 
 __all__ = ["Stage", "comparison_stages", "stages"]
 
-_TRIAL_SHARE = 0.75  # of a trial's nominal steps that are real, where a gate decides
+_TRIAL_SHARE = 0.75  # assumed fraction of real steps in a trial, if a gate decides when to predict
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
-    """Runs of one kind, and the real steps they take together; predicted ones are nearly free."""
+    """Runs of one kind, and the sum of their real steps. Predicted steps cost almost nothing."""
 
     name: str
     runs: int
@@ -23,7 +23,7 @@ class Stage:
 
 
 def stages(job: JobConfig) -> Iterator[Stage]:
-    """The runs of a study by stage."""
+    """The stages of a study."""
     frontier = [run.train.steps for run in frontier_runs(job).values()]
     steps, real = job.train.steps, _real_steps(job)
     yield Stage(name="frontier", runs=len(frontier), steps=sum(frontier))
@@ -34,7 +34,7 @@ def stages(job: JobConfig) -> Iterator[Stage]:
 
 
 def comparison_stages(job: JobConfig) -> Iterator[Stage]:
-    """The runs of a comparison that goes to its last analysis, by stage."""
+    """The stages of a comparison that continues to its last analysis."""
     frontier = [run.train.steps for run in frontier_runs(job).values()]
     compare, steps, real, optimizers = job.compare, job.train.steps, _real_steps(job), 1 + len(job.compare.peers)
     plain, hybrid = tuning_runs(job) if compare.tune_baseline else (0, 0)
@@ -42,7 +42,7 @@ def comparison_stages(job: JobConfig) -> Iterator[Stage]:
     yield Stage(name="tuning", runs=tuned + hybrid, steps=tuned * steps + hybrid * real)
     yield Stage(name="frontiers", runs=optimizers * len(frontier), steps=optimizers * sum(frontier))
     seeds, variants = compare.interim_analyses[-1], 2 * len(compare.variants)
-    alike = 1 + len({*REQUIRED, *compare.arms}) + len(compare.peers)  # the hybrid, and what takes as long
+    alike = 1 + len({*REQUIRED, *compare.arms}) + len(compare.peers)  # the hybrid and all arms of the same cost
     yield Stage(
         name=f"{seeds} seeds",
         runs=seeds * (1 + alike + variants),
@@ -51,7 +51,7 @@ def comparison_stages(job: JobConfig) -> Iterator[Stage]:
 
 
 def _real_steps(job: JobConfig) -> int:
-    """Of a run that predicts; predicted steps are nearly free."""
+    """Real steps of a run that predicts."""
     steps = job.train.steps
     always = job.hybrid.gate_kind == "always"
     return round(job.hybrid.real_steps(steps) if always else _TRIAL_SHARE * steps)

@@ -36,8 +36,8 @@ __all__ = ["Outcome", "Stages"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """How a session on a study ended. ``text`` is what the terminal is told last: the headline, and where everything
-    is. "finished" is one that did all it was allowed to: where a budget ended it, ``text`` says what is left to do.
+    """How a session on a study ended. ``text`` is printed last: the headline and the path of the report. A session that
+    a budget ended is "finished" too; its ``text`` says how to continue.
     """
 
     status: Literal["finished", "stopped", "failed"]
@@ -49,10 +49,10 @@ class Stages:
     """One session of work on a study.
 
     Args:
-        study: its directory, locked by this process.
+        study: the study directory, locked by this process.
         space: the search space of its job.
-        plan: what the display counts against.
-        flag: set where a signal came before this session, while Ray was starting.
+        plan: expected steps, for the display.
+        flag: already set if a signal came while Ray was starting.
         queued: settings to try before the presets, by name.
     """
 
@@ -68,10 +68,10 @@ class Stages:
         self._study, self._job, self._space, self._plan = study, study.job, space, plan
         self._queued = {**(queued or {}), **space.presets}
         self._flag, self._budget = flag or StopFlag(), Budget(study.job)
-        self._gave_up: str | None = None  # why, once too many trials failed in a row
+        self._gave_up: str | None = None  # the reason, once too many trials have failed in a row
 
     def run(self) -> Outcome:
-        """All stages that are not done yet. What is finished is kept, whatever ends it."""
+        """Run all stages that are not done yet. Finished runs are kept, however the session ends."""
         study, note = self._study, None
         study.store.event("started")
         with self._flag:
@@ -86,15 +86,13 @@ class Stages:
         return self._report(self._gave_up or note)
 
     def train_frontier(self, display: Display) -> tuple[list[RunResult], int]:
-        """Baseline and frontier runs alone, in the Ray that is joined or one of their own; and how many runs go side by
-        side there.
-        """
+        """Baseline and frontier runs, and how many runs fit at a time. Uses the connected Ray or starts one."""
         with self._flag, ray_session(self._job) as there:
             execute, side_by_side = self._executor(there, display)
             return self._frontier(execute, display), side_by_side
 
     def _train(self, display: Display) -> str | None:
-        """Everything that trains. Returns why less was done than the job asks for, if so."""
+        """Run everything that trains. If less was done than the job asks for, returns the reason."""
         with ray_session(self._job) as there:
             execute, side_by_side = self._executor(there, display)
             results = self._frontier(execute, display)
@@ -103,8 +101,8 @@ class Stages:
         return note
 
     def _executor(self, there: Resources, display: Display) -> tuple[RayExecute, int]:
-        """What executes runs on the Ray that is joined, and how many side by side."""
-        self._flag.listen()  # Ray put a handler of its own in place
+        """The executor of runs on the connected Ray, and the number of runs at a time."""
+        self._flag.listen()  # because Ray has installed its own signal handler
         side_by_side = min(self._plan.concurrency.runs, resource_concurrency(self._job, there))
         execute = RayExecute(
             self._job,
@@ -117,7 +115,7 @@ class Stages:
         return execute, side_by_side
 
     def _frontier(self, execute: RayExecute, display: Display) -> list[RunResult]:
-        """Baseline and frontier runs, from the cache where they are known. The baseline is among them."""
+        """Frontier runs, including the baseline. Those in the cache are not trained again."""
         runs = frontier_runs(self._job)
         display.stage("frontier", len(runs))
         self._study.store.event("stage", stage="frontier")
@@ -135,12 +133,13 @@ class Stages:
         if failed:
             self._study.store.event("failed", stage="frontier", errors=failed)
             raise HybridRayError(
-                "without baseline and frontier there are no scores, and these runs did not finish: " + "; ".join(failed)
+                "trials can't be scored without the baseline and frontier, and these runs did not finish: "
+                + "; ".join(failed)
             )
         return results
 
     def _search(self, results: Sequence[RunResult], side_by_side: int, display: Display) -> str | None:
-        """Trials up to the number asked. Returns why there are fewer, if there are."""
+        """Run the missing trials. If some are still missing afterwards, returns the reason."""
         from hybrid_ray.ray_tune.search import run_search
 
         search = self.search(results, side_by_side, display)
@@ -151,7 +150,7 @@ class Stages:
         return self._budget.used_up if left > 0 else None
 
     def search(self, results: Sequence[RunResult], side_by_side: int, display: Display) -> "Search | None":
-        """The session of the search that is due, with Optuna's study opened and repaired; None if no trial is missing.
+        """The search for the missing trials, with Optuna's study opened and repaired; None if no trial is missing.
 
         Args:
             results: baseline and frontier runs.
@@ -186,7 +185,7 @@ class Stages:
         )
 
     def _confirm(self, results: Sequence[RunResult], execute: RayExecute, display: Display) -> None:
-        """The best trials again on fresh seeds, beside their controls; and those that were confirmed before."""
+        """Repeat the best trials with new seeds, next to their controls. Includes trials that were confirmed before."""
         kept = self._study.path / "confirmation.json"
         before = [one["trial"] for one in read_json(kept)["candidates"]] if kept.exists() else []
         best = best_candidates(self._study.store.trials(), self._job, before=before)
@@ -206,13 +205,13 @@ class Stages:
         self._study.store.write_json("confirmation.json", statistics)
 
     def _report(self, note: str | None) -> Outcome:
-        """The report, and what the terminal is told."""
+        """Write the report; returns the outcome with the text for the terminal."""
         study = self._study
         study.store.event("failed" if self._gave_up else "cut_short" if note else "finished", note=note)
         text = write_report(study.path).text
         said = [text, f"Report: {study.path / 'report.html'}"]
         if note:
-            said[1:1] = [f"Note: {note}.", f"Go on with: hybrid-ray resume {study.path}"]
+            said[1:1] = [f"Note: {note}.", f"Continue with: hybrid-ray resume {study.path}"]
         return Outcome(status="failed" if self._gave_up else "finished", text="\n\n".join(said), directory=study.path)
 
     def _stopped(self) -> Outcome:
@@ -220,13 +219,13 @@ class Stages:
         done = len([row for row in study.store.trials() if row["state"] != "FAIL"])
         return Outcome(
             status="stopped",
-            text=f"Stopped as asked, with {done} trials done. Go on with: hybrid-ray resume {study.path}",
+            text=f"Stopped after {done} finished trials. Continue with: hybrid-ray resume {study.path}",
             directory=study.path,
         )
 
 
 class _Listener:
-    """Keeps the row of every trial, counts its cost, and shows it."""
+    """Stores the row of every trial, adds its cost to the budget and shows it."""
 
     def __init__(self, study: StudyDirectory, budget: Budget, display: Display) -> None:
         self._study, self._budget, self._display = study, budget, display
@@ -243,7 +242,7 @@ class _Listener:
         self._display.ended(row)
 
     def gave_up(self, numbers: Sequence[int]) -> None:
-        """Kept at once: whoever resumes tries these again (journal.py)."""
+        """Stored at once, because a resumed study tries these trials again (ray_tune/optuna_storage.py)."""
         self._study.store.event("gave_up", trials=numbers)
 
 

@@ -1,4 +1,4 @@
-"""When nothing new may start: a signal asked to stop, or a budget is used up."""
+"""Reasons to start nothing new: a signal to stop, or a budget that is used up."""
 
 import signal
 import threading
@@ -14,7 +14,7 @@ __all__ = ["Budget", "StopFlag", "Stopped", "check_budget"]
 
 
 class Stopped(Exception):
-    """Work was left undone on purpose. ``reason`` says why; what is finished is kept."""
+    """The work ended early on request. ``reason`` says why; finished runs are kept."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -24,8 +24,8 @@ class Stopped(Exception):
 class StopFlag:
     """Set by the first SIGINT or SIGTERM while the block is entered; a second signal ends the process at once.
 
-    A plain attribute and no event: signal handlers run between two instructions of the main thread. Outside the main
-    thread, where Python allows no handlers, it is never set by a signal.
+    A plain attribute is enough, because signal handlers run in the main thread between two instructions. In other
+    threads, where Python allows no handlers, it is never set.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class StopFlag:
         return self.signal is not None
 
     def listen(self) -> None:
-        """Take over the signals; called again after Ray has put its own handler in place."""
+        """Install the signal handlers. Called again after Ray has installed its own."""
         if threading.current_thread() is not threading.main_thread():
             return
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -55,7 +55,7 @@ class StopFlag:
     def raise_if_set(self) -> None:
         """Raises `Stopped` once a signal has come."""
         if self:
-            raise Stopped("asked to stop")
+            raise Stopped("a signal asked to stop")
 
     def _received(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
@@ -65,7 +65,7 @@ class StopFlag:
 
 
 class Budget:
-    """Minutes of this session and GPU-hours of its runs. What runs already may end; nothing new starts."""
+    """Limits on the minutes of this session and the GPU-hours of its runs. Once reached, no new run starts."""
 
     def __init__(self, job: JobConfig) -> None:
         self._limits, self._gpus = job.budget, run_needs(job).gpus
@@ -78,7 +78,7 @@ class Budget:
 
     @property
     def used_up(self) -> str | None:
-        """Which limit was reached, in words; None while there is some left."""
+        """The limit that was reached, as a sentence; None if none was."""
         minutes, hours = (time.monotonic() - self._started) / 60, self._gpu_seconds / 3600
         if self._limits.minutes is not None and minutes >= self._limits.minutes:
             return f"the budget of {self._limits.minutes:g} minutes is used up"
@@ -93,7 +93,7 @@ class Budget:
 
 
 def check_budget(job: JobConfig) -> None:
-    """Raises `ConfigError` for a budget that could never be used up. ``job`` is resolved."""
+    """Raises `ConfigError` for a budget that can never be used up. ``job`` must be resolved."""
     if job.budget.gpu_hours is not None and not run_needs(job).gpus:
         raise ConfigError(
             f"budget.gpu_hours is {job.budget.gpu_hours:g} but the runs use no GPU, so it would limit nothing: "

@@ -113,7 +113,7 @@ def test_a_driver_asked_to_stop_says_143_tells_its_trials_and_refuses_a_second_o
     first = driver("run", "job.yaml", "--set", "search.trials=50")
     wait_for_trials(study, 1)
     assert main(["resume", str(study)]) == 1
-    assert f"is being worked on by process {first.pid}" in capsys.readouterr().err
+    assert f"is in use by process {first.pid}" in capsys.readouterr().err
 
     os.kill(first.pid, signal.SIGTERM)
     said, _ = first.communicate(timeout=60)

@@ -63,7 +63,7 @@ def test_a_whole_study_then_more_trials(job: JobConfig) -> None:
     }
     assert more.trials.iloc[:4]["ended"].equals(study.trials["ended"])
     assert len(more.events[more.events["event"] == "created"]) == 1
-    with pytest.raises(ConfigError, match="asks for 6 already"):
+    with pytest.raises(ConfigError, match="already has 6 trials"):
         extend_study(outcome.directory, trials=6)
 
 

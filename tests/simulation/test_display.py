@@ -35,7 +35,7 @@ def test_a_line_leads_with_what_is_searched(tmp_path: Any, mode: Any, said: str)
 def test_on_its_way_a_trial_is_heading_for_a_net_speedup_where_that_is_searched(tmp_path: Any) -> None:
     job, out = micro_job(tmp_path, objective=ObjectiveConfig(mode="net")), io.StringIO()
     Display(job, plan(job), out).ended(row(0, "PRUNED", net_speedup=None, objective=0.97))
-    assert "pruned, heading for net speedup 0.97, score" in out.getvalue()
+    assert "pruned, projected net speedup 0.97, score" in out.getvalue()
 
 
 def test_the_front_so_far_is_shown(tmp_path: Any) -> None:

@@ -65,7 +65,7 @@ def test_a_plan_counts_every_run(tmp_path: Path) -> None:
     assert found.total_seconds > 0
     assert not found.measured
     assert "estimated" in found.text
-    assert "trials may be stopped after 20 of 60 steps (asha, compared at 20, 40 by score)" in found.text
+    assert "trials may be stopped early after 20 of 60 steps (asha, compared at 20, 40 by score)" in found.text
 
 
 @pytest.mark.parametrize(

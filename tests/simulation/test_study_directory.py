@@ -49,7 +49,7 @@ def test_a_study_holds_the_job_as_run_and_what_it_ran_in(tmp_path: Path) -> None
 
 def test_a_second_driver_is_refused_and_a_lock_that_nobody_holds_does_not_count(tmp_path: Path) -> None:
     study = create(micro_job(tmp_path))
-    with pytest.raises(StudyLocked, match="is being worked on by process"):
+    with pytest.raises(StudyLocked, match="is in use by process"):
         StudyDirectory.open(study.path)
     study.close()
     assert (study.path / "lock").exists()  # the file stays, the lock does not
@@ -57,7 +57,7 @@ def test_a_second_driver_is_refused_and_a_lock_that_nobody_holds_does_not_count(
 
 
 def test_a_folder_that_is_no_study_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no study directory"):
+    with pytest.raises(ConfigError, match="is not a study directory"):
         StudyDirectory.open(tmp_path)
 
 
@@ -171,7 +171,7 @@ def test_a_refused_extension_leaves_the_study_as_it_was(tmp_path: Path) -> None:
     study = made_elsewhere(job, seed=7)
     with pytest.raises(ConfigError, match="seed: 7 -> 0"):
         extend_study(study, trials=9)
-    with pytest.raises(ConfigError, match="asks for 4 already"):
+    with pytest.raises(ConfigError, match="already has 4 trials"):
         extend_study(study, trials=4)
     assert read_job(study / "job.yaml") == job
 

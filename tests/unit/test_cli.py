@@ -33,7 +33,7 @@ def test_plan_says_runs_time_and_memory_and_trains_nothing(
     monkeypatch.chdir(tmp_path)
     assert main(["plan", LOCAL]) == 0
     said = capsys.readouterr().out
-    for part in ("16", "in all", "memory", "ms a real step"):
+    for part in ("16", "total", "memory", "ms per real step"):
         assert part in said
     assert not (tmp_path / "studies").exists()
 

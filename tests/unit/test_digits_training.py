@@ -99,4 +99,4 @@ def test_its_memory_is_that_of_a_process_and_its_plan_is_timed(run: RunConfig) -
     assert need.weights == 4 * 49_022
     planned = plan(job)
     assert 1e-4 < planned.step_seconds < 2.0
-    assert "a real step" in planned.text
+    assert "per real step" in planned.text

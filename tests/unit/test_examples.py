@@ -25,7 +25,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_model_of_ones_own_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", JOB]) == 0
     said = capsys.readouterr().out
-    assert "estimated: a timed gradient" in said
+    assert "estimated from a timed gradient" in said
     assert "memory of one worker" in said
 
 

@@ -144,7 +144,7 @@ def test_only_the_objective_can_be_changed_and_every_problem_is_listed(
     before = files(study)
     assert main(["rescore", str(study), "--set", "train.steps=5", "--set", "objective.tolerance=-1"]) == 2
     said = capsys.readouterr().err
-    assert "'train.steps=5' is none of the objective's" in said
+    assert "'train.steps=5' is not a setting of the objective" in said
     assert "objective.tolerance is -1 but must be at least 0" in said
     assert main(["rescore", str(study), "--set", "objective.mod=net"]) == 2
     assert "did you mean 'objective.mode'?" in capsys.readouterr().err
@@ -154,7 +154,7 @@ def test_only_the_objective_can_be_changed_and_every_problem_is_listed(
 
 
 def test_a_study_scored_anew_is_not_scored_anew_again(study: Path) -> None:
-    with pytest.raises(ConfigError, match="give that study itself"):
+    with pytest.raises(ConfigError, match="give the study itself"):
         rescore(rescore(study), ["objective.mode=net"])
 
 
@@ -170,7 +170,7 @@ def test_a_trial_whose_result_is_gone_is_named_and_not_called_stopped(study: Pat
     number = next(row["number"] for row in rows_of(study).values() if row["state"] == "COMPLETE")
     StudyStore(study).amend_trials({number: {"state": "PRUNED", "diverged": 1} if diverged else {}})
     (study / "trials" / f"{number:04d}" / "result.json").unlink()
-    with pytest.raises(StoreError, match=f"trial {number} came to its end but its result.json is gone"):
+    with pytest.raises(StoreError, match=f"trial {number} has ended but its result.json is missing"):
         rescore(study)
 
 
