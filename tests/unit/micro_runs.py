@@ -6,7 +6,10 @@ from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, RunConfig, 
 from hybrid_ray.run_result import Evaluation, Replay, Status, StepRecord
 
 DATA = DataConfig(max_bytes=1_000_000, heldout_tokens=8192)
-CYCLES = HybridConfig(warmup_steps=6, full_steps=4, correct_steps=2, prediction_horizon=3, confidence_threshold=0.0)
+CYCLES = HybridConfig(
+    warmup_steps=6, full_steps=4, correct_steps=2, prediction_horizon=3, confidence_threshold=0.0,
+    first_fraction=0.0, off_fraction=0.25,
+)  # fmt: skip
 
 
 def micro_run(

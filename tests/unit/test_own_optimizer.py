@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from micro_runs import micro_run
 
 from hybrid_ray import load_job
 from hybrid_ray.config import HybridConfig, RunConfig, TrainConfig
@@ -12,7 +13,6 @@ from hybrid_ray.errors import ConfigError
 from hybrid_ray.optim import build_optimizer
 from hybrid_ray.tasks.load import load_task
 from hybrid_ray.training.loop import train
-from tests.unit.micro_runs import micro_run
 
 OWN = """
 import torch
