@@ -8,7 +8,7 @@ from hybrid_ray.run_result import Evaluation, Replay, Status, StepRecord
 DATA = DataConfig(max_bytes=1_000_000, heldout_tokens=8192)
 CYCLES = HybridConfig(
     warmup_steps=6, full_steps=4, correct_steps=2, prediction_horizon=3, confidence_threshold=0.0,
-    first_fraction=0.0, off_fraction=0.25,
+    predictor={"name": "ema_nesterov", "gain": 1.0, "time_constant": 100.0}, first_fraction=0.0, off_fraction=0.25,
 )  # fmt: skip
 
 

@@ -68,7 +68,7 @@ def test_a_run_trains_and_predicts_with_it(own: None, setting: object) -> None:
     ("setting", "changes", "said"),
     [
         ("adamww", {}, "must be one of adamw, adam"),
-        ({"name": "adamw", "momentum": 0.9}, {}, "adamw takes no options here: leave momentum out"),
+        ({"name": "adamw", "momentum": 0.9}, {}, "adamw takes no options: leave momentum out"),
         ("my_optimizer:SignDescend", {}, "my_optimizer has no SignDescend: did you mean 'SignDescent'?"),
         ({"name": "my_optimizer:SignDescent", "momentun": 1}, {}, "momentun is not an option of my_optimizer:SignDesc"),
         ({"name": "my_optimizer:SignDescent", "lr": 1}, {}, "train.optimizer.lr is train.learning_rate in a job"),
