@@ -130,7 +130,9 @@ def test_a_new_best_is_told_as_not_confirmed(tmp_path: Path, verdict: str, kind:
     assert best not in {one["trial"] for one in statistics["candidates"]}
     found = headline(after)
     assert found.kind == kind
-    assert f"not trial {best}" in found.text if kind == "not confirmed" else f"(trial {best}, not conf" in found.text
+    assert (
+        f"trial {best} did not" in found.text if kind == "not confirmed" else f"(trial {best}, not conf" in found.text
+    )
     for name in ("report.md", "report.html"):
         text = " ".join((place / name).read_text().replace("\\", "").split())
         assert "mode score to net" in text
