@@ -180,9 +180,9 @@ ARMS = {
     "ademamix_slow_momentum": ademamix_slow,
 }
 RATES: Mapping[tuple[str, int], Sequence[float]] = {
-    ("adamw", 32): (4e-3, 6e-3, 8e-3),
-    ("slow_momentum", 32): (3e-3, 4e-3, 6e-3),
-    ("ademamix", 32): (3e-3, 4e-3, 6e-3),
+    ("adamw", 32): (4e-3, 6e-3, 8e-3, 1.1e-2, 1.6e-2),
+    ("slow_momentum", 32): (2e-3, 3e-3, 4e-3, 6e-3),
+    ("ademamix", 32): (2e-3, 3e-3, 4e-3, 6e-3),
     ("ema_nesterov", 32): (4e-3, 6e-3, 8e-3),
     ("adamw", 64): (3e-3, 4e-3, 6e-3),
     ("slow_momentum", 64): (1.5e-3, 2e-3, 3e-3),
@@ -286,9 +286,8 @@ def queue(results: Results) -> Iterator[Spec]:
 def stage(results: Results, width: int, steps: int, arms: Sequence[str]) -> Iterator[Spec]:
     """Tune each arm on the tuning seeds, then train it at its best rate, seed by seed. Placebo uses AdamW's rate."""
     tuned = [arm for arm in arms if arm != "placebo"]
-    for rank in (1, 0, 2):  # the middle rate first
-        for arm in tuned:
-            rate = RATES[arm, width][rank]
+    for arm in tuned:
+        for rate in RATES[arm, width]:
             yield from (ARMS[arm](width, steps, seed, rate) for seed in TUNING_SEEDS)
     for seed in SEEDS:
         for arm in arms:
