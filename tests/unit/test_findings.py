@@ -41,7 +41,7 @@ def test_a_finished_run_is_not_in_the_queue_and_the_best_rate_is_that_of_the_tun
     findings: ModuleType, tmp_path: Path
 ) -> None:
     path = tmp_path / "found.jsonl"
-    losses = {4e-3: 2.0, 6e-3: 1.0, 8e-3: 3.0}
+    losses = {rate: 2.0 + rate for rate in findings.RATES["adamw", 32]} | {6e-3: 1.0}
     with path.open("w") as file:
         for seed in findings.TUNING_SEEDS:
             file.writelines(line(findings.adamw(32, 4000, seed, rate), loss) for rate, loss in losses.items())
