@@ -1,4 +1,4 @@
-"""The hybrid method: real gradient steps, and predicted ones between them. Imports torch, never ray."""
+"""The hybrid method: real gradient steps with predicted steps between them. It imports torch but never ray."""
 
 from hybrid_ray.method.guard.divergence import DivergenceMonitor, Level, Recovery
 from hybrid_ray.method.phases import Phase

@@ -1,4 +1,4 @@
-"""What can't work, said before the first step."""
+"""Checks of the trainer's arguments and checkpoints, made before the first step."""
 
 import math
 import re
@@ -16,7 +16,7 @@ from hybrid_ray.run_result import Replay
 
 __all__ = ["check_arguments", "check_same_origin", "check_same_settings", "origin"]
 
-_SHOWN = 5  # differences between a checkpoint and what it is loaded into
+_SHOWN = 5  # differences between a checkpoint and the trainer that an error lists at most
 
 
 def check_arguments(
@@ -33,8 +33,8 @@ def check_arguments(
 
     Raises:
         ConfigError: with all problems of the settings, the other arguments and the replay.
-        UnsupportedOptimizer: for what is no optimizer, one whose step needs a closure (LBFGS), or one that would undo
-            predictions (schedule-free).
+        UnsupportedOptimizer: if the object is not an optimizer, if its step needs a closure (LBFGS), or if it would
+            undo predictions (schedule-free).
     """
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise UnsupportedOptimizer(f"{type(optimizer).__name__} is not a torch.optim.Optimizer")
@@ -68,7 +68,7 @@ def check_arguments(
 
 
 def check_same_settings(mine: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
-    """Raise CheckpointError, with the names of all that differ, if a state was made by other settings."""
+    """Raise CheckpointError, with the names of all settings that differ, if other settings made the state."""
     other = sorted(name for name in {*mine, *saved} if mine.get(name) != saved.get(name))
     if other:
         raise CheckpointError(f"the checkpoint was made with other settings: {', '.join(other)}")
@@ -77,7 +77,7 @@ def check_same_settings(mine: Mapping[str, Any], saved: Mapping[str, Any]) -> No
 def origin(
     model: torch.nn.Module, optimizer: torch.optim.Optimizer, schedule: object, scaler: object
 ) -> dict[str, Any]:
-    """What a trainer's state belongs to, in plain values: its parameters, and the kinds of what trains them."""
+    """Describe what a state belongs to: its parameters and the types of optimizer, schedule and scaler."""
     names = _names(model)
     return {
         "parameters": [
@@ -94,7 +94,7 @@ def origin(
 
 
 def check_same_origin(mine: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
-    """Raise CheckpointError, with what differs, if a state is of another model, optimizer, schedule or scaler."""
+    """Raise CheckpointError with the differences if a state is from another model, optimizer, schedule or scaler."""
     found = [
         f"{kind} is {saved.get(kind) or 'none'} in the checkpoint but {mine[kind] or 'none'} here"
         for kind in ("optimizer", "lr_scheduler", "scaler")
@@ -108,7 +108,7 @@ def check_same_origin(mine: Mapping[str, Any], saved: Mapping[str, Any]) -> None
 
 
 def _differences(mine: Sequence[Any], saved: Sequence[Any]) -> Iterator[str]:
-    """Of parameters, as `origin` lists them by group."""
+    """Describe how two lists of parameters, grouped as `origin` groups them, differ."""
     here, there = (
         {name: (tuple(shape), dtype, number) for number, group in enumerate(groups) for name, shape, dtype in group}
         for groups in (mine, saved)
@@ -124,7 +124,7 @@ def _differences(mine: Sequence[Any], saved: Sequence[Any]) -> Iterator[str]:
 
 
 def _names(model: torch.nn.Module) -> dict[int, str]:
-    """The model's parameters by identity, named as the bare model names them, whatever wraps it."""
+    """Map the id of each parameter to its name in the bare model, without the prefixes that wrappers add."""
     return {
         id(parameter): name.replace("_orig_mod.", "").removeprefix("module.")
         for name, parameter in model.named_parameters()
@@ -132,7 +132,7 @@ def _names(model: torch.nn.Module) -> dict[int, str]:
 
 
 def _parameter_problems(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[str]:
-    """Parameters whose weights or gradients can't be measured."""
+    """Find parameters whose weights or gradients can't be measured."""
     trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     for name, module in model.named_modules():
         sparse = isinstance(module, torch.nn.Embedding | torch.nn.EmbeddingBag) and module.sparse
@@ -157,7 +157,7 @@ def _rate_problems(optimizer: torch.optim.Optimizer, config: HybridConfig) -> It
 
 
 def _fraction_problems(config: HybridConfig) -> Iterator[str]:
-    """Shares of a run whose length is not known."""
+    """Find settings that are shares of the run although its length is not known."""
     shares = {"first_fraction": config.predicts_from, "off_fraction": 1.0 - config.predicts_until}
     for name, share in shares.items():
         if share > 0.0:

@@ -1,4 +1,4 @@
-"""How much of a predicted displacement to apply, learnt from what real steps said about the last one."""
+"""How much of a predicted displacement to apply, learnt by comparing the last prediction with real steps."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,19 +9,21 @@ _SHORTEST, _LONGEST = 0.125, 2.0
 
 
 class Corrector:
-    """One factor a parameter group, by residual feedback.
+    """One length factor for each parameter group, adjusted by residual feedback.
 
-    The real steps after a prediction move by d_act a step, the predicted ones by d_pred. The residual d_act - d_pred,
-    projected on d_pred, is (alpha* - 1) d_pred: the predicted step should have been alpha* times as long. The group's
-    factor moves by ``rho`` towards that: f <- f (1 + rho (alpha* - 1)), within [1/8, 2].
+    Each real step after a prediction moves the weights by d_act, and each predicted step moves them by d_pred. The
+    residual d_act - d_pred, projected on d_pred, is (alpha* - 1) d_pred: the predicted step should have been alpha*
+    times as long. The update moves the group's factor by ``rho`` towards that: f <- f (1 + rho (alpha* - 1)), within
+    [1/8, 2].
 
-    The usual rule, m <- m + rho r with r = d_act - alpha* d_pred, has the other part of the residual: its r is at right
-    angles to d_pred, so it turns the average m and leaves its length. Here the average itself does that: the window
-    that r comes from is the newest in it (a larger share for it is a shorter ``time_constant``).
+    The usual rule, m <- m + rho r with r = d_act - alpha* d_pred, uses the other part of the residual. That r is
+    orthogonal to d_pred, so it changes the direction of the average m but not its length. Here the average itself
+    changes the direction, because it already includes the window that r comes from (a shorter ``time_constant`` gives
+    that window a larger share).
 
-    With ``rho`` above 0 the configured ``gain`` is only where the length starts. The factor comes to rest where alpha*
-    is 1, so that factor x gain no longer depends on the gain: where the plain average has the right length, at 1/gain.
-    ``outer_lr`` of snoo is overruled in the same way.
+    With ``rho`` above 0 the configured ``gain`` only sets the initial length. The factor converges to the point where
+    alpha* is 1, so factor x gain no longer depends on the gain. If the plain average already has the right length, the
+    factor converges to 1/gain. The feedback overrides ``outer_lr`` of snoo in the same way.
 
     Measured (``benchmarks/corrector.py``: nano, 400 steps, 5 paired seeds, rho 0.3; with it / without it, 95 %):
 
@@ -30,16 +32,16 @@ class Corrector:
     | 1.0 | 0.950 (0.945 to 0.954) | 0.9977 (0.9964 to 0.9990) |
     | 0.6 | 0.985 (0.983 to 0.986) | 0.9989 (0.9986 to 0.9991) |
 
-    So it does make the next prediction better. It is off by default all the same, because it steers the step to alpha*
-    whatever ``gain`` says, and then there is no studying the gain.
+    So the feedback improves the next prediction. It is still off by default, because it adjusts the step to alpha*
+    whatever ``gain`` is, which would make the effect of the gain impossible to study.
 
-    The sign of g.d after a prediction does not shorten the next one, it only lowers confidence. Halving the step after
-    an overshoot was tried on nano (1000 steps, horizon 3, gain 0.6, 3 seeds, paired): the last losses were 0.5 % higher
-    with it (95 %: 0.1 to 0.9). One batch's gradient is no measure of length: it pointed back after 166 of 243 jumps.
+    The sign of g.d after a prediction only lowers confidence; it does not shorten the next prediction. We tried halving
+    the step after an overshoot on nano (1000 steps, horizon 3, gain 0.6, 3 seeds, paired): the final losses were 0.5 %
+    higher (95 %: 0.1 to 0.9). One batch's gradient does not measure the length: it pointed back after 166 of 243 jumps.
 
     Args:
-        groups: parameter groups.
-        rho: 0 leaves the factors at 1.
+        groups: number of parameter groups.
+        rho: rate of the feedback; 0 leaves the factors at 1.
     """
 
     def __init__(self, groups: int, *, rho: float) -> None:
@@ -47,7 +49,7 @@ class Corrector:
         self.factors = [1.0] * groups
 
     def observe_window(self, alpha_by_group: Sequence[float]) -> None:
-        """Take in alpha* by group of a finished window."""
+        """Update the factors with alpha* of each group, measured over a finished window."""
         self.factors = [
             min(_LONGEST, max(_SHORTEST, factor * (1.0 + self._rho * (alpha - 1.0))))
             for factor, alpha in zip(self.factors, alpha_by_group, strict=True)

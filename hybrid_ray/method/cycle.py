@@ -1,4 +1,4 @@
-"""One cycle of the method: look back on a window of real steps, then plan the next prediction."""
+"""One cycle of the method: evaluate a window of real steps, then plan the next prediction."""
 
 import math
 from collections.abc import Sequence
@@ -21,14 +21,14 @@ __all__ = ["Cycle"]
 
 
 class Cycle:
-    """Predictor, measures, confidence and corrector, kept in step with each other.
+    """Holds predictor, measurements, confidence and corrector, and updates them together.
 
     Args:
         weights: the parameters as they are now. When they change, make a new Cycle.
-        optimizer: whose state some predictors read.
+        optimizer: the optimizer; some predictors read its state.
         config: the settings; the predictor is not ``none``.
         total_steps: nominal steps of the run, if known.
-        seed: of what is drawn: sampled coordinates, noise, rounding.
+        seed: seed of everything random: sampled coordinates, noise, rounding.
     """
 
     def __init__(
@@ -49,16 +49,16 @@ class Cycle:
         self.steps = 0  # real steps of the open window
         self.open = False
         self.planned_norms = [0.0] * weights.groups  # |D| by group
-        self.coupled_to: list[float] | None = None  # lr / lr_max of the plan, until the step after it begins
+        self.coupled_to: list[float] | None = None  # lr / lr_max that the plan used; None once the next step has begun
         self._weights = weights
         self._config = config
         self._total = total_steps
 
     def open_window(self, *, keep: bool) -> None:
-        """Real steps begin. Does nothing if a window is open.
+        """Start a window of real steps. Does nothing if one is already open.
 
         Args:
-            keep: whether the predictor is to learn from them: not once predicting is over.
+            keep: whether the predictor learns from these steps; False once the run makes no more predictions.
         """
         if self.open:
             return
@@ -68,18 +68,18 @@ class Cycle:
         self.open, self.steps = True, 0
 
     def observe(self, rates: Sequence[float], steps_done: int) -> None:
-        """A real step is about to be applied: the ``steps_done``-th nominal one."""
+        """Give the predictor the gradients of a real step, the ``steps_done``-th nominal one, before it is applied."""
         if self.predictor.takes_gradients:
             progress = min(1.0, steps_done / self._total) if self._total else 0.0
             self.predictor.observe(self._weights.gradients(), rates=rates, progress=progress)
 
     def pause_window(self) -> None:
-        """Real steps end before there is anything to judge: a micro-correction, or a rollback."""
+        """End the window without comparing it with a forecast: after a micro-correction or for a rollback."""
         self.agreement.add_real(self._weights.local())
         self._close_predictor()
 
     def look_back(self) -> Agreement | None:
-        """Real steps end: compare what they did with what had been foreseen."""
+        """End the window and compare its displacement with the forecast."""
         measured = self.agreement.close(self._weights.local(), self.steps)
         self._close_predictor()
         if measured is not None:
@@ -94,19 +94,19 @@ class Cycle:
     def plan(
         self, rate: LearningRate, *, ratio: float, horizon: int | None = None, norms: Sequence[float] | None = None
     ) -> int:
-        """Fix the next displacement, whether it will be used or not: the next window judges it either way.
+        """Compute the next displacement. The next window is compared with it even if it is not applied.
 
         Args:
             rate: the learning rate now.
-            ratio: what recoveries have left of the horizon.
-            horizon: steps, where a replay says so.
-            norms: lengths by group, where a replay says so.
+            ratio: share of the horizon that remains after recoveries shortened it.
+            horizon: steps to predict, if a replay sets them.
+            norms: norms of the displacement by group, if a replay sets them.
 
         Returns:
-            The horizon; 0 if the displacement is not finite on some rank. It is zero then.
+            The horizon; 0 if the displacement is not finite on some rank. The displacement is then set to zero.
         """
         coupled = self._config.couple_lr and self.predictor.forecasts
-        # A predictor that does not forecast has the rate in D; a recovery's shorter horizon must be a shorter jump.
+        # A predictor that does not forecast already has the rate in D, so a recovery must shorten its jump explicitly.
         fixed = 1.0 if self.predictor.forecasts else ratio
         if horizon is None:
             confidence = self.confidence.value
@@ -116,17 +116,17 @@ class Cycle:
         return found
 
     def follow(self, rate: LearningRate) -> None:
-        """A step begins. If its learning rate is not the one of the plan made just before, the plan follows it.
+        """Recompute the plan at the start of a step if the learning rate has changed since the plan was made.
 
-        A loop that writes rates into the parameter groups does so after the last step and before this one; a scheduler
-        does it before the plan. Both give the same displacement. The horizon stays.
+        A loop that writes rates into the parameter groups does so between two steps, so after the plan; a scheduler
+        changes the rate before the plan. Both now give the same displacement. The horizon does not change.
         """
         planned, self.coupled_to = self.coupled_to, None
         if planned is not None and planned != rate.ratios:
             self._displace(self.predictor.horizon, rate.ratios, None)
 
     def _displace(self, horizon: int, coupling: Sequence[float], norms: Sequence[float] | None) -> int:
-        """Write the displacement of a plan. Returns the horizon, or 0 (`plan`)."""
+        """Compute the displacement of a plan. Returns the horizon, or 0 if it is not finite (see `plan`)."""
         factors = [a * b for a, b in zip(coupling, self.corrector.factors, strict=True)]
         self.predictor.plan(horizon, factors, norms)
         squares = sum_over_ranks(self.predictor.squares())
@@ -142,7 +142,7 @@ class Cycle:
         return horizon
 
     def withdraw(self, *, keep: bool) -> None:
-        """Take the last prediction back, in place. A window under way is parted: this move was not learnt."""
+        """Undo the last prediction in place. An open window is split, so the undo does not count as real steps."""
         was_open = self.open
         if was_open:
             self.pause_window()
@@ -151,7 +151,7 @@ class Cycle:
             self.open_window(keep=keep)
 
     def forget(self, *, keep: bool) -> None:
-        """Forget the averaged displacement and all that was learnt about it."""
+        """Discard the averaged displacement, its confidence and its correction factors."""
         was_open = self.open
         if was_open:
             self.pause_window()

@@ -1,4 +1,4 @@
-"""The gradient of a real step: micro-batches, ranks, its norm, clipping. As a plain training loop does it."""
+"""The gradient of a real step, as in a plain training loop: micro-batches, ranks, norm and clipping."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -24,12 +24,12 @@ _BACKWARD = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gradient:
-    """What is known of a gradient before it is applied, the same on every rank."""
+    """What is known about a gradient before it is applied. The numbers are the same on every rank."""
 
     loss: float  # mean over micro-batches and ranks
     norm: float  # of the whole model, before clipping
     along: float | None  # <gradient, predicted step>, right after a prediction
-    norm_tensor: torch.Tensor  # the norm on the device, for clipping without a round trip
+    norm_tensor: torch.Tensor  # the norm on the device, so that clipping needs no copy to the host
 
     @property
     def finite(self) -> bool:
@@ -48,11 +48,11 @@ def compute_gradients(
     """Forward and backward of ``accumulate`` micro-batches; ranks synchronise on the last. Returns the local loss.
 
     Args:
-        scale: from a loss to what backward starts from, for mixed precision.
-        fresh: parameters that have no gradient yet.
+        scale: maps the loss to the scaled loss that backward starts from, for mixed precision.
+        fresh: parameters without a gradient; used to detect a closure that calls backward itself.
 
     Raises:
-        ConfigError: if the closure returns no scalar tensor, or one without a gradient, or does backward itself.
+        ConfigError: if the closure does not return a scalar tensor with a gradient, or calls backward itself.
     """
     total: torch.Tensor | None = None
     for micro in range(accumulate):
@@ -71,9 +71,9 @@ def compute_gradients(
 
 
 def measure_gradients(weights: Weights, loss: torch.Tensor, along: torch.Tensor | None) -> Gradient:
-    """Loss and norm over all ranks: one small all-reduce, one wait for the device.
+    """Compute loss and norm over all ranks, with one small all-reduce and one wait for the device.
 
-    A NaN or Inf anywhere, on any rank, is a NaN or Inf here, on every rank.
+    A NaN or Inf on any rank makes the result NaN or Inf on every rank.
 
     Raises:
         ConfigError: if no parameter has a gradient.
@@ -128,7 +128,7 @@ def _check_loss(loss: object) -> None:
 
 
 def _synchronised_if(model: torch.nn.Module, last: bool) -> AbstractContextManager[None]:
-    """Let DDP or FSDP2 reduce gradients over ranks on the last micro-batch alone."""
+    """Let DDP or FSDP2 reduce gradients over ranks only on the last micro-batch."""
     switch = getattr(model, "set_requires_gradient_sync", None)
     if callable(switch):
         switch(last)

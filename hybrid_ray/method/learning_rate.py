@@ -1,4 +1,4 @@
-"""The learning rate of each parameter group beside the largest it ever had. Predictions follow real steps in size."""
+"""The learning rate of each parameter group relative to its maximum, which scales predicted steps like real ones."""
 
 import warnings
 from typing import Any
@@ -12,9 +12,9 @@ __all__ = ["LearningRate"]
 
 
 class LearningRate:
-    """Steps the schedule once a nominal step, real or predicted, and knows lr / lr_max by group.
+    """Steps the schedule once per nominal step, real or predicted, and gives lr / lr_max by group.
 
-    A loop may as well write the rate of each step into the parameter groups before it calls the trainer.
+    Instead of using a schedule, a loop may write each step's rate into the parameter groups before calling the trainer.
 
     lr_max is the largest rate seen, or the schedule's own base rate (``initial_lr``) where that is larger.
 
@@ -40,19 +40,19 @@ class LearningRate:
         return [now / most if most > 0.0 else 0.0 for now, most in zip(self.now, self.largest, strict=True)]
 
     def advance(self, *, optimizer_stepped: bool) -> None:
-        """One nominal step is done."""
+        """Step the schedule after a nominal step."""
         if self.scheduler is None:
             return
         if optimizer_stepped:
             self.scheduler.step()
         else:
-            with warnings.catch_warnings():  # a first step may have been refused; the schedule goes on all the same
+            with warnings.catch_warnings():  # the first step may have been skipped; the schedule still advances
                 warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
                 self.scheduler.step()
         self.note()
 
     def note(self) -> None:
-        """Take the rates as they are now into lr_max; there may be new groups."""
+        """Update lr_max with the current rates. New parameter groups are added."""
         groups = self._optimizer.param_groups
         before = self.largest + [0.0] * (len(groups) - len(self.largest))
         self.largest = [
@@ -71,6 +71,6 @@ class LearningRate:
 
 
 def _rate(group: dict[str, Any]) -> float:
-    """None is a rate that the optimizer finds itself: as if it were always the same."""
+    """Return the group's rate. None means that the optimizer finds it itself; it counts as a constant 1."""
     rate = group.get("lr")
     return 1.0 if rate is None else float(rate)

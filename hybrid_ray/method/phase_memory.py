@@ -1,4 +1,4 @@
-"""The GPU's memory over a run: peaks by phase, and whether it grows."""
+"""GPU memory over a run: the peaks by phase, and whether the memory grows."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ __all__ = ["PhaseMemory", "Slope"]
 
 
 class Slope:
-    """The least-squares slope of a series of whole numbers. Five sums are kept, exact however large, and no series."""
+    """The least-squares slope of a series of integers. It stores five exact integer sums instead of the series."""
 
     def __init__(self) -> None:
         self._count = self._x = self._y = self._xx = self._xy = 0
@@ -24,7 +24,7 @@ class Slope:
 
     @property
     def value(self) -> float | None:
-        """Of y over x; None before there are two different x."""
+        """The slope of y over x; None until two different x have been added."""
         spread = self._count * self._xx - self._x**2
         return (self._count * self._xy - self._x * self._y) / spread if spread else None
 
@@ -32,9 +32,9 @@ class Slope:
 class PhaseMemory:
     """Peak bytes allocated and reserved on the GPU, by phase, and the slope of bytes allocated over steps.
 
-    The allocator is asked at every change of phase, where its peak is reset too. What is allocated there, between two
-    steps, makes the slope: weights, optimizer and buffers, no activations. The first step is not in it, since that
-    makes the optimizer's state. On a CPU nothing is asked.
+    The allocator is read, and its peak is reset, at every change of phase. The slope is fitted to the bytes allocated
+    at these points, between two steps: weights, optimizer state and buffers, but no activations. It excludes the first
+    step, which creates the optimizer's state. On a CPU nothing is measured.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -45,7 +45,7 @@ class PhaseMemory:
         self._slope = Slope()
 
     def enter(self, phase: Phase, step: int) -> None:
-        """A step of ``phase`` begins, after ``step`` others."""
+        """Start a step of ``phase`` after ``step`` earlier steps."""
         if not self._on or phase is self._phase:
             return
         if self._phase is not None:
@@ -54,23 +54,23 @@ class PhaseMemory:
         self._phase = phase
 
     def peaks(self) -> dict[str, dict[str, int]]:
-        """Bytes by phase, ``allocated`` and ``reserved``."""
+        """Peak bytes by phase, ``allocated`` and ``reserved``."""
         if self._phase is not None:
             self._note(self._phase)
         return {phase: dict(peaks) for phase, peaks in self._peaks.items()}
 
     @property
     def slope(self) -> float | None:
-        """Bytes a step, in this process; None before the third change of phase."""
+        """Bytes per step, in this process; None before the third change of phase."""
         return self._slope.value
 
     def load(self, peaks: Mapping[str, Mapping[str, int]]) -> None:
-        """Go on from the peaks of a checkpoint. The slope begins anew: another process starts at another level."""
+        """Continue from the peaks of a checkpoint. The slope is reset: a new process starts from another level."""
         self._peaks = {phase: dict(values) for phase, values in peaks.items()}
         self._phase, self._slope = None, Slope()
 
     def _note(self, phase: Phase) -> int:
-        """Take in the peaks of a phase. Returns what is allocated now."""
+        """Update the peaks of a phase. Returns the bytes allocated now."""
         found = torch.cuda.memory_stats(self._device)
         peaks = self._peaks.setdefault(str(phase), {"allocated": 0, "reserved": 0})
         for kind in peaks:

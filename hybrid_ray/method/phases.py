@@ -1,7 +1,7 @@
-"""The order of the steps, as a pure state machine. It knows nothing of weights, losses or time.
+"""The order of the steps, as a pure state machine that does not use weights, losses or time.
 
-What the next step is depends on the last one and on one number, ``entry``: the horizon of the prediction that may be
-entered now (0: none). It is looked at only where the drawing says "decide"::
+The next step depends on the last one and on one number, ``entry``: the horizon of the prediction that may start now
+(0: none). The machine reads it only where the drawing says "decide"::
 
                         +------------------------------ decide: entry = 0 ---+
                         v                                                    |
@@ -17,7 +17,7 @@ entered now (0: none). It is looked at only where the drawing says "decide"::
                                                                                | decide: entry = H > 0
                                                                                +----------> PREDICT
 
-From every state, a fall-back (divergence) leads to FULL at once.
+A fall-back (after divergence) leads from every state directly to FULL.
 
 A run may instead follow the letters of a recorded one (`hybrid_ray.run_result.Replay`): W warmup, F full, P predicted,
 M micro-correction, C correct. Steps past the end of the recording are FULL.
@@ -37,7 +37,7 @@ __all__ = ["Phase", "PhaseMachine", "Position"]
 
 
 class Phase(StrEnum):
-    """What kind of step it is. All but PREDICT compute gradients."""
+    """The kind of a step. Every kind except PREDICT computes gradients."""
 
     WARMUP = "warmup"
     FULL = "full"
@@ -51,12 +51,12 @@ _LETTERS = {phase: letter for letter, phase in _PHASES.items() if letter != "M"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Position:
-    """One step: its phase, its number in the phase (from 1), and how far its prediction has come."""
+    """One step: its phase, its number in the phase (from 1), and the progress of its prediction."""
 
     phase: Phase
     index: int
-    predicted: int = 0  # predicted steps of this prediction so far, this one included; 0 outside of one
-    horizon: int = 0  # of the prediction under way; 0 outside of one
+    predicted: int = 0  # predicted steps of this prediction so far, including this one; 0 outside a prediction
+    horizon: int = 0  # horizon of the current prediction; 0 outside a prediction
     micro: bool = False  # a single real step inside a prediction
 
     @property
@@ -70,12 +70,12 @@ class Position:
 
 
 class PhaseMachine:
-    """Says what step comes next, and keeps the letters of those that are done: the one account of a run's steps.
+    """Chooses the next step and records one letter for each step done. This is the only record of a run's steps.
 
     Args:
         config: the lengths of the phases, and in which part of the run predictions are made.
         recording: letters to follow; None: decide by ``entry``.
-        total_steps: nominal steps of the run; None: predictions go on for ever.
+        total_steps: nominal steps of the run; None: predictions never end.
     """
 
     def __init__(self, config: HybridConfig, recording: str | None = None, *, total_steps: int | None = None) -> None:
@@ -89,7 +89,7 @@ class PhaseMachine:
 
     @property
     def letters(self) -> str:
-        """One letter a nominal step done (`hybrid_ray.run_result.Replay`)."""
+        """One letter for each nominal step done (`hybrid_ray.run_result.Replay`)."""
         return self._done.decode()
 
     @property
@@ -99,7 +99,7 @@ class PhaseMachine:
 
     @property
     def decides(self) -> bool:
-        """Whether a prediction may be entered after the step at ``position``."""
+        """Whether a prediction may start after the step at ``position``."""
         at = self.position
         if at.inside:
             return False
@@ -111,7 +111,7 @@ class PhaseMachine:
 
     @property
     def ends_window(self) -> bool:
-        """Whether real steps are to be looked back on after this one: at a decision, and as often in WARMUP."""
+        """Whether a window of real steps ends after this step: at each decision, and every ``full_steps`` of WARMUP."""
         at = self.position
         if at.phase is Phase.WARMUP:
             return at.index % self._config.full_steps == 0 or self._last_of_stretch(self._config.warmup_steps)
@@ -119,21 +119,21 @@ class PhaseMachine:
 
     @property
     def half_way(self) -> bool:
-        """Whether half of the window that ``position`` is in will be done after it, if all goes well."""
+        """Whether the step at ``position`` completes the first half of its window, if no fall-back ends it early."""
         at, config = self.position, self._config
         steps = config.correct_steps if at.phase is Phase.CORRECT else config.full_steps
         return steps > 0 and at.index % steps == steps // 2
 
     @property
     def over(self) -> bool:
-        """Whether no prediction will be entered any more, after the step at ``position`` either."""
+        """Whether no further prediction can start, including right after the step at ``position``."""
         if self._recording is not None:
             return self.steps >= self._recording.rfind("P")
         return self.steps + 1 >= self._end
 
     def has_room(self, horizon: int) -> bool:
-        """Whether a prediction that begins after the step at ``position`` lies in the part of the run for predictions,
-        its correction too.
+        """Whether a prediction that starts after the step at ``position`` fits, with its correction steps, into the
+        part of the run that allows predictions.
         """
         config = self._config
         if self._total is not None and self.steps + 1 < self._total * config.predicts_from:
@@ -143,27 +143,27 @@ class PhaseMachine:
 
     @property
     def _end(self) -> float:
-        """The nominal step after which all are real: where the last ``off_fraction`` of the run begins."""
+        """The nominal step where the last ``off_fraction`` of the run begins; all later ones are real."""
         return math.inf if self._total is None else self._total * self._config.predicts_until
 
     @property
     def upcoming_horizon(self) -> int | None:
-        """The horizon of a recorded prediction that comes next; None without a recording, or if none comes next."""
+        """The horizon of the recorded prediction that starts next; None without a recording, or if none starts next."""
         if self._recording is None or self._letter(self.steps + 1) != "P":
             return None
         return self._recorded_horizon(self.steps + 1)
 
     def restart(self) -> None:
-        """The step to come is the first of FULL, unless it is still WARMUP or the run follows a recording."""
+        """Make the next step the first of FULL, unless the run is still in WARMUP or follows a recording."""
         if self._recording is None and self.position.phase is not Phase.WARMUP:
             self.position = Position(phase=Phase.FULL, index=1)
 
     def advance(self, *, entry: int = 0, fall_back: bool = False) -> None:
-        """Go on to the next step.
+        """Record the current step and move to the next one.
 
         Args:
-            entry: steps to predict if the machine is at a decision; 0: none. A recording knows better.
-            fall_back: FULL is next, whatever was under way. A recording is not interrupted.
+            entry: steps to predict if the machine is at a decision; 0: none. Ignored if the run follows a recording.
+            fall_back: go to FULL from any phase. Ignored if the run follows a recording.
         """
         if self._recording is not None:
             following = self._recorded()
@@ -234,7 +234,7 @@ class PhaseMachine:
 
 
 def _check(letters: str) -> None:
-    """A recording must be one that the drawing allows at its seams."""
+    """Check that a recording starts, and changes from letter to letter, as the state machine allows."""
     strange = sorted(set(letters) - set("WFPMC"))
     if strange:
         raise ConfigError(f"replay phases have the letters {strange} but only W, F, P, M and C are known")

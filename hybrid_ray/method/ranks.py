@@ -1,6 +1,6 @@
-"""The few words that ranks exchange. All of it works with one rank, without torch.distributed.
+"""The few numbers that ranks exchange. With one rank every function works without torch.distributed.
 
-A collective is a call that every rank must make, in the same order.
+A function marked "collective" must be called by every rank, in the same order.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ def rank() -> int:
 
 
 def sum_over_ranks(numbers: torch.Tensor | Sequence[float]) -> list[float]:
-    """Sum a small vector over all ranks (collective). Every rank gets the same bits, so every rank decides alike.
+    """Sum a small vector over all ranks (collective). Every rank gets the same bits, so all make the same decisions.
 
-    A tensor is summed in its own precision and place, and may be overwritten; other numbers in double precision.
+    A tensor is summed in its own precision on its own device and may be overwritten. Other numbers become doubles.
     """
     if world_size() > 1:
         if not isinstance(numbers, torch.Tensor):
@@ -35,10 +35,10 @@ def sum_over_ranks(numbers: torch.Tensor | Sequence[float]) -> list[float]:
 
 
 def from_first_rank(values: Sequence[float]) -> list[float]:
-    """Rank 0's values, on every rank (collective): clocks differ between ranks, decisions must not."""
+    """Return rank 0's values on every rank (collective). Clocks differ between ranks, but decisions must not."""
     return sum_over_ranks([value if rank() == 0 else 0.0 for value in values])
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether the flag is set on at least one rank: how ranks agree to stop (collective)."""
+    """Whether the flag is set on at least one rank (collective). Ranks use it to agree to stop."""
     return sum_over_ranks([float(flag)])[0] > 0

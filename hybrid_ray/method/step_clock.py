@@ -1,4 +1,4 @@
-"""Where the time of a step goes: wall time on a CPU, events on a GPU, so that measuring does not make the GPU wait."""
+"""Time by part of a step: wall time on a CPU and events on a GPU, so that measuring never waits for the GPU."""
 
 import time
 from collections import defaultdict, deque
@@ -9,14 +9,14 @@ import torch
 
 __all__ = ["StepClock"]
 
-_PENDING = 256  # GPU parts measured but not read yet, before the finished ones are read
+_PENDING = 256  # GPU parts that may wait to be read; above this number the finished ones are read
 
 
 class StepClock:
     """Adds up seconds by named part.
 
     ``with clock.part("forward"): ...`` costs about a microsecond on a CPU. On a GPU two events are recorded and read
-    much later, when the GPU has long passed them. Parts that do not overlap add up to the time of the whole.
+    much later, long after the GPU has reached them. Times of parts that do not overlap add up to the total time.
 
     Args:
         device: where the work happens.
@@ -30,7 +30,7 @@ class StepClock:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Time what happens inside, also if it raises."""
+        """Time the body of the ``with`` block, even if it raises."""
         if not self._cuda:
             start = time.perf_counter()
             try:
@@ -50,14 +50,14 @@ class StepClock:
                 self._read_finished()
 
     def seconds(self) -> dict[str, float]:
-        """Seconds by part so far. On a GPU this waits for the work under way."""
+        """Seconds by part so far. On a GPU this waits for pending work."""
         if self._pending:
             torch.cuda.synchronize(self._device)
             self._read_finished()
         return dict(self._seconds)
 
     def load(self, seconds: Mapping[str, float]) -> None:
-        """Go on from the seconds of a checkpoint."""
+        """Continue from the seconds of a checkpoint."""
         self._pending.clear()
         self._seconds = defaultdict(float, seconds)
 

@@ -1,4 +1,4 @@
-"""What one nominal step was."""
+"""The result of one nominal step."""
 
 from dataclasses import dataclass
 
@@ -18,4 +18,4 @@ class StepResult:
     confidence: float  # after this step
     grad_norm: float | None  # over all ranks, before clipping; None if predicted
     level: Level  # of the last real step
-    event: str | None  # a recovery and its reasons, an overshoot, changed parameters
+    event: str | None  # a recovery and its reasons, an overshoot, or changed parameters

@@ -1,4 +1,4 @@
-"""What a run has done so far, beside its steps (`PhaseMachine.letters`): jumps, events, seconds and memory by phase."""
+"""Statistics of a run so far: jumps, events, seconds and memory by phase. `PhaseMachine.letters` records the steps."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,23 +16,23 @@ __all__ = ["TrainerStats"]
 
 
 class TrainerStats:
-    """Counts. Nothing here decides anything.
+    """Collects statistics. No decision depends on them.
 
     Args:
-        device: on a GPU, memory by phase is followed too (`PhaseMemory`).
+        device: on a GPU, memory by phase is recorded too (`PhaseMemory`).
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.norms: list[tuple[float, ...]] = []  # one a jump: the displacement that was really applied, by group
+        self.norms: list[tuple[float, ...]] = []  # per jump: norms of the applied displacement, by group
         self.decisions = 0  # chances to predict
         self.overshoots = 0  # jumps after which the gradient pointed back
         self._planned: tuple[float, ...] = ()
         self._events: Counter[str] = Counter()
-        self._sums: defaultdict[str, float] = defaultdict(float)  # of measures, by name
+        self._sums: defaultdict[str, float] = defaultdict(float)  # sums of measurements, by name
         self._measured = 0
         self._false_accepts = 0
         self._jumped = 0  # jumps measured
-        self._withdrawn = 0  # jumps taken back: accepted, and wrong
+        self._withdrawn = 0  # jumps undone; they count as falsely accepted
         self._seconds = StepClock(device)
         self._memory = PhaseMemory(device)
 
@@ -41,22 +41,22 @@ class TrainerStats:
         return len(self.norms)
 
     def step(self, phase: Phase, after: int) -> AbstractContextManager[None]:
-        """One nominal step, timed; ``after`` so many others."""
+        """Time one nominal step, which comes after ``after`` earlier steps."""
         self._memory.enter(phase, after)
         return self._seconds.part(phase.value)
 
     def begin_jump(self, norms: Sequence[float]) -> None:
-        """A prediction begins; ``norms`` of its whole displacement, by group."""
+        """Record a new prediction with the ``norms`` of its whole displacement, by group."""
         self._planned = tuple(norms)
         self.norms.append(self._planned)
 
     def resize_jump(self, fraction: float) -> None:
-        """The last jump was cut short to a fraction of what was planned."""
+        """Record that the last jump was shortened to a fraction of its planned length."""
         if self.norms:
             self.norms[-1] = tuple(norm * fraction for norm in self._planned)
 
     def withdraw_jump(self) -> None:
-        """The last jump was taken back, before the window after it could be measured."""
+        """Record that the last jump was undone before the window after it could be measured."""
         self.resize_jump(0.0)
         self._withdrawn += 1
 
@@ -64,7 +64,7 @@ class TrainerStats:
         self._events[str(name)] += 1
 
     def add_measured(self, measured: Agreement, *, jumped: bool) -> None:
-        """A window was compared with what had been foreseen, after a jump or (would-be) without one."""
+        """Record the comparison of a window with its forecast, whether or not the forecast was applied (``jumped``)."""
         self._measured += 1
         for name in ("cosine", "alpha", "error"):
             self._sums[name] += getattr(measured, name)
@@ -78,7 +78,7 @@ class TrainerStats:
         return dict.fromkeys(map(str, Phase), 0.0) | self._seconds.seconds()
 
     def measures(self) -> dict[str, Any]:
-        """Plain numbers, ready for JSON. Means over cycles are None before the first."""
+        """Plain numbers, ready for JSON. Means over cycles are None before the first cycle is measured."""
         judged = self._jumped + self._withdrawn
         measured = {
             f"mean_{name}": self._sums[name] / self._measured if self._measured else None

@@ -13,9 +13,9 @@ __all__ = ["Weights", "local_part", "shard_number"]
 
 
 class Weights:
-    """The parameters that ``optimizer`` trains, group by group; frozen ones (no ``requires_grad``) are left out.
+    """The parameters that ``optimizer`` trains, group by group, without frozen ones (no ``requires_grad``).
 
-    Tied parameters are one tensor and appear once. A DTensor (FSDP2) stands for the shard of this rank.
+    Tied parameters are one tensor and appear once. A DTensor (FSDP2) is represented by this rank's shard.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
@@ -49,22 +49,22 @@ class Weights:
 
     @cached_property
     def shares(self) -> list[float]:
-        """Of each parameter, one over the number of ranks that hold the same numbers.
+        """For each parameter, 1 / (number of ranks that hold the same values).
 
-        Sums over ranks of share-weighted squares are then squares of the whole model, sharded or not.
+        Squares weighted by these shares and summed over ranks give the square of the whole model, sharded or not.
         """
         return [1.0 / (world_size() // _shards(parameter)) for parameter in self.parameters]
 
     def local(self) -> list[torch.Tensor]:
-        """What this rank holds of each parameter, sharing memory with it."""
+        """This rank's part of each parameter, as a tensor that shares its memory."""
         return [local_part(parameter) for parameter in self.parameters]
 
     def gradients(self) -> list[torch.Tensor | None]:
-        """Of each parameter, this rank's part of its gradient; None where the loss did not reach it."""
+        """This rank's part of each parameter's gradient; None where the loss does not depend on the parameter."""
         return [None if parameter.grad is None else local_part(parameter.grad) for parameter in self.parameters]
 
     def by_group(self, numbers: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Sum one number a parameter to one number a group."""
+        """Sum one number per parameter to one number per group, weighted by the shares."""
         sums = [torch.zeros((), dtype=torch.float32, device=self.device) for _ in range(self.groups)]
         for group, share, number in zip(self.group_of, self.shares, numbers, strict=True):
             sums[group] = sums[group] + share * number.to(self.device)
@@ -79,7 +79,7 @@ class Weights:
 
 
 def shard_number(parameter: torch.Tensor) -> int:
-    """Which of the different pieces of a parameter this rank holds; 0 if it is whole."""
+    """The index of the shard of a parameter that this rank holds; 0 if the parameter is not sharded."""
     placements = getattr(parameter, "placements", None)
     if placements is None:
         return 0
@@ -92,7 +92,7 @@ def shard_number(parameter: torch.Tensor) -> int:
 
 
 def _shards(parameter: torch.Tensor) -> int:
-    """In how many different pieces a parameter is spread over the ranks."""
+    """The number of different shards that a parameter is split into over the ranks."""
     placements = getattr(parameter, "placements", None)
     if placements is None:
         return 1
