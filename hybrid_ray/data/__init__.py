@@ -1,4 +1,4 @@
-"""Data with no download: text corpora, tokenizers, rendered digits, batches of either."""
+"""Data sets that need no download: text corpora, tokenizers and rendered digits, with samplers for both."""
 
 from hybrid_ray.data.batches import BatchSampler, heldout_batches
 from hybrid_ray.data.corpus import Corpus, prepare_text

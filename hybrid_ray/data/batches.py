@@ -17,15 +17,17 @@ Tokens = npt.NDArray[np.uint16]
 
 
 class BatchSampler:
-    """Random windows of the training text in the order of a ``SharedStream``: the same for any ranks and micro-batches.
+    """Draws random windows of the training text in the order of a ``SharedStream``.
+
+    The order does not depend on the number of ranks or on the micro-batch size.
 
     Args:
         tokens: the training text, 1-D.
-        batch_size: sequences of one call over all ranks; a multiple of ``world``.
-        sequence_length: T, tokens a sequence.
+        batch_size: sequences per call, summed over all ranks; a multiple of ``world``.
+        sequence_length: T, tokens per sequence.
 
     Raises:
-        ConfigError: a batch that can't be shared out, or a corpus shorter than a sequence.
+        ConfigError: the batch can't be divided among the ranks, or the corpus is shorter than a sequence.
     """
 
     def __init__(
@@ -42,22 +44,22 @@ class BatchSampler:
         self.window = np.arange(sequence_length + 1)
 
     def next(self) -> tuple[Tensor, Tensor]:
-        """This rank's tokens_BT and targets_BT (int64, on the CPU), and one batch forward in the stream."""
+        """Return this rank's tokens_BT and targets_BT (int64, on the CPU) and advance the stream by one batch."""
         return _pair(self.tokens[self.stream.next()[:, None] + self.window])
 
     def state_dict(self) -> dict[str, Any]:
-        """The place in the stream; the same on every rank."""
+        """The position in the stream; the same on every rank."""
         return self.stream.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved place. Raises ConfigError where the state is from another stream."""
+        """Continue from a saved position. Raises ConfigError if the state is from another stream."""
         self.stream.load_state_dict(state)
 
 
 def heldout_batches(tokens: Tokens, *, batch_size: int, sequence_length: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """One pass over a held-out split in order: windows that don't overlap, each token a target once.
+    """Yield a held-out split once, in order, as windows that don't overlap: each token is a target once.
 
-    The last batch may be smaller. Left out are the first token and the last ones that fill no window.
+    The last batch may be smaller. The first token is never a target, nor are the last ones that don't fill a window.
     """
     starts = np.arange((len(tokens) - 1) // sequence_length) * sequence_length
     window = np.arange(sequence_length + 1)

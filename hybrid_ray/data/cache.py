@@ -1,4 +1,4 @@
-"""A directory that is made once, whole or not at all, whoever else is making it at the same time."""
+"""Cached directories: each is built once and atomically, even if several processes ask for it at the same time."""
 
 import fcntl
 import json
@@ -17,10 +17,10 @@ MANIFEST = "manifest.json"
 
 
 def cache_root(cache_dir: str | None) -> Path:
-    """``cache_dir``, else ``$HYBRID_RAY_CACHE``, else ``~/.cache/hybrid_ray``; made if it isn't there.
+    """``cache_dir``, else ``$HYBRID_RAY_CACHE``, else ``~/.cache/hybrid_ray``; created if it does not exist.
 
     Raises:
-        ConfigError: it can't be made or written, or there is no home folder.
+        ConfigError: the folder can't be created or written, or there is no home folder.
     """
     asked = cache_dir or os.environ.get("HYBRID_RAY_CACHE") or "~/.cache/hybrid_ray"
     mend = "set data.cache_dir or $HYBRID_RAY_CACHE to a folder that can be written"
@@ -39,11 +39,11 @@ def cache_root(cache_dir: str | None) -> Path:
 
 
 def cached_directory(root: Path, name: str, build: Callable[[Path], None]) -> Path:
-    """``root/name``, filled by ``build`` if it is not there whole.
+    """Return ``root/name``; if it is missing or incomplete, ``build`` fills it first.
 
-    ``build`` writes into a temporary directory beside it, which is renamed once it is on disk with a manifest of its
-    file sizes. Builders of one name wait for each other on a lock that dies with its holder; what a killed builder left
-    behind is removed by the next.
+    ``build`` writes into a temporary directory in ``root``, which is renamed once it is on disk with a manifest of its
+    file sizes. Processes that build the same name wait for each other on a lock, which is released when its holder
+    dies. The next process removes what a killed one left behind.
     """
     final = root / name
     if is_whole(final):
@@ -61,7 +61,7 @@ def cached_directory(root: Path, name: str, build: Callable[[Path], None]) -> Pa
 
 
 def is_whole(directory: Path) -> bool:
-    """Its manifest, written last, is there, and every file has the size it says."""
+    """Whether the manifest, which is written last, exists and every file has the size that it records."""
     try:
         sizes = json.loads((directory / MANIFEST).read_text())
         return all((directory / name).stat().st_size == size for name, size in sizes.items())
@@ -77,12 +77,12 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def remember(root: Path, key: str, value: str) -> None:
-    """Note ``value`` under ``key``, for ``remembered``. The last writer wins."""
+    """Store ``value`` under ``key``, to be read by ``remembered``. The last writer wins."""
     write_atomic(root / "notes" / key, value.encode())
 
 
 def remembered(root: Path, key: str) -> str | None:
-    """What was noted under ``key``, if anything was."""
+    """The value stored under ``key``, or None."""
     try:
         return (root / "notes" / key).read_text() or None
     except FileNotFoundError:

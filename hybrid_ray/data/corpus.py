@@ -1,4 +1,4 @@
-"""Text prepared for training: memory-mapped tokens, cached under a hash of everything that makes them."""
+"""Text prepared for training: memory-mapped tokens, cached under a hash of everything that determines them."""
 
 import json
 import logging
@@ -20,13 +20,13 @@ from hybrid_ray.errors import ConfigError
 
 __all__ = ["Corpus", "prepare_text"]
 
-FORMAT = 3  # of the cached directory: a change makes every corpus anew
+FORMAT = 3  # version of the cached directory; if it changes, every corpus is rebuilt
 GPT2_VOCABULARY = 50_257
-RANDOM_TOKENS = 4_000_000  # of the random corpus, unless max_bytes says otherwise
-TOGETHER = 256  # files encoded at a time: enough for all cores, little enough memory
+RANDOM_TOKENS = 4_000_000  # size of the random corpus if max_bytes is not set
+TOGETHER = 256  # files encoded at a time: enough to use all cores, few enough to fit in memory
 STRETCHES = 32  # batches of one pass over a held-out split
-LARGEST_BATCH = 16_384  # tokens of one; beyond it a batch costs memory and gains nothing
-LARGEST_LOGITS = 2**26  # numbers; else an evaluation, not a step, would be a large vocabulary's peak of memory
+LARGEST_BATCH = 16_384  # tokens; a larger batch needs more memory and is not faster
+LARGEST_LOGITS = 2**26  # elements; with a large vocabulary, evaluation would otherwise set the memory peak
 TOKEN = np.dtype(np.uint16)
 Tokens = np.memmap[tuple[int], np.dtype[np.uint16]]
 
@@ -35,10 +35,11 @@ log = logging.getLogger("hybrid_ray")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Corpus:
-    """Tokens (1-D, uint16) of training and of each held-out split. ``fingerprint`` is a hash of all that made them.
+    """Tokens (1-D, uint16) of the training text and of each held-out split.
 
-    ``heldout_starts`` says where each file's slice begins in a held-out split: losses are alike within a file, so an
-    error bar should count files, not tokens.
+    ``fingerprint`` is a hash of everything that determines them. ``heldout_starts`` says where each file's slice begins
+    in a held-out split: losses within a file are correlated, so a standard error must be computed over files, not
+    tokens.
     """
 
     fingerprint: str
@@ -54,7 +55,7 @@ class Corpus:
 
     @property
     def classes(self) -> int:
-        """Values a target can take: tokens."""
+        """Number of values that a target can take: the vocabulary size."""
         return self.vocab_size
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -69,7 +70,7 @@ class Corpus:
         )
 
     def stretches(self, split: Split, *, sequence_length: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """A split in some 32 stretches of neighbouring text, a batch each; more where such a batch would be large."""
+        """Yield a split as about 32 batches of consecutive text, or more if these batches would be too large."""
         rows = len(self.heldout[split]) // sequence_length
         largest = min(LARGEST_BATCH, LARGEST_LOGITS // self.classes)
         batch = max(1, min(rows // STRETCHES, largest // sequence_length))
@@ -77,14 +78,14 @@ class Corpus:
 
 
 def prepare_text(config: DataConfig) -> Corpus:
-    """The corpus of ``config``, made on the first call and read from the cache after that, by any number of processes.
+    """The corpus of ``config``. The first call builds it; later calls, from any process, read it from the cache.
 
-    The cache is keyed by content: other files in the corpus make another entry, and the old one stays. While no file's
-    name, size and time of change differ from the last call's, the text is not read again. What is left out of a user's
-    folder is logged when the text is read, so once, and not by every run of a study.
+    The cache is keyed by content: if the files change, a new entry is made and the old one stays. If no file's name,
+    size or modification time has changed since the last call, the text is not read again. Files of a user's folder that
+    are skipped are logged only when the text is read, so not by every run of a study.
 
     Raises:
-        ConfigError: the folder is missing or no folder, or there is too little text in it.
+        ConfigError: the folder is missing or is not a folder, or it contains too little text.
     """
     root = cache_root(config.cache_dir)
     if config.corpus == "random":
@@ -141,7 +142,10 @@ def _write(directory: Path, config: DataConfig, documents: Sequence[Document]) -
 
 
 def _write_random(directory: Path, config: DataConfig) -> None:
-    """Uniform tokens with no structure to learn, 2 bytes of ``max_bytes`` each, beside the held-out splits."""
+    """Write uniformly random tokens, which have no structure to learn, for training and the held-out splits.
+
+    A training token takes 2 bytes of ``max_bytes``; the held-out splits do not count.
+    """
     vocabulary = _random_vocabulary(config).vocab_size
     draw = np.random.default_rng(0)
     train = config.max_bytes // TOKEN.itemsize if config.max_bytes else RANDOM_TOKENS

@@ -1,7 +1,7 @@
-"""Digits as hard as MNIST's, rendered here from matplotlib's fonts: no download.
+"""Digits as hard to classify as MNIST's, rendered locally from matplotlib's fonts: no download.
 
-Every image is one glyph of one font, turned, scaled, sheared and bent, in a stroke of its own strength, under noise.
-All parts use the same fonts: held-out images are other images, not other hands.
+Every image is one glyph of one font, randomly rotated, scaled, sheared and bent, with random contrast and noise. All
+parts use the same fonts, so the held-out parts have new images but no new fonts.
 """
 
 import json
@@ -24,9 +24,9 @@ from hybrid_ray.data.stream import SharedStream
 
 __all__ = ["DigitSampler", "Digits", "heldout_digits", "prepare_digits"]
 
-SIDE = 28  # pixels, as MNIST
-DRAWN = 40  # pixels of a glyph before it is bent
-FORMAT = 3  # of the rendering: a change makes all images anew
+SIDE = 28  # pixels, as in MNIST
+DRAWN = 40  # side of a glyph in pixels, before it is bent
+FORMAT = 3  # version of the rendering; if it changes, all images are rendered again
 TRAIN_IMAGES = 30_000
 HELDOUT_IMAGES = 5_000  # of each split
 TOGETHER = 2_000  # images bent at a time
@@ -42,7 +42,7 @@ Images = np.memmap[tuple[int, int, int], np.dtype[np.uint8]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Digits:
-    """Images (N x 28 x 28, uint8) and labels (N, uint8) of training (``train``) and of each held-out split."""
+    """Images (N x 28 x 28, uint8) and labels (N, uint8) of the training part (``train``) and of each held-out split."""
 
     fingerprint: str
     images: dict[str, Images]
@@ -53,23 +53,23 @@ class Digits:
         return 10
 
     def some(self, part: str, order: npt.ArrayLike) -> tuple[Tensor, Tensor]:
-        """Images B1HW (fp32, mean about 0) and labels B (int64) at these places of a part."""
+        """Images B1HW (fp32, mean about 0) and labels B (int64) at the indices ``order`` of a part."""
         return _pair(self, part, np.asarray(order))
 
     def sampler(self, *, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> "DigitSampler":
-        """Random training images."""
+        """A sampler of random training images."""
         return DigitSampler(self, batch_size=batch_size, seed=seed, rank=rank, world=world)
 
     def stretches(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
-        """A split in 32 batches or so."""
+        """Yield a split as about 32 batches."""
         return heldout_digits(self, split, batch_size=max(1, len(self.labels[split]) // STRETCHES))
 
 
 def prepare_digits(cache_dir: str | None = None) -> Digits:
-    """Rendered on the first call (a few seconds), read from the cache after that, by any number of processes.
+    """The digits. The first call renders them (a few seconds); later calls, from any process, read them from the cache.
 
-    ``cache_dir`` is as in ``DataConfig``. Images depend on this file, on matplotlib's fonts and on what Pillow draws
-    with them, so the fingerprint is of the images and labels as written.
+    ``cache_dir`` is as in ``DataConfig``. The images depend on this file, on matplotlib's fonts and on how Pillow draws
+    them, so the fingerprint is a hash of the images and labels themselves.
     """
     settings = (FORMAT, SIDE, DRAWN, TRAIN_IMAGES, HELDOUT_IMAGES, FONTS)
     name = f"digits-{sha256(repr(settings).encode()).hexdigest()}"
@@ -105,7 +105,7 @@ def _write(directory: Path) -> None:
 
 
 def _glyphs() -> Tensor:
-    """Every font's ten digits, centred, in [0, 1]: fonts x 10 x DRAWN x DRAWN."""
+    """The ten digits of every font, centred, with values in [0, 1]: fonts x 10 x DRAWN x DRAWN."""
     import matplotlib
     from PIL import Image, ImageDraw, ImageFont
 
@@ -121,7 +121,7 @@ def _glyphs() -> Tensor:
 
 
 def _bend(glyphs_BHW: Tensor, draw: torch.Generator) -> Tensor:
-    """Each glyph under a random affine map and a smooth random bend, with noise: B x SIDE x SIDE, uint8."""
+    """Apply a random affine map, a smooth random bend and noise to each glyph. Returns B x SIDE x SIDE, uint8."""
     count = len(glyphs_BHW)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -141,7 +141,7 @@ def _bend(glyphs_BHW: Tensor, draw: torch.Generator) -> Tensor:
 
 
 class DigitSampler:
-    """Random training images in the order of a ``SharedStream``; the interface of ``BatchSampler``."""
+    """Draws random training images in the order of a ``SharedStream``. Has the interface of ``BatchSampler``."""
 
     def __init__(self, digits: Digits, *, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
         self.digits = digits
@@ -149,20 +149,20 @@ class DigitSampler:
         self.stream = SharedStream(places=places, batch_size=batch_size, seed=seed, rank=rank, world=world)
 
     def next(self) -> tuple[Tensor, Tensor]:
-        """This rank's images_B1HW (fp32, mean about 0) and labels_B (int64), and one batch forward."""
+        """Return this rank's images_B1HW (fp32, mean about 0) and labels_B (int64) and advance by one batch."""
         return _pair(self.digits, "train", self.stream.next())
 
     def state_dict(self) -> dict[str, Any]:
-        """The place in the stream; the same on every rank."""
+        """The position in the stream; the same on every rank."""
         return self.stream.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved place. Raises ConfigError where the state is from another stream."""
+        """Continue from a saved position. Raises ConfigError if the state is from another stream."""
         self.stream.load_state_dict(state)
 
 
 def heldout_digits(digits: Digits, split: Split, *, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """One pass over a split in order. The last batch may be smaller."""
+    """Yield a split once, in order. The last batch may be smaller."""
     order = np.arange(len(digits.labels[split]))
     for first in range(0, len(order), batch_size):
         yield _pair(digits, split, order[first : first + batch_size])

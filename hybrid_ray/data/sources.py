@@ -1,4 +1,4 @@
-"""Where text comes from with no download: the source of the installed Python, its packages, or a folder."""
+"""Sources of text that need no download: the installed Python's library, its packages, or a user's folder."""
 
 import os
 import stat
@@ -13,16 +13,16 @@ from hybrid_ray.errors import ConfigError
 
 __all__ = ["SHIPPED", "Document", "SourceFile", "list_files", "read_documents"]
 
-SHIPPED = ("stdlib", "installed")  # with Python and its packages: no folder of the user's
-SMALLEST_FOLDER = 8  # files: three held-out splits, each of files of its own, in at most 40 % of them
+SHIPPED = ("stdlib", "installed")  # corpora that come with Python and its packages; any other name is a user's folder
+SMALLEST_FOLDER = 8  # files; the three held-out splits need a file each and take at most 40 % of all files
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceFile:
-    """A file of a corpus. ``name`` is its path below its root (with /): the same on every machine.
+    """A file of a corpus. ``name`` is its path relative to the root (with /), so it is the same on every machine.
 
-    ``size`` and ``changed`` (nanoseconds) are of the time when it was listed.
+    ``size`` and ``changed`` (modification time in nanoseconds) are those at the time of listing.
     """
 
     name: str
@@ -32,7 +32,7 @@ class SourceFile:
 
     @property
     def stamp(self) -> bytes:
-        """Changes when the file does, as far as size and time of change show it."""
+        """A key that changes with the file's path, size or modification time."""
         return f"{self.path} {self.size} {self.changed}\n".encode("utf-8", errors="surrogateescape")
 
 
@@ -46,12 +46,12 @@ class Document:
 
 
 def list_files(corpus: str) -> tuple[list[SourceFile], Counter[str]]:
-    """All regular files of a corpus by name, and how many other entries there are, by cause.
+    """All regular files of a corpus, sorted by name, and the number of skipped entries by cause.
 
     A link to a file counts as the file; a link to a folder is not followed.
 
     Raises:
-        ConfigError: the folder is missing, or is no folder.
+        ConfigError: the folder is missing or is not a folder.
     """
     paths, left_out = sysconfig.get_paths(), Counter[str]()
     if corpus in SHIPPED:
@@ -104,8 +104,9 @@ def _walk(prefix: str, root: Path, left_out: Counter[str]) -> Iterator[SourceFil
 
 
 def _regular(path: str, left_out: Counter[str]) -> os.stat_result | None:
-    """What the system knows of a regular file that can be read; else its cause is counted. Nothing is opened: opening a
-    named pipe waits for a writer.
+    """``os.stat`` of a readable regular file; for anything else, count the cause and return None.
+
+    Nothing is opened, because opening a named pipe waits for a writer.
     """
     try:
         seen = os.stat(path)
@@ -126,11 +127,11 @@ def _python_files(prefix: str, root: Path) -> Iterator[SourceFile]:
 
 
 def read_documents(files: Sequence[SourceFile], *, max_bytes: int | None = None) -> tuple[list[Document], Counter[str]]:
-    """The files' text in the order of their hashes (a fixed shuffle), and how many are left out, by cause.
+    """The text of the files, ordered by hash (a fixed shuffle), and the number of skipped files by cause.
 
-    Files that are empty or not UTF-8 are left out, as are second copies of the same content: a copy could land in
-    training while the first is held out. ``max_bytes`` keeps as many files, in that order, as fit into it; the others
-    are not counted.
+    Files that are empty or not UTF-8 are skipped, and so are duplicates: one copy could be trained on while the other
+    is held out. ``max_bytes`` limits the total size: in that order, each file that still fits is kept. The files that
+    do not fit are not counted as skipped.
     """
     seen: set[bytes] = set()
     documents, left_out = [], Counter[str]()
@@ -153,7 +154,7 @@ def read_documents(files: Sequence[SourceFile], *, max_bytes: int | None = None)
 
 
 def _no_text(content: bytes) -> str | None:
-    """Why it is no text, if so."""
+    """The reason why the content is not usable text, or None."""
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError:

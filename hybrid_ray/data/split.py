@@ -1,4 +1,4 @@
-"""Which files are held out. Whole files: no held-out text comes from a file that training sees."""
+"""Selects the files to hold out. No held-out text comes from a file that is used for training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ from hybrid_ray.errors import ConfigError
 __all__ = ["SPLITS", "HeldoutSplit", "hold_out", "never_held_out"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
-SLICE_TOKENS = 512  # a held-out file gives about this many tokens, so that many files are mixed in a split
-MOST_FILES = 256  # of one split
-MOST_SHARE = 0.2  # of all files, in the three splits together, unless they are too short
-HELDOUT_MOST = 0.4  # the same, however short they are
+SLICE_TOKENS = 512  # about this many tokens per held-out file, so that a split mixes many files
+MOST_FILES = 256  # files per split
+MOST_SHARE = 0.2  # share of all files held out in the three splits together, unless the files are too short
+HELDOUT_MOST = 0.4  # upper bound on that share, even if all files are short
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeldoutSplit:
-    """The tokens of one split: a slice of each of its files, one after another, beginning at ``starts``."""
+    """The tokens of one split: one slice per file, concatenated; slice i begins at ``starts[i]``."""
 
     tokens: npt.NDArray[np.uint16]
     starts: tuple[int, ...]
@@ -35,16 +35,16 @@ def hold_out(
 ) -> tuple[dict[Split, HeldoutSplit], Sequence[Document]]:
     """The three held-out splits, each of exactly ``heldout_tokens`` tokens, and the documents left for training.
 
-    Documents come in the order of their hashes; the first go to the splits in turn. Losses of tokens in one file are
-    alike, so a split's standard error falls with its number of files: a file gives only a slice, taken at a place that
-    its hash decides, and the slices are as short as fills the split. More files are taken where the first are too
-    short, though never one that a tokenizer may learn from (``never_held_out``).
+    Documents are ordered by hash; the first ones are assigned to the splits in turn. Token losses within a file are
+    correlated, so the standard error of a split falls with its number of files. A file therefore contributes only a
+    slice, whose position its hash decides, and the slices are just long enough to fill the split. If the first files
+    are too short, more are taken, but never one that a tokenizer may learn from (``never_held_out``).
 
-    What that gives is measured by ``benchmarks/heldout_error.py``. On the standard library, 65,536 tokens of 115 files:
-    the standard error by file of a loss alone is about 1.5 % of it, of the difference of two runs about 0.2 %.
+    ``benchmarks/heldout_error.py`` measures the result. On the standard library (65,536 tokens from 115 files), the
+    standard error over files is about 1.5 % of a loss; that of the loss difference of two runs is about 0.2 %.
 
     Raises:
-        ConfigError: too little text for the splits and as much again for training.
+        ConfigError: there is too little text for the three splits.
     """
     wanted = min(MOST_FILES, heldout_tokens // SLICE_TOKENS, int(MOST_SHARE * len(documents)) // len(SPLITS))
     members = max(1, wanted)
@@ -70,7 +70,7 @@ def hold_out(
 
 
 def never_held_out(documents: Sequence[Document]) -> Sequence[Document]:
-    """The documents that no split can take, whatever its size."""
+    """The documents that are never held out, whatever the size of the splits."""
     return documents[int(HELDOUT_MOST * len(documents)) :]
 
 
@@ -84,7 +84,7 @@ def _slices(
         start = int.from_bytes(document.digest[:8], "big") % (room + 1)
         pieces.append(tokens[start : start + length])
     lengths = np.cumsum([0, *map(len, pieces)])
-    used = int(np.searchsorted(lengths, heldout_tokens))  # the last of them may not be needed
+    used = int(np.searchsorted(lengths, heldout_tokens))  # the last files may not be needed
     return HeldoutSplit(
         tokens=np.concatenate(pieces)[:heldout_tokens],
         starts=tuple(map(int, lengths[:used])),
@@ -93,7 +93,7 @@ def _slices(
 
 
 def _shortest_slice(lengths: Sequence[int], total: int) -> int:
-    """The smallest n for which the lengths, none counted above n, add up to ``total``."""
+    """The smallest n for which the sum of min(length, n) reaches ``total``."""
     left, files = total, len(lengths)
     for length in sorted(lengths):
         if length * files >= left:

@@ -1,4 +1,4 @@
-"""One endless random order a seed, the same however it is cut into ranks, micro-batches and sessions."""
+"""An endless random order per seed, independent of how it is divided into ranks, micro-batches and sessions."""
 
 from typing import Any
 
@@ -9,18 +9,18 @@ from hybrid_ray.errors import ConfigError
 
 __all__ = ["SharedStream"]
 
-BLOCK = 4096  # draws made at a time
+BLOCK = 4096  # items drawn at a time
 
 
 class SharedStream:
     """Item n of the stream is a draw from ``range(places)`` that depends on the seed and n alone.
 
-    A batch is the next ``batch_size`` items (over all ranks), and rank r takes its contiguous slice. Two half batches
-    are therefore the same items as one whole batch, and so are two ranks: runs that differ in these train on the same
-    data in the same order.
+    A batch is the next ``batch_size`` items (over all ranks), and rank r takes the r-th contiguous slice. Two half
+    batches, or the slices of two ranks, therefore hold the same items as one whole batch: runs that differ only in
+    their ranks or micro-batches train on the same data in the same order.
 
     Raises:
-        ConfigError: a batch that can't be shared out evenly.
+        ConfigError: the batch can't be divided evenly among the ranks.
     """
 
     def __init__(self, *, places: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
@@ -36,7 +36,7 @@ class SharedStream:
         self._drawn = np.empty(0, dtype=np.int64)
 
     def next(self) -> npt.NDArray[np.int64]:
-        """This rank's items of the next batch, and one batch forward."""
+        """Return this rank's items of the next batch and advance by one batch."""
         items = self.items(self.position + self._first, self._mine)
         self.position += self.batch_size
         return items
@@ -58,11 +58,11 @@ class SharedStream:
         return self._drawn
 
     def state_dict(self) -> dict[str, Any]:
-        """The place in the stream, in items, and what defines the stream."""
+        """The position in the stream, in items, and the parameters that define the stream."""
         return {"position": self.position, "seed": self.seed, "places": self.places}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved place, with any rank, world and batch size.
+        """Continue from a saved position, with any rank, world and batch size.
 
         Raises:
             ConfigError: the state is from another stream (seed, corpus or sequence length).

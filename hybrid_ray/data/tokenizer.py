@@ -1,4 +1,4 @@
-"""Text to tokens: bytes, or a byte-level BPE trained here on the corpus itself."""
+"""Tokenizers: bytes, or a byte-level BPE that is trained on the corpus itself."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -9,15 +9,15 @@ import numpy.typing as npt
 
 __all__ = ["BPETokenizer", "ByteTokenizer", "NumberVocabulary", "Tokenizer", "Vocabulary", "train_bpe"]
 
-END_OF_FILE = 256  # of the byte vocabulary
-END_OF_TEXT = "<|endoftext|>"  # of the BPE vocabulary: GPT-2's name, and the first entry here
+END_OF_FILE = 256  # token of the byte vocabulary
+END_OF_TEXT = "<|endoftext|>"  # token of the BPE vocabulary: GPT-2's name for it; here the first entry
 BPE_FILE = "tokenizer.json"
 BPE_TRAINING_BYTES = 20_000_000
-LONGEST_WORD = 2048  # bytes; longer than any word of Python's library and the packages here, so it changes none of them
+LONGEST_WORD = 2048  # bytes; no word of Python's library or of the usual packages is as long, so none is cut
 
 
 class Vocabulary(Protocol):
-    """How many tokens there are and what they look like. ``end`` is the one that ends a file, if one does."""
+    """The number of tokens and their text. ``end`` is the end-of-file token, or None if there is none."""
 
     @property
     def vocab_size(self) -> int: ...
@@ -29,13 +29,13 @@ class Vocabulary(Protocol):
 
 
 class Tokenizer(Vocabulary, Protocol):
-    """``encode`` appends to each text the token that ends a file; ``decode`` shows that token as a blank line."""
+    """``encode`` appends the end-of-file token to each text; ``decode`` shows that token as a blank line."""
 
     def encode(self, texts: Sequence[bytes]) -> list[npt.NDArray[np.uint16]]: ...
 
 
 class NumberVocabulary:
-    """Tokens that stand for nothing (the random corpus)."""
+    """Tokens without a meaning, for the random corpus; decoded as numbers."""
 
     end = None
 
@@ -47,7 +47,7 @@ class NumberVocabulary:
 
 
 class ByteTokenizer:
-    """256 bytes and the end of a file."""
+    """One token per byte value (256), and an end-of-file token."""
 
     vocab_size = END_OF_FILE + 1
     end = END_OF_FILE
@@ -62,9 +62,9 @@ class ByteTokenizer:
 
 
 class BPETokenizer:
-    """A byte-level BPE as GPT-2's (its pre-tokenizer too), read from the file that ``train_bpe`` wrote.
+    """A byte-level BPE with GPT-2's pre-tokenizer, read from the file that ``train_bpe`` wrote.
 
-    The end-of-text marker is encoded as ordinary text where a file happens to contain it.
+    If a file contains the end-of-text marker, the marker is encoded as ordinary text.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -80,7 +80,7 @@ class BPETokenizer:
         return size
 
     def encode(self, texts: Sequence[bytes]) -> list[npt.NDArray[np.uint16]]:
-        """On all cores, over the texts."""
+        """Encode the texts in parallel on all cores."""
         encodings = self.trained.encode_batch_fast([text.decode("utf-8") for text in texts])
         return [np.array([*encoding.ids, self.end], dtype=np.uint16) for encoding in encodings]
 
@@ -95,10 +95,10 @@ class BPETokenizer:
 
 
 def train_bpe(texts: Iterable[bytes], vocab_size: int, directory: Path) -> None:
-    """Learn at most ``vocab_size`` entries (fewer where the text has no more pairs that occur twice) and save them.
+    """Learn at most ``vocab_size`` entries (fewer if no further pair occurs twice) and save them.
 
-    Deterministic: the same texts in the same order give the same file. Only the first ``BPE_TRAINING_BYTES`` are
-    looked at: 50257 entries take about 10 s on two cores, and more text hardly changes them.
+    Deterministic: the same texts in the same order give the same file. Only the first ``BPE_TRAINING_BYTES`` are used:
+    learning 50257 entries takes about 10 s on two cores, and more text hardly changes them.
 
     A word is cut after ``LONGEST_WORD`` bytes: the time to learn from a word grows with the square of its length, so
     one line of a megabyte without a space would take minutes.
@@ -107,7 +107,7 @@ def train_bpe(texts: Iterable[bytes], vocab_size: int, directory: Path) -> None:
     from tokenizers import Tokenizer as Trained
 
     bpe = Trained(models.BPE())
-    words = pre_tokenizers.ByteLevel(add_prefix_space=False)  # writes each byte as one character, none a line break
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False)  # maps each byte to one character, never to a line break
     pieces = pre_tokenizers.Split(Regex(f".{{{LONGEST_WORD}}}"), behavior="isolated")
     bpe.pre_tokenizer = pre_tokenizers.Sequence([words, pieces])
     bpe.decoder = decoders.ByteLevel()
