@@ -1,18 +1,19 @@
-"""The arms of docs/method.md, section 4: what a hybrid run is compared with. Each is a configuration, never other code.
+"""The arms that a hybrid run is compared with (docs/method.md, section 4). Arms differ in configuration, not in code.
 
-A control is a pure function of the hybrid run, what it and the baseline of its seed left, and the path of its
-``result.json``. Data order depends on the seed alone, and the schedule on ``train.steps``, so a shorter run reads the
-same batches and decays fully. Controls without predictions, and the placebo, train at the rate that was tuned for plain
-training; the others at the hybrid's own (`HybridConfig.lr_factor`).
+A control is a pure function of the hybrid run, its result, the baseline's result for the same seed, and the path of the
+hybrid's ``result.json``. Data order depends only on the seed, and the schedule only on ``train.steps``, so a shorter
+run reads the same batches and its learning rate decays fully. Controls without predictions, and the placebo, use the
+learning rate that was tuned for plain training; the others use the hybrid's own (`HybridConfig.lr_factor`).
 
-A user's own control is such a function, named in ``compare.arms`` or ``confirm.arms`` by ``package.module:function``:
+Users can write such a function and name it in ``compare.arms`` or ``confirm.arms`` as ``package.module:function``:
 
     def two_thirds(hybrid: Finished) -> RunConfig:
         return real_run(hybrid.run, "two_thirds", 2 * hybrid.result.real_steps // 3)   # real steps only
 
-It is called once a seed, when the hybrid run of that seed has finished. What it returns is trained like every other
-run, and must not change ``seed``, ``task``, ``model``, ``data`` or ``workers``, or it could not be paired with the
-hybrid. Results and reports call it by the name of the function. A ValueError says why a seed has no such control.
+The function is called once per seed, after the hybrid run of that seed has finished. The run that it returns is trained
+like every other run. It must not change ``seed``, ``task``, ``model``, ``data`` or ``workers``, because it is paired
+with the hybrid run. Results and reports use the function's name for the arm. If a seed has no such control, the
+function raises a ValueError that states the reason.
 """
 
 import inspect
@@ -41,11 +42,11 @@ __all__ = [
 ]  # fmt: skip
 
 MIN_STEPS = 10
-"""Fewest steps a run may have (`TrainConfig.steps`)."""
+"""Minimum number of steps of a run (`TrainConfig.steps`)."""
 
 REQUIRED: tuple[ControlArm, ...] = ("equal_steps", "placebo")
-"""Controls that run wherever a gain could be claimed, asked for or not: a seed's net speedup needs the first, and what
-skipping the same steps and doing nothing gains as well does not come from predicting.
+"""Controls that always run where a gain may be claimed. The net speedup of a seed needs ``equal_steps``. ``placebo``
+skips the same steps without predicting, so a gain that it has as well does not come from predicting.
 """
 
 _PLAIN = HybridConfig(predictor=PredictorConfig(name="none"))
@@ -54,27 +55,28 @@ _PAIRED = ("seed", "task", "model", "data", "workers")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finished:
-    """A finished hybrid run that a control is made of."""
+    """A finished hybrid run, the input from which a control is built."""
 
     run: RunConfig
     result: RunResult
-    path: Path  # of its result.json
-    baseline: RunResult  # of its seed
+    path: Path  # of the run's result.json
+    baseline: RunResult  # of the same seed
 
 
 Control = Callable[[Finished], RunConfig]
-"""A finished hybrid run -> the control's run."""
+"""Maps a finished hybrid run to the run of the control."""
 
 
 def baseline(run: RunConfig) -> RunConfig:
-    """All nominal steps real. Hybrid settings go back to their defaults, so that equal baselines share a cache key."""
+    """The run with real steps only. Its hybrid settings are reset, so that equal baselines have the same cache key."""
     return replace(run, arm="baseline", hybrid=_PLAIN, replay=None)
 
 
 def frontier_run(run: RunConfig, length: float) -> RunConfig:
-    """Real steps only, ``length`` times as many as nominal. Length 1 is the baseline itself, with its whole curve.
+    """A run of ``length`` times the nominal steps, with real steps only.
 
-    Of the others only the end is a point of the frontier, so they are evaluated there alone.
+    Length 1 is the baseline itself, with all its evaluations. The other runs are evaluated only at their end, because
+    the frontier uses only their final loss.
     """
     if length == 1.0:
         return baseline(run)
@@ -83,16 +85,15 @@ def frontier_run(run: RunConfig, length: float) -> RunConfig:
 
 
 def frontier_runs(job: JobConfig, *, seed: int | None = None) -> dict[float, RunConfig]:
-    """The runs of the job's frontier by length, shortest first."""
+    """The frontier runs of the job, keyed by length, shortest first."""
     plain = job.run(seed=seed)
     return {length: frontier_run(plain, length) for length in sorted(set(job.frontier.lengths))}
 
 
 def control(arm: str, hybrid: Finished) -> RunConfig:
-    """The run of one control arm, ours or a user's own.
+    """The run of one control arm, built-in or written by the user.
 
-    Raises ValueError if the hybrid run did not finish: there is nothing to make a control of. Or if the arm can't be
-    made of it.
+    Raises ValueError if the hybrid run did not finish or if the arm cannot be built from it.
     """
     status, run = hybrid.result.status, hybrid.run
     if status != "finished":
@@ -110,7 +111,7 @@ def control(arm: str, hybrid: Finished) -> RunConfig:
 
 
 def check_arms(job: JobConfig) -> None:
-    """Raises `ConfigError` with all that is wrong with the arms of the user's own that a job names."""
+    """Check the user-written arms that the job names. Raises `ConfigError` with all problems found."""
     problems: list[str] = []
     for place, name in job.named.items():
         if ".arms." not in place:
@@ -126,11 +127,11 @@ def check_arms(job: JobConfig) -> None:
 
 
 def steps_in(time: float, plain: RunResult) -> int:
-    """How many real steps fit into ``time`` (plain steps), by what one took in ``plain``, a run of real steps only.
+    """How many real steps fit into ``time`` (in plain steps), based on ``plain``, a run with real steps only.
 
-    A real step of a run takes a little more than a plain step: the trainer's own work around it is time as well.
+    A real step of a run takes slightly longer than a plain step, because it includes the trainer's overhead.
 
-    Raises ValueError if that run did not finish.
+    Raises ValueError if ``plain`` did not finish.
     """
     if plain.status != "finished":
         raise ValueError(
@@ -140,26 +141,27 @@ def steps_in(time: float, plain: RunResult) -> int:
 
 
 def real_run(run: RunConfig, arm: str, steps: int) -> RunConfig:
-    """Real steps only. Warmup and decay are fractions of the run, so the schedule rescales by itself."""
+    """A run with real steps only. Warmup and decay are fractions of the run, so the schedule scales with its length."""
     steps = max(MIN_STEPS, steps)
     train = replace(run.train, steps=steps, evaluations=min(run.train.evaluations, steps))
     return replace(baseline(run), arm=arm, train=train)
 
 
 def _equal_steps(hybrid: Finished) -> RunConfig:
-    """As many real steps as the hybrid took: "just stop earlier"."""
+    """As many real steps as the hybrid took: the control for stopping earlier."""
     return real_run(hybrid.run, "equal_steps", hybrid.result.real_steps)
 
 
 def _equal_time(hybrid: Finished) -> RunConfig:
-    """As many real steps as the baseline does in the hybrid's training time."""
+    """As many real steps as the baseline takes in the hybrid's training time."""
     return real_run(hybrid.run, "equal_time", steps_in(hybrid.result.time, hybrid.baseline))
 
 
 def _lr_matched(hybrid: Finished) -> RunConfig:
-    """`equal_steps` at the learning rate that moves as far as the hybrid did along its mean direction.
+    """`equal_steps` with the learning rate multiplied by the hybrid's measured ``displacement_ratio``.
 
-    Raises ValueError if the hybrid measured no displacement (it never predicted).
+    At this rate the real steps alone move as far as the hybrid did along its mean direction. Raises ValueError if the
+    hybrid's ratio is not a positive number, for example because it never predicted.
     """
     ratio = hybrid.result.statistics.get("displacement_ratio")
     if not isinstance(ratio, int | float) or not 0 < ratio < math.inf:
@@ -173,7 +175,7 @@ def _lr_matched(hybrid: Finished) -> RunConfig:
 
 
 def _placebo(hybrid: Finished) -> RunConfig:
-    """The hybrid's own phase decisions of that seed. Predicted steps do nothing, so it has plain training's rate."""
+    """Replay the hybrid's phase decisions; predicted steps do nothing, so it uses plain training's learning rate."""
     return _replay("placebo", "zero", replace(hybrid.run.hybrid, lr_factor=1.0), hybrid)
 
 
@@ -183,12 +185,12 @@ def _replay(arm: Arm, predictor: PredictorName, settings: HybridConfig, hybrid: 
 
 
 def _random_direction(hybrid: Finished) -> RunConfig:
-    """The same decisions; predicted steps are as long as the hybrid's and go anywhere."""
+    """Replay the hybrid's phase decisions; predicted steps have the hybrid's length and a random direction."""
     return _replay("random_direction", "random", hybrid.run.hybrid, hybrid)
 
 
 def _reversed(hybrid: Finished) -> RunConfig:
-    """The same decisions; predicted steps go the other way."""
+    """Replay the hybrid's phase decisions; predicted steps have the opposite direction."""
     return _replay("reversed", "reversed", hybrid.run.hybrid, hybrid)
 
 
@@ -200,4 +202,4 @@ CONTROLS: dict[str, Control] = {
     "reversed": _reversed,
     "lr_matched": _lr_matched,
 }
-"""Arms that need the hybrid's result first."""
+"""The built-in control arms by name. They need the result of the hybrid run."""

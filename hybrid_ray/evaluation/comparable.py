@@ -1,7 +1,8 @@
-"""Which runs may stand beside each other: those of one hardware class, software, corpus and setting.
+"""Decide which runs may be compared: those with the same hardware class, software, corpus and settings.
 
-What a run was asked is told by its configuration; what it got by its fingerprint. A worker of another kind, an updated
-torch, or a run that fell back to less than was asked would be paired with the others in silence.
+A run's configuration records the requested settings; its fingerprint records what the run actually used. Without this
+check, a run on another kind of worker, with an updated torch, or with settings that fell back would be paired with the
+other runs silently.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -15,7 +16,7 @@ __all__ = ["comparable", "fingerprint_of"]
 
 
 def fingerprint_of(results: Iterable[RunResult]) -> Mapping[str, Any] | None:
-    """Of the first finished baseline, or where there is none of the first finished run; None if nothing finished."""
+    """Fingerprint of the first finished baseline, else of the first finished run; None if no run finished."""
     finished = [result for result in results if result.status == "finished"]
     baselines = [result for result in finished if result.arm == "baseline"]
     return next((result.fingerprint for result in (*baselines, *finished)), None)
@@ -24,11 +25,11 @@ def fingerprint_of(results: Iterable[RunResult]) -> Mapping[str, Any] | None:
 def comparable(
     results: Iterable[RunResult], fingerprint: Mapping[str, Any] | None, *, but: Collection[str] = ()
 ) -> list[RunResult]:
-    """The results; a finished run with another fingerprint has failed, and its ``error`` says why.
+    """Return the results, with every finished run that has another fingerprint marked as failed (reason in ``error``).
 
     Args:
-        fingerprint: what all are compared with; None: nothing finished that they could be.
-        but: entries of a fingerprint in which runs may differ.
+        fingerprint: the fingerprint that every run must have. None: no run finished, so nothing is checked.
+        but: fingerprint entries in which the runs may differ.
     """
     return [_checked(result, fingerprint, but) for result in results]
 

@@ -1,6 +1,7 @@
-"""Confirmation: the best trials again on fresh seeds and a split never looked at, beside controls that cost the same.
+"""Confirmation: run the best trials again on fresh seeds, with controls of equal cost, scored on an unused split.
 
-The best of many noisy trials is biased: it was picked for its luck. Fresh seeds and fresh data have none of that luck.
+The result of the best of many noisy trials is biased upwards, because selection favours lucky noise (the winner's
+curse). Fresh seeds and fresh data remove this bias.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,16 +26,16 @@ _APART = 1000
 
 
 def fresh_seeds(job: JobConfig, number: int, *, block: int = 1) -> list[int]:
-    """Seeds that no searched trial used: every trial runs with ``job.seed``, these begin 1000 above it for each block.
+    """Seeds that no trial of the search used: trials use ``job.seed``; block n starts at ``job.seed + 1000 * n``.
 
-    What confirms a trial and what later compares it use different blocks: settings that were kept because they did
-    well on some seeds owe part of that to those seeds.
+    Confirmation and later comparison use different blocks. Settings that were selected for their results on some seeds
+    would look too good on those same seeds.
     """
     return [job.seed + block * _APART + index for index in range(number)]
 
 
 def confirmation_runs(job: JobConfig, candidates: int) -> int:
-    """How many runs `confirm` takes: a seed's baseline, and for each candidate the hybrid run and its controls."""
+    """Number of runs of `confirm`: per seed one baseline, and per candidate the hybrid run and its controls."""
     arms = {*REQUIRED, *job.confirm.arms}
     return job.confirm.seeds * (1 + candidates * (1 + len(arms))) if candidates else 0
 
@@ -48,22 +49,22 @@ def confirm(
     frontier: Frontier,
     fingerprint: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Run the candidates and their controls on ``job.confirm.seeds`` fresh seeds and say what held up.
+    """Run the candidates and their controls on ``job.confirm.seeds`` fresh seeds and decide which gains hold.
 
     Args:
         candidates: the best trials, best first.
-        execute: runs the runs, here or side by side on a cluster.
+        execute: executes the runs, in this process or in parallel on a cluster.
         directory: the study's ``confirmation`` folder. Runs that an earlier session finished there are not repeated.
-        frontier: fitted on the confirm-split losses of the search's frontier runs.
-        fingerprint: of those runs, which every run here must share (`run_arms`).
+        frontier: built from the losses of the search's frontier runs on the confirmation split.
+        fingerprint: the fingerprint of those runs, which every run here must have (`run_arms`).
 
     Returns:
-        What ``confirmation.json`` holds: per candidate its runs by arm, paired comparisons, the net speedup with a 95 %
-        t-interval, and a verdict. A "real gain" among several candidates must also hold at 5 % after Holm's
-        correction (``p_corrected``). The controls of `arms.REQUIRED` always run.
+        The content of ``confirmation.json``: for each candidate its runs by arm, paired comparisons, the net speedup
+        with a 95 % t-interval, and a verdict. If there are several candidates, a "real gain" must also be significant
+        at 5 % after Holm's correction (``p_corrected``). The controls of `arms.REQUIRED` always run.
     """
     seeds = fresh_seeds(job, job.confirm.seeds)
-    job = replace(job, train=replace(job.train, evaluations=1))  # what is claimed rests on the ends alone
+    job = replace(job, train=replace(job.train, evaluations=1))  # the claims use final losses only
     arms: list[str] = [*REQUIRED, *job.confirm.arms]
     runs, _ = run_arms(
         job, candidates, seeds=seeds, arms=arms, execute=execute, directory=directory, fingerprint=fingerprint

@@ -1,7 +1,7 @@
-"""The frontier of just stopping earlier: the loss that real steps alone reach in a given time.
+"""The frontier of stopping earlier: the loss that training with real steps only reaches in a given time.
 
 A speedup alone proves nothing, since a shorter run is also "faster" (docs/method.md, section 4). So the hybrid is
-measured against real-steps-only runs of several lengths, each with its schedule fully decayed.
+compared with runs of several lengths that use real steps only, each with a fully decayed learning-rate schedule.
 """
 
 import math
@@ -17,25 +17,25 @@ from hybrid_ray.run_result import RunResult
 __all__ = ["FEWEST", "LEAST_NOISE", "Frontier"]
 
 FEWEST = 5
-"""Runs in a frontier (docs/method.md, section 4)."""
+"""Minimum number of runs in a frontier (docs/method.md, section 4)."""
 
 LEAST_NOISE = 0.002
-"""Relative noise of a run's final loss that is always reckoned with: seeds differ by more than that."""
+"""Lower bound on the assumed relative noise of a run's final loss; the observed noise between seeds is larger."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Frontier:
-    """Lower envelope of final loss against training time (plain steps), a power law between its points.
+    """Lower envelope of final loss against training time (plain steps), interpolated by a power law between points.
 
-    A run that is beaten by a shorter one is noise, or over-training, and is left out: so ``times`` rise and ``losses``
-    fall strictly, and both can be inverted. Taking the lowest points makes the frontier a little too good where losses
-    are noisy, which is hard on the hybrid, never in its favour. Nothing is extrapolated: off its range the answer is
-    None.
+    A run with no lower loss than a shorter run reflects noise or over-training, and is left out. So ``times`` strictly
+    increase, ``losses`` strictly decrease, and the curve can be inverted. If losses are noisy, choosing the lowest
+    points makes the frontier slightly too good, which can only work against the hybrid. The frontier does not
+    extrapolate: outside its range the methods return None.
     """
 
     times: tuple[float, ...]
     losses: tuple[float, ...]
-    noise: float = LEAST_NOISE  # of the final loss of one run: standard deviation, relative
+    noise: float = LEAST_NOISE  # relative standard deviation of the final loss of one run
 
     def __post_init__(self) -> None:
         assert self.times
@@ -45,11 +45,11 @@ class Frontier:
 
     @classmethod
     def from_results(cls, results: Iterable[RunResult], split: Split) -> "Frontier":
-        """From real-steps-only runs; those that did not finish are left out.
+        """Build the frontier from runs with real steps only; unfinished runs are left out.
 
-        Raises ValueError with fewer than five usable runs. Losses fall ever more slowly, so the chord between distant
-        runs lies above the curve, and a coarse frontier would flatter whatever is measured against it: by 3 to 4 %
-        between 0.4 and 1.1 of a run's length.
+        Raises ValueError if there are fewer than five usable runs. The loss curve flattens with time, so interpolated
+        values between distant runs lie above the true curve. A coarse frontier would overstate the gain of any run
+        compared with it: by 3 to 4 % between runs of 0.4 and 1.1 times the nominal length.
         """
         points = [
             (result.time, result.heldout[split].loss)
@@ -66,7 +66,7 @@ class Frontier:
 
     @classmethod
     def from_points(cls, points: Iterable[tuple[float, float]]) -> "Frontier":
-        """From (time in plain steps, final loss) pairs, all positive and finite."""
+        """Build the frontier from (time in plain steps, final loss) pairs, all positive and finite."""
         kept: list[tuple[float, float]] = []
         for time, loss in sorted(points):
             if not kept or loss < kept[-1][1]:
@@ -75,32 +75,34 @@ class Frontier:
         return cls(times=times, losses=losses)
 
     def loss_at(self, time: float) -> float | None:
-        """The loss that real steps reach in this time; None off the range."""
+        """The loss that real steps alone reach in this time; None outside the range."""
         return _interpolate(time, self.times, self.losses)
 
     def time_at(self, loss: float) -> float | None:
-        """The time in which real steps reach this loss; None off the range."""
+        """The time that real steps alone need to reach this loss; None outside the range."""
         return _interpolate(loss, self.losses[::-1], self.times[::-1])
 
     def net_speedup(self, loss: float, time: float) -> float | None:
-        """How many times longer real steps alone take to this loss. Above 1 is a real gain; None off the range."""
+        """(Time that real steps alone need for this loss) / time. Above 1 is a real gain; None outside the range."""
         reached = self.time_at(loss)
         return reached / time if reached is not None and 0 < time < math.inf else None
 
     @property
     def net_error(self) -> float | None:
-        """The relative standard error of one run's net speedup: its noise in loss, by how slowly the frontier falls.
+        """Relative standard error of one run's net speedup: its noise in loss / the frontier's mean log-log slope.
 
-        Where a loss falls as the sixth root of time, 0.2 % of noise in loss is 1.2 % in time. None: it is one point.
+        If the loss falls as the sixth root of time, 0.2 % of noise in loss becomes 1.2 % of noise in time. None if the
+        frontier has only one point.
         """
         if len(self.times) < 2:
             return None
         return self.noise * math.log(self.times[-1] / self.times[0]) / math.log(self.losses[0] / self.losses[-1])
 
     def net_speedup_bounds(self, loss: float, time: float) -> tuple[float, float]:
-        """What can be said for certain: (x, x) on the range; off it only one side is known.
+        """Lower and upper bound on the net speedup: (x, x) within the range; outside it only one bound is known.
 
-        Better than the longest run: (its time / time, inf). Worse than the shortest, or NaN: (0, its time / time).
+        Loss below that of the longest run: (the longest run's time / time, inf). Loss above that of the shortest run,
+        or NaN: (0, the shortest run's time / time).
         """
         known = self.net_speedup(loss, time)
         if known is not None:
@@ -110,10 +112,11 @@ class Frontier:
         return (self.times[-1] / time, math.inf) if loss < self.losses[-1] else (0.0, self.times[0] / time)
 
     def advantage_bounds(self, loss: float, time: float) -> tuple[float, float]:
-        """The loss that real steps reach in this time over ``loss``: above 1 exactly where the net speedup is.
+        """Bounds on (the loss that real steps alone reach in this time) / ``loss``.
 
-        (x, x) on the range of times; a time shorter than the shortest run: (its loss / loss, inf); longer than the
-        longest: (0, its loss / loss). ``loss`` is positive and finite.
+        The ratio is above 1 exactly if the net speedup is above 1. Within the range of times the bounds are (x, x). If
+        ``time`` is shorter than the shortest run they are (that run's loss / loss, inf); if it is longer than the
+        longest run, (0, that run's loss / loss). ``loss`` must be positive and finite.
         """
         reached = self.loss_at(time)
         if reached is not None:
@@ -121,21 +124,24 @@ class Frontier:
         return (self.losses[0] / loss, math.inf) if time < self.times[0] else (0.0, self.losses[-1] / loss)
 
     def shifted(self, log_loss: float) -> "Frontier":
-        """The same frontier for a seed whose losses all lie higher by this much (in log loss)."""
+        """The same frontier for a seed whose log losses are all higher by ``log_loss``."""
         factor = math.exp(log_loss)
         points = zip(self.times, (loss * factor for loss in self.losses), strict=True)
         return replace(Frontier.from_points(points), noise=self.noise)
 
 
 def _noise(points: Sequence[tuple[float, float]]) -> float:
-    """How far the runs lie from a smooth curve, a parabola in log-log. So few tell little: there is a floor."""
+    """Residual standard deviation of the runs around a parabola in log-log space, at least `LEAST_NOISE`.
+
+    The lower bound is needed because an estimate from so few runs is unreliable.
+    """
     times, losses = np.log(np.asarray(points, dtype=float)).T
     left = losses - np.polyval(np.polyfit(times, losses, 2), times)
     return max(LEAST_NOISE, float(np.sqrt((left**2).sum() / (len(points) - 3))))
 
 
 def _interpolate(x: float, xs: Sequence[float], ys: Sequence[float]) -> float | None:
-    """y at x, linear in log-log between points with rising xs; exact at the points; None off the range."""
+    """y at x, interpolated linearly in log-log space (xs increasing). Exact at the points; None outside the range."""
     if not xs[0] <= x <= xs[-1]:
         return None
     right = bisect_left(xs, x)

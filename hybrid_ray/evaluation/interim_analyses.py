@@ -1,8 +1,7 @@
-"""Adding seeds without cheating: looks fixed beforehand, alpha spent over them, and how many seeds an effect asks for.
+"""Group-sequential testing: interim analyses at planned numbers of seeds, alpha spending, and sample-size planning.
 
-Looking again after every new seed until p < 0.05 finds "effects" in noise far more often than 5 % of the time. Here the
-looks are fixed before the first run, and the chance of a false claim is divided among them by a spending function
-(Lan and DeMets, Biometrika 1983).
+Testing again after every new seed until p < 0.05 has a false-positive rate far above 5 %. Here the interim analyses are
+fixed before the first run, and a spending function divides alpha among them (Lan and DeMets, Biometrika 1983).
 """
 
 import math
@@ -23,10 +22,11 @@ _MOST_SEEDS = 10_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InterimAnalyses:
-    """When the seeds are looked at, and the two-sided level each look may use.
+    """The interim analyses and the two-sided level of each.
 
-    ``seeds`` is the number of seeds at each look, rising, the first at least 3. ``obrien_fleming`` keeps nearly all of
-    ``alpha`` for the last look, ``pocock`` spreads it evenly: easier early stops, a dearer end.
+    ``seeds`` is the number of seeds at each analysis, in increasing order, the first at least 3. ``obrien_fleming``
+    keeps nearly all of ``alpha`` for the last analysis. ``pocock`` spreads it about evenly, so stopping early is easier
+    and the last analysis is stricter.
     """
 
     seeds: tuple[int, ...]
@@ -35,11 +35,12 @@ class InterimAnalyses:
 
     @property
     def levels(self) -> tuple[float, ...]:
-        """The level of each look: what the spending function releases since the look before.
+        """The level of each analysis: the alpha that the spending function releases since the previous analysis.
 
-        The levels sum to alpha, so by the union bound the chance of any false claim is at most alpha, whatever the
-        dependence between looks. A t-test is exact at each of them, at any number of seeds: no normal approximation
-        enters. This is conservative: the usual boundaries, which use the dependence, would spend a little more.
+        The levels sum to alpha, so by the union bound the probability of any false claim is at most alpha, however the
+        analyses depend on each other. Each analysis is a t-test, which is exact at any number of seeds and needs no
+        large-sample approximation. The levels are conservative: the usual boundaries account for the dependence and
+        allow slightly higher levels.
         """
         spent = (0.0, *(self._spent(seeds / self.seeds[-1]) for seeds in self.seeds))
         return tuple(later - earlier for earlier, later in pairwise(spent))
@@ -51,9 +52,9 @@ class InterimAnalyses:
 
 
 def power(effect: float, spread: float, seeds: int, *, level: float = 0.05) -> float:
-    """The chance that a two-sided paired t-test finds ``effect`` (0.03: 3 %) on its own side.
+    """Probability that a two-sided paired t-test detects ``effect`` (0.03: 3 %) with the correct sign.
 
-    ``spread`` is the standard deviation of the paired log ratios. From the noncentral t distribution.
+    ``spread`` is the standard deviation of the paired log ratios. The power follows from the noncentral t distribution.
     """
     if spread == 0:
         return float(effect != 0)
@@ -64,14 +65,14 @@ def power(effect: float, spread: float, seeds: int, *, level: float = 0.05) -> f
 def seeds_needed(
     effect: float, spread: float, *, power_wanted: float = 0.8, level: float = 0.05, pilot: int | None = None
 ) -> int | None:
-    """The fewest seeds that find ``effect`` with the power wanted; None where even 10,000 would not.
+    """The smallest number of seeds that detects ``effect`` with ``power_wanted``; None if 10,000 are not enough.
 
     Args:
-        effect: relative, 0.03 for 3 %.
+        effect: relative change; 0.03 is 3 %.
         spread: standard deviation of the paired log ratios.
-        level: two-sided level of the (last) look.
-        pilot: the number of seeds ``spread`` was measured on. So few seeds often show too small a spread, so its upper
-            80 % confidence bound is used then. None: the spread is known.
+        level: two-sided level of the test (the last analysis).
+        pilot: the number of seeds that ``spread`` was estimated from. An estimate from few seeds is often too small, so
+            its upper 80 % confidence bound is used instead. None: ``spread`` is exact.
     """
     if effect == 0 or effect <= -1:
         raise ValueError(f"effect is {effect} but must be above -1 and not 0: say 0.03 for 3 %")
@@ -82,7 +83,7 @@ def seeds_needed(
         low, high = high, 2 * high
         if low > _MOST_SEEDS:
             return None
-    while high - low > 1:  # power rises with the seeds, so bisect
+    while high - low > 1:  # power increases with the number of seeds, so bisection works
         middle = (low + high) // 2
         low, high = (low, middle) if power(effect, spread, middle, level=level) >= power_wanted else (middle, high)
     return high

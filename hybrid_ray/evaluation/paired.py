@@ -1,4 +1,4 @@
-"""All arms over the same seeds, in two waves: baselines and hybrids, then the controls that need a hybrid's result."""
+"""Run all arms on the same seeds: first baselines and hybrids, then the controls that need a hybrid's result."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +19,7 @@ ArmRuns = dict[str, dict[int, RunResult]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """A hybrid configuration to be tried again: a searched trial, or a job's own settings."""
+    """A hybrid configuration to run again: that of a trial of the search, or the job's own settings."""
 
     trial: int
     hybrid: HybridConfig
@@ -37,16 +37,21 @@ def run_arms(
     beside: Sequence[Task] = (),
     fingerprint: Mapping[str, Any] | None = None,
 ) -> tuple[list[ArmRuns], list[RunResult]]:
-    """Baseline, hybrid and the given control arms of every candidate on every seed, and the results of ``beside``.
+    """Run the baseline, the hybrid and the given control arms of every candidate on every seed, and ``beside``.
 
-    The baselines are shared: they do not depend on the candidate. Each run fills ``directory/<trial>/<arm>-<seed>``
-    (baselines: ``directory/baseline/baseline-<seed>``); runs that an earlier session finished there are not repeated.
-    Runs are started seed by seed, each seed with another one first, so that a machine which slows down slows all arms.
+    All candidates share the baselines, which do not depend on the candidate. Each run writes to
+    ``directory/<trial>/<arm>-<seed>`` (baselines: ``directory/baseline/baseline-<seed>``). Runs that an earlier session
+    finished there are not repeated. Runs are started seed by seed, and each seed starts with a different arm, so that a
+    slowdown of the machine affects all arms.
 
     Args:
-        beside: other runs of the same seeds whose raw seconds are compared with these. They may be of other settings.
-        fingerprint: what every run must share to count; that of the first finished baseline if None. A run that does
-            not is a failed result which says why.
+        beside: further runs on the same seeds, whose raw seconds are compared with these runs. Their settings may
+            differ.
+        fingerprint: the fingerprint that every run must have; None: that of the first finished baseline. A run with
+            another fingerprint becomes a failed result that states the reason.
+
+    Returns:
+        The results of each candidate, by arm and seed, and the results of ``beside``.
     """
     plain = [
         Task(run=baseline(job.run(seed=seed)), directory=directory / "baseline" / f"baseline-{seed}") for seed in seeds
@@ -66,7 +71,7 @@ def run_arms(
 
 
 def _in_turns(execute: Execute, tasks: Sequence[Task]) -> list[RunResult]:
-    """Seed by seed, each seed beginning with another of its tasks; results in the order of ``tasks``."""
+    """Run the tasks seed by seed, each seed starting with a different task; results are in the order of ``tasks``."""
     by_seed: dict[int, list[int]] = {}
     for index, task in enumerate(tasks):
         by_seed.setdefault(task.run.seed, []).append(index)
@@ -91,7 +96,7 @@ def _run_controls(
     execute: Execute,
     fingerprint: Mapping[str, Any] | None,
 ) -> None:
-    """Second wave: add every control's results to ``runs``. A control that cannot be made is a failed result."""
+    """Run the controls and add their results to ``runs``. A control that cannot be built becomes a failed result."""
     made: list[tuple[ArmRuns, str, Task]] = []
     remaining = iter(hybrid)
     for arm_runs in runs:

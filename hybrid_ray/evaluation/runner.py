@@ -1,7 +1,7 @@
-"""How runs outside a search are executed: a list of tasks in, a list of results out, in the same order.
+"""Execute runs outside a search: a function takes a list of tasks and returns their results in the same order.
 
-The protocol is one function type, so that ``evaluation/`` needs no Ray and yet uses a cluster when it is handed an
-``Execute`` that does (``ray_tune/runner.py``).
+The interface is a function type, `Execute`. So ``evaluation/`` does not depend on Ray, but runs on a cluster if the
+caller passes an ``Execute`` that uses one (``ray_tune/runner.py``).
 """
 
 import json
@@ -29,26 +29,26 @@ __all__ = [
 ]
 
 _MARK = "cache_key"
-"""File of a run directory: the key that its run was, or is, executed under."""
+"""File in a run directory that holds the cache key of its run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """One run, and the run directory that it fills."""
+    """One run and the directory that it writes to."""
 
     run: RunConfig
     directory: Path
 
 
 Execute = Callable[[Sequence[Task]], list[RunResult]]
-"""Runs every task. A failed one gives a result with status "failed" and ``error``, never an exception."""
+"""Runs every task. A failed task gives a result with status "failed" and an ``error``; it never raises an exception."""
 
 
 def execute_here(tasks: Sequence[Task]) -> list[RunResult]:
     """Run the tasks one after another in this process.
 
-    Raises KeyboardInterrupt when a signal ended a run early: the training loop took the signal, saved its state and
-    left in good order, and nothing more may start.
+    Raises KeyboardInterrupt if a signal stopped a run early. The training loop has then handled the signal and saved
+    its state; no further task is started.
     """
     results = []
     for task in tasks:
@@ -59,18 +59,18 @@ def execute_here(tasks: Sequence[Task]) -> list[RunResult]:
 
 
 def _run(task: Task) -> RunResult:
-    from hybrid_ray.training.loop import train  # here, so that the statistics need no torch
+    from hybrid_ray.training.loop import train  # imported here so that the statistics do not require torch
 
     try:
         return train(task.run, directory=task.directory)
     except TrialOutOfMemory as error:
         return failed_result(task.run, f"oom: {error}")
-    except Exception as error:  # the boundary of the protocol: one failed run must not take the others with it
+    except Exception as error:  # one failed run must not abort the others
         return failed_result(task.run, f"{type(error).__name__}: {error}")
 
 
 def failed_result(run: RunConfig, error: str) -> RunResult:
-    """A result for a run that left none. It has no losses and no time; its calibration of 1 keeps ``time`` at 0."""
+    """Result of a run that produced none: no losses and no seconds. Its calibration of 1 makes ``time`` equal 0."""
     return RunResult(
         arm=run.arm,
         seed=run.seed,
@@ -89,10 +89,10 @@ def failed_result(run: RunConfig, error: str) -> RunResult:
 
 
 def stored_result(task: Task) -> RunResult | None:
-    """What an earlier, interrupted session left in the task's directory, if it is this very run of today's results
-    version and it came to its end.
+    """The result that an earlier session stored in the task's directory, if it can be reused; else None.
 
-    A run that failed or was stopped is not an end: it is run again.
+    The stored run must have the same settings and the current results version, and must have finished or diverged. A
+    run that failed or was stopped is run again.
     """
     result = _ended(task.directory)
     try:
@@ -104,18 +104,19 @@ def stored_result(task: Task) -> RunResult | None:
 
 
 def _ended(directory: Path) -> RunResult | None:
-    """The result of a run that came to an end of its own."""
+    """The stored result if the run finished or diverged, else None."""
     result = read_result(directory)
     return result if result is not None and result.status in ("finished", "diverged") else None
 
 
 def check_results_version(directory: Path) -> None:
-    """Whether all that came to its end under ``directory`` is of today's results version. Another commit is said.
+    """Check that all finished or diverged runs under ``directory`` have the current results version.
 
-    Runs of two versions must not be compared, and hours of finished runs are not removed without a word.
+    Runs of two versions must not be compared, and hours of finished runs must not be deleted silently. If only the
+    commit differs, this logs a warning.
 
     Raises:
-        ConfigError: a finished run is of another version.
+        ConfigError: a finished or diverged run has another results version.
     """
     ended = [path.parent for path in sorted(directory.rglob("result.json")) if _ended(path.parent) is not None]
     others = [found for found in ended if _results_version(found) != RESULTS_VERSION]
@@ -131,12 +132,13 @@ def check_results_version(directory: Path) -> None:
 
 
 def execute_missing(execute: Execute, tasks: Sequence[Task]) -> list[RunResult]:
-    """Run only the tasks without a stored result, so that a resumed study repeats nothing finished.
+    """Run only the tasks without a stored result, so that a resumed study does not repeat finished runs.
 
-    What another results version left unfinished in a task's directory is removed: no run goes on from its checkpoint.
+    Unfinished runs of another results version are deleted, so that no run resumes from their checkpoints.
 
     Raises:
-        ConfigError: another results version finished a run there (`check_results_version`). Nothing was run or removed.
+        ConfigError: a directory holds a finished run of another results version (`check_results_version`). In this case
+            nothing is run or deleted.
     """
     for task in tasks:
         check_results_version(task.directory)
@@ -149,7 +151,7 @@ def execute_missing(execute: Execute, tasks: Sequence[Task]) -> list[RunResult]:
 
 
 def _results_version(directory: Path) -> int | None:
-    """That a run directory was filled by; None: by nobody knows which."""
+    """The results version that wrote a run directory; None if it is unknown."""
     return _code(directory).get("results_version")
 
 
@@ -162,11 +164,11 @@ def _code(directory: Path) -> dict[str, Any]:
 
 
 def cached(execute: Execute, cache: RunCache, *, corpus: str, machine: Mapping[str, Any]) -> Execute:
-    """An ``Execute`` that runs only what neither its directory nor the cache holds, and keeps what finishes as asked.
+    """Wrap ``execute``: reuse results from the run directory or the cache, and cache new results.
 
-    What the directory holds comes first: a study's trials were measured against that very run. A run directory says
-    under which key its run was executed: what another machine or results version left there is neither taken for this
-    run nor kept under its key.
+    The run directory takes precedence over the cache, because the study's trials were compared with that run. Each run
+    directory records the cache key of its run. So a run of another machine or results version is neither reused nor
+    cached under this key. Only runs that finished with the requested settings are cached.
     """
 
     def execute_cached(tasks: Sequence[Task]) -> list[RunResult]:
@@ -186,20 +188,20 @@ def cached(execute: Execute, cache: RunCache, *, corpus: str, machine: Mapping[s
 
 
 def _as_asked(result: RunResult) -> bool:
-    """Whether it did not fall back at a start (`training/start.py`).
+    """Whether the run used the requested settings, without a fallback at its start (`training/start.py`).
 
-    One that did had too little memory that day. Trials that have enough could never be measured against it.
+    A run falls back if memory is short at that time. Trials that do not fall back could not be compared with it.
     """
     return not result.machine.get("fallbacks") and not result.fingerprint.get("setting", {}).get("others")
 
 
 def _own(key: str, task: Task) -> RunResult | None:
-    """What the task's directory holds, if it was executed under this key."""
+    """The stored result in the task's directory, if its run has this cache key."""
     return stored_result(task) if _mark(task.directory) == key else None
 
 
 def _claim(key: str, directory: Path) -> None:
-    """Make the directory one of this key: empty, unless an interrupted run of the same key can be gone on with."""
+    """Assign the directory to this key. Delete its content unless it is from an interrupted run of the same key."""
     if _mark(directory) != key and directory.exists():
         shutil.rmtree(directory)
     directory.mkdir(parents=True, exist_ok=True)

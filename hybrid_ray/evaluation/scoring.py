@@ -1,11 +1,11 @@
-"""What a trial reports: its evaluations measured against the baseline and the frontier, as flat finite numbers.
+"""Compute what a trial reports: its evaluations relative to the baseline and the frontier, as flat finite numbers.
 
-At an evaluation a trial is compared with the baseline's curve *at the same nominal step*, so that a scheduler sees
-numbers that can be compared. At the end it is compared with the whole run, and with the frontier of stopping earlier.
+At an evaluation, a trial is compared with the baseline's curve *at the same nominal step*, so that a scheduler can
+compare trials. At the end, it is compared with the whole baseline run and with the frontier of stopping earlier.
 
-``objective`` is the one number that a scheduler and a sampler go by: the score; where net speedups are searched
-(``net``) the net speedup, of a trial on its way the one it is heading for; with two objectives (``pareto``) the score,
-for the scheduler alone.
+``objective`` is the single number that the scheduler and the sampler optimise. It is the score, except in mode ``net``:
+there it is the net speedup, which is projected for a trial that has not ended. In mode ``pareto``, which has two
+objectives, only the scheduler uses it.
 """
 
 import math
@@ -24,7 +24,7 @@ __all__ = ["TrialScorer", "claimable", "failed_scores"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrialScorer:
-    """The baseline and frontier a study's trials are measured against."""
+    """Scores trials relative to the baseline and the frontier of their study."""
 
     baseline: Baseline
     frontier: Frontier
@@ -32,7 +32,7 @@ class TrialScorer:
 
     @classmethod
     def from_results(cls, results: Sequence[RunResult], objective: ObjectiveConfig) -> "TrialScorer":
-        """From a study's frontier runs, the baseline among them. Raises ValueError where they give no frontier."""
+        """Build from a study's frontier runs, which include the baseline. Raises ValueError if they are not enough."""
         baseline = next((result for result in results if result.arm == "baseline"), None)
         if baseline is None:
             raise ValueError("the baseline run is missing but every score is measured against it")
@@ -43,8 +43,10 @@ class TrialScorer:
         )
 
     def diverged_at(self, curve: Iterable[Evaluation]) -> Evaluation | None:
-        """The evaluation at which a trial is given up: its loss is too far above the baseline's for the second time in
-        a row. None: at none of them. Loss and gradient that are not finite are noticed by the run itself.
+        """The evaluation at which a trial counts as diverged, or None.
+
+        A trial has diverged if the degradation of its loss exceeds ``max_degradation`` at two evaluations in a row. The
+        run itself detects a loss or gradient that is not finite.
         """
         in_a_row = 0
         for evaluation in curve:
@@ -55,15 +57,17 @@ class TrialScorer:
         return None
 
     def at(self, evaluation: Evaluation, calibration: float, *, status: Status = "stopped") -> dict[str, Any]:
-        """Measures of a trial on its way. ``net_speedup`` is None: a schedule that has not decayed has no place on
-        the frontier.
+        """Measures of a trial that has not ended.
+
+        ``net_speedup`` is None: the trial's learning rate has not decayed yet, so its loss is not comparable with the
+        frontier.
         """
         return self._scores(evaluation, calibration, net=None, status=status)
 
     def final(self, result: RunResult) -> dict[str, Any]:
-        """Measures of a run that came to its end, finished or diverged.
+        """Measures of a run that finished or diverged.
 
-        Raises ValueError when the run and the baseline can't be compared (other hardware, software or data): no score.
+        Raises ValueError if the run and the baseline are not comparable (different hardware, software or data).
         """
         differences = self.baseline.mismatches(result.fingerprint)
         if differences:
@@ -83,9 +87,9 @@ class TrialScorer:
         return measured | {"excess": excess, "error": result.error}
 
     def _excess(self, loss: float, time: float) -> float | None:
-        """The score less that of plain training stopped early, which reaches another loss in the same time.
+        """The score minus the score of plain training stopped early at the same time.
 
-        None where the frontier has no run as short or as long.
+        None if the time is outside the frontier's range.
         """
         stopped = self.frontier.loss_at(time)
         if stopped is None:
@@ -97,7 +101,7 @@ class TrialScorer:
     def _scores(
         self, evaluation: Evaluation, calibration: float, *, net: float | None, status: Status
     ) -> dict[str, Any]:
-        """All of `MEASURES`, and what Tune's side reads: ``step``, ``finished``."""
+        """All of `MEASURES`, and the values that the Ray Tune code reads: ``step`` and ``finished``."""
         step, loss, time = evaluation.step, evaluation.loss, evaluation.time
         baseline_time, baseline_loss = self.baseline.time_at(step), self.baseline.loss_at(step)
         faster, worse = speedup(baseline_time, time), degradation(loss, baseline_loss)
@@ -128,18 +132,20 @@ class TrialScorer:
         }
 
     def _heading_for(self, faster: float, worse: float) -> float:
-        """The net speedup of a trial on its way, if it ends with what it has of the baseline's time and loss now.
+        """Projected net speedup of a trial that has not ended, assuming that its speedup and degradation stay the same.
 
-        At its own step it has no place on the frontier, whose runs have decayed; at the end these two numbers alone
-        decide. So a scheduler compares trials by what is searched, and an end is no other scale than the way to it.
+        The trial's current loss is not comparable with the frontier, whose runs have a fully decayed learning rate. At
+        the end, the net speedup depends only on speedup and degradation. With this projection, intermediate and final
+        values share one scale, so the scheduler can compare them.
         """
         return self._worth(self.baseline.loss * (1 + worse), self.baseline.time / max(1 / LARGEST, faster))
 
     def _worth(self, loss: float, time: float) -> float:
-        """What a search for net speedup maximises: the net speedup, and something finite off the frontier too.
+        """The value that a search for net speedup maximises: the net speedup, with finite values outside the frontier.
 
-        Better than the longest run: the least it can be. Worse than the shortest, where nothing above 0 is certain:
-        below 0, the further the worse the loss, so below all that reached the frontier.
+        If the loss is below that of the frontier's longest run, it is the lower bound of the net speedup. If the loss
+        is above that of the shortest run, the only lower bound is 0; the value is then minus the degradation relative
+        to that run. So it is negative, and below that of every trial within the frontier's range.
         """
         worst = self.frontier.losses[0]
         if not loss <= worst:
@@ -149,10 +155,10 @@ class TrialScorer:
 
 
 def failed_scores(error: str, end: TrialEnd = TrialEnd.FAILED) -> dict[str, Any]:
-    """What a trial reports that could not be measured. Step 0: a scheduler learns nothing from it."""
+    """The report of a trial without measures. Its step is 0, so that the scheduler does not use it."""
     return {"step": 0, "objective": -LARGEST, "finished": 0, "status": "failed", "end": str(end), "error": error}
 
 
 def claimable(row: Mapping[str, Any]) -> bool:
-    """Whether a trial's row may be called best: it finished, did not diverge, and did predict."""
+    """Whether a trial may be selected as best: it finished, did not diverge, and is not inert."""
     return row["state"] == "COMPLETE" and not row["diverged"] and not row["inert"]

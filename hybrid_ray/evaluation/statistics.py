@@ -1,7 +1,7 @@
 """Statistics of paired runs: t-intervals on log ratios, and time to a target loss.
 
-Runs are paired by seed (same seed, same data order), so what the two arms share cancels. Ratios are compared as
-logarithms: a gain of 3 % and a loss of 3 % then weigh the same, and the mean of many is a ratio again.
+Runs are paired by seed (same seed, same data order), so variation that both arms share cancels. Ratios are compared as
+logarithms: a ratio and its reciprocal then have equal weight, and the exponential of the mean is again a ratio.
 """
 
 import math
@@ -50,10 +50,11 @@ def log_ratios(values: Sequence[float], others: Sequence[float]) -> list[float]:
 
 
 def paired_interval(logs: Sequence[float], *, level: float = 0.95) -> Interval:
-    """Student's t-interval of the mean of log ratios, given back as ratios.
+    """Student's t-interval of the mean of log ratios, converted back to ratios.
 
-    Exact for normal log ratios at any number of seeds. Raises ValueError below 3 seeds: with two, one number decides
-    the spread. Log ratios all equal have no spread, so the interval is a point and p is 0 (or 1 at no difference).
+    The interval is exact for normally distributed log ratios at any number of seeds. Raises ValueError below 3 seeds,
+    because two seeds give only one difference to estimate the spread from. If all log ratios are equal, the interval
+    is a point and p is 0 (1 if there is no difference).
     """
     n = len(logs)
     if n < MIN_SEEDS:
@@ -71,9 +72,10 @@ def paired_interval(logs: Sequence[float], *, level: float = 0.95) -> Interval:
 def bootstrap_interval(
     logs: Sequence[float], *, level: float = 0.95, resamples: int = 9999, seed: int = 0
 ) -> tuple[float, float]:
-    """Bias-corrected and accelerated bootstrap interval of the mean log ratio, as ratios: no normality assumed.
+    """Bias-corrected and accelerated (BCa) bootstrap interval of the mean log ratio, as ratios (Efron 1987).
 
-    Raises ValueError below 10 seeds: the resamples of a handful of values say nothing of the tails. (BCa: Efron 1987.)
+    It does not assume normality. Raises ValueError below 10 seeds, because resamples of a few values carry no
+    information about the tails.
     """
     if len(logs) < MIN_BOOTSTRAP:
         raise ValueError(f"{len(logs)} paired seeds but a bootstrap needs at least {MIN_BOOTSTRAP}: use the t-interval")
@@ -86,10 +88,10 @@ def bootstrap_interval(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for having several candidates (Holm 1979): the chance of even one false claim stays bounded.
+    """Holm-corrected p-values for several candidates (Holm 1979): they control the family-wise error rate.
 
-    The smallest is multiplied by their number, the next by one less, and so on, never falling and never above 1. No
-    independence is assumed, which candidates that share their baselines would not have.
+    The smallest of n p-values is multiplied by n, the next by n - 1, and so on; the results never decrease with rank
+    and never exceed 1. The correction does not assume independence: candidates that share baselines are dependent.
     """
     corrected = [0.0] * len(p_values)
     largest = 0.0
@@ -100,10 +102,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def time_to_target(result: RunResult, target: float) -> float:
-    """Plain steps until the search-split loss first reaches ``target``, between evaluations linear in log loss.
+    """Plain steps until the loss on the search split first reaches ``target``, interpolated linearly in log loss.
 
-    A run that never gets there has infinity, so that misses count instead of vanishing. A run already there at its
-    first evaluation gets that evaluation's time, since nothing earlier is known.
+    The result is infinity if the run never reaches the target, so that misses still count. It is the time of the first
+    evaluation if the run has reached the target by then, since no earlier loss is known.
     """
     before = None
     for point in result.curve:
@@ -118,21 +120,21 @@ def time_to_target(result: RunResult, target: float) -> float:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MedianInterval:
-    """A median with an interval between order statistics; infinities (misses) are ordinary values here."""
+    """A median with an interval between two order statistics. Infinite values (misses) are allowed."""
 
     median: float
     low: float
     high: float
     n: int
     misses: int
-    coverage: float  # the least chance that the interval holds the true median
+    coverage: float  # lower bound on the probability that the interval contains the true median
 
 
 def median_interval(values: Sequence[float], *, level: float = 0.95) -> MedianInterval:
-    """Distribution-free interval of a median (the sign test turned round): exact for any continuous distribution.
+    """Distribution-free interval of a median (the inverted sign test), valid for any continuous distribution.
 
-    With few seeds even the whole range falls short of ``level`` (3 seeds: 75 %, 6: 97 %): ``coverage`` says what it
-    has. Raises ValueError below 3 values.
+    With few values even the full range can have less coverage than ``level`` (3 values: 75 %, 6 values: 97 %), so
+    ``coverage`` states the coverage of the interval. Raises ValueError below 3 values.
     """
     n = len(values)
     if n < MIN_SEEDS:

@@ -146,13 +146,15 @@ def account(result: RunResult, split: Split) -> dict[str, Any]:
 
 
 def _tokens_per_second(result: RunResult) -> float:
-    """Tokens (or pictures) really read, over training seconds."""
+    """Tokens (or pictures) that were actually read, per training second."""
     return result.tokens_read / result.train_seconds
 
 
 def _memory(result: RunResult) -> dict[str, Any]:
-    """Bytes between steps at the start and at the end, and the most: the allocator's own peak on a GPU. On a CPU the
-    most that was seen between steps, every 16th, of a process that may have trained other runs before.
+    """Memory in bytes: between steps at the start and at the end of the run, and the peak.
+
+    On a GPU the peak is the allocator's own. On a CPU it is the maximum of samples taken between steps, at every 16th
+    step, of a process that may have trained other runs before.
     """
     peaks = [peak["allocated"] for peak in result.statistics.get("memory", {}).values()]
     most = max([*peaks, result.machine.get("most_memory_bytes") or 0]) or None
