@@ -1,4 +1,4 @@
-"""The hybrid trainer: one nominal step at a time, real or predicted."""
+"""The hybrid trainer: it does one nominal step per call, real or predicted."""
 
 from dataclasses import asdict
 from typing import Any
@@ -33,35 +33,36 @@ __all__ = ["HybridTrainer", "StepResult"]
 class HybridTrainer:
     """Train with some gradient steps replaced by predicted ones (docs/method.md, section 1).
 
-    It takes the place of everything in a training loop between a loss and the next one::
+    It replaces everything in a training loop between computing one loss and the next::
 
         trainer = HybridTrainer(model, optimizer, HybridConfig(), lr_scheduler=schedule, total_steps=10_000)
         for _ in range(10_000):
             result = trainer.step(lambda: loss_of(model, next(batches)))
 
-    `step` says what a step does. With several ranks every number that decides is all-reduced first, so all ranks do
-    the same.
+    `step` documents what a step does. With several ranks, every number that a decision depends on is all-reduced first,
+    so all ranks make the same decision.
 
     Args:
-        model: any module; DDP and FSDP2 models are told not to reduce gradients before the last micro-batch.
-        optimizer: any ``torch.optim`` optimizer that can step without a closure. Its groups say what is predicted.
-        config: the settings; ``predictor="none"`` is a plain training loop that leaves bad batches out.
-        lr_scheduler: stepped once a nominal step. Without one the loop may write ``lr`` into the parameter groups
+        model: any module; DDP and FSDP2 models reduce gradients only on the last micro-batch.
+        optimizer: any ``torch.optim`` optimizer that can step without a closure. The parameters in its groups are
+            the ones that are predicted.
+        config: the settings; ``predictor="none"`` is a plain training loop that skips bad batches.
+        lr_scheduler: stepped once per nominal step. Without one the loop may write ``lr`` into the parameter groups
             before each step; predicted steps follow the rate either way.
         total_steps: nominal steps of the whole run. Needed for settings that are shares of it (``first_fraction``,
             ``off_fraction``) and by predictors that follow its progress.
-        accumulate: micro-batches a real step. Each loss is divided by it.
-        clip_norm: the largest norm of a gradient; None: no clipping.
-        seed: of what is drawn at random: sampled coordinates, the random gate, rounding.
+        accumulate: micro-batches per real step. The trainer divides each loss by it.
+        clip_norm: the maximum gradient norm; None: no clipping.
+        seed: seed of everything random: sampled coordinates, the random gate, rounding.
         scaler: scales the loss for mixed precision in fp16. The closure computes under ``torch.autocast``; the trainer
             scales, unscales before clipping, and updates the scale.
         replay: follow a recorded run's phases (and, in controls, its displacement norms) instead of confidence.
-            Recoveries are then advice, as with ``predictor="none"``. What is left out is left out in every arm: a batch
-            that is not finite or whose loss or gradient spikes.
+            As with ``predictor="none"``, most recoveries are then only reported, but every run skips a batch whose loss
+            or gradient is not finite or spikes.
 
     Raises:
-        ConfigError: for settings or parameters that can't work, all problems at once.
-        UnsupportedOptimizer: for an optimizer that needs a closure of its own (LBFGS).
+        ConfigError: for settings or parameters that can't work; the message lists all problems.
+        UnsupportedOptimizer: for an optimizer that needs a closure (LBFGS) or would undo predictions (schedule-free).
     """
 
     def __init__(
@@ -102,30 +103,31 @@ class HybridTrainer:
         self._module_buffers = ModuleBuffers(model)
         self._jump_check = JumpCheck()
         self._after_prediction = False
-        self._worst = Level.NORMAL  # since the last look back
+        self._worst = Level.NORMAL  # worst level since the last window ended
         self._level = Level.NORMAL
-        self._events: list[str] = []  # of the step under way
-        self._forced = False  # FULL is next
+        self._events: list[str] = []  # of the current step
+        self._forced = False  # whether the next phase must be FULL
 
     def step(self, closure: Closure) -> StepResult:
-        """One nominal step, real or predicted, and one step of the schedule.
+        """Do one nominal step, real or predicted, and one step of the schedule.
 
-        A real step calls ``closure`` once a micro-batch (``accumulate`` times) and does the rest itself: backward after
-        each, clipping, ``optimizer.step()``, ``zero_grad``. The closure takes the next micro-batch and returns its mean
-        loss, a scalar that depends on the model; it must not call ``backward``. Its share of ``accumulate`` is divided
-        here.
+        A real step calls ``closure`` once per micro-batch (``accumulate`` times) and does the rest itself: ``backward``
+        after each call, clipping, ``optimizer.step()``, ``zero_grad``. The closure takes the next micro-batch and
+        returns its mean loss, a scalar that depends on the model. It must not call ``backward`` or divide the loss by
+        ``accumulate``.
 
         A predicted step moves the weights in place. It never calls the closure, so no batch is consumed, and
         ``loss`` of its result is None.
 
-        A batch is left out if its loss or gradient is not finite or jumps: weights, optimizer state and the model's
-        buffers (BatchNorm) stay as they were. With a ``scaler`` a gradient that overflowed is left out too, as usual;
-        nothing is learnt or judged from it. The schedule goes on all the same: it counts nominal steps.
+        A batch is skipped if its loss or gradient is not finite or spikes: weights, optimizer state and the model's
+        buffers (BatchNorm) keep their values. With a ``scaler`` a gradient that overflowed is skipped too, as usual; it
+        does not reach the predictor or the divergence monitor. The schedule still advances, because it counts nominal
+        steps.
 
         Raises:
-            Diverged: if numbers that are not finite, or a run-away loss, came back after every recovery.
-            ConfigError: if the closure's loss is not a scalar with a gradient, or the closure did backward itself.
-            UnsupportedOptimizer: if the optimizer undid the first predictions: it keeps weights of its own.
+            Diverged: if non-finite numbers or a diverging loss return after every recovery.
+            ConfigError: if the closure's loss is not a scalar with a gradient, or the closure called backward itself.
+            UnsupportedOptimizer: if the optimizer undid the first predictions (it keeps its own copy of the weights).
         """
         self._events, self._forced = [], False
         if self.weights.changed:
@@ -153,26 +155,26 @@ class HybridTrainer:
         )
 
     def _predict(self, position: Position) -> None:
-        """A predicted step: w += D/H. Nothing else: no norm, no wait for the device."""
+        """Do a predicted step: w += D/H. It computes no norm and does not wait for the device."""
         assert self._cycle is not None
         if position.index == 1:
             self.stats.begin_jump(self._cycle.planned_norms)
         if self._offload is not None:
             with self.clock.part("offload"):
-                self._offload.leave()  # a micro-correction may have brought it back
+                self._offload.leave()  # a micro-correction may have loaded the state again
         with self.clock.part("predict"):
             self._cycle.predictor.step()
         self._after_prediction = True
         self._jump_check.predicted += 1
 
     def _train(self, closure: Closure, position: Position) -> tuple[Gradient, bool]:
-        """A real step. Returns what its gradient was and whether it was applied."""
+        """Do a real step. Returns its gradient and whether it was applied."""
         cycle, applied = self._cycle, False
         self._state_at_hand()
         if cycle is not None:
             with self.clock.part("overhead"):
                 cycle.open_window(keep=not self.phases.over)
-        self.optimizer.zero_grad(set_to_none=True)  # whatever the user left there
+        self.optimizer.zero_grad(set_to_none=True)  # clear gradients that the user may have left
         self._module_buffers.keep()
         try:
             loss = self._compute(closure)
@@ -198,7 +200,7 @@ class HybridTrainer:
         return gradient, applied
 
     def _compute(self, closure: Closure) -> torch.Tensor:
-        """Forward and backward. Returns this rank's loss."""
+        """Run forward and backward. Returns this rank's loss."""
         return compute_gradients(
             self.model,
             closure,
@@ -209,7 +211,7 @@ class HybridTrainer:
         )
 
     def _step_optimizer(self, gradient: Gradient) -> None:
-        """The optimizer's step; after the first predictions also whether they are still there."""
+        """Step the optimizer. After each of the first predictions, also check that it did not undo the prediction."""
         cycle, check = self._cycle, self._jump_check
         judged = cycle is not None and check.due and gradient.along is not None and gradient.along <= 0.0
         before = cycle.agreement.read(self.weights.local()) if cycle is not None and judged else None
@@ -220,9 +222,9 @@ class HybridTrainer:
         check.predicted = 0
 
     def _overflowed(self, gradient: Gradient) -> bool:
-        """Whether the gradient is not finite only because the loss was scaled: no trouble, the scale is lowered.
+        """Whether the gradient is not finite only because of the loss scale, which is then lowered.
 
-        The step is left out. What is to be judged right after a prediction waits for the next real step.
+        The step is skipped. Checks that are due right after a prediction wait for the next real step.
         """
         if self._scale is None or not self._scale.settle(gradient):
             return False
@@ -231,13 +233,13 @@ class HybridTrainer:
         return True
 
     def _state_at_hand(self) -> None:
-        """The optimizer's state is where its step needs it."""
+        """Make sure that the optimizer's state is on the device where its step needs it."""
         if self._offload is not None:
             with self.clock.part("offload"):
                 self._offload.come_back()
 
     def _measure(self, loss: torch.Tensor) -> Gradient:
-        """Loss and norm over all ranks; right after a prediction also whether the gradient points back along it."""
+        """Compute loss and norm over all ranks; after a prediction, also check whether the gradient points back."""
         if self._scale is not None:
             self._scale.unscale()
         cycle, along = self._cycle, None
@@ -252,7 +254,7 @@ class HybridTrainer:
         return gradient
 
     def _judge(self, gradient: Gradient) -> bool:
-        """Before anything is applied: is the run healthy? Returns whether to apply the gradient."""
+        """Check the run's health before applying the gradient. Returns whether to apply it."""
         after, self._after_prediction = self._after_prediction, False
         assessment = self.monitor.observe_real(gradient.loss, gradient.norm, after_prediction=after)
         self._level = Level.NORMAL
@@ -260,7 +262,7 @@ class HybridTrainer:
         return gradient.finite and recovery not in (Recovery.SKIP_BATCH, Recovery.ROLLBACK)
 
     def _recover(self, assessment: Assessment, *, finite: bool = True) -> Recovery:
-        """Carry a recovery out, as far as this arm does. Returns the one that was."""
+        """Carry out the advised recovery if this run may. Returns the recovery carried out."""
         self._found(assessment.level)
         advised, reasons = assessment.recovery, ", ".join(assessment.reasons)
         applied = self._cycle is not None and self._cycle.predictor.applied > 0
@@ -276,7 +278,7 @@ class HybridTrainer:
         return recovery
 
     def _restrain(self, recovery: Recovery) -> None:
-        """Change what comes next, and take back or forget what led here."""
+        """Apply a recovery: adjust the next phases, and undo or discard the prediction that caused the problem."""
         self.backoff.observe(recovery)
         self._forced = ends_cycle(recovery)
         cycle = self._cycle
@@ -299,7 +301,7 @@ class HybridTrainer:
         self._events.append(f"{event}: {reasons}")
 
     def _move_on(self) -> None:
-        """What comes next? At the end of a window: look back, plan, and decide whether to predict."""
+        """Choose the next step. At the end of a window: evaluate it, plan, and decide whether to predict."""
         entry, cycle, position = 0, self._cycle, self.phases.position
         if cycle is not None and not self._forced:
             if self.phases.ends_window:
@@ -312,7 +314,7 @@ class HybridTrainer:
         self.phases.advance(entry=entry, fall_back=self._forced)
 
     def _look_back(self, cycle: Cycle) -> None:
-        """Compare what the window did with what had been foreseen; confidence follows. A recovery may forget it all."""
+        """Compare the window with its forecast and update the confidence. A recovery may reset both."""
         measured, assessment = cycle.look_back(), None
         if measured is not None:
             jumped = cycle.predictor.applied > 0
@@ -328,7 +330,10 @@ class HybridTrainer:
         self._worst = Level.NORMAL
 
     def _plan(self, cycle: Cycle) -> int:
-        """Fix the next displacement. Returns the steps to predict now; 0: the gate is shut, no room, or not finite."""
+        """Plan the next displacement. Returns the steps to predict now, or 0.
+
+        It is 0 if the gate is shut, the prediction does not fit into the run, or the displacement is not finite.
+        """
         norms = None if self._replay is None else self._replay.norms[self.stats.jumps]
         recorded = self.phases.upcoming_horizon
         horizon = cycle.plan(self._rate, ratio=self.backoff.ratio, horizon=recorded, norms=norms)
@@ -353,15 +358,15 @@ class HybridTrainer:
         return origin(self.model, self.optimizer, self._rate.scheduler, self._scale and self._scale.scaler)
 
     def _settings(self) -> dict[str, Any]:
-        """What a state is good for."""
+        """The settings that a checkpoint must share with this trainer."""
         names = ("total_steps", "accumulate", "clip_norm", "seed")
         return asdict(self.config) | {name: getattr(self, name) for name in names}
 
     def _start_over(self) -> None:
-        """The optimizer's parameters are not those of the last step: forget what was learnt about them."""
+        """The optimizer's parameters changed since the last step: discard all that was learnt about the old ones."""
         self._state_at_hand()
         self.weights = Weights(self.optimizer)
-        self._cycle = None  # free its buffers before new ones are made
+        self._cycle = None  # free the old buffers before allocating new ones
         self._cycle = self._new_cycle()
         self._rate.note()
         self.phases.restart()
@@ -369,7 +374,7 @@ class HybridTrainer:
         self._note("parameters changed", "the predictor starts over")
 
     def statistics(self) -> dict[str, Any]:
-        """Plain numbers about the run so far: shares, times, jumps, confidence, events, memory. No rank waits."""
+        """Plain numbers about the run so far: shares, times, jumps, confidence, events, memory. Not collective."""
         replay, steps = self.replay_record(), self.phases.steps
         phases = dict.fromkeys(map(str, Phase), 0) | replay.phase_steps
         return {
@@ -385,7 +390,7 @@ class HybridTrainer:
         }
 
     def measures(self) -> dict[str, Any]:
-        """The statistics that neither `replay_record` nor a clock tells."""
+        """The statistics that come neither from `replay_record` nor from a clock."""
         numbers = self.stats.measures()
         if (cycle := self._cycle) is not None:
             numbers |= {
@@ -399,11 +404,11 @@ class HybridTrainer:
         return numbers
 
     def replay_record(self) -> Replay:
-        """The decisions so far, for a control that repeats them."""
+        """The decisions so far, for a control run that repeats them."""
         return Replay(phases=self.phases.letters, norms=tuple(self.stats.norms))
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on except the weights and global random state; tensors are not copied."""
+        """Everything the next step depends on, except weights and global random state. Tensors are not copied."""
         return {
             "settings": self._settings(),
             "origin": self._origin(),
@@ -414,11 +419,11 @@ class HybridTrainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` stopped. Load the model's weights first.
+        """Continue from a state of `state_dict`. Load the model's weights first.
 
         Raises:
-            CheckpointError: if the state was made by other settings, or for another model, optimizer, schedule or
-                scaler. Nothing is changed then.
+            CheckpointError: if the state was made with other settings, or for another model, optimizer, schedule or
+                scaler. The trainer is then unchanged.
         """
         if not {"settings", "origin", "parts"} <= state.keys():
             raise CheckpointError("the state is not one that HybridTrainer.state_dict of this version made")
@@ -432,7 +437,7 @@ class HybridTrainer:
         self._worst, self._level = map(Level, state["levels"])
 
     def _parts(self) -> dict[str, Any]:
-        """All that has a state of its own."""
+        """The components that have a state."""
         parts = {"optimizer": self.optimizer, "rate": self._rate, "phases": self.phases, "stats": self.stats}
         parts |= {"monitor": self.monitor, "backoff": self.backoff, "trend": self._trend}
         parts |= {} if self._cycle is None else {"cycle": self._cycle, "jump_check": self._jump_check}

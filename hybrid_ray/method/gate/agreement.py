@@ -1,4 +1,4 @@
-"""What a window of real steps did beside what had been foreseen, on sampled coordinates (docs/method.md, section 3)."""
+"""Compares a window of real steps with its forecast, on sampled coordinates (docs/method.md, section 3)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,28 +17,28 @@ class Agreement:
     """A window's actual displacement d_act and the predicted one d_pred, both per step, over all ranks."""
 
     cosine: float  # of d_act and d_pred
-    alpha: float  # <d_act, d_pred> / |d_pred|^2: how long the predicted step should have been, in its own length
+    alpha: float  # <d_act, d_pred> / |d_pred|^2: the right length of the predicted step, relative to its length
     alpha_by_group: tuple[float, ...]
-    ceiling: float | None  # how well d_act is known: its reliability from two halves; None: one step alone
-    error: float  # |d_act - d_pred| / |d_act|; 1 is what predicting nothing has
+    ceiling: float | None  # reliability of d_act, from two halves or windows; None: neither exists
+    error: float  # |d_act - d_pred| / |d_act|; a prediction of zero has error 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JumpSizes:
-    """A real step's move against the jump J that led to where it started, over all ranks."""
+    """Compares a real step's move with the jump J just before it, over all ranks."""
 
     along: float  # <move, J> / |J|^2
-    usual: float  # the same of a usual real step: the mean of the window before the jump
+    usual: float  # the same for a typical real step: the mean step of the window before the jump
     jump: float  # |J|^2
     move: float  # |move|^2
     return_: float  # |move + J|^2
 
 
 class AgreementMeter:
-    """Follows the sampled coordinates through windows of real steps.
+    """Measures how the sampled coordinates move over windows of real steps.
 
     Args:
-        sample: which coordinates.
+        sample: the sampled coordinates.
     """
 
     def __init__(self, sample: CoordinateSample) -> None:
@@ -52,21 +52,21 @@ class AgreementMeter:
         self._before: torch.Tensor | None = None  # d_act of the window before
 
     def open(self, weights: Sequence[torch.Tensor]) -> None:
-        """Real steps begin."""
+        """Start a window of real steps."""
         self._start, self._middle = self._sample.read(weights), None
         if self._origin is None:
             self._origin, self._real = self._start, torch.zeros_like(self._start)
 
     def mark_middle(self, weights: Sequence[torch.Tensor]) -> None:
-        """Half of the window's steps are done: two halves tell how noisy the whole is."""
+        """Record the middle of the window. Comparing its two halves shows how noisy the window is."""
         self._middle = self._sample.read(weights)
 
     def foresee(self, direction: Sequence[torch.Tensor] | None, horizon: int) -> None:
-        """Keep what one predicted step would do, to be compared with the next window."""
+        """Store the displacement of one predicted step, to compare it with the next window."""
         self.forecast = None if direction is None else self._sample.read(direction) / horizon
 
     def along_forecast(self, gradients: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
-        """<gradient, d_pred>, this rank's part. Above 0: the loss rises that way, the prediction overshot."""
+        """<gradient, d_pred>, this rank's part. Above 0 the loss rises along d_pred: it overshot."""
         if self.forecast is None:
             return None
         return self._sample.products(self._sample.read(gradients), self.forecast).sum()
@@ -76,7 +76,10 @@ class AgreementMeter:
         return self._sample.read(weights)
 
     def against_jump(self, move: torch.Tensor, predicted: int) -> JumpSizes | None:
-        """A real step's ``move`` after so many predicted steps. None if they moved nothing. One small all-reduce."""
+        """Compare a real step's ``move`` with the ``predicted`` steps before it, with one small all-reduce.
+
+        Returns None if the predicted steps did not move the weights.
+        """
         if self.forecast is None:
             return None
         jump = self.forecast * predicted
@@ -89,7 +92,7 @@ class AgreementMeter:
         return JumpSizes(along=along / length, usual=slope / length, jump=length, move=moved, return_=back)
 
     def add_real(self, weights: Sequence[torch.Tensor]) -> torch.Tensor:
-        """End a window without judging it. Returns its displacement."""
+        """End a window without comparing it with the forecast. Returns its displacement."""
         assert self._start is not None
         assert self._real is not None
         moved = self._sample.read(weights) - self._start
@@ -97,9 +100,9 @@ class AgreementMeter:
         return moved
 
     def close(self, weights: Sequence[torch.Tensor], steps: int) -> Agreement | None:
-        """End a window of ``steps`` real steps. None if nothing had been foreseen or nothing was done.
+        """End a window of ``steps`` real steps. Returns None without a forecast or without a step.
 
-        One small all-reduce and one wait for the device.
+        It costs one small all-reduce and one wait for the device.
         """
         start, middle, forecast, before = self._start, self._middle, self.forecast, self._before
         moved = self.add_real(weights)
@@ -151,7 +154,7 @@ class AgreementMeter:
 
 
 def _cosine(product: float, first: float, second: float) -> float | None:
-    """None where one of the two is zero, or not a number."""
+    """The cosine; None if one of the two vectors is zero or NaN."""
     return product / (first * second) ** 0.5 if first * second > 0.0 else None
 
 

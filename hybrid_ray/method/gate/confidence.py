@@ -1,4 +1,4 @@
-"""How far predictions can be trusted, as one number in [0, 1], told by the weights and not by the loss alone."""
+"""How far to trust predictions, as one number in [0, 1] that is computed from the weights, not only from the loss."""
 
 from typing import Any
 
@@ -15,15 +15,16 @@ _STABILITY = {Level.NORMAL: 1.0, Level.CAUTION: 0.8, Level.WARNING: 0.5, Level.C
 class Confidence:
     """confidence = agreement x length x (1 - overshoots / 2) x stability, each in [0, 1], averaged over cycles.
 
-    - agreement = clamp(max(0, cos) / sqrt(max(ceiling, 0.05)), 0, 1): cos compares what one predicted step would do
-      with what a real one then did. A noisy window can't agree with anything; its reliability, the ceiling, says how
-      much it could, and the quotient is the correlation corrected for it (Spearman 1904; docs/method.md, section 3).
-    - length = clamp(2 alpha*, 0, 1): below 1 once the predicted step is more than twice as long as it should be.
+    - agreement = clamp(max(0, cos) / sqrt(max(ceiling, 0.05)), 0, 1): cos compares the displacement of one predicted
+      step with that of the real steps after it. Noise in a window lowers its cosine with any forecast. The ceiling is
+      the window's reliability, which limits the cosine; the quotient is the correlation corrected for that noise
+      (Spearman 1904; docs/method.md, section 3).
+    - length = clamp(2 alpha*, 0, 1): below 1 if the predicted step is more than twice as long as it should be.
     - overshoots: the share of predictions after which the gradient pointed back (g.d > 0).
     - stability: 1, 0.8, 0.5, 0 for the worst divergence level of the cycle.
 
-    It is measured in Full windows too, before anything has been predicted, against what would have been. Before the
-    first measure it is 0.
+    Full windows before the first prediction count too: they are compared with a forecast that was not applied. Before
+    the first comparison the confidence is 0.
     """
 
     def __init__(self) -> None:
@@ -40,7 +41,7 @@ class Confidence:
         return self.agreement * self.length * (1.0 - self.overshoots / 2.0) * self.stability
 
     def observe_window(self, measured: Agreement | None, worst: Level) -> None:
-        """A window has ended; ``worst`` is the highest divergence level in it."""
+        """Update with a finished window; ``worst`` is the highest divergence level in it."""
         self.stability = _STABILITY[worst]
         if measured is None:
             return
@@ -51,7 +52,7 @@ class Confidence:
         self.length = _average(self.length, min(1.0, max(0.0, 2.0 * measured.alpha)))
 
     def observe_jump(self, *, overshot: bool) -> None:
-        """The first real gradient after predicted steps is there."""
+        """Update with the sign of the first real gradient after a prediction."""
         self.overshoots = _average(self.overshoots, float(overshot))
 
     def state_dict(self) -> dict[str, Any]:

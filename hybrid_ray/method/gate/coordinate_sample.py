@@ -1,4 +1,4 @@
-"""A fixed random sample of coordinates. Measures look at these, so that no second copy of the model is needed."""
+"""A fixed random sample of coordinates. Measurements use only these, so they need no second copy of the model."""
 
 from collections.abc import Sequence
 
@@ -8,19 +8,19 @@ from hybrid_ray.method.weights import Weights
 
 __all__ = ["CoordinateSample"]
 
-_AT_LEAST = 64  # coordinates of a tensor, or all of it: a small tensor is not left to chance
+_AT_LEAST = 64  # sampled coordinates per tensor; a smaller tensor is read whole
 
 
 class CoordinateSample:
-    """Reads one coordinate in ``one_in`` of every parameter, always the same ones.
+    """Reads one in ``one_in`` coordinates of every parameter, always the same ones.
 
-    Inner products are weighted by how many coordinates each sampled one stands for, so they estimate those of the
-    whole model (up to the number of ranks that hold a copy, which cancels in every ratio).
+    Each sampled coordinate is weighted by the number of coordinates that it represents, so the inner products estimate
+    those of the whole model (up to the number of ranks that hold a copy, which cancels in every ratio).
 
     Args:
         weights: the parameters.
-        one_in: 64 reads 1.6 % of the coordinates.
-        seed: same seed, same coordinates.
+        one_in: inverse of the sampled share; 64 reads 1.6 % of the coordinates.
+        seed: the same seed gives the same coordinates.
     """
 
     def __init__(self, weights: Weights, *, one_in: int, seed: int) -> None:
@@ -42,7 +42,7 @@ class CoordinateSample:
         return sum(self._sizes)
 
     def read(self, tensors: Sequence[torch.Tensor | None]) -> torch.Tensor:
-        """The sampled coordinates of one tensor a parameter, in fp32, as one vector. None reads as zeros."""
+        """The sampled coordinates of one tensor per parameter, in fp32, as one vector. None is read as zeros."""
         parts = []
         for tensor, index in zip(tensors, self._indices, strict=True):
             if tensor is None:

@@ -1,4 +1,4 @@
-"""Whether to predict, at each chance to: always, by confidence, or by lot."""
+"""Whether to predict at each decision: always, by confidence, or at random."""
 
 import random
 
@@ -8,16 +8,17 @@ __all__ = ["Gate"]
 
 
 class Gate:
-    """Opens at a share of a run's decisions.
+    """Decides whether to predict, at each decision of a run.
 
-    - ``always``: at all of them.
-    - ``confidence``: where confidence reaches the threshold.
-    - ``random``: with probability ``gate_rate``. The control of any other gate: what opening so often brings by itself.
+    - ``always``: predict at every decision.
+    - ``confidence``: predict if the confidence reaches the threshold.
+    - ``random``: predict with probability ``gate_rate``. This is the control for another gate: it predicts as often but
+      chooses the decisions at random.
 
-    With ``trust: loss_trend`` none of them opens while the training loss rises (`LossTrend`).
+    With ``trust: loss_trend`` no gate opens while the training loss rises (`LossTrend`).
 
-    The lot depends on the seed and the number of the decision alone, so ranks draw alike and a restored run goes on
-    with its own.
+    The random draw depends only on the seed and the number of the decision, so all ranks draw the same, and a restored
+    run continues with the same draws.
     """
 
     def __init__(self, config: HybridConfig, *, seed: int = 0) -> None:
@@ -30,9 +31,9 @@ class Gate:
         """Whether to predict now.
 
         Args:
-            threshold: the one configured, and what recoveries have added to it.
+            threshold: the configured threshold plus what recoveries have added to it.
             decision: number of the decision in the run.
-            rising: whether the training loss is.
+            rising: whether the training loss is rising.
         """
         if rising and not self._trusts:
             return False

@@ -1,4 +1,4 @@
-"""Whether the training loss is on its way down: no jump while it is not."""
+"""Whether the training loss is rising; used to stop predictions while it does."""
 
 from typing import Any
 
@@ -8,14 +8,14 @@ _FAST, _SLOW = 30, 150  # real steps
 
 
 class LossTrend:
-    """Two averages of the training loss, over some 30 and some 150 real steps. Rising: the short one is above the long.
+    """Two averages of the training loss, over about 30 and 150 real steps. The loss rises if the short one is higher.
 
-    Jumps that pay raise the loss at once and are paid back by the real steps after them, so one loss says nothing
-    about a jump. But where jumps are too long for a model the loss leaves its trend within some hundred steps, and
-    grows from there. With jumps only while it falls, a run that diverges (0.8M parameters, 4,000 steps) ends at 1.269
-    instead of 2.602, and runs that are healthy make 92 to 95 % of their jumps and end where they did.
+    Even a useful jump raises the loss at first; the real steps after it then lower it. One loss therefore does not show
+    whether a jump was good. But if jumps are too long for a model, the loss leaves its trend within some hundred steps
+    and keeps growing. If jumps are allowed only while the loss falls, a run that would diverge (0.8M parameters, 4,000
+    steps) ends at 1.269 instead of 2.602, and healthy runs make 92 to 95 % of their jumps and reach the same loss.
 
-    Losses must be those of all ranks together, so that every rank decides alike.
+    The losses must be averages over all ranks, so that every rank makes the same decision.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class LossTrend:
         self.count = 0
 
     def observe(self, loss: float) -> None:
-        """Take in the finite loss of a real step."""
+        """Update the averages with the finite loss of a real step."""
         self.count += 1
         self.fast += (loss - self.fast) * max(1.0 / self.count, 1.0 / _FAST)
         self.slow += (loss - self.slow) * max(1.0 / self.count, 1.0 / _SLOW)
