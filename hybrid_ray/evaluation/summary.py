@@ -141,11 +141,11 @@ def net_speedup(runs: ArmRuns, frontier: Frontier, split: Split, *, level: float
 
     Why two measures. The net speedup inverts the frontier. If the frontier has kinks or flattens, inverting turns
     symmetric noise in loss into skewed noise in time, and the kinks, which are noise themselves, are the same for every
-    seed. In simulations with 1 % of loss noise this alone decided 9 % of comparisons without any effect. So a verdict
-    also needs the advantage: the loss that the seed's frontier reaches in the hybrid's time / the hybrid's loss. It
-    inverts no curve, and its noise is symmetric under the null hypothesis. For both, above 1 is a real gain. One error
-    remains: if ``equal_steps`` lies outside the range and the baseline replaces it, the slope between the two times
-    comes from one seed.
+    seed. In simulations with 1 % of loss noise and no effect, this alone made 9 % of comparisons significant. So a
+    verdict also needs the advantage: the loss that the seed's frontier reaches in the hybrid's time / the hybrid's
+    loss. It inverts no curve, and its noise is symmetric under the null hypothesis. For both, above 1 is a real gain.
+    One error remains: if ``equal_steps`` lies outside the range and the baseline replaces it, the slope between the two
+    times comes from one seed.
 
     Outside the frontier's range only a bound is known. The bound replaces the value, and the end of the interval that
     it cannot support is None: ``high`` if the loss is below the range (the true value is better), ``low`` if it is

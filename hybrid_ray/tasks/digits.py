@@ -1,4 +1,4 @@
-"""A small CNN on pictures of digits, at the scale of MNIST: ``model.preset: cnn``, ``data.corpus: digits``."""
+"""Task: a small CNN on pictures of digits, at MNIST scale (``model.preset: cnn``, ``data.corpus: digits``)."""
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -19,7 +19,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 class Pictures(Dataset[Pair]):
-    """An image, 1HW in fp32, and its label, of one part of the data."""
+    """One part of the data as a data set. An item is an image (1HW, fp32) and its label."""
 
     def __init__(self, digits: Digits, part: str) -> None:
         self._digits, self._part = digits, part
@@ -62,14 +62,14 @@ class DigitsTask(Task):
         return CNN()
 
     def datasets(self) -> Mapping[str, Dataset[Any]]:
-        """The pictures that `sampler` and `stretches` read, many at a time."""
+        """The same pictures that `sampler` and `stretches` read in batches."""
         return {part: Pictures(self.digits, part) for part in self.digits.labels}
 
     def loss(self, model: nn.Module, batch: Pair) -> Tensor:
         return cast(Tensor, model(*batch))
 
     def evaluate(self, model: nn.Module, batch: Pair) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Loss and accuracy from one forward."""
+        """Loss and accuracy from one forward pass."""
         loss, accuracy = cast(CNN, model).loss_and_accuracy(*batch)
         return loss, {"accuracy": accuracy}
 

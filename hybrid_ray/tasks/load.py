@@ -1,4 +1,4 @@
-"""The task of a run: one of ours, or a user's own class by ``package.module:Name``, checked before anything starts."""
+"""Load the task of a run, built-in or a user's class (``package.module:Name``), and check it before the run starts."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -24,15 +24,16 @@ __all__ = ["check_gradient", "checked_datasets", "load_task", "optimizer_of", "w
 
 _REQUIRED: tuple[Part, ...] = ("train", "val", "test")
 _MUST_WRITE = ("build_model", "datasets", "loss")
-_NO_RESULT = {"data.cache_dir"}  # where runs are kept, too: of any task
+_NO_RESULT = {"data.cache_dir"}  # also the folder of cached runs, so it applies to every task
 
 
 def load_task(run: RunConfig) -> Task:
-    """The task of a run. Its options are checked, and so are a predictor and an optimizer of the user's. Data are not
-    made yet.
+    """Return the task of a run. Check its options, and the user's own predictor and optimizer if the run has them.
+
+    This does not create the data sets.
 
     Raises:
-        ConfigError: all that is wrong with the factory, its options, or settings that it does not read.
+        ConfigError: lists the problems with the factory, its options, and settings that the task does not read.
     """
     if is_module_name(run.hybrid.predictor.name):
         load_predictor(run.hybrid.predictor, _folders(run.folders))
@@ -48,24 +49,27 @@ def load_task(run: RunConfig) -> Task:
 
 
 def optimizer_of(task: Task, model: nn.Module, settings: TrainConfig, *, seed: int = 0) -> Optimizer:
-    """The task's own optimizer, or the one that the settings name.
+    """The task's own optimizer if it has one, else the optimizer that the settings name.
 
     Args:
-        seed: of the rounding of bf16 weights; the same on all ranks.
+        seed: for the rounding of bf16 weights; it must be the same on all ranks.
     """
     own = task.optimizer(model, settings)
     return build_optimizer(model, settings, seed=seed) if own is None else own
 
 
 def words_of(job: JobConfig) -> dict[str, str]:
-    """What reports call the job's model, data, batch and loss."""
+    """The words that reports use for the job's model, data, batch and loss."""
     task = load_task(job.run())
     return task_words(job.task, job.model, job.data, job.train.sequence_length, unit=task.unit, measure=task.measure)
 
 
 @lru_cache(maxsize=4)
 def _own_task(run: RunConfig, folders: tuple[str, ...]) -> Task:
-    """Made once a process, since its data may take long to make. ``run``: of its settings, what a task can read."""
+    """Build a user's task, cached per process because its data may be slow to create.
+
+    ``run`` contains only the settings that a task can read.
+    """
     factory = str(run.task.factory)
     kind = load_named(factory, setting="task.factory", folders=_folders(folders))
     problems = [*_kind_problems(kind, factory)]
@@ -81,8 +85,10 @@ def _own_task(run: RunConfig, folders: tuple[str, ...]) -> Task:
 
 
 def _folders(folders: tuple[str, ...]) -> Sequence[str | Path]:
-    """Where a task's module is looked for first. Never empty: a file of the working directory comes before a module of
-    that name that was imported from elsewhere.
+    """The folders that are searched first for a user's module; by default the working directory.
+
+    The list is never empty, so a file in these folders takes precedence over a module of the same name that was
+    imported from elsewhere.
     """
     return folders or [Path.cwd()]
 
@@ -98,7 +104,7 @@ def _kind_problems(kind: Any, factory: str) -> Iterator[str]:
 
 
 def _unread_settings(kind: type[Task], run: RunConfig) -> Iterator[str]:
-    """Settings of ``model``, ``data`` and the sequences that say something only to a task that reads them."""
+    """Error messages for changed settings (``model``, ``data``, sequence length) that the task does not read."""
     usual = RunConfig()
     places = [f"{name}.{field.name}" for name in ("model", "data") for field in fields(getattr(run, name))]
     for place in [*places, "train.sequence_length"]:
@@ -113,7 +119,7 @@ def _unread_settings(kind: type[Task], run: RunConfig) -> Iterator[str]:
 
 
 def check_gradient(task: Task) -> nn.Module:
-    """Take the gradient of one example's loss; the model that it was taken with. Raises `ConfigError` if it fails."""
+    """Compute the gradient of one example's loss and return the model. Raises `ConfigError` if this fails."""
     name = type(task).__name__
     with own_draws(seed=0), one_sentence(f"one training step of {name}"):
         model = task.build_model()
@@ -122,7 +128,7 @@ def check_gradient(task: Task) -> nn.Module:
 
 
 def checked_datasets(task: Task) -> Mapping[Part, Dataset[Any]]:
-    """The task's data sets. Raises `ConfigError` with all that keeps a run from reading them."""
+    """The task's data sets. Raises `ConfigError` with all problems that prevent a run from reading them."""
     name = type(task).__name__
     with one_sentence(f"{name}.datasets()"):
         parts = task.datasets()

@@ -1,7 +1,8 @@
-"""Batches of any map-style data set: an endless stream that depends on seed and step alone, and held-out stretches.
+"""Batches of any map-style data set: an endless training stream, and one pass over a held-out split.
 
-Items may draw random numbers (augmentation). Each is read with the global generators seeded by the run's seed and its
-place in the stream, so it is the same for any number of ranks, any micro-batch, and after a resume.
+The stream depends only on seed and step. Items may draw random numbers (augmentation). Before each item is read, the
+global random generators are seeded from the run's seed and the item's position in the stream. So an item is the same
+for any number of ranks, for any micro-batch size, and after a resume.
 """
 
 import contextlib
@@ -20,14 +21,14 @@ from hybrid_ray.data.stream import SharedStream
 
 __all__ = ["DatasetSampler", "Sampler", "dataset_fingerprint", "heldout_stretches", "own_draws"]
 
-STRETCHES = 32  # batches of one pass over a held-out split
-LOOKED_AT = 16  # items of a data set that its fingerprint reads
+STRETCHES = 32  # number of batches in one pass over a held-out split
+LOOKED_AT = 16  # maximum number of items per data set that the fingerprint reads
 
 Collate = Callable[[Sequence[Any]], Any]
 
 
 class Sampler(Protocol):
-    """An endless training stream that can be left and gone on with."""
+    """An endless training stream whose position can be saved and restored."""
 
     def next(self) -> Any:
         """This rank's part of the next batch, on the CPU."""
@@ -39,10 +40,10 @@ class Sampler(Protocol):
 
 
 class DatasetSampler:
-    """Random items of a data set in the order of a `SharedStream`, with replacement.
+    """Random items of a data set, drawn with replacement in the order of a `SharedStream`.
 
     Args:
-        batch_size: items of one call over all ranks; a multiple of ``world``.
+        batch_size: number of items per batch over all ranks; a multiple of ``world``.
     """
 
     def __init__(
@@ -53,23 +54,23 @@ class DatasetSampler:
         self._first = rank * batch_size // world
 
     def next(self) -> Any:
-        """This rank's part of the next batch, and one batch forward."""
+        """Return this rank's part of the next batch and advance by one batch."""
         first = self.stream.position + self._first
         items = self.stream.next()
         keys = [f"{self.stream.seed},{first + place}" for place in range(len(items))]
         return self._collate(_read(self._dataset, items.tolist(), keys))
 
     def state_dict(self) -> dict[str, Any]:
-        """The place in the stream; the same on every rank."""
+        """The position in the stream; the same on every rank."""
         return self.stream.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved place. Raises `ConfigError` where the state is from another stream."""
+        """Continue from a saved position. Raises `ConfigError` if the state is from another stream."""
         self.stream.load_state_dict(state)
 
 
 def heldout_stretches(dataset: Dataset[Any], collate: Collate, *, most: int) -> Iterator[Any]:
-    """One pass over a data set in order, in some 32 batches, or more where these would have above ``most`` items."""
+    """One pass over a data set in order, in about 32 batches, or more if a batch would exceed ``most`` items."""
     length = _length(dataset)
     size = max(1, min(most, length // STRETCHES))
     for first in range(0, length, size):
@@ -78,7 +79,7 @@ def heldout_stretches(dataset: Dataset[Any], collate: Collate, *, most: int) -> 
 
 
 def dataset_fingerprint(parts: Mapping[Any, Dataset[Any]]) -> str:
-    """A hash of the data sets' lengths and of `LOOKED_AT` items of each, evenly spread from first to last."""
+    """A hash of the data sets' lengths and of up to `LOOKED_AT` items of each, evenly spaced from first to last."""
     digest = sha256()
     for name in sorted(parts):
         length = _length(parts[name])
@@ -92,7 +93,7 @@ def dataset_fingerprint(parts: Mapping[Any, Dataset[Any]]) -> str:
 
 @contextlib.contextmanager
 def own_draws(*, seed: int | None = None) -> Iterator[None]:
-    """Whatever the block draws from the CPU's global generators leaves no trace. ``seed``: they start from it."""
+    """Restore the CPU's global random generators after the block. If ``seed`` is given, seed them before it."""
     kept = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:
         if seed is not None:
@@ -114,7 +115,7 @@ def _read(dataset: Dataset[Any], items: Sequence[int], keys: Sequence[str]) -> l
 
 
 def _seed(seed: int) -> None:
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs too, from which the model draws
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the GPUs, whose state the model uses
     np.random.seed(seed)
     random.seed(seed)
 

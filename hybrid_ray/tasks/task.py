@@ -1,4 +1,4 @@
-"""What a task is: everything a run needs to know of a model and its data. Subclass `Task` for your own.
+"""The interface of a task: a model, its data and its loss. Subclass `Task` to write your own.
 
     class Squares(Task):
         unit, measure = "point", "squared error"
@@ -12,7 +12,7 @@
 
     task: {factory: my_module:Squares, options: {width: 64}}   # in the job
 
-A run builds the task in each of its processes, so what a task makes must depend on its options alone.
+Each process of a run builds the task itself, so what a task creates must depend only on its options.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,139 +32,143 @@ from hybrid_ray.tasks.sampling import DatasetSampler, Sampler, dataset_fingerpri
 __all__ = ["AUTOCAST", "Batch", "MatmulProbe", "Objective", "Part", "Task", "batch_to"]
 
 AUTOCAST: Mapping[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What forwards and backwards compute in, by ``train.precision``; None: no autocast."""
+"""Autocast dtype of forward and backward passes, by ``train.precision``; None: no autocast."""
 
 Part = Literal["train", "decide", "val", "test"]
-"""A part of the data: what is trained on, and the held-out splits."""
+"""A part of the data: the training set or one of the held-out splits."""
 Batch = Any
-"""Tensors in tuples, lists, dictionaries, nested as you like: whatever `Task.loss` takes."""
+"""The input of `Task.loss`: tensors in tuples, lists and dictionaries, nested in any way."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MatmulProbe:
-    """How to estimate a step's time without taking one: floating-point operations, and the width of the products."""
+    """Data to estimate a step's time without running it: FLOPs, and the shape of the matrix products."""
 
     width: int
-    rows: int  # of the product, for one example
-    flops: int  # forward and backward of one example
+    rows: int  # rows of the product for one example
+    flops: int  # of the forward and backward pass of one example
 
 
 class Task:
-    """A model, its data and its loss. Only `build_model`, `datasets` and `loss` must be written.
+    """A model, its data and its loss. A subclass must define only `build_model`, `datasets` and `loss`.
 
-    ``unit`` is what a loss is per and ``measure`` what it counts: reports print "loss 2.31, nats a token".
+    ``measure`` is the unit of the loss and ``unit`` is what the loss is averaged over: reports print "loss 2.31, nats a
+    token".
     """
 
     unit: str = "example"
     measure: str = "loss"
     reads: ClassVar[frozenset[str]] = frozenset()
-    """Settings of the job that the task reads beside its options: ``model``, ``data`` or single ones, by full name."""
+    """Settings that the task reads besides its options: ``model``, ``data``, or full names of single settings."""
 
-    # What a task must say.
+    # A task must define these methods.
 
     def build_model(self) -> nn.Module:
-        """A freshly initialised model on the CPU. Draw from PyTorch's global generator: it is seeded before."""
+        """A newly initialised model on the CPU. Use PyTorch's global generator, which is seeded before the call."""
         raise NotImplementedError
 
     def datasets(self) -> Mapping[str, Dataset[Any]]:
-        """``train``, ``val`` and ``test``: map-style (``__len__``, ``__getitem__``), never empty; ``decide`` too if
-        there is one.
+        """The data sets ``train``, ``val`` and ``test``, and optionally ``decide``.
 
-        Called once a process, with PyTorch's, NumPy's and Python's global generators at a fixed seed. Items may draw
-        from these too (augmentation): item n of a run's stream draws the same whenever it is read.
+        Each must be map-style (``__len__``, ``__getitem__``) and not empty. The method is called once per process, with
+        a fixed seed in the global random generators of PyTorch, NumPy and Python. Items may also use these generators
+        (augmentation): item n of a run's stream gets the same random numbers each time that it is read.
         """
         raise NotImplementedError
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The mean loss of a batch, a scalar. Call ``model(...)`` itself, not its parts, if it is to be sharded."""
+        """The mean loss of a batch, a scalar. For sharding, call ``model(...)`` itself, not its submodules."""
         raise NotImplementedError
 
-    # What has a default.
+    # These methods have a default.
 
     def optimizer(self, model: nn.Module, settings: TrainConfig) -> Optimizer | None:
-        """The optimizer of a run. None: the one that the job names in ``train.optimizer``."""
+        """The optimizer of a run. None: use the optimizer that the job names in ``train.optimizer``."""
         return None
 
     def metrics(self, model: nn.Module, batch: Batch) -> Mapping[str, float | Tensor]:
-        """Means over a held-out batch, under the same names for each batch. Reports show ``accuracy``."""
+        """Metrics by name, means over a held-out batch; every batch has the same names. Reports show ``accuracy``."""
         return {}
 
     def collate(self, samples: Sequence[Any]) -> Batch:
-        """Items of a data set as one batch."""
+        """Combine items of a data set into one batch."""
         return default_collate(list(samples))
 
     def count(self, batch: Batch) -> int:
-        """How many ``unit`` a batch has, which is what `loss` is a mean over: numbers in its last tensor, usually the
-        targets.
+        """The number of units (``unit``) in a batch, over which `loss` is the mean.
+
+        By default it is the number of elements of the batch's last tensor, usually the targets.
         """
         return [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)][-1].numel()
 
     heldout_batch: int = 256
-    """Most examples in a batch of an evaluation."""
+    """Maximum number of examples in an evaluation batch."""
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the data: runs are compared only where it is equal, and kept runs are used again.
+        """A hash of the data. Runs are compared, and cached runs are reused, only if their hashes are equal.
 
-        By default of the lengths of the data sets and of some 16 items of each, the first and the last among them.
-        Override it where data may change in other places.
+        By default the hash covers the length of each data set and at most 16 of its items, which include the first and
+        the last. Override it if other items of the data may change.
         """
         return self._fingerprint
 
-    # How the loop reads it. Our own tasks have faster ways; yours need not.
+    # The training loop calls these methods. Built-in tasks override them for speed; other tasks need not.
 
     def sampler(self, *, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> Sampler:
-        """Training batches without end, from their start: ``batch_size`` examples over all ranks, a share for each."""
+        """An endless stream of training batches; ``batch_size`` examples per batch are divided among all ranks."""
         return DatasetSampler(
             self.parts["train"], self.collate, batch_size=batch_size, seed=seed, rank=rank, world=world
         )
 
     def stretches(self, split: Split) -> Iterator[Batch]:
-        """One pass over a split in at least some 32 batches of neighbouring examples; the last may be smaller."""
+        """One pass over a split in at least about 32 batches of consecutive examples; the last batch may be smaller."""
         return heldout_stretches(self.parts[split], self.collate, most=self.heldout_batch)
 
     def evaluate(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, float | Tensor]]:
-        """Loss and metrics of a held-out batch."""
+        """Loss and metrics on a held-out batch."""
         return self.loss(model, batch), self.metrics(model, batch)
 
     def written_sample(self, model: nn.Module, *, tokens: int) -> str | None:
-        """What the trained model writes, for the report; None where it writes nothing."""
+        """A text sample from the trained model, for the report; None if the model does not generate text."""
         return None
 
     @classmethod
     def arguments(cls, run: RunConfig) -> dict[str, Any]:
-        """What the task is made with beside its options: the settings that it ``reads``."""
+        """Keyword arguments of the task in addition to its options, taken from the settings that it ``reads``."""
         return {}
 
-    # What a memory or cost estimate can use, if it is there.
+    # Memory and cost estimates use these if a task defines them.
 
     @property
     def classes(self) -> int | None:
-        """Values that a target can take, of a classifier: tells logits from other activations."""
+        """Number of classes of a classifier, used to tell logits from other activations; None: not a classifier."""
         return None
 
     @property
     def depth(self) -> int | None:
-        """How many equal blocks the model has: then its memory is found from shallow ones (`build_shallow`)."""
+        """Number of equal blocks in the model; None: unknown. If known, memory is estimated from shallow models
+        (`build_shallow`).
+        """
         return None
 
     def build_shallow(self, blocks: int) -> nn.Module:
-        """The model with so many of its equal blocks."""
+        """The model with only this number of its equal blocks."""
         raise NotImplementedError
 
     def blocks(self, model: nn.Module) -> Sequence[nn.Module]:
-        """The equal blocks of a model, in the order of a forward."""
+        """The equal blocks of a model, in the order of the forward pass."""
         return ()
 
     def matmul_probe(self) -> MatmulProbe | None:
-        """None: a step's time is found by taking a gradient."""
+        """Data to estimate a step's time. None: the time is measured by computing a gradient."""
         return None
 
-    # Made once.
+    # These are computed once.
 
     @cached_property
     def parts(self) -> Mapping[Part, Dataset[Any]]:
-        """`datasets`, made on the first call. Raises `ConfigError` where they are not what a run can read."""
+        """The result of `datasets`, created on first use. Raises `ConfigError` if a run cannot read the data sets."""
         from hybrid_ray.tasks.load import checked_datasets
 
         with own_draws(seed=0):
@@ -176,7 +180,7 @@ class Task:
 
 
 class Objective(nn.Module):
-    """Model and loss as one module, which DDP, ``torch.compile`` and the loop call with a batch."""
+    """Model and loss as one module. DDP, ``torch.compile`` and the training loop call it with a batch."""
 
     def __init__(self, task: Task, model: nn.Module) -> None:
         super().__init__()
@@ -188,7 +192,7 @@ class Objective(nn.Module):
 
 
 def batch_to(batch: Batch, device: torch.device) -> Batch:
-    """The batch where the model is. From pinned memory the copy does not hold up the queue of a GPU's kernels."""
+    """Move the batch to the model's device. For a GPU, pinned memory makes the copy asynchronous."""
 
     def moved(leaf: Any) -> Any:
         if isinstance(leaf, Tensor):

@@ -1,4 +1,4 @@
-"""GPT-2 on text: windows of a corpus, the loss of each next token. Set in ``model`` and ``data`` of a job."""
+"""Task: next-token prediction with GPT-2 on windows of a text corpus. Jobs configure it in ``model`` and ``data``."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -20,15 +20,15 @@ from hybrid_ray.tasks.task import MatmulProbe, Task
 
 __all__ = ["TextTask", "Windows"]
 
-TEMPERATURE = 0.8  # the likeliest token each time would go round in circles in a model as small as ours
+TEMPERATURE = 0.8  # greedy decoding would repeat itself in such a small model
 TOP_K = 40
-SEED = 0  # the same draws in every run, so that two samples differ by their models alone
+SEED = 0  # the same in every run, so that samples differ only because of their models
 
 Pair = tuple[Tensor, Tensor]
 
 
 class Windows(Dataset[Pair]):
-    """Tokens and targets, T of each, at every ``stride`` tokens of a text."""
+    """Windows of a text, one every ``stride`` tokens. An item is T tokens and their T targets."""
 
     def __init__(self, tokens: npt.NDArray[np.uint16], length: int, *, stride: int) -> None:
         self._tokens, self._length, self._stride = tokens, length, stride
@@ -46,7 +46,7 @@ class TextTask(Task):
     """A batch is ``(tokens_BT, targets_BT)``.
 
     Args:
-        corpus: given where it is made already; else it is made or read when first used.
+        corpus: the corpus if it is already loaded. None: it is prepared or read on first use.
     """
 
     unit = "token"
@@ -76,7 +76,7 @@ class TextTask(Task):
         return build_model(self.config, vocab_size=self.corpus.classes, sequence_length=self.sequence_length)
 
     def datasets(self) -> Mapping[str, Dataset[Any]]:
-        """The windows that `sampler` and `stretches` read, many at a time."""
+        """The same windows that `sampler` and `stretches` read in batches."""
         corpus, length = self.corpus, self.sequence_length
         heldout: dict[str, Dataset[Any]] = {
             split: Windows(corpus.heldout[split], length, stride=length) for split in SPLITS
@@ -98,10 +98,10 @@ class TextTask(Task):
         return self.corpus.stretches(split, sequence_length=self.sequence_length)
 
     def written_sample(self, model: nn.Module, *, tokens: int) -> str | None:
-        """The beginning of a file as the model writes it.
+        """Text that the model generates for the beginning of a file.
 
-        It starts from the token that ends a file, so all of the text is the model's own. None where tokens stand for
-        nothing.
+        Generation starts from the end-of-file token, so the model writes the whole text. None if the vocabulary has no
+        such token.
         """
         end = self.corpus.vocabulary.end
         if end is None:
