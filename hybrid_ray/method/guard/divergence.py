@@ -1,16 +1,17 @@
-"""Watches a run for divergence and says what to do about it. Pure Python: about 10 microseconds a real step, no torch.
+"""Watches a run for divergence and recommends a recovery. Pure Python without torch: about 10 us per real step.
 
-`DivergenceMonitor` gathers what ``signals.py`` finds in the loss, the gradient norm, the prediction error and in
-numbers that are not finite, and chooses one of eight recoveries. It only advises: ``trainer.py`` carries the action
-out, as far as the run's arm does (``recovery.py``). Given the same numbers (all-reduced ones) every rank gets the same
-advice.
+`DivergenceMonitor` collects the alarms that ``signals.py`` raises about the loss, the gradient norm and the prediction
+error, and any non-finite numbers. It then chooses one of eight recoveries. It only advises: ``recovery.py`` decides
+which recoveries a run carries out, and ``trainer.py`` does so. All ranks pass the same all-reduced numbers and
+therefore get the same advice.
 
-A jump of the loss means different things. On the first real step after a prediction, and on the four after it, the
-weights had just been moved without a gradient: they *overshot*, and the mend is to move back and predict less. With no
-prediction near, it is the batch or the learning rate: leave the batch out, or train on with real steps alone.
+A sudden rise of the loss has different causes. On the first five real steps after a prediction, the likely cause is
+that the predicted move *overshot*; the remedy is to undo it and predict less. Without a recent prediction the cause is
+the batch or the learning rate; the remedy is to skip the batch, or to train with real steps only.
 
-What is recommended, by how often the same kind of trouble asked for a recovery in the last 200 observations (``near``:
-a prediction was applied at most 5 real steps ago; the last column goes on):
+The table gives the recommendation by how often the same kind of trouble asked for a recovery in the last 200
+observations. ``near`` means that a prediction was applied at most 5 real steps ago. After the last entry of a row, that
+entry repeats:
 
 | found | 1st | 2nd | 3rd | 4th | 5th |
 |---|---|---|---|---|---|
@@ -26,8 +27,8 @@ a prediction was applied at most 5 real steps ago; the last column goes on):
 | not finite: loss or gradient, not near | SkipBatch | ForceFull | ResetPredictor | ForceFull | Abort |
 | not finite: predicted update | ResetPredictor | ResetPredictor | ForceFull | ForceFull | Abort |
 
-A recovery is given time: for the 10 observations after one, the level is still told, but only a rise to Critical or a
-number that is not finite gets another action.
+A recovery is given time to work: for the 10 observations after it, the level is still reported, but only a higher
+level than before or a non-finite number leads to another action.
 """
 
 import math
@@ -47,30 +48,30 @@ from hybrid_ray.method.guard.signals import (
 
 __all__ = ["Assessment", "DivergenceMonitor", "Level", "Recovery"]
 
-NEAR = 5  # real steps that a prediction may be blamed for
-PATIENCE = 10  # observations a recovery is given to work
+NEAR = 5  # real steps after a prediction during which trouble is attributed to it
+PATIENCE = 10  # observations during which a recovery is given time to work
 MEMORY = 200  # observations after which a recovery no longer counts towards the next, stronger one
 
 
 class Recovery(StrEnum):
-    """What the trainer is to do now. From FORCE_FULL on, every action also ends the cycle: the next phase is Full.
+    """What the trainer should do now. From FORCE_FULL on, every action also ends the cycle: the next phase is Full.
 
-    A number that is not finite is never applied, whatever the action.
+    A non-finite number is never applied, whatever the action.
     """
 
     CONTINUE = "continue"
-    REDUCE_PREDICT_RATIO = "reduce_predict_ratio"  # predict a shorter way next time
+    REDUCE_PREDICT_RATIO = "reduce_predict_ratio"  # use a shorter horizon next time
     FORCE_FULL = "force_full"
-    ROLLBACK = "rollback"  # take the last prediction back, in place
-    RAISE_THRESHOLD = "raise_threshold"  # ask for more confidence
+    ROLLBACK = "rollback"  # undo the last prediction in place
+    RAISE_THRESHOLD = "raise_threshold"  # require more confidence
     SKIP_BATCH = "skip_batch"  # do not apply this real step's update
-    RESET_PREDICTOR = "reset_predictor"  # forget the averaged displacement
+    RESET_PREDICTOR = "reset_predictor"  # discard the averaged displacement
     ABORT = "abort"  # raise Diverged
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Assessment:
-    """What one observation says: the worst level found, why, and what to do now."""
+    """The result of one observation: the worst level found, the reasons, and what to do now."""
 
     level: Level
     reasons: tuple[str, ...]
@@ -98,10 +99,11 @@ _LADDERS: dict[str, tuple[Recovery, ...]] = {
 
 
 class DivergenceMonitor:
-    """Assess a run, one observation at a time. See the module's table for the recoveries.
+    """Assesses a run, one observation at a time. The module's table lists the recoveries.
 
     Args:
-        sigma: standard deviations of the loss above its own trend that are Caution. Larger is more patient.
+        sigma: number of standard deviations above its trend at which the loss raises Caution. Larger values tolerate
+            more.
     """
 
     def __init__(self, sigma: float = 2.5) -> None:
@@ -112,12 +114,12 @@ class DivergenceMonitor:
         self.oscillation = OscillationSignal()
         self.prediction = PredictionSignal(sigma)
         self.clock = 0  # observations so far
-        self.since_prediction: int | None = None  # real steps since a prediction; None: none, or taken back
-        self.strikes: list[tuple[int, str]] = []  # clock and family of the recoveries remembered
+        self.since_prediction: int | None = None  # real steps since a prediction; None: no prediction, or undone
+        self.strikes: list[tuple[int, str]] = []  # clock and family of recent recoveries
         self.last_recovery: tuple[int, Level] | None = None
 
     def observe_real(self, loss: float, grad_norm: float, *, after_prediction: bool) -> Assessment:
-        """A real step whose gradients are there and whose update is not applied yet.
+        """Assess a real step, after its gradients are computed and before its update is applied.
 
         Args:
             loss: of the whole batch, over all ranks. A loss or norm that is not finite counts as `observe_nonfinite`.
@@ -135,7 +137,7 @@ class DivergenceMonitor:
         return self._assess(alarms, after_prediction) if alarms else _HEALTHY
 
     def observe_prediction(self, error: float) -> Assessment:
-        """The relative error of a finished cycle's prediction: |actual - predicted| / |actual| displacement."""
+        """Assess the relative error of a finished cycle's prediction: |actual - predicted| / |actual| displacement."""
         if not math.isfinite(error):
             return self.observe_nonfinite("update")
         alarms = list(self.prediction.observe(error))
@@ -144,7 +146,7 @@ class DivergenceMonitor:
     def observe_nonfinite(
         self, what: Literal["loss", "gradient", "update"], *, after_prediction: bool = False
     ) -> Assessment:
-        """A NaN or an Inf, found before anything was applied. ``update`` is a predicted update."""
+        """Assess a NaN or Inf found before it was applied. ``update`` is a predicted update."""
         self._tick(after_prediction)
         kind = "update" if what == "update" else "near" if self.near_prediction else "single"
         recovery = self._escalate(f"nonfinite:{kind}")
@@ -154,7 +156,7 @@ class DivergenceMonitor:
 
     @property
     def near_prediction(self) -> bool:
-        """Whether what happens now may be the doing of the last prediction."""
+        """Whether the last prediction may have caused what happens now."""
         return self.since_prediction is not None and self.since_prediction < NEAR
 
     def _tick(self, after_prediction: bool) -> None:
@@ -177,7 +179,7 @@ class DivergenceMonitor:
         return Assessment(level=worst.level, reasons=reasons, recovery=recovery)
 
     def _kind(self, worst: Alarm) -> str:
-        """The row of the table."""
+        """The key in ``_LADDERS`` for the worst alarm."""
         if worst.level is Level.CRITICAL:
             return (
                 "critical:near" if self.near_prediction else "critical:single" if worst.single else "critical:lasting"
@@ -195,7 +197,7 @@ class DivergenceMonitor:
         return self.clock - clock >= PATIENCE or level.rank > before.rank
 
     def _escalate(self, kind: str) -> Recovery:
-        """The next rung of this kind's ladder."""
+        """Record a strike and return the next recovery for this kind of trouble."""
         family = kind.partition(":")[0]
         self.strikes = [(clock, name) for clock, name in self.strikes if self.clock - clock < MEMORY]
         ladder = _LADDERS[kind]
@@ -204,7 +206,7 @@ class DivergenceMonitor:
         return ladder[min(rung, len(ladder) - 1)]
 
     def _act(self, recovery: Recovery, level: Level) -> None:
-        """Judge afresh after a recovery: the losses that led to it must not ask for the next one."""
+        """Note a recovery and clear the recent values, so that the losses that led to it do not trigger another."""
         self.last_recovery = (self.clock, level)
         if recovery is Recovery.ROLLBACK:
             self.since_prediction = None
@@ -214,7 +216,7 @@ class DivergenceMonitor:
         self.prediction.forget_recent()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next assessment depends on, ready for JSON."""
+        """Everything the next assessment depends on, ready for JSON."""
         return {
             "loss": self.loss.state_dict(),
             "gradient": self.gradient.state_dict(),

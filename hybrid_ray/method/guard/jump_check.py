@@ -1,4 +1,4 @@
-"""Whether a prediction stays in the weights. An optimizer that keeps weights of its own would undo each one."""
+"""Checks that predictions persist in the weights. An optimizer that keeps its own copy of the weights undoes them."""
 
 from typing import Any
 
@@ -9,23 +9,24 @@ from hybrid_ray.method.gate.agreement import AgreementMeter
 
 __all__ = ["JumpCheck"]
 
-_JUMPS = 3  # undone, and none that stayed: the optimizer is refused
+_JUMPS = 3  # undone jumps, with none that persisted, after which the optimizer is refused
 
 
 class JumpCheck:
-    """Looks at the first real step after a prediction, on the sampled coordinates.
+    """Examines the first real step after a prediction, on the sampled coordinates.
 
-    An optimizer that holds the weights itself (a copy in fp32, an average) writes w + step from its own w, so the step
-    moves back by the whole jump J. With p = <move, J> / |J|^2 and c the same of a usual real step, p - c is about 0
-    for a jump that stays and about -1 for one that is undone; what lies between says nothing. A gradient that points
-    back along J can do the same, so such a step does not count; nor does a jump that is shorter than a real step.
+    An optimizer that keeps its own copy of the weights (in fp32, or an average) writes w + step from its own w, so the
+    step also moves back by the whole jump J. Let p = <move, J> / |J|^2, and c the same for a typical real step. Then
+    p - c is about 0 for a jump that persists and about -1 for one that is undone; values in between are inconclusive. A
+    gradient that points back along J has the same effect, so such a step does not count. A jump that is shorter than a
+    real step does not count either.
 
-    The first jump that stays proves the optimizer sound; nothing is measured after it.
+    The first jump that persists shows that the optimizer keeps predictions; nothing is measured after it.
     """
 
     def __init__(self) -> None:
-        self.predicted = 0  # steps since the last real one
-        self.undone = 0  # jumps
+        self.predicted = 0  # predicted steps since the last real step
+        self.undone = 0  # jumps that the optimizer undid
         self.sound = False
 
     @property
@@ -35,14 +36,14 @@ class JumpCheck:
     def observe(
         self, agreement: AgreementMeter, before: torch.Tensor, after: torch.Tensor, optimizer: torch.optim.Optimizer
     ) -> None:
-        """A real step moved the sample from ``before``, where the prediction had led, to ``after``.
+        """Check a real step that moved the sample from ``before``, the result of the prediction, to ``after``.
 
         Raises:
-            UnsupportedOptimizer: if it undid this jump, as earlier ones.
+            UnsupportedOptimizer: if it undid this jump and the earlier ones.
         """
         sizes = agreement.against_jump(after - before, self.predicted)
         if sizes is None or sizes.jump < min(sizes.move, sizes.return_):
-            return  # shorter than a step: lost in its noise
+            return  # a jump shorter than a step cannot be told from the step's noise
         share = sizes.along - sizes.usual
         if share > -0.25:
             self.sound = True

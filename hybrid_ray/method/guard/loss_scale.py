@@ -1,4 +1,4 @@
-"""Mixed precision in fp16: gradients are computed from a scaled loss, so that small ones do not vanish."""
+"""Mixed precision in fp16: gradients are computed from a scaled loss, so that small gradients do not underflow."""
 
 import math
 from typing import Any
@@ -12,15 +12,15 @@ __all__ = ["LossScale"]
 
 
 class LossScale:
-    """A ``torch.amp.GradScaler`` in a real step, with ranks that agree.
+    """Uses a ``torch.amp.GradScaler`` in real steps, with the same scale on every rank.
 
-    Gradients are unscaled as soon as they are there, so clipping, the predictor and all measures see true ones.
-    Whether they overflowed is read off their norm over all ranks: each rank's own shard may be finite where another's
-    is not, and a scale that differs between ranks would spoil every later sum.
+    Gradients are unscaled as soon as they are computed, so clipping, the predictor and all measurements see the true
+    values. Overflow is detected from their norm over all ranks: one rank's shard may be finite while another's is not,
+    and a scale that differs between ranks would make every later sum wrong.
 
     Args:
-        scaler: enabled.
-        optimizer: whose gradients it unscales.
+        scaler: an enabled scaler.
+        optimizer: the optimizer whose gradients are unscaled.
 
     Raises:
         ConfigError: for parameters in fp16, which the scaler can't unscale.
@@ -37,18 +37,18 @@ class LossScale:
         self._optimizer = optimizer
 
     def scale(self, loss: torch.Tensor) -> torch.Tensor:
-        """What to call backward on."""
+        """The scaled loss, to call backward on."""
         scaled: torch.Tensor = self.scaler.scale(loss)
         return scaled
 
     def unscale(self) -> None:
-        """Divide the gradients that are there, in place."""
+        """Divide the existing gradients by the scale, in place."""
         self.scaler.unscale_(self._optimizer)
 
     def settle(self, gradient: Gradient) -> bool:
-        """Set the next step's scale. Returns whether the gradient overflowed because of this step's.
+        """Set the next step's scale. Returns whether this step's scale made the gradient overflow.
 
-        A loss that is not finite, or a gradient that overflows at a scale of 1, is no matter of scale.
+        It returns False if the loss is not finite or the scale is 1 or less: then scaling is not the cause.
         """
         if math.isfinite(gradient.norm):
             self.scaler.update()

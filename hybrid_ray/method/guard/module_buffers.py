@@ -1,26 +1,26 @@
-"""What a batch writes into a model besides gradients, such as BatchNorm's running numbers, and how to take it back."""
+"""The buffers that a batch changes in a model, such as BatchNorm's running statistics, and how to restore them."""
 
 import torch
 
 __all__ = ["ModuleBuffers"]
 
-_LARGE = 65_536  # numbers
+_LARGE = 65_536  # elements
 
 
 class ModuleBuffers:
-    """Keeps the buffers of a model as they were before a batch, and puts them back.
+    """Copies the buffers of a model before a batch, and restores them if the batch is skipped.
 
-    Large ones (masks, tables) that the first batch does not change are not copied again. A model without buffers costs
-    nothing. (The count of writes that PyTorch keeps of a tensor says nothing: BatchNorm does not raise it.)
+    Large buffers (masks, tables) that the first batch does not change are not copied again. A model without buffers
+    costs nothing. (PyTorch's version counter of a tensor cannot be used: BatchNorm does not increment it.)
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._places = [(module, name) for module in model.modules() for name in module._buffers]
-        self._known = False  # which large buffers batches write
+        self._known = False  # whether it is known which large buffers a batch changes
         self._kept: list[tuple[torch.nn.Module, str, torch.Tensor, torch.Tensor]] = []
 
     def keep(self) -> None:
-        """A batch is about to be computed."""
+        """Copy the buffers before a batch is computed."""
         self._kept = []
         for module, name in self._places:
             buffer = module._buffers.get(name)
@@ -28,7 +28,7 @@ class ModuleBuffers:
                 self._kept.append((module, name, buffer, buffer.detach().clone()))
 
     def settle(self, *, applied: bool) -> None:
-        """The batch is done with. If it was not applied its buffers are as before, the very tensors."""
+        """End a batch. If it was not applied, restore the buffers: the same tensor objects with the old values."""
         if not applied:
             for module, name, buffer, before in self._kept:
                 with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Which recoveries are carried out, and what they impose on the cycles to come."""
+"""Which recoveries are carried out, and how they restrict the following cycles."""
 
 from typing import Any
 
@@ -16,17 +16,18 @@ def ends_cycle(recovery: Recovery) -> bool:
 
 
 def carried_out(advised: Recovery, *, applied: bool, finite: bool, free: bool) -> Recovery:
-    """What is done of what the monitor advises.
+    """Choose the recovery to carry out from the one that the monitor advises.
 
-    Leaving a bad batch out has nothing to do with predicting. So it is done in every arm, and arms differ in their
-    predictions alone. The other recoveries change what is predicted: they are for runs that decide that themselves.
+    Skipping a bad batch is independent of predicting, so every arm of a comparison does it, and arms differ only in
+    their predictions. The other recoveries change what is predicted, so only runs that decide this themselves use them.
 
     Args:
-        advised: by the monitor.
-        applied: whether the last prediction can still be taken back. If the next is planned already, in its place, a
-            rollback is no more than a batch left out.
-        finite: whether all numbers are. What is not can only be refused, in any arm, and in the end ends the run.
-        free: whether the run decides for itself: it predicts, and follows no recording.
+        advised: the monitor's advice.
+        applied: whether the last prediction can still be undone. If the next plan has already replaced it, a rollback
+            only skips the batch.
+        finite: whether all numbers are finite. Non-finite numbers are refused in every arm, and an advised abort is
+            then carried out in every arm.
+        free: whether the run decides its own predictions: it predicts and does not follow a recording.
     """
     if advised is Recovery.ROLLBACK and not applied:
         return Recovery.SKIP_BATCH
@@ -35,10 +36,10 @@ def carried_out(advised: Recovery, *, applied: bool, finite: bool, free: bool) -
 
 
 class Backoff:
-    """A shorter horizon and a higher threshold than configured. It wears off: a healthy cycle gives half of it back.
+    """A shorter horizon and a higher threshold than configured. Each healthy cycle undoes half of the change.
 
     Args:
-        gated: whether a threshold decides. If not, what would raise it shortens the horizon.
+        gated: whether a confidence threshold decides. If not, RAISE_THRESHOLD shortens the horizon instead.
     """
 
     def __init__(self, *, gated: bool = True) -> None:
@@ -53,11 +54,11 @@ class Backoff:
             self.ratio = max(_LEAST_RATIO, self.ratio / 2.0)
 
     def threshold(self, configured: float) -> float:
-        """The confidence that is asked for now. Never above 1, which perfect agreement still reaches."""
+        """The confidence required now. It is at most 1, which perfect agreement still reaches."""
         return min(1.0, configured + self.raised)
 
     def relax(self) -> None:
-        """A cycle went well."""
+        """Undo half of the change after a healthy cycle."""
         self.ratio = min(1.0, self.ratio * 2.0)
         self.raised = self.raised / 2.0 if self.raised > 0.01 else 0.0
 

@@ -1,7 +1,7 @@
-"""What the divergence monitor measures: each signal turns numbers of real steps into `Alarm`s. Pure Python, no torch.
+"""The divergence monitor's signals. Each turns numbers of real steps into `Alarm`s. Pure Python, without torch.
 
-Every threshold is relative to the run itself (its own noise, its own gradients, what it has learned so far), so that
-one setting serves a byte model and a 1.5B one. Thresholds were set on recorded training and on heavy-tailed noise: see
+Every threshold is relative to the run itself (its noise, its gradients, its progress so far), so that the same
+settings work for a byte model and a 1.5B one. The thresholds were set on recorded runs and on heavy-tailed noise: see
 ``tests/unit/test_divergence.py``.
 """
 
@@ -19,7 +19,7 @@ __all__ = ["Alarm", "GradientSignal", "Level", "LossSignal", "OscillationSignal"
 
 
 class Level(StrEnum):
-    """How a run stands. Caution is noise worth a look, Warning needs an action, Critical threatens the run."""
+    """The state of a run. Caution is unusual noise, Warning needs an action, Critical threatens the run."""
 
     NORMAL = "normal"
     CAUTION = "caution"
@@ -37,7 +37,7 @@ _RANKS = {level: rank for rank, level in enumerate(Level)}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Alarm:
-    """One signal that is out of its usual range. ``single`` marks one bad step, as against a lasting state."""
+    """One signal that is out of its usual range. ``single`` marks one bad step rather than a lasting state."""
 
     level: Level
     cause: str
@@ -46,13 +46,14 @@ class Alarm:
 
 
 class LossSignal:
-    """The loss against its own trend (z-score), a rise that lasts, and a run that gives back what it had learned.
+    """Checks the loss for values above its trend (z-score), lasting rises, and loss of earlier progress.
 
     - z above ``sigma``: Caution; 5 of the last 6 steps: Warning, a blow-up.
-    - After a prediction: the first step above 3.2 ``sigma`` and above 3 times the largest spike this run shows by
-      itself, or the first three steps all above ``sigma``: Warning, the jump overshot.
-    - The median of the last 9 losses above the best level by a quarter of all that was learned since the start, and by
-      four standard deviations: Warning. As far above the start itself (a quarter of it): Critical.
+    - After a prediction: z of the first step above 3.2 ``sigma`` and above 3 times the largest spike of this run
+      without a prediction, or z of the first three steps all above ``sigma``: Warning, the jump overshot.
+    - The median of the last 9 losses is above the best level by a quarter of the progress since the start plus four
+      standard deviations: Warning. It is above the starting loss by a quarter of that loss plus four standard
+      deviations: Critical.
     """
 
     def __init__(self, sigma: float) -> None:
@@ -60,13 +61,13 @@ class LossSignal:
         self.trend = Trend(floor_share=0.01)
         self.high: deque[bool] = deque(maxlen=6)
         self.recent: deque[float] = deque(maxlen=9)
-        self.spike = 4.0  # the largest z without a prediction, fading over about 1000 steps
+        self.spike = 4.0  # the largest z without a prediction; decays over about 1000 steps
         self.overshot = 0  # steps since the last prediction, while all of them were above sigma
-        self.start = 0.0  # largest of the first five losses, those of a run that blows up at once left out
+        self.start = 0.0  # largest of the first five losses, without values 4 times above it
         self.best = math.inf
 
     def observe(self, loss: float, *, after_prediction: bool) -> tuple[float, list[Alarm]]:
-        """The z-score of a finite ``loss`` and what is wrong with it."""
+        """Return the z-score of a finite ``loss`` and its alarms."""
         trend = self.trend
         z = trend.observe(loss)
         if trend.count == 1:
@@ -99,7 +100,7 @@ class LossSignal:
             return
         now, noise = sorted(self.recent)[4], 4.0 * self.trend.sigma
         span = max(self.start - self.best, 0.25 * abs(self.start))
-        scale = max(span, abs(self.start))  # a run that blew up from its first steps has no noise level to trust
+        scale = max(span, abs(self.start))  # no noise estimate if the run blew up at its start
         if now > self.start + 0.25 * scale + min(noise, scale):
             reason = f"loss {now:.4g} is far above the {self.start:.4g} the run began with"
             yield Alarm(level=Level.CRITICAL, cause="loss", reason=reason)
@@ -108,7 +109,7 @@ class LossSignal:
             yield Alarm(level=Level.WARNING, cause="loss", reason=reason)
 
     def forget_recent(self) -> None:
-        """Judge afresh from here: what led to a recovery must not ask for the next one."""
+        """Clear the recent values, so that the losses that led to a recovery do not trigger another."""
         self.high.clear()
         self.recent.clear()
         self.overshot = 0
@@ -133,11 +134,11 @@ class LossSignal:
 
 
 class GradientSignal:
-    """The gradient norm against its own geometric mean.
+    """Compares the gradient norm with its own geometric mean.
 
-    - Exploding: 3 times the mean and above ``sigma`` on the log scale is Caution, and Warning where 5 of the last 6
-      steps are. 100 times (10 where the loss jumps with it), above 3.2 ``sigma``, is Warning at once; 10,000 times
-      Critical.
+    - Exploding: above 3 times the mean and above ``sigma`` on the log scale is Caution, or Warning if 5 of the last 6
+      steps are. Above 100 times the mean (10 times if the loss jumps too) and above 3.2 ``sigma`` is Warning at once.
+      Above 10,000 times is Critical.
     - Vanishing: below a thousandth of the mean for 5 steps in a row, or a mean below a millionth of its own peak:
       Warning.
     """
@@ -150,7 +151,7 @@ class GradientSignal:
         self.peak = -math.inf  # largest log mean
 
     def observe(self, norm: float, *, loss_jumped: bool) -> Iterator[Alarm]:
-        """What is wrong with a finite gradient norm."""
+        """Yield the alarms of a finite gradient norm."""
         log_norm = math.log(max(norm, 1e-30))
         z = self.trend.observe(log_norm)
         if not self.trend.settled:
@@ -189,12 +190,12 @@ class GradientSignal:
 
 
 class OscillationSignal:
-    """Swings of the loss with a period of 2 or 4 to 32 steps, wider than the run's noise was before.
+    """Detects oscillations of the loss, with a period of 2 or 4 to 32 steps, larger than the run's earlier noise.
 
-    Every 8th step, the last 64 losses about their own straight line: if the signs half a period apart disagree (sign
-    correlation below -0.5 at some lag), and the mean absolute residual is above 1.3 times its usual size, that is
-    Caution, above twice Warning. Swings that were there from the start (few batches in a fixed order) are the usual
-    size.
+    Every 8th step it fits a straight line to the last 64 losses. The loss oscillates if the signs of residuals half a
+    period apart disagree (sign correlation below -0.5 at some lag). It is Caution if the mean absolute residual is then
+    above 1.3 times its usual size, and Warning above twice. Oscillations that exist from the start (few batches in a
+    fixed order) count as the usual size.
     """
 
     WINDOW, EVERY, LAGS = 64, 8, (1, 2, 3, 4, 6, 8, 12, 16)
@@ -202,10 +203,10 @@ class OscillationSignal:
     def __init__(self) -> None:
         self.window: deque[float] = deque(maxlen=self.WINDOW)
         self.count = 0
-        self.usual = 0.0  # mean absolute residual of windows that did not swing; 0: none yet
+        self.usual = 0.0  # mean absolute residual of windows that raised no alarm; 0: none yet
 
     def observe(self, loss: float) -> Iterator[Alarm]:
-        """What is wrong with the last 64 finite losses."""
+        """Yield the alarms of the last 64 finite losses."""
         self.window.append(loss)
         self.count += 1
         if self.count % self.EVERY or len(self.window) < self.WINDOW:
@@ -233,7 +234,7 @@ class OscillationSignal:
 
 
 class PredictionSignal:
-    """The relative error of a cycle's prediction, |actual - predicted| / |actual|. 1 is what predicting nothing has.
+    """Checks the relative error of a cycle's prediction, |actual - predicted| / |actual|; predicting zero has error 1.
 
     Above 2, or above ``sigma`` against its own history: Caution. Above 2 in three cycles in a row, or above 5: Warning.
     """
@@ -244,7 +245,7 @@ class PredictionSignal:
         self.missed = 0
 
     def observe(self, error: float) -> Iterator[Alarm]:
-        """What is wrong with a finite error."""
+        """Yield the alarms of a finite error."""
         z = self.trend.observe(error)
         self.missed = self.missed + 1 if error > 2.0 else 0
         reason = f"prediction error {error:.3g}"

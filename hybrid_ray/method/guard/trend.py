@@ -1,22 +1,22 @@
-"""A running level and noise of a noisy series: what a new value is compared with. Pure Python."""
+"""A running level and noise estimate of a series, for comparison with new values. Pure Python."""
 
 import math
 from typing import Any
 
 __all__ = ["Trend"]
 
-SETTLE = 20  # values before a noise level is trusted
+SETTLE = 20  # values needed before the noise estimate is used
 
 
 class Trend:
     """Exponential averages of a series and of its squared residuals, over about 20 and 100 values.
 
-    The level follows a falling loss closely enough that a fall is not taken for noise. After `SETTLE` values a residual
-    counts with at most three standard deviations: one outlier neither drags the level along nor hides the next one.
+    The level follows a falling loss closely enough that the fall does not count as noise. After `SETTLE` values,
+    residuals are clipped to three standard deviations, so one outlier neither shifts the level nor hides the next one.
 
     Args:
-        floor_share: the standard deviation is taken to be at least this share of the level,
-        floor: and at least this, in the units of the series.
+        floor_share: the standard deviation is at least this share of the level,
+        floor: and at least this value, in the units of the series.
     """
 
     LEVEL_RATE, NOISE_RATE = 0.05, 0.01
@@ -38,7 +38,7 @@ class Trend:
         return max(math.sqrt(self.variance), self.floor_share * abs(self.level), self.floor)
 
     def observe(self, value: float) -> float:
-        """The residual of ``value`` in standard deviations (0 until settled); then learn from it."""
+        """Return the residual of ``value`` in standard deviations (0 until settled), then update the averages."""
         if self.count == 0:
             self.level = value
         residual = value - self.level
