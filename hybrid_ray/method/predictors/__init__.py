@@ -1,4 +1,4 @@
-"""Predictors: what moves the weights on a step without a gradient. One idea a file, behind one protocol (base.py)."""
+"""Predictors move the weights on steps without a gradient. One file per predictor; base.py defines the interface."""
 
 import json
 from collections.abc import Sequence
@@ -57,10 +57,10 @@ def build_predictor(
     total_steps: int | None = None,
     seed: int = 0,
 ) -> Predictor | None:
-    """The predictor that ``config.predictor`` says; None for ``none``.
+    """The predictor that ``config.predictor`` names; None for ``none``.
 
     Raises:
-        ConfigError: if it can't work with this optimizer, or is a class of the user's that is wrong.
+        ConfigError: the predictor can't work with this optimizer, or the user's class is invalid.
     """
     name = config.predictor.name
     if name == "none":
@@ -77,10 +77,10 @@ def load_predictor(config: PredictorConfig, folders: Sequence[str | Path] = ()) 
     """The class of a predictor, and its options.
 
     Args:
-        folders: where a user's module is looked for before the working directory.
+        folders: searched for a user's module before the working directory.
 
     Raises:
-        ConfigError: all that is wrong with a user's class or its options.
+        ConfigError: lists all problems of a user's class or of its options.
     """
     setting, name = "hybrid.predictor", config.name
     if name in _KINDS:

@@ -1,4 +1,4 @@
-"""What every predictor does. One file a predictor; ``tests/unit/reference_predictors.py`` has the slow twins."""
+"""The base class of predictors. ``tests/unit/reference_predictors.py`` has a slow reference of each predictor."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -19,27 +19,28 @@ Number: TypeAlias = int | float | bool
 
 
 class Predictor(ABC):
-    """Turns what real steps did to the weights into one displacement D, and applies it in parts.
+    """Computes one displacement D of the weights from the effect of real steps, and applies it in parts.
 
-    The real steps of a run fall into *windows*: stretches without a predicted step between. The trainer calls
-    `open_window` before the first and `close_window` after the last real step of each; inside, nothing is done at all.
-    `plan` fixes D for a horizon of H steps, `step` adds D/H to the weights, `withdraw` takes back what was added.
+    The real steps of a run are grouped in *windows*: consecutive real steps without a predicted step between them. The
+    trainer calls `open_window` before the first and `close_window` after the last real step of each window; between
+    them the predictor does no work, unless it takes gradients (`observe`). `plan` fixes D for a horizon of H steps,
+    `step` adds D/H to the weights, and `withdraw` subtracts what was added.
 
-    A subclass writes `write_direction`, and what it needs of the rest:
+    A subclass must define `write_direction`, and may define:
 
     - ``Options``: a frozen dataclass with a default for each option of ``hybrid.predictor``; read as ``self.options``.
-    - `prepare`: makes buffers (`add_buffers`). Nothing else about the model's size may be kept between steps.
-    - `initial_numbers`: its counters and sums, which become attributes. Buffers and these numbers are its whole state:
-      `reset` sets them back, checkpoints hold them.
-    - `open_window`, `close_window`, `observe`: what it learns from real steps.
+    - `prepare`: allocates buffers (`add_buffers`). Nothing else of the model's size may be kept between steps.
+    - `initial_numbers`: its counters and sums, which become attributes. The buffers and these numbers are its whole
+      state: `reset` restores their first values, and checkpoints contain them.
+    - `open_window`, `close_window`, `observe`: update the state from real steps.
 
     Args:
         weights: the parameters.
-        optimizer: theirs, at whose state a predictor may look.
+        optimizer: the optimizer of these parameters; a predictor may read its state.
         config: the settings of the method.
         options: an instance of ``Options``.
         total_steps: nominal steps of the run, if they are known.
-        seed: of what is drawn: noise, rounding.
+        seed: of random numbers (noise, stochastic rounding).
     """
 
     Options: ClassVar[type] = NoOptions
@@ -60,53 +61,53 @@ class Predictor(ABC):
         self.options = options
         self.total_steps = total_steps
         self.seed = seed
-        self.horizon = 1  # of the displacement planned last
-        self.applied = 0  # how many of its parts the weights have now
+        self.horizon = 1  # of the last planned displacement
+        self.applied = 0  # number of its H parts that are now in the weights
         self.window_open = False
         self._all_buffers: dict[str, Buffers] = {}
         self.direction = self.add_buffers("direction") if self.moves else None
         self.prepare()
         self._set_numbers(self.initial_numbers())
 
-    moves = True  # False: D is always zero and needs no buffer
-    needs_total_steps = False  # whether it must know the length of the run
+    moves = True  # False if D is always zero and needs no buffer
+    needs_total_steps = False  # whether the length of the run must be known
 
-    takes_gradients = False  # whether `observe` is to be called
-    # Whether D/H foretells what a real step will do. If not, the horizon does not set the length of D, and how far real
-    # steps then differ from it is no error.
+    takes_gradients = False  # whether the trainer must call `observe`
+    # Whether D/H is a forecast of a real step. If not, the length of D does not depend on the horizon, and a
+    # difference between D/H and later real steps is not a prediction error.
     forecasts = True
 
     def prepare(self) -> None:  # noqa: B027 - a predictor may need nothing
-        """Make buffers. Raise `ConfigError` where the optimizer or the options can't work."""
+        """Allocate buffers. Raise `ConfigError` if the optimizer or the options can't be used."""
 
     def initial_numbers(self) -> dict[str, Number | list[Number]]:
-        """Names and first values of the numbers, or lists of numbers, that are state."""
+        """Names and first values of the numbers, or lists of numbers, that belong to the state."""
         return {}
 
     def add_buffers(self, name: str) -> Buffers:
-        """One number a coordinate of the model, zero at first, where and in the type that the job asks for."""
+        """Allocate one number per coordinate of the model, initially zero, with the job's buffer device and dtype."""
         config, seed = self.config, self.seed + len(self._all_buffers)
         made = Buffers(self.weights, dtype=config.buffer_dtype, device=config.buffer_device, seed=seed)
         self._all_buffers[name] = made
         return made
 
     def open_window(self) -> None:
-        """Real steps begin."""
+        """Called before the first real step of a window."""
         self.window_open = True
 
     def close_window(self, steps: int) -> None:
-        """``steps`` real steps (>= 0) were done since the window opened."""
+        """Called after the last real step of a window, which had ``steps`` (>= 0) real steps."""
         self.window_open = False
 
     def observe(  # noqa: B027 - most have no use for it
         self, gradients: Sequence[torch.Tensor | None], *, rates: Sequence[float], progress: float
     ) -> None:
-        """A real step is about to be applied. Called only where ``takes_gradients``.
+        """Called just before a real step is applied, but only if ``takes_gradients`` is True.
 
         Args:
-            gradients: this rank's part, one a parameter, as the optimizer gets them; None where there is none.
-            rates: the learning rate of the step, one a parameter group.
-            progress: the share of the run that is done with this step, in [0, 1]; 0 if its length is not known.
+            gradients: this rank's part, one per parameter, as the optimizer gets them; None if there is none.
+            rates: the learning rate of the step, one per parameter group.
+            progress: the share of the run that is done after this step, in [0, 1]; 0 if its length is not known.
         """
 
     @abstractmethod
@@ -114,22 +115,22 @@ class Predictor(ABC):
         """Write D. See `plan`."""
 
     def plan(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
-        """Fix D. The one before can't be withdrawn any more.
+        """Compute D. The previous D can't be withdrawn any more.
 
-        Called again before anything else happens if the learning rate was changed: with other factors alone, the same D
-        must come out but for them.
+        If the learning rate changes, this is called again before anything else happens: with only the factors changed,
+        D must be the same except for the factors.
 
         Args:
             horizon: steps over which D is applied.
-            factors: one a parameter group: how much of its D (the coupling to the learning rate, corrections).
-            norms: one a parameter group: the length D is to have, for controls that replay a run.
+            factors: one per parameter group: D is multiplied by it (coupling to the learning rate, corrections).
+            norms: one per parameter group: the required length of D, for controls that replay a run.
         """
         self.horizon, self.applied = horizon, 0
         if self.direction is not None:
             self.write_direction(horizon, [factors[group] for group in self.weights.group_of], norms)
 
     def squares(self) -> torch.Tensor:
-        """|D|^2 of each parameter group: this rank's part of the sum over ranks."""
+        """|D|^2 of each parameter group: this rank's contribution to the sum over ranks."""
         if self.direction is None:
             return torch.zeros(self.weights.groups, device=self.weights.device)
         return torch.stack(self.weights.by_group(self.direction.squares()))
@@ -141,13 +142,13 @@ class Predictor(ABC):
         self.applied += 1
 
     def withdraw(self) -> None:
-        """Take back all predicted steps since `plan`, in place; the real steps between stay."""
+        """Undo all predicted steps since `plan`, in place; real steps made between them stay."""
         if self.direction is not None and self.applied:
             self.direction.add_to(self.weights.local(), -self.applied / self.horizon)
         self.applied = 0
 
     def reset(self) -> None:
-        """Forget all windows. Buffers stay where they are. The window must be closed."""
+        """Restore the initial state, without new allocations. No window may be open."""
         for buffers in self._all_buffers.values():
             buffers.zero_()
         self.horizon, self.applied, self.window_open = 1, 0, False
@@ -155,17 +156,17 @@ class Predictor(ABC):
 
     @property
     def fraction(self) -> float:
-        """How much of D the weights have now."""
+        """The share of D that is now in the weights."""
         return self.applied / self.horizon
 
     @property
     def bytes_per_parameter(self) -> float:
-        """Extra bytes a parameter on the model's device. Buffers on the host count nothing."""
+        """Extra bytes per parameter on the model's device, without buffers on the host."""
         return self._bytes_on(self.weights.device)
 
     @property
     def host_bytes_per_parameter(self) -> float:
-        """Extra bytes a parameter in host memory, if buffers were asked to live there."""
+        """Extra bytes per parameter in host memory; 0 unless ``buffer_device`` is ``host``."""
         return self._bytes_on(None)
 
     def _bytes_on(self, device: torch.device | None) -> float:

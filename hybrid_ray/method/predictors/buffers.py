@@ -1,4 +1,4 @@
-"""One number a coordinate of the model, kept between steps: allocated once, updated in place."""
+"""Buffers with one number per coordinate of the model, kept between steps: allocated once, updated in place."""
 
 from collections.abc import Sequence
 
@@ -12,20 +12,20 @@ __all__ = ["Buffers"]
 
 
 class Buffers:
-    """One tensor a parameter, shaped like it, zero at first. 4 bytes a coordinate in fp32.
+    """One tensor per parameter, of the same shape, initially zero. 4 bytes per coordinate in fp32.
 
-    In bf16 (2 bytes) only tensors with two dimensions or more are narrow; biases and norms stay fp32. Results are
+    With bf16 (2 bytes), only tensors with two or more dimensions are bf16; biases and norms stay fp32. Results are
     rounded *stochastically*, so the error of a sum of windows is unbiased, but it is not small: opening a window writes
-    the weights themselves, which bf16 holds to 0.4 %, and that error, about |w|/500 a coordinate, enters the
-    displacement. A long average shrinks it; a short one (``time_constant`` below some tens of steps) at a small
-    learning rate drowns in it.
+    the weights themselves, whose relative precision in bf16 is 0.4 %, and this error, about |w|/500 per coordinate,
+    enters the displacement. A long average reduces it. With a short average (``time_constant`` below some tens of
+    steps) and a small learning rate, the error exceeds the signal.
 
-    On the host the tensors are streamed through the model's device, in their own type: a transfer to it for every use,
-    and one back, which is waited for, if they change. For a GPU they are pinned, and PyTorch rounds each of them up to
-    a power of two. Temporaries of both kinds are of at most ``optim.local.PIECE`` numbers.
+    Buffers on the host are streamed through the model's device in their own dtype: each use copies them to the device,
+    and each change copies them back, which blocks. For a GPU they are pinned, and PyTorch rounds the size of each
+    tensor up to a power of two. With bf16 or on the host, temporaries have at most ``optim.local.PIECE`` elements.
 
-    Weights in bf16 are read exactly and moved with the same rounding. So a displacement holds all of theirs: what
-    several real steps left on them by chance is in it, and is as unbiased as they are.
+    Weights in bf16 are read exactly and updated with the same stochastic rounding. A displacement therefore includes
+    the rounding noise of the real steps in its window, which is unbiased.
     """
 
     def __init__(self, weights: Weights, *, dtype: str = "float32", device: str = "model", seed: int = 0) -> None:
@@ -66,7 +66,7 @@ class Buffers:
                 self._store(mine, self._load(mine).mul_(decay).add_(theirs.to(self._device), alpha=factor))
 
     def average_(self, others: Sequence[torch.Tensor | None], share: float) -> None:
-        """self = self + share x (others - self). Where there is no other, nothing changes."""
+        """self = self + share x (others - self). A tensor whose other is None does not change."""
         pairs = [(mine, theirs) for mine, theirs in zip(self.tensors, others, strict=True) if theirs is not None]
         if self._direct and not any(is_narrow(theirs) for _, theirs in pairs):
             torch._foreach_lerp_([mine for mine, _ in pairs], [theirs for _, theirs in pairs], share)
@@ -77,7 +77,7 @@ class Buffers:
                 self._store(mine, self._load(mine).lerp_(theirs.to(self._device).float(), share))
 
     def assign_(self, others: Sequence[torch.Tensor], factors: Sequence[float]) -> None:
-        """self = factor x others, with one factor a parameter."""
+        """self = factor x others, with one factor per parameter."""
         if self._direct:
             torch._foreach_copy_(self.tensors, list(others))
             torch._foreach_mul_(self.tensors, list(factors))
@@ -88,7 +88,7 @@ class Buffers:
                 self._store(mine, self._load(theirs).mul_(factor))
 
     def multiply_(self, factors: Sequence[float]) -> None:
-        """self = factor x self, with one factor a parameter."""
+        """self = factor x self, with one factor per parameter."""
         if self._direct:
             torch._foreach_mul_(self.tensors, list(factors))
             return
@@ -98,7 +98,7 @@ class Buffers:
                 self._store(mine, self._load(mine).mul_(factor))
 
     def put(self, number: int, value: torch.Tensor | None) -> None:
-        """Write the tensor of one parameter, from fp32, which may be overwritten; None writes zeros."""
+        """Write the tensor of one parameter from an fp32 ``value``, which may be overwritten; None writes zeros."""
         if value is None:
             self.tensors[number].zero_()
         else:
@@ -106,9 +106,10 @@ class Buffers:
             self._store(self.tensors[number], value.to(self._device))
 
     def add_to(self, targets: Sequence[torch.Tensor], fraction: float) -> None:
-        """targets = targets + fraction x self, in one pass. The targets are weights; nothing is allocated for them.
+        """targets = targets + fraction x self, in one pass. The targets are the weights, updated in place.
 
-        Those in bf16 are rounded stochastically: to add and to take back ends within two roundings of the start.
+        Weights in bf16 are rounded stochastically: after adding and subtracting the same value, they differ from the
+        start by at most two rounding errors.
         """
         if self.tensors[0].device == self._device and not any(map(is_narrow, targets)):
             torch._foreach_add_(list(targets), self.tensors, alpha=fraction)
@@ -135,7 +136,7 @@ class Buffers:
         return torch.stack(parts).sum()
 
     def state_dict(self) -> dict[str, object]:
-        """The tensors themselves, not copies, as an optimizer's state has them."""
+        """The tensors themselves, not copies, as in an optimizer's ``state_dict``."""
         return {"tensors": self.tensors, "draws": self._rounding.draws}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
@@ -147,11 +148,11 @@ class Buffers:
         self._rounding.draws = draws
 
     def _load(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A fresh fp32 copy on the model's device. A narrow tensor crosses the bus narrow, and is widened there."""
+        """A new fp32 copy on the model's device. A bf16 tensor is transferred as bf16 and converted there."""
         return tensor.to(self._device, non_blocking=True, copy=not is_narrow(tensor)).float()
 
     def _store(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
-        """Write an fp32 value of the model's device, which is overwritten."""
+        """Write an fp32 value from the model's device into ``tensor``; ``value`` may be overwritten."""
         if is_narrow(tensor):
             self._rounding.write(tensor, value)
         else:

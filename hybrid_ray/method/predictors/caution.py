@@ -1,4 +1,4 @@
-"""Of a step along a slow average, the part that can be believed, coordinate by coordinate."""
+"""Per coordinate, reduce a step along a slow average where the average is unreliable."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,16 +13,16 @@ __all__ = ["restrain_"]
 def restrain_(step: torch.Tensor, state: Mapping[str, Any], *, kind: str, decay: float) -> torch.Tensor:
     """Shrink a step u = q / (sqrt(v) + eps), in place.
 
-    - ``sign``: 0 where the slow average q and the fast one, the optimizer's own, point in different directions
-      (cautious optimizers, arXiv 2411.16085, compare with the gradient). An average that lags behind a swing is not
-      followed.
-    - ``shrink``: times max(0, 1 - 1 / (n u^2)), the James-Stein factor. Of pure noise, an average of n = (1 + rho) /
-      (1 - rho) gradients has n u^2 = 1 on average: such a coordinate says nothing and stays. One whose gradients agree
-      has n times as much.
+    - ``sign``: set u to 0 where the slow average q and the optimizer's own fast average have different signs (cautious
+      optimizers, arXiv 2411.16085, compare with the gradient). So the step ignores q where the gradient has changed
+      sign recently and q still lags behind.
+    - ``shrink``: multiply u by max(0, 1 - 1 / (n u^2)), the James-Stein factor, with n = (1 + rho) / (1 - rho), the
+      effective number of gradients in q. For pure noise the mean of n u^2 is 1, so such a coordinate hardly moves.
+      If all gradients agree, n u^2 is n.
 
     Args:
-        state: of the optimizer.
-        decay: rho.
+        state: the optimizer's state of this parameter.
+        decay: rho, the decay of the slow average.
     """
     if kind == "sign":
         return step.mul_(step * local_part(state["exp_avg"]).to(step.device) > 0.0)

@@ -1,4 +1,4 @@
-"""Controls that move as far as a recorded run, in a direction that knows nothing, or the wrong one."""
+"""Control predictors: as long a displacement as in a recorded run, but in a random or in the opposite direction."""
 
 from collections.abc import Sequence
 
@@ -12,10 +12,11 @@ __all__ = ["RandomDirection", "Reversed"]
 
 
 class RandomDirection(Predictor):
-    """D is Gaussian noise, of the recorded length in each parameter group. One buffer: 4 bytes a parameter in fp32.
+    """D is Gaussian noise with the recorded length in each parameter group. One buffer: 4 bytes per parameter in fp32.
 
-    The noise of a tensor follows from the seed, the number of the plan and the tensor alone: ranks that hold the same
-    numbers draw the same noise, a restored run goes on with its own, and global random state is not touched.
+    The noise of a tensor depends only on the seed, the number of the plan, and the tensor and its shard. So ranks with
+    the same shard draw the same noise, a resumed run draws the same noise as an uninterrupted one, and the global
+    random state is not used.
     """
 
     plans: int
@@ -36,7 +37,7 @@ class RandomDirection(Predictor):
 
 
 class Reversed(EmaNesterov):
-    """D points against EMA-Nesterov's and has the recorded length in each parameter group. 8 bytes a parameter."""
+    """D is opposite to EMA-Nesterov's, with the recorded length in each parameter group. 8 bytes per parameter."""
 
     def write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
         assert norms is not None

@@ -1,9 +1,9 @@
-"""EMA-Nesterov (arXiv 2605.25395): move along a long average of what real steps did; the next gradient is taken there.
+"""EMA-Nesterov (arXiv 2605.25395): move along a long average of real steps, then take the next gradient there.
 
-The average is over windows of real steps, weighted by age: S is the weighted sum of window displacements, Z that of
-their steps, and S/Z the mean displacement of a real step, unbiased from the first window on. Nothing stores a window's
-start: S takes -w when it opens and +w' when it closes, so one buffer is enough and the difference is exact up to
-rounding.
+The average is over windows of real steps, weighted by age: S is the weighted sum of the window displacements, Z the
+weighted sum of their steps, and S/Z the mean displacement of a real step, unbiased from the first window on. The
+weights at a window's start are not stored: -w is added to S when it opens and +w' when it closes. So one buffer is
+enough, and the difference is exact up to rounding.
 """
 
 import math
@@ -16,23 +16,23 @@ from hybrid_ray.method.predictors.base import Number, Predictor
 __all__ = ["EmaNesterov"]
 
 SHARE = 1 / 16
-"""Of the run's real steps: the time constant. 250 of 4,000 did best in trials (docs/findings.md)."""
+"""Time constant as a share of the run's real steps. 250 of 4,000 did best in trials (docs/findings.md)."""
 
 USUAL_RUN = 1600
-"""Real steps of a run whose length is not known: a time constant of 100."""
+"""Real steps assumed for a run of unknown length; its time constant is then 100."""
 
 
 class EmaNesterov(Predictor):
-    """D = H x gain x S/Z. Two buffers: S and D, 8 bytes a parameter in fp32.
+    """D = H x gain x S/Z. Two buffers: S and D, 8 bytes per parameter in fp32.
 
-    A window's weight falls by exp(-n / time_constant) when the next one opens, n being the window's own real steps. The
-    time constant is a share of the run (`SHARE`) unless it is set.
+    When a window opens, all earlier ones are weighted down by exp(-n / time_constant), where n is the number of real
+    steps of the previous window. The time constant is a share of the run (`SHARE`) unless it is set.
     """
 
     Options: ClassVar[type] = EmaNesterovOptions
     options: EmaNesterovOptions
     weight_sum: float  # Z, in real steps
-    last_steps: int  # of the window before
+    last_steps: int  # real steps of the previous window
 
     def prepare(self) -> None:
         run = USUAL_RUN if self.total_steps is None else self.config.real_steps(self.total_steps)

@@ -1,4 +1,4 @@
-"""A least-squares line through the last cycles' ends: classical weight extrapolation."""
+"""Classical weight extrapolation: fit a least-squares line through the ends of the last cycles."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -12,17 +12,17 @@ __all__ = ["LinearFit", "slope_weights"]
 class LinearFit(Predictor):
     """D = H x gain x slope of the line through the last ``fit_windows`` points of the path of real steps.
 
-    The path is that of the real steps alone, so that jumps are not extrapolated in turn; its points are the ends of
-    cycles and time is counted in real steps. Only differences between points enter a slope, so what is kept is the
-    displacement of each of the last ``fit_windows`` - 1 cycles, in a ring, each written in place as in
-    ``ema_nesterov.py``. Those and D: 4 x ``fit_windows`` bytes a parameter in fp32.
+    The path consists of real steps only, so that jumps are not extrapolated in turn; its points are the ends of cycles,
+    and time is counted in real steps. The slope depends only on differences between points, so the buffers are the
+    displacements of the last ``fit_windows`` - 1 cycles, in a ring, each updated in place as in ``ema_nesterov.py``.
+    With D they take 4 x ``fit_windows`` bytes per parameter in fp32.
     """
 
     Options = LinearFitOptions
     options: LinearFitOptions
-    ring_steps: list[int]  # real steps of each displacement; 0: none yet
-    newest: int  # place in the ring of the cycle under way
-    used: bool  # it was planned with: the next window starts another
+    ring_steps: list[int]  # real steps of each displacement; 0 if it is not yet filled
+    newest: int  # index in the ring of the current cycle
+    used: bool  # whether a plan used the newest displacement; if so, the next window starts another
 
     def prepare(self) -> None:
         self.ring = [self.add_buffers(f"displacement{place}") for place in range(self.options.fit_windows - 1)]
@@ -55,7 +55,7 @@ class LinearFit(Predictor):
 
 
 def slope_weights(steps: Sequence[int]) -> list[float]:
-    """Of each displacement between neighbouring points, its weight in the least-squares slope.
+    """The weight of each displacement between adjacent points in the least-squares slope.
 
     With points P_0 = 0 and P_i = P_{i-1} + delta_i at times t_i, the slope is sum_i c_i P_i with
     c_i = (t_i - mean t) / sum_j (t_j - mean t)^2, so delta_j has the weight c_j + c_{j+1} + ...

@@ -1,7 +1,7 @@
-"""Coasting: the optimizer's own momentum, carried on without gradients. An ablation, not a proposal.
+"""Coasting: continue with the optimizer's own momentum, without gradients. An ablation, not a recommended method.
 
-Adam owes every gradient about 1/(1 - beta1) updates; coasting pays them early and predicts nothing. It shows how much
-of a gain is only that.
+Adam spreads the effect of a gradient over about 1/(1 - beta1) later updates; coasting applies these updates early and
+predicts nothing new. It shows which part of a gain has only this cause.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,11 +20,11 @@ __all__ = ["Momentum"]
 class Momentum(Predictor):
     """D = the sum of H updates of Adam, AdamW or SGD with momentum, with a gradient of zero and no weight decay.
 
-    The optimizer's state is read and left as it is. One buffer (D): 4 bytes a parameter in fp32. Before the optimizer's
+    The optimizer's state is read but not changed. One buffer (D): 4 bytes per parameter in fp32. Before the optimizer's
     first step D is zero.
 
     Raises:
-        ConfigError: for another optimizer, or SGD without momentum.
+        ConfigError: the optimizer is another one, or SGD without momentum.
     """
 
     Options = MomentumOptions
@@ -49,7 +49,7 @@ class Momentum(Predictor):
 
 
 def _adam_updates(state: Mapping[str, Any], group: Mapping[str, Any], horizon: int) -> torch.Tensor:
-    """Sum over j = 1..H of -lr m_j / (sqrt(v_j) + eps), m_j and v_j decayed j times and corrected for step t + j."""
+    """Sum over j = 1..H of -lr m_j / (sqrt(v_j) + eps), m_j, v_j decayed j times and bias-corrected for step t + j."""
     beta1, beta2 = map(float, group["betas"])
     rate, step = float(group["lr"]), float(state["step"])
     mean = local_part(state["exp_avg"]).float()
@@ -65,7 +65,7 @@ def _adam_updates(state: Mapping[str, Any], group: Mapping[str, Any], horizon: i
 
 
 def _sgd_updates(state: Mapping[str, Any], group: Mapping[str, Any], horizon: int) -> torch.Tensor | None:
-    """Sum over j = 1..H of -lr mu^j b; with Nesterov momentum, whose update is g + mu b, of -lr mu^(j+1) b."""
+    """Sum over j = 1..H of -lr mu^j b; with Nesterov momentum (update g + mu b) the sum of -lr mu^(j+1) b."""
     if state.get("momentum_buffer") is None:
         return None
     momentum, rate = float(group["momentum"]), float(group["lr"])

@@ -1,7 +1,7 @@
-"""Slow momentum: AdEMAMix (arXiv 2409.03137) cut into jumps.
+"""Slow momentum: AdEMAMix (arXiv 2409.03137) with the slow part applied in jumps.
 
-Every real step adds its gradient to a slow average q. After K real steps the weights take at once the K steps along q
-that AdEMAMix would have taken one by one, and the next gradient is taken there.
+Every real step adds its gradient to a slow average q. After K real steps, one jump applies the K steps along q that
+AdEMAMix would have made one by one, and the next gradient is taken at the new weights.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,31 +22,32 @@ from hybrid_ray.optim.streamed import StreamedAdam, StreamedAdamW, StreamedSGD
 __all__ = ["SlowMomentum"]
 
 Rule = Callable[[torch.Tensor, Mapping[str, Any], Mapping[str, Any]], torch.Tensor]
-"""(q of one parameter, its optimizer state, its parameter group) -> what a step of rate 1 along q is, as a new tensor.
+"""(q of one parameter, its optimizer state, its parameter group) -> the step along q at learning rate 1, a new tensor.
 """
 
 
 class SlowMomentum(Predictor):
-    """D = -lr x (alpha s) x K x q / (sqrt(v / (1 - beta2^t)) + eps), v and t the optimizer's own.
+    """D = -lr x (alpha s) x K x q / (sqrt(v / (1 - beta2^t)) + eps), where v and t are the optimizer's.
 
-    - q <- rho q + (1 - rho) g at every applied real step, g as the optimizer gets it (reduced, clipped). It starts at 0
-      and is not bias-corrected. rho is ``slow_decay(s, beta3)``.
-    - s is the share of the run that is done. lr and s are those of the last real step, not of the moment of planning,
-      when the schedule has moved on. The rate is in D, so ``couple_lr`` has no effect.
-    - K is the number of real steps since the last jump. The horizon only divides D into predicted steps; its length
-      does not depend on it. A jump that the gate refused is not made up for: K is at most the real steps of one cycle.
+    - q <- rho q + (1 - rho) g at every applied real step; g is as the optimizer gets it (reduced, clipped). q starts at
+      0 and is not bias-corrected. rho is ``slow_decay(s, beta3)``.
+    - s is the share of the run that is done. lr and s are those of the last real step, because at planning time the
+      schedule has already advanced. D contains the learning rate, so ``couple_lr`` has no effect.
+    - K is the number of real steps since the last jump. The horizon only divides D into predicted steps; the
+      length of D does not depend on it. A jump that the gate refused does not lengthen the next one: K is at most the
+      number of real steps in one cycle.
     - SGD has no second moment: D = -lr x (alpha s) x K x q.
-    - For Muon's matrices q is orthogonalised as Muon does it, and has the length |q| / |b| of Muon's own step, b being
-      its momentum: as in AdEMAMix the slow part is to the fast one as alpha |q| is to |b|.
-    - D has no weight decay.
+    - For Muon's matrices, q is orthogonalised as in Muon and scaled to |q| / |b| times the length of Muon's own step,
+      where b is Muon's momentum. So, as in AdEMAMix, the ratio of the slow part to the fast part is alpha |q| / |b|.
+    - D contains no weight decay.
 
-    With K = 1 this is AdEMAMix, except that a jump is applied after the real step and not with it.
+    With K = 1 this is AdEMAMix, except that a jump is applied after the real step, not together with it.
 
-    Two buffers: q and D, 8 bytes a parameter in fp32. D is kept, not rebuilt, because q and v may have changed when a
-    prediction is resumed after a micro-correction or taken back.
+    Two buffers: q and D, 8 bytes per parameter in fp32. D is stored, not recomputed, because q and v may have changed
+    when a prediction is resumed after a micro-correction or withdrawn.
 
     Raises:
-        ConfigError: for an optimizer that has no rule here.
+        ConfigError: the optimizer is not supported.
     """
 
     takes_gradients = True
@@ -84,7 +85,7 @@ class SlowMomentum(Predictor):
         self.rates = list(rates)
 
     def step(self) -> None:
-        if not self.applied:  # a jump begins; the micro-corrections in it count towards the next
+        if not self.applied:  # a jump begins; micro-corrections during it count towards the next one
             self.since = 0
         super().step()
 
@@ -107,7 +108,7 @@ class SlowMomentum(Predictor):
             self.direction.put(number, step.mul_(sizes[number]))
 
     def _write_in_place(self, sizes: Sequence[float]) -> None:
-        """`_over_second_moment` for a whole group at a time, in the buffer itself: no temporary, few kernels."""
+        """`_over_second_moment` for a whole parameter group, computed in the buffer: no temporary, few kernels."""
         assert self.direction is not None
         for place, group in enumerate(self.optimizer.param_groups):
             numbers = [number for number, other in enumerate(self.weights.group_of) if other == place]
@@ -134,7 +135,8 @@ class SlowMomentum(Predictor):
 def _rule(optimizer: torch.optim.Optimizer) -> Rule:
     """How this optimizer turns an average of gradients into a step.
 
-    The class itself counts, not what it derives from: a subclass may do more (AdamWPrune would have its zeros moved).
+    The exact class decides, not its base classes, because a subclass may do more: for example, a jump would move the
+    weights that AdamWPrune keeps at zero.
     """
     kind = type(optimizer)
     if kind in (torch.optim.Adam, torch.optim.AdamW, StreamedAdam, StreamedAdamW, AdamWSPAM, AdEMAMix):
@@ -150,18 +152,18 @@ def _rule(optimizer: torch.optim.Optimizer) -> Rule:
 
 
 def _over_second_moment(average: torch.Tensor, state: Mapping[str, Any], group: Mapping[str, Any]) -> torch.Tensor:
-    """q / (sqrt(v / (1 - beta2^t)) + eps). Before the optimizer's first step, zero."""
+    """q / (sqrt(v / (1 - beta2^t)) + eps). Zero before the optimizer's first step."""
     if not state:
         return torch.zeros_like(average, dtype=torch.float32)
     square = local_part(state["max_exp_avg_sq"] if group["amsgrad"] else state["exp_avg_sq"])
-    correction = 1.0 - float(group["betas"][1]) ** state["step"]  # a tensor: no wait for the device
+    correction = 1.0 - float(group["betas"][1]) ** state["step"]  # a tensor, so there is no wait for the device
     root = (square.to(average.device).float() / correction).sqrt_().add_(float(group["eps"]))
     step = torch.div(average, root, out=root)
     return step.neg_() if group["maximize"] else step
 
 
 def _of_muon(average: torch.Tensor, state: Mapping[str, Any], group: Mapping[str, Any]) -> torch.Tensor:
-    """Orthogonalised, as long beside Muon's own step as q is beside its momentum; AdamW's rule for the rest."""
+    """q orthogonalised and scaled to |q| / |b| times Muon's own step; AdamW's rule for the other parameters."""
     if not group["muon"]:
         return _over_second_moment(average, state, group)
     if not state:

@@ -1,4 +1,4 @@
-"""SNOO (arXiv 2510.15830): an outer Nesterov step on what each cycle's real steps did; DiLoCo with one worker."""
+"""SNOO (arXiv 2510.15830): an outer Nesterov step on the displacement of each cycle; DiLoCo with one worker."""
 
 from collections.abc import Sequence
 
@@ -11,14 +11,13 @@ __all__ = ["Snoo"]
 class Snoo(Predictor):
     """b <- mu b + delta; D = eta (mu b + delta) - delta, with delta the displacement since the last `plan`.
 
-    The weights then are where the outer optimizer puts them: delta taken back, eta (mu b + delta) put in its place. D
-    does not depend on the horizon. Its steady-state gain is eta / (1 - mu). Three buffers (delta, b, D): 12 bytes a
-    parameter in fp32.
+    With D the weights are where the outer optimizer puts them: eta (mu b + delta) replaces delta. D does not depend on
+    the horizon. Its steady-state gain is eta / (1 - mu). Three buffers (delta, b, D): 12 bytes per parameter in fp32.
     """
 
     Options = SnooOptions
     options: SnooOptions
-    used: bool  # the displacement was planned with: the next window starts a new one
+    used: bool  # whether a plan used the displacement; if so, the next window starts a new one
 
     def prepare(self) -> None:
         self.displacement = self.add_buffers("displacement")

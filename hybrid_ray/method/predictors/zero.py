@@ -1,4 +1,4 @@
-"""The placebo: predicted steps leave the weights alone. Whatever it "gains" is what skipping gradients gains."""
+"""The placebo: predicted steps do not change the weights. Any "gain" of it comes from skipped gradients alone."""
 
 from collections.abc import Sequence
 
