@@ -1,6 +1,6 @@
-"""Search spaces and presets: plain Python, one file a purpose. A job names one with ``search.space``.
+"""Search spaces and presets in plain Python, one file per purpose. A job selects one with ``search.space``.
 
 three_knobs        threshold, horizon, interval: the default
 phase_ratios       warmup, full, predict and correct steps
-gain_memory_cycle  how far a predicted step goes, what it remembers, how long a cycle is
+gain_memory_cycle  gain of a predicted step, memory of its average, length of a cycle
 """

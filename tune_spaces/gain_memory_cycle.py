@@ -1,7 +1,7 @@
-"""How far a predicted step goes, how long the average behind it remembers, and how long a cycle is.
+"""Search space: gain of a predicted step, memory of the average it follows, and length of a cycle.
 
-For the predictors that move along an average of past steps: ``ema_nesterov`` (``gain``, ``time_constant``) and
-``slow_momentum`` (``alpha``, ``beta3``). Threshold, interval and corrections are the job's own.
+For the predictors that move along an average of past steps or gradients: ``ema_nesterov`` (``gain``,
+``time_constant``) and ``slow_momentum`` (``alpha``, ``beta3``). Threshold, interval and correct steps are the job's.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ _DECAYS = (0.9, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995)  # memories of 10 to 2,
 
 
 def space(trial: "optuna.Trial", job: JobConfig) -> dict[str, Any]:
-    """Gain and memory of the job's predictor, full steps and horizon. Both ends of a cycle grow with the run."""
+    """Gain and memory of the job's predictor, full steps and horizon. The last two ranges grow with the run."""
     return {
         **_gain_and_memory(trial, job),
         "full_steps": trial.suggest_int("full_steps", 1, _longest_full(job), log=True),
@@ -28,7 +28,7 @@ def space(trial: "optuna.Trial", job: JobConfig) -> dict[str, Any]:
 
 
 def presets(job: JobConfig) -> dict[str, dict[str, Any]]:
-    """Two gains and two memories around the usual ones, each with a short and a long cycle."""
+    """A weak and a strong setting of gain and memory, each with short and with long cycles."""
     weak, strong = (
         ({"predictor.alpha": 4.0, "predictor.beta3": 0.99}, {"predictor.alpha": 8.0, "predictor.beta3": 0.998})
         if job.hybrid.predictor.name == "slow_momentum"
@@ -68,7 +68,7 @@ def _gain_and_memory(trial: "optuna.Trial", job: JobConfig) -> dict[str, Any]:
 
 
 def _longest_memory(job: JobConfig) -> float:
-    """Real steps: half the run."""
+    """Upper end of the memory in real steps: half the run."""
     return max(20.0, job.train.steps / 2)
 
 

@@ -1,8 +1,8 @@
-"""The shares of a run's phases: warmup, full, predict, correct. Threshold and correction interval are the job's own.
+"""Search space: the steps of warmup, full, predict and correct. Threshold and correction interval are the job's.
 
-Which shares are best is what the published GPT-2 run of 50 steps left open: it spent 10 % in warmup, 20 % in full, 40 %
-in predict and 30 % in correct steps (docs/method.md, section 2). Early stopping waits for the longest warmup of the
-space, so that a trial is not judged before it could predict.
+The published GPT-2 run of 50 steps spent 10 % in warmup, 20 % in full, 40 % in predict and 30 % in correct steps
+(docs/method.md, section 2), but it did not compare other shares. Early stopping waits for the longest warmup of the
+space, so that no trial is judged before it could predict.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 __all__ = ["presets", "space"]
 
-_LONGEST_WARMUP = 0.25  # of the run
+_LONGEST_WARMUP = 0.25  # share of the run
 _LONGEST_FULL = 0.05
 _LONGEST_CORRECT = 0.05
 
 
 def space(trial: "optuna.Trial", job: JobConfig) -> dict[str, Any]:
-    """Steps of each phase. The ranges grow with the run; all but corrections are searched in logarithms."""
+    """Steps of each phase. The ranges grow with the run; all except the correct steps are searched on a log scale."""
     longest = _longest(job)
     return {
         "warmup_steps": trial.suggest_int("warmup_steps", 1, longest["warmup_steps"], log=True),
@@ -32,7 +32,7 @@ def space(trial: "optuna.Trial", job: JobConfig) -> dict[str, Any]:
 
 
 def presets(job: JobConfig) -> dict[str, dict[str, Any]]:
-    """The published shares, the same without corrections, and the settings planned for 1,000 steps."""
+    """The published shares, the same without correct steps, and the settings planned for 1,000 steps."""
     steps = job.train.steps
     return {
         "published": _inside(job, warmup=0.1 * steps, full=0.008 * steps, predict=0.016 * steps, correct=0.012 * steps),
@@ -52,7 +52,7 @@ def _longest(job: JobConfig) -> dict[str, int]:
 
 
 def _inside(job: JobConfig, *, warmup: float, full: float, predict: float, correct: float) -> dict[str, Any]:
-    """Whole steps inside the ranges."""
+    """Round to whole steps and limit them to the ranges."""
     longest = _longest(job)
     wanted = {"warmup_steps": warmup, "full_steps": full, "prediction_horizon": predict}
     steps = {name: min(longest[name], max(1, round(value))) for name, value in wanted.items()}

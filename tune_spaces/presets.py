@@ -1,9 +1,9 @@
-"""Settings of the three knobs that are worth a trial before any search, scaled to the run's length.
+"""Settings of the three knobs to try before the search starts, scaled to the run's length.
 
-The first three are those of the Rust trainer this project came from (docs/method.md, section 2). They were written for
-runs of 50 and 1,000 steps, so horizon and interval are taken as a share of the run. ``short_cycles`` is what paid where
-anything did (section 3).
-Warmup, full and correct steps are the job's own: only the knobs that are searched may differ between trials.
+The first three are from the Rust trainer that this project is based on (docs/method.md, section 2). They were written
+for runs of 50 and 1,000 steps, so horizon and interval are stored as shares of the run. ``short_cycles`` did best in
+the experiments that showed a gain (section 3). Warmup, full and correct steps are the job's: only the searched knobs
+may differ between trials.
 """
 
 from typing import Any
@@ -14,12 +14,12 @@ __all__ = ["aggressive", "conservative", "largest_horizon", "largest_interval", 
 
 
 def largest_horizon(job: JobConfig) -> int:
-    """Upper end of the horizon's range: a tenth of the run (that of ``quick``), and room for short runs too."""
+    """Upper end of the horizon's range: a tenth of the run (as in ``quick``), but at least 8."""
     return max(8, round(job.train.steps * 0.1))
 
 
 def largest_interval(job: JobConfig) -> int:
-    """Upper end of the interval's range: a little above that of ``conservative``, the largest of the presets."""
+    """Upper end of the interval's range: a little above the largest preset (``conservative``), but at least 4."""
     return max(4, round(job.train.steps * 0.02))
 
 
@@ -41,14 +41,14 @@ def aggressive(job: JobConfig) -> dict[str, Any]:
 def short_cycles(job: JobConfig) -> dict[str, Any]:
     """Three predicted steps for every five real ones, no micro-corrections, always predict: many small jumps.
 
-    Not scaled to the run: what counts is how far a jump goes beside the real steps before it.
+    Not scaled to the run: what matters is the length of a jump relative to the real steps before it.
     """
     horizon = min(largest_horizon(job), max(1, round(0.6 * job.hybrid.full_steps)))
     return {"confidence_threshold": 0.0, "prediction_horizon": horizon, "correction_interval": 0}
 
 
 def _knobs(job: JobConfig, *, confidence: float, horizon: float, interval: float) -> dict[str, Any]:
-    """Horizon and interval from shares of the run, at least one step where the share is not zero."""
+    """Convert shares of the run to steps: at least one step, unless the share is zero."""
     steps = job.train.steps
     return {
         "confidence_threshold": confidence,

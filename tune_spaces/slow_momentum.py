@@ -1,8 +1,9 @@
-"""What predictor slow_momentum is sensitive to: its learning rate and the weight of its slow average.
+"""Search space for predictor slow_momentum: the learning rate and the weight of the slow average.
 
-Its jumps are stable up to a rate below the one that suits plain training (docs/method.md, section 3), so the rate is
-searched as a factor of ``train.learning_rate``. Baseline, frontier and controls keep that rate, which was tuned for
-them. Horizon and threshold are no knobs here: the one only divides a jump into steps, the other decides nothing.
+Its jumps are stable only below the learning rate that suits plain training (docs/method.md, section 3), so the rate is
+searched as a factor of ``train.learning_rate``. Baseline, frontier and controls keep ``train.learning_rate``, which was
+tuned for them. Horizon and threshold are not searched: the horizon only divides a jump into steps, and the threshold
+has no effect.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ __all__ = ["presets", "space"]
 
 
 def space(trial: "optuna.Trial", job: JobConfig) -> dict[str, Any]:
-    """Settings of one trial. Both matter in ratios, so both are searched in logarithms."""
+    """Settings of one trial. Ratios matter for both, so both are searched on a log scale."""
     return {
         "lr_factor": trial.suggest_float("lr_factor", 0.3, 1.0, log=True),
         "predictor.alpha": trial.suggest_float("predictor.alpha", 4.0, 12.0, log=True),
@@ -24,7 +25,7 @@ def space(trial: "optuna.Trial", job: JobConfig) -> dict[str, Any]:
 
 
 def presets(job: JobConfig) -> dict[str, dict[str, Any]]:
-    """Half the rate did best in runs of several thousand steps; at the full one a smaller weight may be stable."""
+    """Half the rate did best in runs of several thousand steps; at the full rate a smaller weight may be stable."""
     return {
         "half_rate": {"lr_factor": 0.5, "predictor.alpha": 8.0},
         "full_rate": {"lr_factor": 1.0, "predictor.alpha": 4.0},

@@ -1,9 +1,9 @@
-"""The three knobs of the method: confidence threshold, prediction horizon, correction interval.
+"""Search space: the three knobs of the method (confidence threshold, prediction horizon, correction interval).
 
-A space is one function that asks an Optuna trial for settings of `HybridConfig` (define by run), and names the
-assignments to try first. To search more, copy this file, ask for more fields of `HybridConfig` (say
+A search space is a function that asks an Optuna trial for settings of `HybridConfig` (define-by-run); ``presets`` names
+the settings to try first. To search more, copy this file, ask for more fields of `HybridConfig` (say
 ``full_steps = trial.suggest_int("full_steps", 1, 20)``), return them too, give the presets a value for each, and name
-the function in the job: ``search.space: my_file:space``. The file lies next to the job or in the working directory.
+the function in the job: ``search.space: my_file:space``. The file must be next to the job or in the working directory.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,12 @@ __all__ = ["presets", "space"]
 
 
 def space(trial: "optuna.Trial", job: JobConfig) -> dict[str, Any]:
-    """Settings of one trial. The ranges grow with the run, so that every preset lies inside them.
+    """Settings of one trial. The ranges grow with the run, so that they contain every preset.
 
     The threshold starts at 0 (predict in every cycle) and ends at 0.6, above which short runs never predict. It is
-    asked only where it decides anything (``hybrid.gate: confidence``): else many settings would be the same run. The
-    horizon is searched in logarithms: 2 against 4 steps matters as much as 20 against 40. Interval 0 is "no
-    micro-corrections".
+    searched only if it has an effect (``hybrid.gate: confidence``); otherwise many settings would be the same run. The
+    horizon is searched on a log scale: 2 versus 4 steps matters as much as 20 versus 40. Interval 0 means no
+    micro-corrections.
     """
     threshold = {}
     if job.hybrid.gate_kind == "confidence":
@@ -35,7 +35,7 @@ def space(trial: "optuna.Trial", job: JobConfig) -> dict[str, Any]:
 
 
 def presets(job: JobConfig) -> dict[str, dict[str, Any]]:
-    """Complete assignments that are tried before anything is sampled, by name."""
+    """Complete settings by name, tried before anything is sampled."""
     asked = {
         "quick": quick(job),
         "conservative": conservative(job),
