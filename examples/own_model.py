@@ -1,4 +1,4 @@
-"""A model of your own: an LSTM that learns to continue a series. Nothing here is part of hybrid_ray but `Task`.
+"""Your own model: an LSTM that learns to continue a series. From hybrid_ray it uses only `Task`.
 
 hybrid-ray plan examples/own_model.yaml
 hybrid-ray run examples/own_model.yaml
@@ -16,7 +16,7 @@ from hybrid_ray import Task
 
 
 class Series(Dataset[tuple[Tensor, Tensor]]):
-    """Noisy sums of two waves, cut into windows: the values so far, and the next one after each of them."""
+    """Noisy sums of two sine waves. An item is a series and, as target, the next value at each of its points."""
 
     def __init__(self, windows: int, length: int, *, seed: int) -> None:
         draw = torch.Generator().manual_seed(seed)
@@ -34,7 +34,7 @@ class Series(Dataset[tuple[Tensor, Tensor]]):
 
 
 class Forecaster(nn.Module):
-    """An LSTM that reads a series and says, at each point, what comes next."""
+    """An LSTM that reads a series and forecasts the next value at each point."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -48,9 +48,9 @@ class Forecaster(nn.Module):
 
 
 class SeriesTask(Task):
-    """The task: ``width`` and ``length`` are its ``options`` in the job."""
+    """The task. A job sets ``width`` and ``length`` under ``options``."""
 
-    unit = "point"  # a loss is a mean over the points of a batch
+    unit = "point"  # the loss is the mean over the points of a batch
     measure = "squared error"
 
     def __init__(self, *, width: int = 32, length: int = 48) -> None:

@@ -1,4 +1,4 @@
-"""A predictor of one's own: a short average of what the last windows of real steps did.
+"""Your own predictor: a short average of the displacement of the last windows of real steps.
 
 `examples/own_predictor.yaml` trains with it: ``hybrid-ray compare examples/own_predictor.yaml``.
 """
@@ -11,14 +11,14 @@ from hybrid_ray import Predictor
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a job can write next to the predictor's name."""
+    """Options that a job can set next to the predictor's name."""
 
     gain: float = 1.0
-    memory: float = 0.5  # share of the older windows in the direction, in [0, 1)
+    memory: float = 0.5  # decay of the older windows in the average, in [0, 1)
 
 
 class ShortAverage(Predictor):
-    """D = H x gain x a short average of what a real step did. Two buffers: 8 bytes a parameter in fp32."""
+    """D = H x gain x a short average of the displacement per real step. Two buffers: 8 bytes per parameter in fp32."""
 
     Options = Options
     options: Options
@@ -36,10 +36,10 @@ class ShortAverage(Predictor):
         super().open_window()
 
     def close_window(self, steps: int) -> None:
-        self.average.accumulate_(1.0, self.weights.local(), 1.0)  # + weights: what the window did to them is in it
+        self.average.accumulate_(1.0, self.weights.local(), 1.0)  # + weights: adds the displacement of the window
         self.steps += steps
         super().close_window(steps)
 
     def write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
-        step = self.options.gain / self.steps if self.steps else 0.0  # of one real step
+        step = self.options.gain / self.steps if self.steps else 0.0  # factor that gives one real step
         self.direction.assign_(self.average.tensors, [horizon * step * factor for factor in factors])

@@ -1,4 +1,4 @@
-"""A search of your own: space, scheduler, logger callback and control arm. The job beside it names them.
+"""Your own search: space, scheduler, logger callback and control arm, which own_search.yaml names.
 
 hybrid-ray run examples/own_search.yaml
 hybrid-ray compare examples/own_search.yaml
@@ -27,12 +27,12 @@ def space(trial: optuna.Trial, job: JobConfig) -> dict[str, Any]:
 
 
 def presets(job: JobConfig) -> dict[str, dict[str, Any]]:
-    """Tried first."""
+    """Settings to try first."""
     return {"short": {"full_steps": 4, "prediction_horizon": 2}}
 
 
 class StopFarBehind(FIFOScheduler):
-    """Stop a trial that is ``margin`` below the best that any trial had reported by the same step.
+    """Stop a trial whose objective is more than ``margin`` below the best of all trials at the same step.
 
     Schedulers of Ray Tune see each report of a trial: ``step``, ``objective`` (higher is better), ``loss`` and more.
     """
@@ -49,7 +49,7 @@ class StopFarBehind(FIFOScheduler):
 
 
 class JsonLines(LoggerCallback):
-    """One line a report, for a dashboard of your own. ``str(trial)`` is the trial's number in the study."""
+    """Writes one line per report, e.g. for your own dashboard. ``str(trial)`` is the trial's number in the study."""
 
     def __init__(self, *, file: str) -> None:
         self._file = Path(file)
@@ -61,5 +61,5 @@ class JsonLines(LoggerCallback):
 
 
 def two_thirds(hybrid: Finished) -> RunConfig:
-    """A control arm: two thirds of the hybrid's real steps, none predicted. See hybrid_ray/evaluation/arms.py."""
+    """A control arm: two thirds of the hybrid's real steps, no predicted ones. See hybrid_ray/evaluation/arms.py."""
     return real_run(hybrid.run, "two_thirds", 2 * hybrid.result.real_steps // 3)

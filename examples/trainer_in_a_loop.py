@@ -1,7 +1,8 @@
 """The hybrid trainer in a plain PyTorch loop, without Ray and without a job: `python examples/trainer_in_a_loop.py`.
 
-A small network learns a noisy function of eight numbers. Half-way the run is stopped and goes on from a checkpoint, as
-after a crash. At the end: what was predicted, what it cost, and the same nominal steps trained plainly.
+A small network learns a noisy function of eight numbers. A second run stops half-way and resumes from a checkpoint, as
+after a crash; a third one trains the same nominal steps without prediction. The script prints the time, the loss and
+the number of predictions of each.
 """
 
 import math
@@ -27,7 +28,7 @@ def make_data(rows: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def build(config: HybridConfig) -> HybridTrainer:
-    """Everything that a run starts from. The schedule is one's own: a warmup, then a cosine to a tenth."""
+    """Model, optimizer, schedule and trainer of a new run. The schedule is a warmup, then a cosine to a tenth."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 1))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
@@ -38,7 +39,7 @@ def build(config: HybridConfig) -> HybridTrainer:
 
 
 class Batches:
-    """Yields the loss of the next batch. Predicted steps take none, so the place in the data is its own to keep."""
+    """Computes the loss of the next batch. Predicted steps take no batch, so it counts the batches itself."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model, self.taken = model, 0
@@ -51,8 +52,9 @@ class Batches:
 
 
 def train(config: HybridConfig, *, stop: Callable[[int], bool] = lambda step: False) -> tuple[HybridTrainer, float]:
-    """The loop. Returns the trainer and its seconds. After a step at which ``stop`` says so, everything is made again
-    and loaded from a file.
+    """The training loop. Returns the trainer and the seconds it took.
+
+    After each step for which ``stop`` returns True, everything is created again and restored from a file.
     """
     trainer = build(config)
     batches = Batches(trainer.model)
