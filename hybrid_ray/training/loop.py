@@ -1,4 +1,4 @@
-"""The one training loop, for every arm: baseline, hybrid and controls differ in their configuration alone."""
+"""The training loop of every arm: baseline, hybrid and controls differ only in their configuration."""
 
 import json
 import time
@@ -25,19 +25,19 @@ __all__ = ["train"]
 
 
 def train(run: RunConfig, *, reporter: Reporter | None = None, directory: Path | None = None) -> RunResult:
-    """Train one model with one seed and account for it.
+    """Train one model with one seed, and measure its time, loss and memory.
 
-    With several workers every rank calls this inside a process group, and times are rank 0's on every rank.
+    With several workers, every rank calls this inside a process group, and every rank gets the times of rank 0.
 
     Args:
-        run: all that defines the weights that come out.
-        reporter: hears of steps and evaluations and may end the run.
-        directory: the run directory. If it holds checkpoints the run goes on from the newest whole one.
+        run: everything that determines the final weights.
+        reporter: receives steps and evaluations, and may end the run.
+        directory: the run directory. If it has checkpoints, the run resumes from the newest complete one.
 
     Raises:
-        ConfigError: a device or a number of workers that is not there, a task or its data that cannot be had.
-        TrialOutOfMemory: the run does not fit. What it held is freed.
-        CheckpointError: the directory's checkpoints are unusable, or one could not be written.
+        ConfigError: the device does not exist, the number of workers is wrong, or the task or its data can't be loaded.
+        TrialOutOfMemory: the run does not fit in memory. Its memory is freed.
+        CheckpointError: the directory's checkpoints can't be used, or one could not be written.
     """
     try:
         return _train(run, reporter or NullReporter(), directory)
@@ -47,7 +47,7 @@ def train(run: RunConfig, *, reporter: Reporter | None = None, directory: Path |
         if not is_out_of_memory(error):
             raise
         message = f"{str(error).partition(chr(10))[0]}: lower train.micro_batch_size, or give the run a larger device"
-    # Out here the traceback that kept the model alive is gone.
+    # Outside the except block, the traceback no longer keeps the model alive.
     free_memory()
     raise TrialOutOfMemory(message)
 
@@ -55,18 +55,18 @@ def train(run: RunConfig, *, reporter: Reporter | None = None, directory: Path |
 def _train(run: RunConfig, reporter: Reporter, directory: Path | None) -> RunResult:
     costs = RunCosts()
     with StopRequest() as stop:
-        # A place to train, and the data.
+        # Choose the device and prepare the data.
         with costs.other("setup"):
             device = _place(run)
             replay = _replay(run)
             task = load_task(run)
-            _ = task.fingerprint  # makes its data
+            _ = task.fingerprint  # prepares its data
 
-        # The model there, as fast as it will go, and the time of some plain steps, to check later what the run's cost.
+        # Build the model on the device with the fastest setting that works, and time some plain steps as a reference.
         setup, timer = start(run, task, device, costs, replay=replay)
         check_placement(setup.module, device)
 
-        # Start afresh from the seed, or go on from where a checkpoint left off.
+        # Start from the seed, or resume from a checkpoint.
         with costs.other("setup"):
             training_run = TrainingRun(setup, setup.fresh(run, replay=replay), costs, timer, reporter, directory)
 
@@ -79,7 +79,7 @@ def _train(run: RunConfig, reporter: Reporter, directory: Path | None) -> RunRes
 
 
 def _nominal_steps(training_run: TrainingRun, stop: StopRequest, monitor: Monitor) -> tuple[Status, str | None]:
-    """Step by step to the end of the run: how it ended, and why if not well."""
+    """Train to the end of the run. Returns the status and, unless it finished, the reason."""
     setup, training, costs = training_run.setup, training_run.training, training_run.costs
     closure = setup.next_loss(training, costs.read)
     try:
@@ -109,7 +109,7 @@ def _nominal_steps(training_run: TrainingRun, stop: StopRequest, monitor: Monito
                 )
             )
 
-            # Once in a while, right after Correct: evaluate, checkpoint, report, and hear whether to go on (all ranks).
+            # When due, and only after Correct: evaluate, checkpoint, report, and check on all ranks whether to go on.
             if training_run.evaluation_due():
                 status = training_run.evaluate_and_report()
                 if status is not None:
@@ -117,7 +117,8 @@ def _nominal_steps(training_run: TrainingRun, stop: StopRequest, monitor: Monito
             elif training_run.checkpoint_due():
                 training_run.checkpoint()
 
-            # Asked to leave: ranks agree (a predicted step talks to nobody), keep the state, and go.
+            # On a signal, save a checkpoint and stop. All ranks must agree; with several ranks, check only after a real
+            # step, because predicted steps do not communicate.
             alone = world_size() == 1
             if (alone or not result.predicted) and not training_run.ended and any_rank(stop.asked):
                 training_run.checkpoint()
@@ -128,7 +129,7 @@ def _nominal_steps(training_run: TrainingRun, stop: StopRequest, monitor: Monito
 
 
 def _place(run: RunConfig) -> torch.device:
-    """The run's device, and its threads set. Raises ConfigError where the run asks for what is not there."""
+    """Set the number of threads and return the run's device. Raises ConfigError if workers or device are missing."""
     if world_size() != run.workers:
         raise ConfigError(
             f"the run has workers: {run.workers} but {world_size()} rank(s) are here: start it through "
@@ -139,7 +140,7 @@ def _place(run: RunConfig) -> torch.device:
 
 
 def _replay(run: RunConfig) -> Replay | None:
-    """The decisions that a control repeats. Raises ConfigError if the result they come from cannot be read."""
+    """The decisions that a control repeats. Raises ConfigError if the result that recorded them can't be read."""
     if run.replay is None:
         return None
     try:
