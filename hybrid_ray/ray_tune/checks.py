@@ -1,4 +1,4 @@
-"""What a job names for its search, tried before anything starts: sampler, scheduler, callbacks."""
+"""Test the sampler, scheduler and callbacks of a job before anything starts."""
 
 import warnings
 from typing import TYPE_CHECKING
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 __all__ = ["build_callbacks", "check_search"]
 
 _ASKED = 12
-"""Trials that a sampler is tried with: Optuna's draw up to 10 at random before they need their model."""
+"""Trials a sampler is tested with: Optuna's samplers draw up to 10 at random before they use their model."""
 
 
 def build_callbacks(job: JobConfig) -> "list[tune.Callback]":
-    """The Ray Tune callbacks that a job names. They live in the driver's process.
+    """The Ray Tune callbacks that a job names. They run in the driver process.
 
     Raises:
-        ConfigError: one can't be made.
+        ConfigError: a callback can't be made.
     """
     if not job.search.callbacks:
         return []
@@ -36,10 +36,10 @@ def build_callbacks(job: JobConfig) -> "list[tune.Callback]":
 
 
 def check_search(job: JobConfig, space: SearchSpace) -> None:
-    """Make what a job names, and let its sampler draw some trials of a study that is thrown away.
+    """Make the user's sampler, scheduler and callbacks, and let the sampler draw some trials of a temporary study.
 
     Raises:
-        ConfigError: all that can't be made, or does not work with a search here.
+        ConfigError: lists everything that can't be made or can't be used in a search.
     """
     problems: list[str] = []
     for check in (_check_sampler, _check_scheduler, lambda job, space: build_callbacks(job)):
@@ -52,7 +52,7 @@ def check_search(job: JobConfig, space: SearchSpace) -> None:
 
 
 def _check_sampler(job: JobConfig, space: SearchSpace) -> None:
-    """Some samplers find out late what they can't do: several objectives, a package that is missing."""
+    """Some samplers fail only when they draw: several objectives are not supported, or a package is missing."""
     if "sampler" not in job.search.named:
         return
     import optuna

@@ -1,8 +1,8 @@
-"""The Ray this study runs on: started for it alone on this machine, or a running cluster that is joined.
+"""The Ray that a study runs on: started for it on this machine, or a running cluster.
 
-Everything Ray prints or asks for is turned down: no usage statistics, no dashboard but where Train needs its State API.
-A local Ray listens on loopback alone and answers only to the session's token. ``ray`` is imported after the environment
-it reads at import is set.
+Ray's output and usage statistics are turned off. The dashboard runs only if Train needs its State API. A local Ray
+listens only on the loopback address and requires the session's token. ``ray`` is imported only after its environment
+variables are set, because it reads them at import.
 """
 
 import contextlib
@@ -33,54 +33,54 @@ __all__ = [
     "temporary_root",
 ]
 
-CONTROLLER_CPUS = 0.01  # of the task that holds a TorchTrainer; 0 is refused by Tune, 1 can deadlock
+CONTROLLER_CPUS = 0.01  # for the task that holds a TorchTrainer; Tune rejects 0, and 1 can deadlock
 
 WORKER_SETTINGS = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # one report is drained an interval: at the default each blocks for 2 s
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # one report is read per interval (default: 2 s)
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "OMP_NUM_THREADS": "1",  # before torch is imported; a run sets its own threads
+    "OMP_NUM_THREADS": "1",  # for the import of torch; each run then sets its number of threads
 }
-"""Read by Ray in the processes that run trials. A local Ray inherits them; a cluster's has to be sent them."""
+"""Read by Ray in the processes that run trials. A cluster gets them in its runtime environment."""
 
 _SETTINGS = {
     **WORKER_SETTINGS,
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a box at any verbosity
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints a box at any verbosity
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the driver has its own
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the driver has its own signal handler
     "TUNE_MAX_PENDING_TRIALS_PG": "1",
 }
 _AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-_LONGEST_TEMP_DIR = 36  # bytes: a socket's path may have 103 (macOS; Linux: 107), and Ray adds up to 67
-_TEMP_NAME = "hr-"  # and 8 characters
-_TEMP_INNER = "ray"  # Ray opens its folder to every user of the machine, so it gets one inside a closed folder
+_LONGEST_TEMP_DIR = 36  # bytes; a socket's path can have 103 (macOS) or 107 (Linux), and Ray adds up to 67
+_TEMP_NAME = "hr-"  # followed by 8 characters
+_TEMP_INNER = "ray"  # Ray makes its folder accessible to all users, so it is put inside a private folder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:
-    """Processors and GPUs: of a machine or cluster, or needed by one run."""
+    """CPUs and GPUs that a machine or cluster has, or that one run needs."""
 
     cpus: float
     gpus: float
 
 
 def local_resources() -> Resources:
-    """Of this machine."""
+    """CPUs and GPUs of this machine."""
     import torch
 
     return Resources(cpus=cpu_count(), gpus=torch.cuda.device_count())
 
 
 def run_needs(job: JobConfig) -> Resources:
-    """Of one run with all its workers."""
+    """CPUs and GPUs of one run with all its workers."""
     resources = job.resources
     return Resources(cpus=resources.workers * resources.cpus_per_worker, gpus=resources.workers * resources.gpus)
 
 
 def resource_concurrency(job: JobConfig, there: Resources) -> int:
-    """How many runs fit side by side. Raises `ConfigError` when not even one does."""
+    """How many runs fit at a time. Raises `ConfigError` if not even one does."""
     check_resources(job, there)
     needs = run_needs(job)
     fit = int(there.cpus // needs.cpus)
@@ -90,10 +90,10 @@ def resource_concurrency(job: JobConfig, there: Resources) -> int:
 
 
 def check_resources(job: JobConfig, there: Resources) -> None:
-    """Ray waits silently for ever for what can't be had, so it is checked before anything starts.
+    """Check that one run fits, because Ray would wait forever for missing resources.
 
     Raises:
-        ConfigError: one run needs more processors or GPUs than there are.
+        ConfigError: one run needs more CPUs or GPUs than there are.
     """
     needs, resources = run_needs(job), job.resources
     problems = []
@@ -113,7 +113,7 @@ def check_resources(job: JobConfig, there: Resources) -> None:
 
 
 def _gpus_fit(job: JobConfig, there: Resources) -> int:
-    """Runs that the GPUs hold. A share of a GPU does not reach over two of them."""
+    """Runs that fit on the GPUs. A fraction of a GPU must be on one GPU."""
     share, workers = job.resources.gpus, job.resources.workers
     slots = int(there.gpus) * int(1 // share) if share < 1 else int(there.gpus // share)
     return slots // workers
@@ -121,10 +121,10 @@ def _gpus_fit(job: JobConfig, there: Resources) -> int:
 
 @contextlib.contextmanager
 def ray_session(job: JobConfig) -> Iterator[Resources]:
-    """Join or start Ray for the length of the block; yields what it has. A Ray already joined is used and left alone.
+    """Connect to Ray or start it for the block; yields its resources. An existing connection is used and kept.
 
     Raises:
-        ConfigError: no cluster answers at ``resources.address``, or there is no place for a local Ray's files.
+        ConfigError: no cluster answers at ``resources.address``, or a local Ray has no folder for its files.
         HybridRayError: a local Ray does not start.
     """
     local = job.resources.address == "local"
@@ -160,7 +160,7 @@ def _join(address: str) -> None:
     import ray
     from ray.exceptions import AuthenticationError
 
-    submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # then the job's own runtime environment has the settings
+    submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # if so, the job's environment has the settings
     try:
         ray.init(
             address=address,
@@ -178,21 +178,21 @@ def _start_local(job: JobConfig, folder: Path) -> None:
     import ray
     from ray._private import ray_constants
 
-    # Ray replaces a loopback address by the machine's own and listens everywhere, except where, as by default on macOS,
-    # it builds no clusters. Only this process asks; the others are given the address.
+    # Ray replaces a loopback address by the machine's address and listens on all interfaces, unless clusters are
+    # disabled (the default on macOS). Only this process reads the flag; Ray passes the address to the others.
     clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     try:
         ray.init(
             address="local",
             num_cpus=cpu_count() + _reserved(job),
-            include_dashboard=job.resources.workers > 1,  # Train frees a stopped trial's resources by its State API
+            include_dashboard=job.resources.workers > 1,  # Train frees a stopped trial through the State API
             dashboard_host="127.0.0.1",
             _node_ip_address="127.0.0.1",
             _temp_dir=str(folder),
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except Exception as error:  # of many kinds, and its own messages say little
+    except Exception as error:  # Ray raises many types here, and their messages say little
         ray.shutdown()
         files, processes = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC))
         raise HybridRayError(
@@ -216,22 +216,22 @@ def _cluster_resources(job: JobConfig) -> Resources:
 
 
 def _reserved(job: JobConfig) -> int:
-    """Processors kept for the tasks that only hold a TorchTrainer, so that these never wait for their own workers."""
+    """CPUs reserved for tasks that only hold a TorchTrainer, so that they never wait for their own workers."""
     return 1 if job.resources.workers > 1 else 0
 
 
 @contextlib.contextmanager
 def _authentication(*, local: bool) -> Iterator[None]:
-    """A local Ray gets a random token unless the user set one or another mode; a cluster that is joined has its own.
+    """Give a local Ray a random token, unless the user set one or another mode. A running cluster has its own token.
 
     Ray's processes inherit the token in their environment, which only this user can read. Afterwards the environment is
-    as before: `submit` and other sessions of this process must not send the token.
+    restored, so that `submit` and other sessions of this process do not send the token.
     """
     before = {name: os.environ.get(name) for name in _AUTHENTICATION}
     if local:
         os.environ["RAY_AUTH_MODE"] = os.environ.get("RAY_AUTH_MODE") or "token"
         if not (os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")):
-            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # else Ray writes one to the home folder
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # otherwise Ray writes a token to the home folder
     _read_authentication()
     try:
         yield
@@ -245,19 +245,19 @@ def _authentication(*, local: bool) -> Iterator[None]:
 
 
 def _read_authentication() -> None:
-    """Ray keeps the mode it read at import and the first token; this makes it read both again, the mode first."""
+    """Make Ray read the authentication mode and the token again; it caches both. The mode must be read first."""
     from ray import _raylet
 
-    raylet: Any = _raylet  # its annotations leave these out
+    raylet: Any = _raylet  # its type annotations lack these members
     raylet.Config.initialize("")
     raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def temporary_root() -> Path:
-    """Where a local Ray keeps its files: the default place, or /tmp where that has too long a path, as on macOS.
+    """Folder for a local Ray's files: the default one, or /tmp if its path is too long, as on macOS.
 
     Raises:
-        ConfigError: neither will do, or ``TMPDIR`` names no folder that can be written.
+        ConfigError: neither can be used, or ``TMPDIR`` is not a writable folder.
     """
     asked = os.environ.get("TMPDIR")
     if asked and not (os.path.isdir(asked) and os.access(asked, os.W_OK | os.X_OK)):

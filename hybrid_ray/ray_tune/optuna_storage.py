@@ -1,6 +1,6 @@
-"""The Optuna study inside a study directory: opened, repaired, and squared with the rows that were kept.
+"""Open and repair the Optuna study in a study directory, and make it agree with the stored rows.
 
-Called only under the study's lock, so a torn last line or a leftover lock file is that of a writer that is dead.
+Called only under the study's lock, so an incomplete last line or a leftover lock file comes from a dead process.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,13 +26,14 @@ NAME = "optuna.journal"
 
 
 def open_study(directory: Path, job: JobConfig) -> optuna.Study:
-    """The study of a directory, made with its name and directions when there is none.
+    """The Optuna study of a directory; made if there is none.
 
-    Its file ends in a whole line after this, and its sampler does not draw again what an earlier session drew.
+    Repairs an incomplete last line. The sampler's seed depends on the number of trials, so a resumed session does not
+    repeat earlier draws.
     """
     path = directory / NAME
-    repair_last_line(path)  # Optuna would read past a torn one once, and after the next append never again
-    for leftover in directory.glob(f"{NAME}.*"):  # Optuna's own lock: left behind by a kill, and waited for 30 s
+    repair_last_line(path)  # Optuna skips an incomplete last line, but fails once another is appended
+    for leftover in directory.glob(f"{NAME}.*"):  # Optuna's lock; after a kill it would wait 30 s for it
         leftover.unlink()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     directions = [StudyDirection.MAXIMIZE]
@@ -49,22 +50,22 @@ def open_study(directory: Path, job: JobConfig) -> optuna.Study:
 
 
 def queue_settings(study: optuna.Study, presets: Mapping[str, Mapping[str, Any]]) -> None:
-    """Ask for these complete assignments before anything is sampled."""
+    """Queue these complete settings, to be tried before anything is sampled."""
     for name, values in presets.items():
         study.enqueue_trial(dict(values), user_attrs={"preset": name}, skip_if_exists=True)
 
 
 def counted_trials(rows: Iterable[Mapping[str, Any]]) -> int:
-    """Trials that came to an end of their own: what counts towards the number a job asks for."""
+    """The number of trials that were not interrupted; these count towards ``search.trials``."""
     return sum(not was_interrupted(row) for row in rows)
 
 
 def reconcile(study: optuna.Study, store: StudyStore, job: JobConfig) -> int:
-    """Make the study agree with the rows that were kept. Returns how many trials' settings were queued again.
+    """Make the Optuna study agree with the stored rows. Returns how many trials' settings were queued again.
 
-    No trial is left RUNNING after a driver was killed. One whose row was kept had ended: it is told as its row says.
-    Any other was half done: it gets a row that says so. What failed in a row until the search gave up is given another
-    chance too: whoever resumes has mended something.
+    After a driver was killed, no trial stays RUNNING. A trial with a row had ended, so Optuna gets the row's result. A
+    trial without one gets a row as interrupted. The failed trials that ended a search are queued again too, because the
+    user has probably fixed the cause.
     """
     _give_another_chance(store)
     rows = {row["number"]: row for row in store.trials()}
@@ -77,7 +78,7 @@ def reconcile(study: optuna.Study, store: StudyStore, job: JobConfig) -> int:
 
 
 def _give_another_chance(store: StudyStore) -> None:
-    """Rows of failures that ended a search: interrupted, from now on."""
+    """Mark the failed trials that ended a search as interrupted."""
     given_up = {number for event in store.events() if event["event"] == "gave_up" for number in event["trials"]}
     changes = {
         row["number"]: {

@@ -1,9 +1,8 @@
-"""Placement groups that a stopped TorchTrainer leaves behind: found and removed, or the next trial waits for ever.
+"""Remove placement groups that a stopped TorchTrainer leaves behind. Otherwise the next trial waits forever.
 
-Tune kills the process that holds a stopped trial's trainer (ray#54305, #58515, #65447). What its workers had reserved
-is then freed by a cleaner of Train's own, which asks Ray's State API and knows only groups whose workers had started.
-Here is what catches the rest. It must not be too quick: while the trainer's controller is still dying, it answers the
-loss of its group by making a new one.
+Tune kills the process that holds a stopped trial's trainer (ray#54305, #58515, #65447). Train then frees the workers'
+resources through Ray's State API, but only for groups whose workers had started. This module removes the other groups.
+It waits before it does so: a controller that is still shutting down replaces a lost group by a new one.
 """
 
 import time
@@ -20,19 +19,19 @@ if TYPE_CHECKING:
 
 __all__ = ["GroupReaper", "sweep_groups"]
 
-_GRACE_SECONDS = 3.0  # from a trial's end until its controller is dead; a new trial takes longer to make its group
+_GRACE_SECONDS = 3.0  # a trial's controller is dead by then; a new trial takes longer to make its group
 _LONGEST_SWEEP_SECONDS = 15.0
 
 
 class GroupReaper(Callback):
-    """Removes what a trial has left some seconds after it ended, however it ended.
+    """Removes the placement groups of a trial some seconds after it has ended.
 
-    A worker reports the id of its group with every evaluation. A trial that ended before its first report left a
-    group that nobody named: so is any, as long as every trial that runs has named its own.
+    A worker reports the id of its group with every evaluation. If a trial ended before its first report, its group is
+    unknown; all unknown groups are then removed, provided that every running trial has reported its own.
     """
 
     def __init__(self) -> None:
-        self._groups: dict[str, str] = {}  # by running trial
+        self._groups: dict[str, str] = {}  # key: running trial
         self._left: set[str] = set()
         self._due = 0.0
 
@@ -65,7 +64,7 @@ class GroupReaper(Callback):
 
 
 def sweep_groups() -> None:
-    """Remove every worker group of this driver when none of its trainers should be alive, until none comes back."""
+    """Remove all worker groups of this driver, repeatedly until none comes back. Call it when no trainer is alive."""
     until, calm = time.monotonic() + _LONGEST_SWEEP_SECONDS, 0
     while calm < 3 and time.monotonic() < until:
         left = _worker_groups()
@@ -77,7 +76,7 @@ def sweep_groups() -> None:
 
 def _worker_groups() -> set[str]:
     """Groups of this driver that hold workers. A group's id ends in the id of the Ray job that made it; Tune's own
-    groups, which hold a trial's process, ask for next to nothing.
+    groups, which hold a trial's process, reserve almost no resources.
     """
     job = ray.get_runtime_context().get_job_id()
     return {

@@ -1,4 +1,4 @@
-"""`RayExecute`: the runs outside a search (baseline, frontier, arms, confirmation) as Ray tasks side by side."""
+"""`RayExecute`: the runs outside a search (baseline, frontier, arms, confirmation) as parallel Ray tasks."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -19,19 +19,19 @@ from hybrid_ray.training.hardware.placement import choose_device
 __all__ = ["RayExecute", "machine_of_runs"]
 
 _POLL_SECONDS = 0.2
-_LONGEST_WAIT = 600.0  # seconds for a first free worker
+_LONGEST_WAIT = 600.0  # seconds to wait for the first free worker
 
 
 class RayExecute:
-    """An ``Execute`` (evaluation/runner.py) over the Ray that is joined.
+    """An ``Execute`` (evaluation/runner.py) on the connected Ray.
 
     Args:
-        job: what one run gets of the cluster.
-        concurrency: most runs at a time. Not more than fit, so that each times its steps beside as many neighbours as
-        a trial.
+        job: its ``resources`` say what one run gets.
+        concurrency: maximum number of runs at a time, at most as many as fit, so that runs and trials are timed under
+            the same load.
         flag: once set, running tasks are cancelled and `Stopped` is raised.
-        budget: once used up, nothing new starts; what runs may end, then `Stopped` is raised.
-        storage: where Ray Train keeps its own state (several workers).
+        budget: once used up, nothing new starts; when the running tasks have ended, `Stopped` is raised.
+        storage: folder for the state of Ray Train (several workers).
         done: called after each run with its result.
     """
 
@@ -49,8 +49,7 @@ class RayExecute:
         self._storage, self._done = storage, done
 
     def __call__(self, tasks: Sequence[Task]) -> list[RunResult]:
-        """Run every task; results in the order of the tasks. A run that fails, or whose process dies, gives a failed
-        result.
+        """Run all tasks and return their results in the same order. A run that raises or dies gives a failed result.
 
         Raises:
             Stopped: a signal came, or the budget was used up before every task had started.
@@ -102,14 +101,14 @@ class RayExecute:
 
 
 def machine_of_runs(job: JobConfig, run: RunConfig, *, flag: StopFlag, limit: float = _LONGEST_WAIT) -> dict[str, Any]:
-    """Hardware and software of where runs train, which on a cluster is not where the driver is. Needs a joined Ray.
+    """Hardware and software of the machine that trains, which may not be the driver's. Ray must be running.
 
     Args:
-        limit: seconds to wait for room for one worker: others may be using the cluster.
+        limit: seconds to wait for free resources for one worker; others may be using the cluster.
 
     Raises:
         Stopped: a signal came.
-        HybridRayError: there was no room.
+        HybridRayError: no resources became free.
     """
     import ray
 
@@ -140,7 +139,7 @@ def _run(task: Task) -> RunResult:
 
 
 def _run_with_workers(job: JobConfig, storage: Path, task: Task) -> RunResult:
-    """In a task that only holds a TorchTrainer; its workers ask for processors of their own."""
+    """Run in a task that only holds a TorchTrainer; its workers reserve their own CPUs."""
     from hybrid_ray.training.ray_worker import fit_with_workers
 
     try:
@@ -154,7 +153,7 @@ def _run_with_workers(job: JobConfig, storage: Path, task: Task) -> RunResult:
         )
     except TrialOutOfMemory as error:
         return failed_result(task.run, f"oom: {error}")
-    except Exception as error:  # the boundary of the protocol: one failed run must not take the others with it
+    except Exception as error:  # boundary: one failed run must not end the others
         return failed_result(task.run, in_one_line(error))
 
 

@@ -1,4 +1,4 @@
-"""Which settings are asked for next: ours (TPE, random) or another of Optuna's samplers, as a job names it."""
+"""Build the sampler that proposes settings: TPE, random, or another Optuna sampler that the job names."""
 
 import warnings
 from typing import TYPE_CHECKING, cast
@@ -13,11 +13,13 @@ __all__ = ["build_sampler"]
 
 
 def build_sampler(job: JobConfig, *, seed: int) -> "optuna.samplers.BaseSampler":
-    """TPE that models the knobs together and counts trials still running as bad, so that neighbours don't ask the
-    same; no model at all (``random``); or what the job names, which gets ``seed`` if it takes one.
+    """The job's sampler: TPE, ``random``, or the class that the job names, which gets ``seed`` if it accepts one.
+
+    Our TPE models the knobs jointly. It treats running trials as bad ones, so that parallel trials get different
+    settings.
 
     Raises:
-        ConfigError: what the job names can't be made.
+        ConfigError: the sampler that the job names can't be made.
     """
     import optuna
 

@@ -1,9 +1,7 @@
-"""Which trials are stopped early: ASHA, the median rule, none, or another of Ray Tune's schedulers.
+"""Build the scheduler that stops trials early: ASHA, the median rule, none, or another of Ray Tune's.
 
-Time is the nominal step that a trial reports with its own ``step``; Ray's counters restart after a retry or include
-start-up.
-What is compared is ``objective``, which every report holds and which is always finite: one NaN would poison ASHA's
-rungs.
+Time is the nominal step that a trial reports as ``step``, because Ray's counters restart after a retry or include the
+start-up. Schedulers compare ``objective``, which is finite in every report: a single NaN would corrupt ASHA's rungs.
 """
 
 from typing import TYPE_CHECKING, Any, cast
@@ -21,21 +19,21 @@ __all__ = ["build_scheduler", "grace_steps", "rungs"]
 def grace_steps(job: JobConfig, space: SearchSpace) -> int:
     """Nominal steps before any trial may be stopped: warmup, full and 3 of the longest cycles among the presets.
 
-    Before that a trial has hardly predicted, and stopping it would judge its warmup. A typical trial has done more than
-    3 cycles by then: horizons are searched in logarithms, and most are far below the presets' longest. One at the far
-    corner of the space (the longest horizon, a real step after each predicted one) has done at least 1. Three cycles of
-    that corner would be most of a run, and nothing would ever be stopped. ``search.grace_steps`` overrules it.
+    Earlier, a trial has hardly predicted, so only its warmup could be judged. A typical trial has done more than 3
+    cycles by then: horizons are searched on a log scale, and most are far below the longest of the presets. The trial
+    with the longest possible cycle (longest horizon, a real step after each predicted one) has done at least 1. Waiting
+    for three such cycles would take most of a run, so no trial would be stopped. ``search.grace_steps`` overrides this.
     """
     hybrid = job.hybrid
     own = job.search.grace_steps or space.latest_start(hybrid) + 3 * space.preset_cycle(hybrid)
     return min(own, job.train.steps)
 
 
-_LATEST = 0.75  # share of a run after which stopping a trial would save little and lose how it ends
+_LATEST = 0.75  # share of a run after which a trial is not stopped: it would save little and lose the final result
 
 
 def rungs(job: JobConfig, space: SearchSpace) -> list[int]:
-    """Nominal steps at which ASHA compares a trial with those before it; empty if the first would come too late."""
+    """Nominal steps at which ASHA compares a trial with earlier ones; empty if the first would be too late."""
     found, step = [], grace_steps(job, space)
     while step <= _LATEST * job.train.steps:
         found.append(step)
@@ -44,14 +42,14 @@ def rungs(job: JobConfig, space: SearchSpace) -> list[int]:
 
 
 def build_scheduler(job: JobConfig, space: SearchSpace) -> "TrialScheduler":
-    """The scheduler a job names, with its metric and mode set.
+    """The job's scheduler, with its metric and mode set.
 
-    ``max_t`` is one step beyond the run: a trial ends by itself. A trial that Tune ends at ``max_t`` would be a
-    stopped one, and a TorchTrainer inside it would leak its placement group. What the job names gets these arguments
-    too, where it takes them and the job does not give them.
+    ``max_t`` is one step more than the run, so that a trial ends by itself. If Tune ended it at ``max_t``, it would
+    count as stopped, and a TorchTrainer inside it would leak its placement group. A class that the job names gets these
+    arguments too, if it accepts them and the job does not set them.
 
     Raises:
-        ConfigError: what the job names can't be made.
+        ConfigError: the scheduler that the job names can't be made.
     """
     from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
@@ -62,7 +60,7 @@ def build_scheduler(job: JobConfig, space: SearchSpace) -> "TrialScheduler":
         return cast(TrialScheduler, made)
 
     class LateTrialsFinish(AsyncHyperBandScheduler):
-        """ASHA without the rungs of a run's last part."""
+        """ASHA without rungs in the last part of a run."""
 
         def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
             if result["step"] > _LATEST * job.train.steps:

@@ -27,7 +27,7 @@ __all__ = ["Search", "run_search", "tuner_arguments"]
 
 
 class FlagStopper(Stopper):
-    """Ends every trial once the driver was asked to stop. A trial ends by itself otherwise."""
+    """Stops all trials once the driver was asked to stop."""
 
     def __init__(self, flag: StopFlag) -> None:
         self._flag = flag
@@ -39,26 +39,26 @@ class FlagStopper(Stopper):
         return bool(self._flag)
 
     def __reduce__(self) -> tuple[type["FlagStopper"], tuple[StopFlag]]:
-        """Tune pickles it to a file that nothing reads; a flag with its signal handlers stays here."""
+        """Tune pickles it to a file that nothing reads. The flag and its signal handlers are left out."""
         return type(self), (StopFlag(),)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Search:
-    """One session of a study's search: what is left of it, and who hears of it."""
+    """One session of a study's search: the missing trials, and the listener that gets their results."""
 
     study: StudyDirectory
     optuna_study: optuna.Study
     space: SearchSpace
     spec: TrialSpec
-    trials: int  # more of them
+    trials: int  # number of missing trials
     concurrency: int
     listener: Listener
     flag: StopFlag
     budget: Budget
 
     def searcher(self) -> OptunaSearcher:
-        """It asks for trials until a signal came or the budget ends."""
+        """The searcher, which proposes trials until a signal comes or the budget is used up."""
         job = self.study.job
         return OptunaSearcher(
             self.optuna_study,
@@ -71,17 +71,17 @@ class Search:
         )
 
     def leave(self, searcher: OptunaSearcher) -> None:
-        """Tell every trial that is still open, so that none is RUNNING, and free what stopped trainers left."""
+        """End all trials that are still RUNNING in Optuna, and free the resources of stopped trainers."""
         searcher.close("the driver was asked to stop" if self.flag else "the driver left the search")
         if self.study.job.resources.workers > 1:
             sweep_groups()
 
 
 def run_search(search: Search) -> str | None:
-    """Run the trials that are left, fewer where the budget ends. Afterwards every trial asked is told; none is RUNNING.
+    """Run the missing trials, or fewer if the budget is used up. Afterwards no trial is RUNNING in Optuna.
 
     Returns:
-        Why the search gave up, in words, None if it did not. A signal raises `Stopped`, after the trials are told.
+        The reason why the search gave up, or None. A signal raises `Stopped`, after all trials have ended in Optuna.
     """
     job, searcher = search.study.job, search.searcher()
     try:
@@ -101,13 +101,13 @@ def tuner_arguments(
     scheduler: TrialScheduler | None = None,
     run_config: tune.RunConfig | None = None,
 ) -> dict[str, Any]:
-    """What a ``ray.tune.Tuner`` over these trials is made of.
+    """The arguments of a ``ray.tune.Tuner`` over these trials.
 
     Args:
-        callbacks: besides those that the job names.
-        scheduler: instead of the job's.
-        run_config: instead of ours, but for its callbacks and what stops a trial, to which ours are added. Ours keeps
-            Tune's files in the study: for good where callbacks write there, else until the study is closed.
+        callbacks: added to those of the job.
+        scheduler: replaces the job's.
+        run_config: replaces the default. Our callbacks and stop condition are added to its own. By default, Tune's
+            files are in the study directory; they are kept if there are callbacks, else removed when the study closes.
     """
     job, study = search.study.job, search.study
     workers = job.resources.workers
@@ -121,7 +121,7 @@ def tuner_arguments(
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
         )
     scheduler = scheduler or build_scheduler(job, search.space)
-    known = scheduler.metric is not None  # Tune takes it from one place alone
+    known = scheduler.metric is not None  # Tune accepts it in one place only
     return {
         "trainable": tune.with_resources(
             tune.with_parameters(trial_with_workers if workers > 1 else trial, spec=search.spec), _resources(job)
@@ -147,7 +147,7 @@ def tuner_arguments(
 
 
 def _either(ours: Stopper, theirs: Any) -> Stopper:
-    """Stop by either. Theirs as `ray.tune.RunConfig` takes it: a stopper, a function, or the least values by metric."""
+    """Stop if either says so. ``theirs`` is as in `ray.tune.RunConfig`: stopper, function, or thresholds by metric."""
     if theirs is None:
         return ours
     if isinstance(theirs, Mapping):
@@ -159,12 +159,12 @@ def _either(ours: Stopper, theirs: Any) -> Stopper:
 
 
 def _number(trial: Any) -> str:
-    """What callbacks and their files call a trial: its number in the study."""
+    """The trial's name in callbacks and their files: its number in the study."""
     return f"{trial.config['number']:04d}"
 
 
 def _resources(job: JobConfig) -> dict[str, float]:
-    """Of the trial's own process. With several workers that only holds a TorchTrainer, whose workers ask for theirs."""
+    """Resources of a trial's process. With several workers it holds only a TorchTrainer; the workers reserve theirs."""
     resources = job.resources
     if resources.workers > 1:
         return {"cpu": CONTROLLER_CPUS}
@@ -186,7 +186,7 @@ def _last_error(study: StudyDirectory) -> str:
 
 @contextlib.contextmanager
 def _quiet_tune() -> Iterator[None]:
-    """Tune logs what it does even at verbose=0; the display says what is worth saying."""
+    """Silence Tune, which logs even at verbose=0."""
     logger = logging.getLogger("ray.tune")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

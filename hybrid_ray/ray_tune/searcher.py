@@ -1,18 +1,18 @@
-"""Ray Tune's side of an Optuna study: ``suggest`` asks, ``on_trial_complete`` tells, and there is one writer.
+"""Connects Ray Tune to an Optuna study: ``suggest`` asks Optuna, ``on_trial_complete`` tells it the result.
 
-Ray's own OptunaSearch tells a stopped trial as COMPLETE with its partial value and leaves a NaN trial RUNNING for
-ever. Here every trial that was asked is told, and as what it was:
+Ray's own OptunaSearch records a stopped trial as COMPLETE with its partial value and leaves a NaN trial RUNNING
+forever. Here every trial gets the state that fits its end:
 
     finished                 COMPLETE   its value(s)
     stopped by the scheduler PRUNED     its last intermediate value
-    diverged                 PRUNED     with the violated constraint ``diverged``, so that TPE keeps away
+    diverged                 PRUNED     with the violated constraint ``diverged``, so that TPE avoids it
     exception, out of memory FAIL
     driver asked to stop     FAIL       its row's error says ``interrupted``; its settings are queued again
 
-Too few predicted steps are a violated constraint as well (``inert``, by how much): such a trial is never best, and its
-score, near that of plain training, would draw a sampler to where there is nothing to find.
+Too few predicted steps also violate a constraint (``inert``): such a trial can't be the best, and its score, close to
+that of plain training, would attract the sampler.
 
-A trial's row is kept in the store *before* Optuna is told, so that a kill between the two loses nothing (study.py).
+A trial's row is stored *before* Optuna gets the result, so that a kill between the two loses nothing.
 """
 
 import time
@@ -36,18 +36,18 @@ Mode = Literal["score", "net", "pareto"]
 
 
 class Listener(Protocol):
-    """Hears what becomes of the trials, in the driver's process."""
+    """Receives the events of trials, in the driver process."""
 
     def started(self, number: int, params: Mapping[str, Any], preset: str | None) -> None: ...
 
     def reported(self, number: int, result: Mapping[str, Any]) -> None: ...
 
     def ended(self, row: Mapping[str, Any]) -> None:
-        """Keeps the row. Called before Optuna is told."""
+        """Stores the row. Called before Optuna gets the result."""
         ...
 
     def gave_up(self, numbers: Sequence[int]) -> None:
-        """These trials failed in a row, so no more are asked. Called again when one that still ran fails as well."""
+        """These trials failed in a row, so no more are started. Called again if a trial that still runs also fails."""
         ...
 
 
@@ -59,17 +59,17 @@ class _Running:
 
 
 class OptunaSearcher(Searcher):
-    """Asks a study for settings and tells it what became of them.
+    """Asks an Optuna study for settings and tells it their results.
 
     Args:
         study: in the study directory; this process is its only writer.
         ask: the search space: settings from an Optuna trial.
         mode: ``pareto`` tells (speedup, degradation), the others the one ``objective``.
-        listener: hears of every trial; ``ended`` keeps its row.
-        may_start: whether another trial may be asked (budgets, a stop that was asked for).
-        reason: why a trial raised, by number.
-        stop_after_failures: so many failures in a row end the search.
-        clock: seconds, for when a trial started and ended; a simulated study has its own.
+        listener: receives the events of every trial; ``ended`` stores its row.
+        may_start: whether another trial may start (budgets, a requested stop).
+        reason: why a trial raised, by its number.
+        stop_after_failures: number of failures in a row that end the search.
+        clock: seconds, for the start and end of trials; a simulated study has its own.
     """
 
     def __init__(
@@ -88,16 +88,16 @@ class OptunaSearcher(Searcher):
         self._study, self._ask, self._objective = study, ask, mode
         self._listener, self._may_start, self._reason = listener, may_start, reason
         self._stop_after_failures, self._clock = stop_after_failures, clock
-        self._failed: list[int] = []  # in a row
-        self.gave_up = False  # so many failed in a row that no more are asked; one that finishes later is too late
+        self._failed: list[int] = []  # consecutive failures
+        self.gave_up = False  # set after too many failures in a row; a trial that finishes later does not reset it
         self._running: dict[str, _Running] = {}
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
-        """Metric and mode are our own; whatever Tune was given changes nothing."""
+        """Ignores Tune's metric and mode: the searcher has its own."""
         return True
 
-    def suggest(self, trial_id: str) -> Any:  # a dict or FINISHED, though Ray's annotation knows only the first
-        """Settings for a new trial, or FINISHED when none may start any more."""
+    def suggest(self, trial_id: str) -> Any:  # a dict or FINISHED; Ray's annotation lacks the second
+        """Settings for a new trial, or FINISHED if no more may start."""
         if self.gave_up or not self._may_start():
             return Searcher.FINISHED
         trial = self._study.ask()
@@ -111,7 +111,7 @@ class OptunaSearcher(Searcher):
         return {"number": trial.number, "params": params}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """An evaluation on the way: an intermediate value (several objectives have none in Optuna)."""
+        """An evaluation: reported to Optuna as an intermediate value (Optuna has none for several objectives)."""
         running = self._running[trial_id]
         if self._objective != "pareto" and result["step"] > 0 and result["step"] not in running.reported:
             running.reported.add(result["step"])
@@ -119,7 +119,7 @@ class OptunaSearcher(Searcher):
         self._listener.reported(running.trial.number, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell what became of a trial. Tune passes no result with an error; told twice, the first time counts."""
+        """Record the end of a trial. With an error, Tune passes no result. A second call is ignored."""
         if trial_id not in self._running:
             return
         running = self._running[trial_id]
@@ -143,7 +143,7 @@ class OptunaSearcher(Searcher):
             self._listener.gave_up(tuple(self._failed))
 
     def close(self, why: str) -> None:
-        """Tell every trial that is still open as interrupted. None is RUNNING afterwards."""
+        """Record every open trial as interrupted. Afterwards none is RUNNING."""
         for trial_id, running in list(self._running.items()):
             said = f"{TrialEnd.INTERRUPTED}: {why}; its settings are queued again"
             self._end(trial_id, TrialEnd.INTERRUPTED, {"status": "failed", "error": said})
@@ -171,21 +171,21 @@ class OptunaSearcher(Searcher):
         return asdict(row) | {f"params_{name}": value for name, value in trial.params.items()}
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
-        """Nothing: the journal in the study directory is the only store, and resuming starts from it."""
+        """Does nothing: a study is resumed from the journal in its directory."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing, as `save_to_dir`."""
+        """Does nothing, as `save_to_dir`."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing, as `save_to_dir`."""
+        """Does nothing, as `save_to_dir`."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its settings to a file that nothing reads; a study and its writer can't go there."""
+        """Tune pickles it to a file that nothing reads. The study can't be pickled and is left out."""
         return {}
 
 
 def tell(study: optuna.Study, trial: optuna.Trial, row: Mapping[str, Any], mode: Mode) -> None:
-    """Tell Optuna what a kept row says."""
+    """Tell Optuna the result in a stored row."""
     state = TrialState[row["state"]]
     if state is not TrialState.FAIL:
         trial.set_constraint("diverged", float(row["diverged"]))
@@ -194,19 +194,19 @@ def tell(study: optuna.Study, trial: optuna.Trial, row: Mapping[str, Any], mode:
 
 
 def values_of(row: Mapping[str, Any], mode: Mode) -> list[float]:
-    """What a finished trial is judged by."""
+    """The objective values of a finished trial."""
     return [row["speedup"], row["degradation"]] if mode == "pareto" else [row["objective"]]
 
 
 def was_interrupted(row: Mapping[str, Any]) -> bool:
-    """Whether a row is of a trial that was cut off, so that its settings are to be tried again."""
+    """Whether the trial of this row was interrupted, so that its settings must be tried again."""
     return TrialEnd.of(row) is TrialEnd.INTERRUPTED
 
 
 def queue_again(study: optuna.Study, number: int) -> bool:
-    """Queue a trial's settings again, once. False if they are queued already, or none had been chosen yet.
+    """Queue a trial's settings again, once. False if they are already queued, or if it has none yet.
 
-    A trial that was itself queued has them all from the start, one that was sampled only as far as it was asked.
+    A queued trial has all its settings from the start; a sampled one only those that were drawn before it ended.
     """
     trials = study.get_trials(deepcopy=False)
     again = trials[number]

@@ -1,4 +1,4 @@
-"""Finds the search space a job names, checks it with its presets, and turns what it answers into method settings.
+"""Load and check a job's search space and presets, and turn a trial's values into settings of the method.
 
 ``search.space`` is a module of ``tune_spaces/`` or a function by ``package.module:function``:
 
@@ -25,7 +25,7 @@ __all__ = ["SearchSpace", "load_space", "settings"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchSpace:
-    """What a job searches: ``ask`` is define-by-run, ``presets`` are tried first, ``ranges`` is what was asked for."""
+    """A job's search space: ``ask`` is define-by-run, ``presets`` are tried first, ``ranges`` are the distributions."""
 
     ask: "Callable[[optuna.Trial, JobConfig], dict[str, Any]]"
     presets: Mapping[str, Mapping[str, Any]]
@@ -41,7 +41,7 @@ class SearchSpace:
         return max(cycles, default=self.longest_cycle(hybrid))
 
     def longest_cycle(self, hybrid: HybridConfig) -> int:
-        """Nominal steps of the longest cycle any trial of this space can have."""
+        """Nominal steps of the longest cycle that a trial of this space can have."""
         names = ("full_steps", "prediction_horizon", "correct_steps")
         ends: dict[str, Any] = {name: int(self._ends(name, hybrid)[1]) for name in names}
         intervals = {int(end) for end in self._ends("correction_interval", hybrid)}
@@ -49,7 +49,7 @@ class SearchSpace:
         return replace(hybrid, correction_interval=smallest, **ends).cycle_steps
 
     def latest_start(self, hybrid: HybridConfig) -> int:
-        """Nominal steps before the first prediction of the trial that begins last."""
+        """The largest number of nominal steps before the first prediction, over all trials of this space."""
         return sum(int(self._ends(name, hybrid)[1]) for name in ("warmup_steps", "full_steps"))
 
     def _ends(self, name: str, hybrid: HybridConfig) -> tuple[float, float]:
@@ -61,15 +61,15 @@ class SearchSpace:
 
 
 _OPTION = "predictor."
-"""What names an option of the predictor: ``predictor.gain``."""
+"""Prefix of the predictor's options: ``predictor.gain``."""
 
 
 def load_space(job: JobConfig) -> SearchSpace:
-    """The space of a job, its presets checked to be complete and inside it.
+    """The search space of a job. Its presets must be complete and inside the space.
 
     Raises:
-        ConfigError: there is no such function, it fails, it asks for what is no method setting, or a preset does not
-            fit.
+        ConfigError: the function does not exist or fails, it asks for a value that is not a setting of the method, or a
+            preset does not fit.
     """
     ask, give_presets = _functions(job)
     with one_sentence(f"search.space {job.search.space}"):
@@ -90,7 +90,7 @@ def load_space(job: JobConfig) -> SearchSpace:
 
 
 def settings(job: JobConfig, params: Mapping[str, Any]) -> HybridConfig:
-    """The job's method settings with a trial's own put over them. Raises `ConfigError` for values that can't be."""
+    """The job's method settings, changed by a trial's values. Raises `ConfigError` for impossible values."""
     try:
         return _changed(job.hybrid, params)
     except ConfigError as error:
@@ -98,7 +98,7 @@ def settings(job: JobConfig, params: Mapping[str, Any]) -> HybridConfig:
 
 
 def _changed(hybrid: HybridConfig, params: Mapping[str, Any]) -> HybridConfig:
-    """The settings with others put over them, options of the predictor among these."""
+    """The settings with some values changed, including options of the predictor."""
     own = {name: value for name, value in params.items() if not name.startswith(_OPTION)}
     options = {name.removeprefix(_OPTION): value for name, value in params.items() if name.startswith(_OPTION)}
     predictor, other = hybrid.predictor, own.pop("predictor", hybrid.predictor.name)
@@ -112,7 +112,7 @@ def _functions(job: JobConfig) -> tuple[Any, Any]:
     name = job.search.space_name
     if name.startswith("tune_spaces."):
         with contextlib.suppress(ModuleNotFoundError):
-            importlib.import_module(name.partition(":")[0])  # ours come before a folder of that name elsewhere
+            importlib.import_module(name.partition(":")[0])  # our package comes before another folder of that name
     ask = load_named(name, setting="search.space", folders=job.folders)
     presets = getattr(load_module(name, setting="search.space", folders=job.folders), "presets", _no_presets)
     problems = [
@@ -130,7 +130,7 @@ def _no_presets(job: JobConfig) -> dict[str, dict[str, Any]]:
 
 
 def _ranges(ask: Any, job: JobConfig) -> dict[str, dict[str, Any]]:
-    """Ask once, of a study that is thrown away, to see what the space asks for."""
+    """The distributions of the space, found by asking once with a temporary study."""
     import optuna
 
     verbosity = optuna.logging.get_verbosity()

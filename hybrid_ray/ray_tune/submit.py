@@ -1,7 +1,7 @@
-"""`submit`: a job sent to a Ray cluster through Ray's job submission, its log followed, its exit code ours.
+"""`submit`: send a job to a Ray cluster by Ray's job submission, follow its log and return its exit code.
 
-Ray's job interface runs whatever it is handed (CVE-2023-48022), so nothing is sent over plain HTTP to another machine
-unless the caller insists, and a token is never printed.
+Ray's job interface runs any code it receives (CVE-2023-48022), so nothing is sent over plain HTTP to another machine
+unless the caller allows it, and the token is never printed.
 """
 
 import asyncio
@@ -45,19 +45,19 @@ _ASKED_TO_STOP = 143
 def submit(
     path: Path, *, address: str, overrides: Sequence[str] = (), token: str | None = None, insecure: bool = False
 ) -> int:
-    """Run a job file on a cluster and wait for its end. This package's code goes along, so both run the same, and so
-    does the file (or package) of whatever the job names that lies next to the job or in the working directory.
+    """Run a job file on a cluster and wait for its end. The code of this package is sent too, and so are the user's own
+    modules that the job names.
 
-    What it imports (the dependencies of pyproject.toml) must be installed on the cluster.
+    The dependencies (pyproject.toml) must be installed on the cluster.
 
     Args:
-        address: of the cluster's dashboard, such as ``http://127.0.0.1:8265``.
+        address: URL of the cluster's dashboard, such as ``http://127.0.0.1:8265``.
         overrides: ``path.to.key=value``, as for a local run.
         token: sent as a bearer token.
-        insecure: send over plain http to another machine all the same.
+        insecure: allow plain http to another machine.
 
     Returns:
-        The job's own exit code; 143 where it was stopped.
+        The job's exit code; 143 if it was stopped.
 
     Raises:
         ConfigError: the job or the address can't be used; nothing was sent.
@@ -101,7 +101,7 @@ def _address_problems(address: str, *, insecure: bool) -> list[str]:
 
 
 def _is_exposed(address: str) -> bool:
-    """Whether others can read what is sent there."""
+    """Whether others on the network can read what is sent there."""
     parts = urlsplit(address)
     return parts.scheme == "http" and not _is_loopback(parts.hostname or "")
 
@@ -117,7 +117,7 @@ def _job_problems(job: JobConfig) -> list[str]:
 
 
 def _on_the_cluster(job: JobConfig) -> JobConfig:
-    """The driver runs on the cluster itself, and joins it. What it names lies next to the job there."""
+    """The job as it runs on the cluster: the driver connects to that cluster, and named modules are next to the job."""
     return replace(job, resources=replace(job.resources, address="auto"), folders=())
 
 
@@ -151,7 +151,7 @@ def _client(address: str, token: str | None) -> "JobSubmissionClient":
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    for part in ("ray.dashboard", "ray._private.runtime_env.packaging"):  # each file that is sent, each socket closed
+    for part in ("ray.dashboard", "ray._private.runtime_env.packaging"):  # they log each file and socket
         logging.getLogger(part).setLevel(logging.WARNING)
     try:
         return JobSubmissionClient(address, headers={"Authorization": f"Bearer {token}"} if token else None)
@@ -163,7 +163,7 @@ def _client(address: str, token: str | None) -> "JobSubmissionClient":
 
 
 def _send(client: "JobSubmissionClient", folder: str) -> str:
-    """Submit the folder's job; returns its name. A cluster that has just started takes no jobs for some seconds."""
+    """Submit the job in the folder; returns its name. Retries: a new cluster accepts no jobs for some seconds."""
     environment = {
         "working_dir": folder,
         "py_modules": [_folder(hybrid_ray), _folder(tune_spaces)],
@@ -180,7 +180,7 @@ def _send(client: "JobSubmissionClient", folder: str) -> str:
 
 
 def _follow(client: "JobSubmissionClient", name: str) -> None:
-    """Print the job's log until it ends. A log that breaks off is no end: then its status is asked."""
+    """Print the job's log until it ends. If the log breaks off, wait until the job's status says that it has ended."""
 
     async def lines() -> None:
         async for text in client.tail_job_logs(name):

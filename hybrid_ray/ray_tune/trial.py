@@ -1,8 +1,8 @@
-"""One searched trial: a run of the one training loop whose evaluations are measured and reported to Ray Tune.
+"""One trial of the search: a training run whose evaluations are scored and reported to Ray Tune.
 
-Two executors of the same run: `trial` on one device inside Tune's own process, `trial_with_workers` with several, as a
-TorchTrainer inside the trial. Both end in one report that says how it ended; neither raises for divergence or for out
-of memory, since Tune would try again what can only fail again.
+`trial` runs on one device in Tune's process; `trial_with_workers` uses several workers, through a TorchTrainer inside
+the trial. Both end with one report of how the run ended. Neither raises for divergence or lack of memory, because Tune
+would only repeat the failure.
 """
 
 import gc
@@ -29,15 +29,15 @@ Send = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrialSpec:
-    """What all trials of a study share. Handed to them once, through Ray's object store."""
+    """What all trials of a study share. Sent to them once, through Ray's object store."""
 
     job: JobConfig
     scorer: TrialScorer
-    trials: Path  # each trial's run directory is one below this
-    storage: Path  # where Ray Train keeps its own state
+    trials: Path  # contains the run directories of the trials
+    storage: Path  # folder for the state of Ray Train
 
     def run(self, params: Mapping[str, Any]) -> RunConfig:
-        """The job's seed, so the baseline's data order: trial and baseline differ in the method alone."""
+        """The run of a trial. It has the baseline's seed and data order, so that only the method differs."""
         return self.job.run(hybrid=settings(self.job, params))
 
     def directory(self, number: int) -> Path:
@@ -45,14 +45,13 @@ class TrialSpec:
 
 
 class TrialReporter(NullReporter):
-    """Measures every evaluation against the baseline and sends it on.
+    """Scores every evaluation against the baseline and reports it.
 
-    The last evaluation is not sent: it belongs to the report that ends the trial, so that no scheduler stops a trial
-    that is already done.
+    The last evaluation is part of the final report instead, so that no scheduler stops a finished trial.
 
     Args:
-        send: ``tune.report``, or what a worker sends with.
-        scorer: baseline, frontier, objective.
+        send: ``tune.report``, or the function that a worker reports with.
+        scorer: compares with baseline and frontier and computes the objective.
         steps: nominal steps of the run.
     """
 
@@ -61,7 +60,7 @@ class TrialReporter(NullReporter):
         self._evaluations: list[Evaluation] = []
 
     def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
-        """Says "diverged" when the loss was too far above the baseline's at two evaluations in a row."""
+        """Returns "diverged" if the loss was too far above the baseline's at two evaluations in a row."""
         self._evaluations.append(evaluation)
         if self._yardstick.diverged_at(self._evaluations):
             return "diverged"
@@ -85,10 +84,10 @@ def trial(config: dict[str, Any], *, spec: TrialSpec) -> None:
 
 
 def trial_with_workers(config: dict[str, Any], *, spec: TrialSpec) -> None:
-    """A Tune function that holds a TorchTrainer, whose workers report through it. Memory and processors are theirs.
+    """A Tune function that holds a TorchTrainer, whose workers train and report through it.
 
-    Train tries again what failed, from the last checkpoint; when it gives up, so does the trial. Only where this very
-    process died does Tune start it anew, and the run's name then finds what was done.
+    Train restarts failed workers from the last checkpoint; if it gives up, the trial fails. If this process dies, Tune
+    restarts it, and the run continues because it has the same name.
     """
     from ray import tune
     from ray.train import TrainingFailedError
@@ -118,7 +117,7 @@ def trial_with_workers(config: dict[str, Any], *, spec: TrialSpec) -> None:
 
 
 def phase_counts(replay: Replay) -> dict[str, int]:
-    """Nominal steps by phase, as they are reported: ``phase_predict`` and so on."""
+    """Nominal steps by phase, under the reported names (``phase_predict`` and so on)."""
     return {f"phase_{name}": count for name, count in replay.phase_steps.items()}
 
 
@@ -129,10 +128,10 @@ def attempt(
     *,
     gave_up: type[Exception] | tuple[()] = (),
 ) -> dict[str, Any]:
-    """Execute a run and say how it ended. What it raises is left in ``error.txt`` and raised on.
+    """Execute a run and return its final report. An exception is written to ``error.txt`` and raised again.
 
-    Out of memory is an end, not an exception: the memory is freed and the trial fails as "oom", once. So is
-    ``gave_up``, raised by what has tried again already.
+    Out of memory is not raised: the memory is freed and the trial fails once, as "oom". Nor is ``gave_up``, the
+    exception of an executor that has already retried.
     """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "error.txt").unlink(missing_ok=True)
@@ -152,23 +151,23 @@ def attempt(
             if result.status in ("finished", "diverged"):
                 return scorer.final(result) | phase_counts(result.replay)
             said = result.error or f"the run ended as {result.status!r}"
-        except ValueError as error:  # it can't be compared with the baseline, however often it is run
+        except ValueError as error:  # not comparable with the baseline; a retry would not help
             said = str(error)
     _free_memory()
     return failed_scores(said, end)
 
 
 def in_one_line(error: Exception) -> str:
-    """An error for a row. Ray's hold whole tracebacks of other processes, in colour."""
+    """An error as one line for a row. Ray's errors hold whole coloured tracebacks of other processes."""
     said = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
     return f"{type(error).__name__}: {said if len(said) <= 600 else said[:300] + ' ... ' + said[-300:]}"
 
 
 def _wait_until_heard(callback: Any) -> None:
-    """Wait until Tune has taken what the workers reported.
+    """Wait until Tune has received the workers' reports.
 
-    Ray hands on a worker's report through the same one-place queue that this process reports into: with one still on
-    its way, a report from here would block it for ever (ray 2.60, _TrainSession._get_result_from_queues).
+    Ray passes them through the same queue of length one that this process uses: a report from here would block forever
+    while a worker's report is waiting (ray 2.60, _TrainSession._get_result_from_queues).
     """
     while not callback._training_actor_item_queue.empty():
         time.sleep(0.1)
@@ -176,7 +175,7 @@ def _wait_until_heard(callback: Any) -> None:
 
 
 def _free_memory() -> None:
-    """Give back what a failed run held: the process goes on to the next trial."""
+    """Free the memory of a failed run, because the process is reused for the next trial."""
     import torch
 
     gc.collect()

@@ -1,4 +1,4 @@
-"""The trials of a job as an ordinary ``ray.tune.Tuner``, for a Ray session and a script of one's own."""
+"""The trials of a job as an ordinary ``ray.tune.Tuner``, for use in your own script and Ray session."""
 
 import sys
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ __all__ = ["StudyTuner", "build_tuner"]
 
 
 class StudyTuner(tune.Tuner):
-    """A Tuner whose trials are kept in a study directory as they end: ``directory``, which `load_study` reads.
+    """A Tuner that stores its trials in a study directory (``directory``), which `load_study` reads.
 
-    Signals are heard while it fits: the first SIGINT or SIGTERM ends its trials in good order.
+    During ``fit()``, the first SIGINT or SIGTERM stops the trials cleanly.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class StudyTuner(tune.Tuner):
         """Run the trials, once.
 
         Raises:
-            HybridRayError: it has run them. ``hybrid-ray extend DIR`` goes on with more.
+            HybridRayError: it has already run them. ``hybrid-ray extend DIR`` runs more.
         """
         if self._search is None:
             raise HybridRayError(f"this tuner has run its trials: for more, hybrid-ray extend {self.directory}")
@@ -66,26 +66,25 @@ def build_tuner(
 ) -> StudyTuner:
     """An ordinary Tuner over the job's trials, in a new study directory. ``fit()`` runs them and returns Ray's results.
 
-    A trial is scored against the job's baseline and frontier, so these are trained first, here, before this returns:
-    in the Ray that is joined (``ray.init`` came before), else in one that is started for it alone and ended. Runs that
-    the cache knows are not trained again. ``fit()`` confirms nothing and writes no report; ``hybrid-ray resume DIR``
-    does both with the trials it finds.
+    A trial is scored against the job's baseline and frontier, so these are trained before this function returns: on
+    the connected Ray if ``ray.init`` was called before, else on a temporary local one. Cached runs are not trained
+    again. ``fit()`` confirms nothing and writes no report; ``hybrid-ray resume DIR`` does both.
 
-    Trials report ``objective`` (higher is better), ``score``, ``net_speedup``, ``loss``, ``step`` and more; the best is
-    that of `load_study`, since Ray's ``get_best_result(metric="objective", mode="max")`` knows nothing of divergence or
-    of trials that never predict.
+    Trials report ``objective`` (higher is better), ``score``, ``net_speedup``, ``loss``, ``step`` and more; take the
+    best trial from `load_study`, because Ray's ``get_best_result(metric="objective", mode="max")`` does not exclude
+    trials that diverged or never predicted.
 
     Args:
-        job: as `load_job` gives it. Its sampler proposes the settings.
-        callbacks: of Ray Tune, besides those that the job names.
-        scheduler: instead of the job's. Give it ``time_attr="step"``; metric and mode are filled in where it has none.
-            What is named in the job instead (``search.scheduler``) is checked and kept with the study.
-        run_config: instead of ours; ``name`` and ``storage_path`` say where Ray keeps its own files. Its callbacks and
-            what stops a trial are added to ours.
+        job: as returned by `load_job`. Its sampler proposes the settings.
+        callbacks: callbacks of Ray Tune, added to those of the job.
+        scheduler: replaces the job's. Give it ``time_attr="step"``; metric and mode are filled in if it has none.
+            Unlike ``search.scheduler``, it is not checked and not stored with the study.
+        run_config: replaces the default; ``name`` and ``storage_path`` say where Ray stores its files. Its callbacks
+            and stop conditions are added to ours.
 
     Raises:
         ConfigError: the job can't be run here; nothing was started and no directory made.
-        HybridRayError: baseline or frontier did not finish. What finished is kept.
+        HybridRayError: the baseline or frontier did not finish. Finished runs are kept.
     """
     job = resolve_auto(job)
     space, planned = load_space(job), plan(job)
@@ -93,7 +92,7 @@ def build_tuner(
     try:
         display, stages = Display(job, planned, sys.stderr), Stages(study, space, planned)
         search = stages.search(*stages.train_frontier(display), display)
-        assert search is not None  # a new study lacks all its trials
+        assert search is not None  # in a new study all trials are missing
         return StudyTuner(search, callbacks=callbacks, scheduler=scheduler, run_config=run_config)
     except BaseException:
         study.close()
