@@ -41,5 +41,5 @@ def test_a_search_ends_with_a_report_in_its_own_words(tmp_path: Path) -> None:
 def test_a_comparison_is_in_its_own_words(tmp_path: Path) -> None:
     assert main(["compare", JOB, *SETTINGS, "--out", "out"]) == 0
     text = (tmp_path / "out/comparison.txt").read_text()
-    assert "losses: squared error a point on the test split" in text
+    assert "losses: squared error per point on the test split" in text
     assert "nominal steps of 16 examples" in (tmp_path / "out/report.md").read_text()

@@ -73,7 +73,7 @@ def test_a_plan_counts_every_run(tmp_path: Path) -> None:
     [
         ({"scheduler": "none"}, "no trial is stopped early"),
         ({"grace_steps": 60}, "no trial is stopped early: asha waits 60 steps"),
-        ({"scheduler": "median", "grace_steps": 30}, "stopped after 30 of 60 steps (median, compared by score)"),
+        ({"scheduler": "median", "grace_steps": 30}, "stopped early after 30 of 60 steps (median, compared by score)"),
     ],
 )
 def test_a_plan_says_when_trials_may_be_stopped(tmp_path: Path, search: dict[str, Any], said: str) -> None:

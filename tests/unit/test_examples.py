@@ -32,7 +32,7 @@ def test_a_model_of_ones_own_is_planned(capsys: pytest.CaptureFixture[str]) -> N
 def test_a_model_of_ones_own_is_trained(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", JOB, "--set", "train.steps=100", "--set", "hybrid.warmup_steps=20", "--out", "out"]) == 0
     said = capsys.readouterr().out
-    found = re.search(r"held-out loss (\S+) squared error a point \(absolute error \S+\)", said)
+    found = re.search(r"held-out loss (\S+) squared error per point \(absolute error \S+\)", said)
     assert found is not None, said
     assert float(found[1]) < 0.1  # the series' own variance is 1
 

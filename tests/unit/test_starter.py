@@ -26,14 +26,14 @@ def test_the_job_it_writes_trains(capsys: pytest.CaptureFixture[str]) -> None:
         main(["train", "my_job.yaml", *SETTINGS, "--set", "data.heldout_tokens=2048", "--set", "data.max_bytes=200000"])
         == 0
     )
-    assert "nats a token" in capsys.readouterr().out
+    assert "nats per token" in capsys.readouterr().out
 
 
 def test_the_task_it_writes_trains(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init", "waves.yaml", "--task"]) == 0
     assert "factory: waves_task:MyTask" in Path("waves.yaml").read_text()
     assert main(["train", "waves.yaml", *SETTINGS]) == 0
-    assert "squared error a point" in capsys.readouterr().out
+    assert "squared error per point" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
