@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
 from hybrid_ray.config.optimizers import optimizer_title
 from hybrid_ray.config.task import stored_words
@@ -53,7 +53,7 @@ def arms_over_frontier(result: Mapping[str, Any]) -> Figure:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         axis.set_major_formatter(ScalarFormatter())
-        axis.set_minor_locator(MaxNLocator(1))
+        axis.set_minor_locator(NullLocator())
     axes.plot(
         frontier["times"], frontier["losses"], "-s", color=INK, ms=4, lw=1.6, label=f"frontier: {own} stopped early"
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
 from hybrid_ray.report.load import Study
 from hybrid_ray.report.plots.style import (
@@ -98,7 +98,7 @@ def _log_axes(axes: Axes, times: pd.Series, losses: pd.Series) -> None:
         (axes.set_xlim if axis is axes.xaxis else axes.set_ylim)(*limits)
         axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         axis.set_major_formatter(ScalarFormatter())
-        axis.set_minor_locator(MaxNLocator(1))
+        axis.set_minor_locator(NullLocator())
 
 
 def _draw_frontier(axes: Axes, frontier: pd.DataFrame, column: str) -> None:
@@ -175,7 +175,7 @@ def _relative_axis(axes: Axes, baseline: pd.DataFrame) -> None:
     top.set_xlabel("training time / baseline's training time", color=MUTED, size=9)
     top.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     top.xaxis.set_major_formatter(ScalarFormatter())
-    top.xaxis.set_minor_locator(MaxNLocator(1))
+    top.xaxis.set_minor_locator(NullLocator())
     top.spines["top"].set_visible(False)
     top.tick_params(length=0)
 
