@@ -44,6 +44,9 @@ __all__ = [
 MIN_STEPS = 10
 """Minimum number of steps of a run (`TrainConfig.steps`)."""
 
+MOST_MATCHED = 10.0
+"""Largest factor of `_lr_matched` on the learning rate. A tenfold rate is no match of anything: training fails."""
+
 REQUIRED: tuple[ControlArm, ...] = ("equal_steps", "placebo")
 """Controls that always run where a gain may be claimed. The net speedup of a seed needs ``equal_steps``. ``placebo``
 skips the same steps without predicting, so a gain that it has as well does not come from predicting.
@@ -160,14 +163,15 @@ def _equal_time(hybrid: Finished) -> RunConfig:
 def _lr_matched(hybrid: Finished) -> RunConfig:
     """`equal_steps` with the learning rate multiplied by the hybrid's measured ``displacement_ratio``.
 
-    At this rate the real steps alone move as far as the hybrid did along its mean direction. Raises ValueError if the
-    hybrid's ratio is not a positive number, for example because it never predicted.
+    At this rate the real steps alone move as far as the hybrid did along its mean direction. Raises ValueError if no
+    learning rate can do that: the hybrid never predicted, or its real steps hardly moved along that direction, as after
+    jumps that the real steps partly take back (slow momentum).
     """
     ratio = hybrid.result.statistics.get("displacement_ratio")
-    if not isinstance(ratio, int | float) or not 0 < ratio < math.inf:
+    if not isinstance(ratio, int | float) or not 0 < ratio <= MOST_MATCHED:
         raise ValueError(
-            f"displacement_ratio is {ratio!r} in the hybrid's statistics but lr_matched needs a number above 0: "
-            "the hybrid never predicted, or moved against its own real steps"
+            f"displacement_ratio is {ratio!r} in the hybrid's statistics but lr_matched needs a number above 0 and at "
+            f"most {MOST_MATCHED:g}: the hybrid never predicted, or its real steps did not move along with it"
         )
     rate = hybrid.run.optimizer_settings.learning_rate * ratio
     run = replace(hybrid.run, train=replace(hybrid.run.train, learning_rate=rate))

@@ -78,7 +78,7 @@ def test_a_very_short_control_is_still_a_valid_run() -> None:
         assert run.train.evaluations <= run.train.steps
 
 
-@pytest.mark.parametrize("ratio", [None, 0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("ratio", [None, 0.0, -1.0, float("nan"), 1600.0])
 def test_lr_matched_needs_a_measured_displacement(ratio: float | None) -> None:
     with pytest.raises(ValueError, match="displacement_ratio"):
         control("lr_matched", finished(replace(DONE, statistics={"displacement_ratio": ratio})))

@@ -220,10 +220,10 @@ PLOTS = (
     Plot(
         name="signals",
         section="runs",
-        title="Confidence in the best trial",
+        title="Confidence and predictions in the best trial",
         caption=(
-            "A prediction starts only if the confidence (0 to 1) reaches the threshold. Marks at the lower edge are "
-            "predicted steps."
+            "With gate: confidence a prediction starts only if the confidence (0 to 1) reaches the threshold; with "
+            "the other gates the confidence decides nothing. Marks at the lower edge are predicted steps."
         ),
         draw=signals,
     ),

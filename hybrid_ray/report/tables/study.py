@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from hybrid_ray.config import HybridConfig
 from hybrid_ray.report.headline import interval_text
 from hybrid_ray.report.load import Study
 
@@ -160,7 +161,7 @@ def speedups(study: Study) -> Table:
         )  # fmt: skip
     measured = "not measured" if backward is None else f"measured as {backward:.3f}"
     return Table(
-        title="Speedups and their upper bounds",
+        title="Speedups",
         columns=(
             "run", "steps predicted (f)", "speedup in time", "speedup in real steps", "speedup in FLOPs",
             "bound 1/(1−f)", "bound 1/(1−f·b)", "net speedup",
@@ -181,19 +182,35 @@ def best_settings(study: Study) -> Table | None:
     if best is None:
         return None
     searched = {name.removeprefix("params_"): best[name] for name in best.index if name.startswith("params_")}
+    gate = study.job.hybrid.gate_kind
     hybrid = asdict(study.job.hybrid)
     hybrid |= {"predictor": hybrid["predictor"]["name"]} | {
         f"predictor.{name}": value for name, value in hybrid["predictor"]["options"].items()
     }
+    hybrid |= _in_effect(study.job.hybrid)
     fixed = {name: value for name, value in hybrid.items() if name not in searched}
+    unread = {"confidence_threshold": "confidence", "gate_rate": "random"}  # by the gate that reads it
     return Table(
         title=f"Settings of the best trial ({best['number']:.0f})",
         columns=("setting", "value", ""),
         rows=(
             *((name, _plain(value), "searched") for name, value in searched.items()),
-            *((name, _plain(value), "") for name, value in fixed.items()),
+            *(
+                (name, _plain(value), "" if unread.get(name, gate) == gate else f"no effect with gate {gate}")
+                for name, value in fixed.items()
+            ),
         ),
     )
+
+
+def _in_effect(hybrid: HybridConfig) -> dict[str, Any]:
+    """The settings that a job may leave to the predictor, with the values that its runs used."""
+    return {
+        "gate": hybrid.gate_kind,
+        "trust": hybrid.trust_kind,
+        "first_fraction": hybrid.predicts_from,
+        "off_fraction": 1.0 - hybrid.predicts_until,
+    }
 
 
 def first_to_see(study: Study) -> pd.DataFrame:
