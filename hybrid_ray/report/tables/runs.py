@@ -107,8 +107,8 @@ def prediction(study: Study) -> Table | None:
         (f"recovery: {name.replace('_', ' ')}", number(count, 0)) for name, count in found.get("events", {}).items()
     ]
     note = (
-        "Cosine, length, error and overshoots compare a prediction with the real steps after it. They say nothing about "
-        "the gain of a predictor that does not forecast those steps: the jumps of slow_momentum reach further."
+        "Cosine, length, error and overshoots compare a prediction with the real steps after it. They do not show"
+        " the gain of a predictor that does not forecast those steps: the jumps of slow_momentum reach further."
     )
     title = "Prediction quality of the best trial"
     return Table(title=title, columns=("measure", "value"), rows=tuple(rows), note=note) if rows else None
