@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hybrid_ray.errors import ConfigError, HybridRayError
 from hybrid_ray.version import __version__
@@ -189,6 +189,9 @@ def _doctor(options: argparse.Namespace) -> int:
     return FAILED if any(finding.state == "bad" for finding in findings) else OK
 
 
+_Command = Callable[[argparse.Namespace], int]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hybrid-ray",
@@ -197,42 +200,35 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--verbose", action="store_true", help="also print informational log messages")
     parser.add_argument("--version", action="version", version=f"hybrid-ray {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_job_commands(commands)
+    _add_study_commands(commands)
+    _add_other_commands(commands)
+    return parser
 
-    def job_command(name: str, does: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(command=does)
+
+def _add_job_commands(commands: Any) -> None:
+    """Commands that read a job file."""
+
+    def add(name: str, does: _Command, text: str) -> argparse.ArgumentParser:
+        command = _add(commands, name, does, text)
         command.add_argument("job", metavar="JOB.yaml")
-        command.add_argument(
-            "--set",
-            action="append",
-            default=[],
-            metavar="KEY=VALUE",
-            help="change one setting of the job, e.g. train.steps=800",
-        )
+        _add_set(command, "change one setting of the job, e.g. train.steps=800")
         return command
 
-    def study_command(name: str, does: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(command=does)
-        command.add_argument("study", metavar="DIR", help="a study directory, such as studies/local")
-        return command
-
-    job_command("run", _run, "run a whole study: baseline, frontier, search, confirmation, report")
-    plan = job_command("plan", _plan, "estimate the time and memory that a job needs; trains nothing")
+    add("run", _run, "run a whole study: baseline, frontier, search, confirmation, report")
+    plan = add("plan", _plan, "estimate the time and memory that a job needs; trains nothing")
     plan.add_argument(
         "--memory",
         type=float,
         metavar="GIB",
         help="only check whether a run fits on a device with this much free memory",
     )
-    train = job_command("train", _train, "train once, without a search")
+    train = add("train", _train, "train once, without a search")
     train.add_argument("--arm", choices=["baseline", "hybrid"], default="hybrid", help="default: %(default)s")
     train.add_argument("--out", default="runs/train", metavar="DIR", help="directory of the run (default: %(default)s)")
-    compare = job_command(
-        "compare", _compare, "compare the hybrid with its controls over several seeds, with statistics"
-    )
+    compare = add("compare", _compare, "compare the hybrid with its controls over several seeds, with statistics")
     compare.add_argument("--out", metavar="DIR", help="directory of the comparison (default: comparisons/NAME)")
-    submit = job_command("submit", _submit, "send a job to a Ray cluster and follow its log")
+    submit = add("submit", _submit, "send a job to a Ray cluster and follow its log")
     submit.add_argument(
         "--address", required=True, metavar="URL", help="URL of the cluster's dashboard, e.g. http://127.0.0.1:8265"
     )
@@ -241,37 +237,50 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="allow plain http to another machine, though others could read the job and the token",
     )
-    resume = study_command("resume", _resume, "continue a study that was stopped; finished trials are kept")
+
+
+def _add_study_commands(commands: Any) -> None:
+    """Commands that read a study's directory."""
+
+    def add(name: str, does: _Command, text: str) -> argparse.ArgumentParser:
+        command = _add(commands, name, does, text)
+        command.add_argument("study", metavar="DIR", help="a study directory, such as studies/local")
+        return command
+
+    resume = add("resume", _resume, "continue a study that was stopped; finished trials are kept")
     resume.add_argument(
         "--fork", action="store_true", help="start a new study that first tries the best settings of this one"
     )
-    extend = study_command("extend", _extend, "add trials to a finished study")
+    extend = add("extend", _extend, "add trials to a finished study")
     extend.add_argument(
         "--trials", type=int, required=True, metavar="N", help="total number of trials, finished ones included"
     )
-    study_command("report", _report, "write report.html and report.md again from the stored results")
-    rescore = study_command("rescore", _rescore, "score a study's trials by another objective; trains nothing")
-    rescore.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a setting of the objective, e.g. objective.mode=net",
-    )
-    schema = commands.add_parser("schema", help="print the JSON schema of a job file, for editors")
+    add("report", _report, "write report.html and report.md again from the stored results")
+    rescore = add("rescore", _rescore, "score a study's trials by another objective; trains nothing")
+    _add_set(rescore, "change a setting of the objective, e.g. objective.mode=net")
+
+
+def _add_other_commands(commands: Any) -> None:
+    schema = _add(commands, "schema", _schema, "print the JSON schema of a job file, for editors")
     schema.add_argument(
         "--markdown", action="store_true", help="print all settings as Markdown tables instead (docs/settings.md)"
     )
-    schema.set_defaults(command=_schema)
-    init = commands.add_parser("init", help="write a commented job file that is ready to run")
-    init.set_defaults(command=_init)
+    init = _add(commands, "init", _init, "write a commented job file that is ready to run")
     init.add_argument("path", metavar="PATH", nargs="?", default="my_job.yaml", help="default: %(default)s")
     init.add_argument(
         "--task", action="store_true", help="also write a Python file with a model of your own, which the job trains"
     )
-    doctor = commands.add_parser("doctor", help="show what this machine has and what is missing")
-    doctor.set_defaults(command=_doctor)
-    return parser
+    _add(commands, "doctor", _doctor, "show what this machine has and what is missing")
+
+
+def _add(commands: Any, name: str, does: _Command, text: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    command.set_defaults(command=does)
+    return command
+
+
+def _add_set(command: argparse.ArgumentParser, text: str) -> None:
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
 
 
 if __name__ == "__main__":
