@@ -83,20 +83,47 @@ def fit_with_workers(
             f"resources.gpus_per_worker is {resources.gpus:g} but train.device is {run.train.device!r}, so the run "
             "could reserve GPUs and train on the CPU: set train.device to cuda, or resources.gpus_per_worker to 0"
         )
+    directory = directory.resolve()
+    marker = directory / _OUT_OF_MEMORY
+    marker.unlink(missing_ok=True)
+    trainer = _trainer(
+        {"run": run, "directory": str(directory), "reporter_factory": reporter_factory},
+        run=run, resources=resources, name=name, storage=storage, max_failures=max_failures, callbacks=callbacks,
+    )  # fmt: skip
+    from ray.train import TrainingFailedError
+
+    try:
+        trainer.fit()
+    except TrainingFailedError:
+        if not marker.exists():
+            raise
+    if marker.exists():
+        raise TrialOutOfMemory(marker.read_text())
+    return RunResult.from_dict(json.loads((directory / "result.json").read_text()))
+
+
+def _trainer(
+    config: dict[str, Any],
+    *,
+    run: RunConfig,
+    resources: ResourcesConfig,
+    name: str,
+    storage: Path,
+    max_failures: int,
+    callbacks: Sequence[Any],
+) -> Any:
+    """The TorchTrainer of a run. ``config``: what `train_worker` gets; the rest: see `fit_with_workers`."""
     # Ray Train fetches one report per health check of its workers, every 2 s by default.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
     train_v2: Any = ray.train  # V2 runs, but the type annotations are still those of V1
-    directory = directory.resolve()
-    marker = directory / _OUT_OF_MEMORY
-    marker.unlink(missing_ok=True)
     use_gpu = resources.gpus > 0
     share = {"CPU": resources.cpus_per_worker, **({"GPU": resources.gpus} if use_gpu else {})}
-    trainer = TorchTrainer(
+    return TorchTrainer(
         train_worker,
-        train_loop_config={"run": run, "directory": str(directory), "reporter_factory": reporter_factory},
+        train_loop_config=config,
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT),
         scaling_config=train_v2.ScalingConfig(num_workers=run.workers, use_gpu=use_gpu, resources_per_worker=share),
         run_config=train_v2.RunConfig(
@@ -109,14 +136,6 @@ def fit_with_workers(
             callbacks=list(callbacks),
         ),
     )
-    try:
-        trainer.fit()
-    except train_v2.TrainingFailedError:
-        if not marker.exists():
-            raise
-    if marker.exists():
-        raise TrialOutOfMemory(marker.read_text())
-    return RunResult.from_dict(json.loads((directory / "result.json").read_text()))
 
 
 def train_worker(config: dict[str, Any]) -> None:
