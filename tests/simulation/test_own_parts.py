@@ -102,7 +102,7 @@ PBT = {"name": "ray.tune.schedulers:PopulationBasedTraining", "hyperparam_mutati
         ({"scheduler": {"name": "ray.tune.schedulers:FIFOScheduler", "x": 1}}, "search.scheduler.x is not an option"),
         ({"scheduler": PBT}, "changes trials while they run"),
         ({"scheduler": "optuna.samplers:RandomSampler"}, "makes a RandomSampler: it must make a TrialScheduler"),
-        ({"scheduler": {"name": "asha", "reduction_factor": 3}}, "asha takes no options here"),
+        ({"scheduler": {"name": "asha", "reduction_factor": 3}}, "asha takes no options: leave reduction_factor out"),
         ({"scheduler": "hyperband"}, "must be one of asha, median, none, or package.module:Name"),
         ({"scheduler": {"reduction_factor": 3}}, "must be one of asha, median, none, or package.module:Name"),
         ({"sampler": "optuna.samplers:GridSampler"}, "has no search_space but optuna.samplers:GridSampler needs it"),
