@@ -69,8 +69,8 @@ class Spec:
         nominal = self.steps + predicted
         config = TrainConfig(
             steps=nominal, batch_size=self.batch, learning_rate=self.rate, min_lr_ratio=0.0,
-            lr_warmup_fraction=WARMUP / self.steps, evaluations=1, sample_tokens=0, calibration_steps=5, device="cpu",
-            **{"schedule": "linear", **self.train},
+            evaluations=1, sample_tokens=0, calibration_steps=5, device="cpu",
+            **{"schedule": "linear", "lr_warmup_fraction": WARMUP / self.steps, **self.train},
         )  # fmt: skip
         return RunConfig(
             arm="baseline" if hybrid.predictor.name == "none" else "hybrid",
@@ -92,6 +92,13 @@ class Spec:
 
 def adamw(width: int, steps: int, seed: int, rate: float, **changes: Any) -> Spec:
     return Spec(arm="adamw", width=width, steps=steps, seed=seed, rate=rate, **changes)
+
+
+def adamw_long_warmup(width: int, steps: int, seed: int, rate: float) -> Spec:
+    """Plain training with a tenth of the run as warmup: does it allow a higher rate?"""
+    return Spec(
+        arm="adamw_long_warmup", width=width, steps=steps, seed=seed, rate=rate, train={"lr_warmup_fraction": 0.1}
+    )
 
 
 def beta3(steps: int) -> float:
@@ -169,6 +176,7 @@ def ademamix_slow(width: int, steps: int, seed: int, rate: float) -> Spec:
 
 ARMS = {
     "adamw": adamw,
+    "adamw_long_warmup": adamw_long_warmup,
     "slow_momentum": slow,
     "ademamix": ademamix,
     "ema_nesterov": average,
@@ -181,10 +189,11 @@ ARMS = {
 }
 RATES: Mapping[tuple[str, int], Sequence[float]] = {
     ("adamw", 32): (4e-3, 6e-3, 8e-3, 1.1e-2, 1.6e-2),
+    ("adamw_long_warmup", 32): (1.1e-2, 1.6e-2, 2.2e-2),
     ("slow_momentum", 32): (2e-3, 3e-3, 4e-3, 6e-3),
     ("ademamix", 32): (2e-3, 3e-3, 4e-3, 6e-3),
     ("ema_nesterov", 32): (4e-3, 6e-3, 8e-3),
-    ("adamw", 64): (3e-3, 4e-3, 6e-3),
+    ("adamw", 64): (3e-3, 4e-3, 6e-3, 8e-3),
     ("slow_momentum", 64): (1.5e-3, 2e-3, 3e-3),
     ("ademamix", 64): (1.5e-3, 2e-3, 3e-3),
     ("ema_nesterov", 64): (2e-3, 3e-3, 4e-3),
@@ -259,13 +268,14 @@ def queue(results: Results) -> Iterator[Spec]:
     yield slow(32, 4000, 1, 4e-3)
     yield ademamix(32, 4000, 1, 4e-3)
     yield from stage(results, 32, 4000, ("adamw", "slow_momentum", "ademamix"))
+    yield from frontier(results, "adamw", 32, 4000, (3200, 4800, 5600, 6400), SEEDS)
+    yield from tuning("adamw_long_warmup", 32, 4000)
+    yield from stage(results, 32, 4000, ("placebo",))
+    yield from frontier(results, "ademamix", 32, 4000, (3200, 4800, 5600), SEEDS[:3])
+    yield from stage(results, 32, 4000, ("ema_nesterov",))
     for kind, alpha in (("sign", 12.0), ("shrink", 12.0), ("shrink", 8.0), ("sign", 8.0)):
         yield slow_cautious(kind, alpha, 32, 4000, TUNING_SEEDS[0], 4e-3)
-    yield from frontier(results, "adamw", 32, 4000, (3200, 4800, 5600, 6400), SEEDS[:3])
     yield from stage(results, 32, 4000, ("muon", "muon_slow_momentum"))
-    yield from stage(results, 32, 4000, ("placebo", "ema_nesterov"))
-    yield from frontier(results, "adamw", 32, 4000, (3200, 4800, 5600, 6400), SEEDS)
-    yield from frontier(results, "ademamix", 32, 4000, (3200, 4800, 5600), SEEDS[:3])
     yield from frontier(results, "muon", 32, 4000, (4800, 5600), SEEDS[:3])
     yield from stage(results, 64, 4000, ("adamw", "slow_momentum", "ademamix"))
     yield from frontier(results, "adamw", 64, 4000, (4800, 5600, 6400), SEEDS[:3])
@@ -285,15 +295,19 @@ def queue(results: Results) -> Iterator[Spec]:
 
 def stage(results: Results, width: int, steps: int, arms: Sequence[str]) -> Iterator[Spec]:
     """Tune each arm on the tuning seeds, then train it at its best rate, seed by seed. Placebo uses AdamW's rate."""
-    tuned = [arm for arm in arms if arm != "placebo"]
-    for arm in tuned:
-        for rate in RATES[arm, width]:
-            yield from (ARMS[arm](width, steps, seed, rate) for seed in TUNING_SEEDS)
+    for arm in arms:
+        if arm != "placebo":
+            yield from tuning(arm, width, steps)
     for seed in SEEDS:
         for arm in arms:
             rate = results.best_rate("adamw" if arm == "placebo" else arm, width, steps)
             if rate is not None:
                 yield ARMS[arm](width, steps, seed, rate)
+
+
+def tuning(arm: str, width: int, steps: int) -> Iterator[Spec]:
+    for rate in RATES[arm, width]:
+        yield from (ARMS[arm](width, steps, seed, rate) for seed in TUNING_SEEDS)
 
 
 def frontier(
