@@ -1,5 +1,7 @@
 """The command line as a user meets it: exit codes, all problems at once, nothing started."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,3 +57,11 @@ def test_doctor_finds_this_environment_fit_to_run(capsys: pytest.CaptureFixture[
     said = capsys.readouterr().out
     assert "torch" in said
     assert all(finding.text for finding in examine())
+
+
+def test_output_that_nobody_reads_is_no_traceback() -> None:
+    program = "import sys; from hybrid_ray.cli import main; sys.exit(main(['schema', '--markdown']))"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()  # type: ignore[union-attr]  # as `head` does
+        assert process.stderr.read() == b""  # type: ignore[union-attr]
+        assert process.wait() == 1
