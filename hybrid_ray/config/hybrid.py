@@ -90,8 +90,8 @@ class HybridConfig:
     horizon_mode: Literal["fixed", "scaled"] = Field(
         default="fixed", description="scaled: the horizon shrinks with the learning rate"
     )
-    # Lowers the error of the next prediction (method/corrector.py). Off by default because it changes the length of
-    # predictions independently of ``gain``.
+    # Lowers the error of the next prediction (method/predictors/corrector.py). Off by default because it changes the
+    # length of predictions independently of ``gain``.
     residual_feedback: Share = Field(
         default=0.0,
         description="How fast the length of predictions adapts to the real steps that follow them; 0: never",

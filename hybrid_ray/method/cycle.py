@@ -7,13 +7,13 @@ from typing import Any
 import torch
 
 from hybrid_ray.config import HybridConfig
-from hybrid_ray.method.corrector import Corrector
 from hybrid_ray.method.gate.agreement import Agreement, AgreementMeter
 from hybrid_ray.method.gate.confidence import Confidence
 from hybrid_ray.method.gate.coordinate_sample import CoordinateSample
 from hybrid_ray.method.gate.horizon import choose_horizon
 from hybrid_ray.method.learning_rate import LearningRate
 from hybrid_ray.method.predictors import build_predictor
+from hybrid_ray.method.predictors.corrector import Corrector
 from hybrid_ray.method.ranks import sum_over_ranks
 from hybrid_ray.method.weights import Weights
 

@@ -11,6 +11,7 @@ from hybrid_ray.method.gate.agreement import Agreement
 from hybrid_ray.method.phase_memory import PhaseMemory
 from hybrid_ray.method.phases import Phase
 from hybrid_ray.method.step_clock import StepClock
+from hybrid_ray.run_result import Replay
 
 __all__ = ["TrainerStats"]
 
@@ -76,6 +77,21 @@ class TrainerStats:
     @property
     def phase_seconds(self) -> dict[str, float]:
         return dict.fromkeys(map(str, Phase), 0.0) | self._seconds.seconds()
+
+    def shares(self, replay: Replay, part_seconds: Mapping[str, float]) -> dict[str, Any]:
+        """Numbers of steps and seconds by phase, as plain numbers."""
+        steps = replay.real_steps + replay.predicted_steps
+        phases = dict.fromkeys(map(str, Phase), 0) | replay.phase_steps
+        return {
+            "steps": steps,
+            "real_steps": replay.real_steps,
+            "predicted_steps": replay.predicted_steps,
+            "backward_reduction": replay.predicted_steps / max(1, steps),
+            "phase_steps": phases,
+            "phase_shares": {phase: count / max(1, steps) for phase, count in phases.items()},
+            "phase_seconds": self.phase_seconds,
+            "part_seconds": dict(part_seconds),
+        }
 
     def measures(self) -> dict[str, Any]:
         """Plain numbers, ready for JSON. Means over cycles are None before the first cycle is measured."""

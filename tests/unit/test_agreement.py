@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybrid_ray.config import HybridConfig
-from hybrid_ray.method.corrector import Corrector
 from hybrid_ray.method.gate.agreement import Agreement, AgreementMeter
 from hybrid_ray.method.gate.confidence import Confidence
 from hybrid_ray.method.gate.coordinate_sample import CoordinateSample
@@ -18,6 +17,7 @@ from hybrid_ray.method.gate.horizon import choose_horizon
 from hybrid_ray.method.guard.divergence import Level
 from hybrid_ray.method.phase_memory import Slope
 from hybrid_ray.method.predictors.buffers import Buffers
+from hybrid_ray.method.predictors.corrector import Corrector
 from hybrid_ray.method.step_clock import StepClock
 from hybrid_ray.method.weights import Weights
 from hybrid_ray.optim import local

@@ -172,7 +172,7 @@ class Oracle:
     """Stands in for the monitor's judgement at one real step, to see each recovery carried out."""
 
     def __init__(self, trainer: HybridTrainer, at: int, recovery: Recovery) -> None:
-        self.inner, self.trainer, self.at, self.recovery = trainer.monitor, trainer, at, recovery
+        self.inner, self.trainer, self.at, self.recovery = trainer.health.monitor, trainer, at, recovery
 
     def observe_real(self, loss: float, norm: float, *, after_prediction: bool) -> Assessment:
         return self.assess()
@@ -189,7 +189,7 @@ class Oracle:
 def recover(recovery: Recovery, at: int = 22, **changes):
     """Run up to a recovery in Correct (steps 21-25). Returns trainer, result, weights before, and what a jump moved."""
     trainer, batches = toy_run(quick(**changes))
-    trainer.monitor = Oracle(trainer, at, recovery)
+    trainer.health.monitor = Oracle(trainer, at, recovery)
     jump = torch.zeros_like(flat(trainer.model))
     result = None
     for _ in range(at):
@@ -232,10 +232,10 @@ def test_reduce_predict_ratio_shortens_the_next_prediction_and_wears_off() -> No
 
 def test_raise_threshold_asks_for_more_confidence_for_a_while() -> None:
     trainer, batches, *_ = recover(Recovery.RAISE_THRESHOLD, confidence_threshold=0.0)
-    assert trainer.backoff.threshold(0.0) == 0.1
+    assert trainer.health.backoff.threshold(0.0) == 0.1
     for _ in range(60):
         trainer.step(batches)
-    assert trainer.backoff.threshold(0.0) < 0.1
+    assert trainer.health.backoff.threshold(0.0) < 0.1
 
 
 def test_reset_predictor_forgets_the_average_but_goes_on_learning() -> None:
@@ -252,9 +252,9 @@ def test_reset_predictor_forgets_the_average_but_goes_on_learning() -> None:
 def test_a_predictor_that_was_reset_for_its_error_starts_with_no_confidence_of_the_one_before() -> None:
     trainer, batches = toy_run(quick(confidence_threshold=0.01))
     oracle = Oracle(trainer, 25, Recovery.RESET_PREDICTOR)  # the end of the first cycle: its prediction is judged
-    oracle.observe_real = trainer.monitor.observe_real
+    oracle.observe_real = trainer.health.monitor.observe_real
     oracle.observe_prediction = lambda error: oracle.assess()
-    trainer.monitor = oracle
+    trainer.health.monitor = oracle
     results = [trainer.step(batches) for _ in range(35)]
     assert results[23].confidence > 0.01
     assert results[24].event == "reset_predictor: because"
@@ -283,7 +283,7 @@ def test_an_arm_that_decides_nothing_leaves_bad_batches_out_and_is_only_advised_
 ) -> None:
     config, replay = ARMS[arm]
     trainer, batches = toy_run(config, replay=replay)
-    trainer.monitor = Oracle(trainer, 12, recovery)  # in Full: nothing has been predicted
+    trainer.health.monitor = Oracle(trainer, 12, recovery)  # in Full: nothing has been predicted
     for _ in range(11):
         trainer.step(batches)
     before = flat(trainer.model)

@@ -101,7 +101,7 @@ def test_no_optimizer_that_steps_from_the_weights_is_refused(name: str, changes:
     trainer, batches = toy_run(quick(sample_one_in=1, **changes), optimizer=OPTIMIZERS[name])
     for _ in range(120):
         trainer.step(batches)
-    assert trainer._jump_check.undone == 0
+    assert trainer.health.jump_check.undone == 0
 
 
 @pytest.mark.parametrize("predictor", ["ema_nesterov", "snoo", "linear_fit"])
