@@ -1,0 +1,118 @@
+"""The MLP dynamics model: a small ensemble, trained online on a replay buffer."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from hybrid_ray.method.gate.dynamics.base import FEATURES, Forecast, bounded
+from hybrid_ray.method.gate.dynamics.replay import ReplayBuffer
+from hybrid_ray.method.gate.dynamics.standardizer import RunningScale, Standardizer
+
+__all__ = ["MLPDynamics"]
+
+_MEMBERS, _HIDDEN = 6, 16
+_BUFFER, _BATCH = 256, 64  # cycles
+_STEPS = 2  # of Adam per cycle
+_RATE = 5e-3
+_SIZES = [(FEATURES + 1) * _HIDDEN, _HIDDEN, _HIDDEN * 2, 2]  # weights and biases of the two layers
+
+
+class MLPDynamics:
+    """outcome = f(x) + jump g(x, jump) with nets of 64 + 1 inputs, 16 tanh units and the two outputs f and g.
+
+    Each member is a sample of the posterior: it starts at its own draw of the prior, is pulled back to it as Bayes'
+    rule has it (anchored ensembles, Pearce et al., arXiv 1810.05546), and weighs every cycle by its own exponential
+    weight (the Bayesian bootstrap). Members come in pairs of opposite first outputs, so the mean is 0 before
+    any data. Outcomes are learnt in units of their root mean square.
+
+    Args:
+        seed: of the initial weights, the bootstrap and the batches.
+    """
+
+    def __init__(self, *, seed: int) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+        self._standardizer = Standardizer(FEATURES)
+        self._scale = RunningScale(0.01, count=10)
+        self._replay = ReplayBuffer(_BUFFER, FEATURES + 2 + _MEMBERS)  # features, jump, outcome, bootstrap weights
+        first = self._draw(_MEMBERS // 2, FEATURES + 1, _HIDDEN) / (FEATURES + 1) ** 0.5
+        last = self._draw(_MEMBERS // 2, _HIDDEN, 2) / _HIDDEN**0.5
+        bias = self._draw(_MEMBERS // 2, 1, 2)
+        draws = torch.cat([first, first]), torch.cat([last, -last]), torch.cat([bias, -bias])
+        self._anchor = torch.zeros(_MEMBERS, sum(_SIZES))  # all weights of a member in one row
+        weights = _parts(self._anchor)
+        for part, draw in zip((weights[0], weights[2], weights[3]), draws, strict=True):
+            part.copy_(draw)
+        precisions = torch.tensor([FEATURES + 1.0, 1.0, float(_HIDDEN), 1.0])  # of the prior of each weight
+        self._precision = precisions.repeat_interleave(torch.tensor(_SIZES))
+        self._weights = self._anchor.clone().requires_grad_()
+        self._adam = torch.optim.Adam([self._weights], lr=_RATE, betas=(0.9, 0.99), fused=True)
+        self.memory_bytes = 5 * self._anchor.nbytes + self._replay.memory_bytes + 3 * 8 * FEATURES
+
+    def forecast(self, features: Sequence[float], jump: float) -> Forecast:
+        with torch.no_grad():
+            members = self._outcomes(self._standardizer(features).float()[None], torch.tensor([jump]))[:, 0]
+        std, mean = torch.std_mean(members.double())
+        return Forecast(mean=float(mean) * self._scale.value, std=float(std) * self._scale.value)
+
+    def observe(self, features: Sequence[float], jump: float, outcome: float) -> None:
+        outcome = bounded(outcome)
+        self._standardizer.observe(features)
+        self._scale.observe(outcome)
+        shares = torch.empty(_MEMBERS).exponential_(generator=self._generator)
+        self._replay.add(torch.cat([torch.tensor([*features, jump, outcome]), shares]))
+        for _ in range(_STEPS):
+            self._train()
+
+    @torch.enable_grad()
+    def _train(self) -> None:
+        """One step of Adam on -log posterior / cycles, where the noise has the outcomes' variance."""
+        count = len(self._replay)
+        picked = torch.randint(count, (min(_BATCH, count),), generator=self._generator)
+        features, jumps, outcomes, shares = torch.split(self._replay.take(picked), [FEATURES, 1, 1, _MEMBERS], 1)
+        error = self._outcomes(self._standardizer(features).float(), jumps[:, 0]) - outcomes[:, 0] / self._scale.value
+        data = (
+            (shares.T * torch.nn.functional.huber_loss(error, torch.zeros_like(error), reduction="none")).mean(1).sum()
+        )
+        pull = (self._precision * (self._weights - self._anchor).square()).sum()
+        self._adam.zero_grad()
+        torch.autograd.backward(data + 0.5 * pull / count)
+        self._adam.step()
+
+    def _outcomes(self, features: torch.Tensor, jumps: torch.Tensor) -> torch.Tensor:
+        """Outcomes in units of the scale, shape (members, n)."""
+        first, bias, last, last_bias = _parts(self._weights)
+        inputs = torch.cat([features, jumps[:, None]], 1)
+        outputs: torch.Tensor = torch.tanh(inputs @ first + bias) @ last + last_bias
+        return outputs[..., 0] + jumps * outputs[..., 1]
+
+    def _draw(self, *shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=self._generator)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "generator": self._generator.get_state(),
+            "standardizer": self._standardizer.state_dict(),
+            "scale": self._scale.state_dict(),
+            "replay": self._replay.state_dict(),
+            "anchor": self._anchor,
+            "weights": self._weights.detach().clone(),
+            "adam": copy.deepcopy(self._adam.state_dict()),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._generator.set_state(state["generator"])
+        self._standardizer.load_state_dict(state["standardizer"])
+        self._scale.load_state_dict(state["scale"])
+        self._replay.load_state_dict(state["replay"])
+        self._anchor = state["anchor"]
+        with torch.no_grad():
+            self._weights.copy_(state["weights"])
+        self._adam.load_state_dict(copy.deepcopy(state["adam"]))
+
+
+def _parts(weights: torch.Tensor) -> list[torch.Tensor]:
+    """Weights and biases of the two layers, of all members, as views."""
+    shapes = (-1, _HIDDEN), (1, _HIDDEN), (_HIDDEN, 2), (1, 2)
+    return [part.view(_MEMBERS, *shape) for part, shape in zip(torch.split(weights, _SIZES, 1), shapes, strict=True)]
