@@ -30,7 +30,7 @@ class RecursiveLeastSquares:
 
     Args:
         prior_std: standard deviation of each coefficient before any observation, shape (n,).
-        noise: standard deviation of the noise before any observation; it counts as 10 observations.
+        noise: standard deviation of the noise before any observation; it counts as 3 observations.
         memory: observations after which what was learnt has faded to 1 / e.
     """
 
@@ -40,7 +40,7 @@ class RecursiveLeastSquares:
         self.theta = torch.zeros(len(prior_std), dtype=torch.float64)
         self.covariance = self._prior
         self.noise = noise**2
-        self.count = 10
+        self.count = 3
 
     def forecast(self, phi: torch.Tensor) -> tuple[float, float]:
         """Mean and standard deviation of <theta, phi>."""
@@ -79,16 +79,20 @@ class LinearDynamics:
     """outcome = f(x) + jump g(x) + jump^2 h, where f and g are affine in the standardised features x.
 
     g is what a decision needs: how the effect of a jump depends on the state of training. The prior says that a jump
-    changes the loss by 0 +- 1 % on average and by +- 2 % depending on x; the data must say more.
+    changes the loss by 0 +- 0.5 % on average and by +- 1 % depending on x, about what was measured
+    (benchmarks/confidence.py), and that a measured outcome has an error of 2 %.
     """
 
-    _LEVEL, _SLOPES, _CURVE, _NOISE = 0.01, 0.02, 0.005, 0.01
+    _DRIFT = 0.01, 0.02  # prior standard deviations of f: at the average state, and over the states
+    _EFFECT = 0.005, 0.01  # of g
+    _CURVE, _NOISE = 0.003, 0.02
     _MEMORY = 1000.0  # cycles
 
     def __init__(self) -> None:
-        each = torch.full((FEATURES,), self._SLOPES / FEATURES**0.5)
-        affine = torch.cat([torch.tensor([self._LEVEL]), each])
-        prior = torch.cat([affine, affine, torch.tensor([self._CURVE])])
+        affine = [
+            torch.tensor([level] + [slopes / FEATURES**0.5] * FEATURES) for level, slopes in (self._DRIFT, self._EFFECT)
+        ]
+        prior = torch.cat([*affine, torch.tensor([self._CURVE])])
         self._standardizer = Standardizer(FEATURES)
         self._squares = RecursiveLeastSquares(prior, noise=self._NOISE, memory=self._MEMORY)
         self.memory_bytes = self._squares.memory_bytes + 3 * 8 * FEATURES

@@ -13,9 +13,10 @@ from hybrid_ray.method.gate.dynamics.standardizer import RunningScale, Standardi
 __all__ = ["MLPDynamics"]
 
 _MEMBERS, _HIDDEN = 6, 16
+_UNIT = 0.02  # what a jump may change, before any data: an output of 1
 _BUFFER, _BATCH = 256, 64  # cycles
 _STEPS = 2  # of Adam per cycle
-_RATE = 5e-3
+_RATE = 1e-2
 _SIZES = [(FEATURES + 1) * _HIDDEN, _HIDDEN, _HIDDEN * 2, 2]  # weights and biases of the two layers
 
 
@@ -25,7 +26,7 @@ class MLPDynamics:
     Each member is a sample of the posterior: it starts at its own draw of the prior, is pulled back to it as Bayes'
     rule has it (anchored ensembles, Pearce et al., arXiv 1810.05546), and weighs every cycle by its own exponential
     weight (the Bayesian bootstrap). Members come in pairs of opposite first outputs, so the mean is 0 before
-    any data. Outcomes are learnt in units of their root mean square.
+    any data.
 
     Args:
         seed: of the initial weights, the bootstrap and the batches.
@@ -34,7 +35,7 @@ class MLPDynamics:
     def __init__(self, *, seed: int) -> None:
         self._generator = torch.Generator().manual_seed(seed)
         self._standardizer = Standardizer(FEATURES)
-        self._scale = RunningScale(0.01, count=10)
+        self._spread = RunningScale(0.03, count=5)  # of errors, nearly all of it noise
         self._replay = ReplayBuffer(_BUFFER, FEATURES + 2 + _MEMBERS)  # features, jump, outcome, bootstrap weights
         first = self._draw(_MEMBERS // 2, FEATURES + 1, _HIDDEN) / (FEATURES + 1) ** 0.5
         last = self._draw(_MEMBERS // 2, _HIDDEN, 2) / _HIDDEN**0.5
@@ -54,12 +55,12 @@ class MLPDynamics:
         with torch.no_grad():
             members = self._outcomes(self._standardizer(features).float()[None], torch.tensor([jump]))[:, 0]
         std, mean = torch.std_mean(members.double())
-        return Forecast(mean=float(mean) * self._scale.value, std=float(std) * self._scale.value)
+        return Forecast(mean=float(mean) * _UNIT, std=float(std) * _UNIT)
 
     def observe(self, features: Sequence[float], jump: float, outcome: float) -> None:
         outcome = bounded(outcome)
+        self._spread.observe(outcome - self.forecast(features, jump).mean)
         self._standardizer.observe(features)
-        self._scale.observe(outcome)
         shares = torch.empty(_MEMBERS).exponential_(generator=self._generator)
         self._replay.add(torch.cat([torch.tensor([*features, jump, outcome]), shares]))
         for _ in range(_STEPS):
@@ -67,11 +68,12 @@ class MLPDynamics:
 
     @torch.enable_grad()
     def _train(self) -> None:
-        """One step of Adam on -log posterior / cycles, where the noise has the outcomes' variance."""
+        """One step of Adam on -log posterior / cycles, where the noise is as large as forecasts err."""
         count = len(self._replay)
         picked = torch.randint(count, (min(_BATCH, count),), generator=self._generator)
         features, jumps, outcomes, shares = torch.split(self._replay.take(picked), [FEATURES, 1, 1, _MEMBERS], 1)
-        error = self._outcomes(self._standardizer(features).float(), jumps[:, 0]) - outcomes[:, 0] / self._scale.value
+        error = self._outcomes(self._standardizer(features).float(), jumps[:, 0]) - outcomes[:, 0] / _UNIT
+        error = error * (_UNIT / self._spread.value)
         data = (
             (shares.T * torch.nn.functional.huber_loss(error, torch.zeros_like(error), reduction="none")).mean(1).sum()
         )
@@ -81,7 +83,7 @@ class MLPDynamics:
         self._adam.step()
 
     def _outcomes(self, features: torch.Tensor, jumps: torch.Tensor) -> torch.Tensor:
-        """Outcomes in units of the scale, shape (members, n)."""
+        """Outcomes in `_UNIT`, shape (members, n)."""
         first, bias, last, last_bias = _parts(self._weights)
         inputs = torch.cat([features, jumps[:, None]], 1)
         outputs: torch.Tensor = torch.tanh(inputs @ first + bias) @ last + last_bias
@@ -94,7 +96,7 @@ class MLPDynamics:
         return {
             "generator": self._generator.get_state(),
             "standardizer": self._standardizer.state_dict(),
-            "scale": self._scale.state_dict(),
+            "spread": self._spread.state_dict(),
             "replay": self._replay.state_dict(),
             "anchor": self._anchor,
             "weights": self._weights.detach().clone(),
@@ -104,7 +106,7 @@ class MLPDynamics:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._generator.set_state(state["generator"])
         self._standardizer.load_state_dict(state["standardizer"])
-        self._scale.load_state_dict(state["scale"])
+        self._spread.load_state_dict(state["spread"])
         self._replay.load_state_dict(state["replay"])
         self._anchor = state["anchor"]
         with torch.no_grad():

@@ -16,6 +16,7 @@ __all__ = ["RSSMDynamics"]
 _MEMBERS, _HIDDEN = 3, 32
 _VARIABLES, _CLASSES = 8, 8
 _STATE = _VARIABLES * _CLASSES
+_UNIT = 0.01  # what a jump may change, before any data: an output of 1
 _BUFFER, _BATCH, _LENGTH, _AHEAD = 256, 8, 8, 3  # cycles; sequences; cycles of one; cycles of a training rollout
 _EVERY, _RATE = 4, 3e-3  # cycles between two steps of Adam
 _SAMPLES = 16  # of a rollout
@@ -42,7 +43,7 @@ class RSSMDynamics:
 
     Members differ in their initial weights, their batches, and a fixed random linear function that is added to
     their outcomes (randomized priors, Osband et al., arXiv 1806.03335): where there are no data they disagree by
-    about the usual size of an outcome. It takes hundreds of cycles to learn, since it takes few steps per cycle.
+    about 1 %. It takes hundreds of cycles to learn, since it takes few steps per cycle.
 
     Args:
         seed: of the weights, the batches and the samples.
@@ -51,7 +52,7 @@ class RSSMDynamics:
     def __init__(self, *, seed: int) -> None:
         self._generator = torch.Generator().manual_seed(seed)
         self._standardizer = Standardizer(FEATURES)
-        self._scale = RunningScale(0.01, count=10)
+        self._spread = RunningScale(0.03, count=5)  # of errors, nearly all of it noise
         self._replay = ReplayBuffer(_BUFFER, FEATURES + 2)  # features, jump, outcome
         self._cycles = 0
         self._weights = {
@@ -86,15 +87,15 @@ class RSSMDynamics:
         for jump in jumps:
             length = torch.full((_MEMBERS, _SAMPLES, 1), jump)
             state = self._imagine(state, length, self._noise)
-            members = (self._outcome(state) + self._fixed(x, length)).mean(1) * self._scale.value
+            members = (self._outcome(state) + self._fixed(x, length)).mean(1) * _UNIT
             std, mean = torch.std_mean(members.double())
             forecasts.append(Forecast(mean=float(mean), std=float(std)))
         return forecasts
 
     def observe(self, features: Sequence[float], jump: float, outcome: float) -> None:
         outcome = bounded(outcome)
+        self._spread.observe(outcome - self.forecast(features, jump).mean)
         self._standardizer.observe(features)
-        self._scale.observe(outcome)
         self._replay.add(torch.tensor([*features, jump, outcome]))
         self._cycles += 1
         if self._cycles % _EVERY == 0 and len(self._replay) >= _LENGTH + _AHEAD:
@@ -113,7 +114,7 @@ class RSSMDynamics:
         rows = self._replay.take(starts + torch.arange(_LENGTH + _AHEAD))
         features, jumps, outcomes = torch.split(rows, [FEATURES, 1, 1], -1)  # (members, batch, cycles, ...)
         x = self._standardizer(features).float()
-        outcomes = outcomes / self._scale.value - self._fixed(x, jumps)[..., None]
+        outcomes = outcomes / _UNIT - self._fixed(x, jumps)[..., None]
         hidden, states, logits = self._start(_BATCH)[0], [], []
         for t in range(_LENGTH):
             logits.append(self._posterior(hidden, x[:, :, t]))
@@ -129,7 +130,8 @@ class RSSMDynamics:
             span = slice(ahead, ahead + _LENGTH)
             length, target = (part[:, :, span].transpose(1, 2).flatten(1, 2) for part in (jumps, outcomes))
             state = self._imagine(state, length, self._gumbel(_MEMBERS, _LENGTH * _BATCH))
-            loss = loss + F.huber_loss(self._outcome(state), target[..., 0]) / _AHEAD
+            error = (self._outcome(state) - target[..., 0]) * (_UNIT / self._spread.value)
+            loss = loss + F.huber_loss(error, torch.zeros_like(error)) / _AHEAD
         self._adam.zero_grad()
         torch.autograd.backward(loss * _MEMBERS)
         self._adam.step()
@@ -155,7 +157,7 @@ class RSSMDynamics:
         return _log_probabilities(torch.cat([hidden, x], -1) @ self._weights["posterior"])
 
     def _outcome(self, state: State) -> torch.Tensor:
-        """What is learnt of the outcome, in units of the scale, shape (members, n)."""
+        """What is learnt of the outcome, in `_UNIT`, shape (members, n)."""
         outcome: torch.Tensor = (torch.cat(state, -1) @ self._weights["outcome"])[..., 0]
         return outcome
 
@@ -187,7 +189,7 @@ class RSSMDynamics:
         return {
             "generator": self._generator.get_state(),
             "standardizer": self._standardizer.state_dict(),
-            "scale": self._scale.state_dict(),
+            "spread": self._spread.state_dict(),
             "replay": self._replay.state_dict(),
             "cycles": self._cycles,
             "weights": {name: weight.detach().clone() for name, weight in self._weights.items()},
@@ -200,7 +202,7 @@ class RSSMDynamics:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._generator.set_state(state["generator"])
         self._standardizer.load_state_dict(state["standardizer"])
-        self._scale.load_state_dict(state["scale"])
+        self._spread.load_state_dict(state["spread"])
         self._replay.load_state_dict(state["replay"])
         self._cycles = state["cycles"]
         with torch.no_grad():
