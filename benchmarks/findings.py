@@ -32,7 +32,9 @@ from hybrid_ray.training.loop import train
 WARMUP = 50  # real steps
 TUNING_SEEDS = (101, 102)
 SEEDS = (1, 2, 3, 4, 5, 6)
-PRESETS = {32: "pico", 64: "pico64"}
+PRESETS = {32: "pico", 64: "pico64", 128: "pico128"}
+
+STABILITY_STEPS = 2000  # a run of 4,000 takes over ten minutes
 
 PLAIN: Mapping[str, Any] = {"predictor": "none"}
 JUMPS: Mapping[str, Any] = {
@@ -146,6 +148,19 @@ def slow_cautious(kind: str, alpha: float, width: int, steps: int, seed: int, ra
     """Slow momentum that moves a coordinate less if its average is uncertain."""
     spec = slow(width, steps, seed, rate)
     return replace(spec, arm=f"slow_{kind}_{alpha:g}", hybrid=_with(spec, caution=kind, alpha=alpha))
+
+
+def slow_clipped(longest: float, width: int, steps: int, seed: int, rate: float) -> Spec:
+    """Slow momentum whose jumps are at most ``longest`` times as long as the real steps before them."""
+    spec = slow(width, steps, seed, rate)
+    hybrid = _with(spec, name="clipped_slow_momentum:ClippedSlowMomentum", longest=longest)
+    return replace(spec, arm=f"slow_clipped_{longest:g}", hybrid={**hybrid, "off_fraction": 0.0})
+
+
+def slow_alpha(alpha: float, width: int, steps: int, seed: int, rate: float) -> Spec:
+    """Slow momentum with another weight of the slow average."""
+    spec = slow(width, steps, seed, rate)
+    return replace(spec, arm=f"slow_alpha_{alpha:g}", hybrid=_with(spec, alpha=alpha))
 
 
 def muon(width: int, steps: int, seed: int, rate: float) -> Spec:
@@ -291,6 +306,17 @@ def queue(results: Results) -> Iterator[Spec]:
             yield slow_trusting(32, 4000, seed, rate)
             yield from (arm(64, 4000, seed, 6e-3) for arm in (slow, slow_trusting))
     yield from stage(results, 32, 4000, ("ademamix_slow_momentum", "schedule_free"))
+    yield from stability(128, STABILITY_STEPS, 1, 2e-3)
+
+
+def stability(width: int, steps: int, seed: int, rate: float) -> Iterator[Spec]:
+    """What keeps slow momentum from diverging at AdamW's own rate, where its default gain is too large?"""
+    yield slow(width, steps, seed, rate)
+    yield adamw(width, steps, seed, rate)
+    yield slow_trusting(width, steps, seed, rate)
+    yield slow(width, steps, seed, rate / 2)
+    yield slow_alpha(4.0, width, steps, seed, rate)
+    yield from (slow_clipped(longest, width, steps, seed, rate) for longest in (1.0, 2.0))
 
 
 def stage(results: Results, width: int, steps: int, arms: Sequence[str]) -> Iterator[Spec]:

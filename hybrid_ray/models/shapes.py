@@ -19,6 +19,7 @@ PRESETS: dict[str, GPT2Shape] = {
     "micro": GPT2Shape(layers=2, heads=2, width=24, context=32),
     "pico": GPT2Shape(layers=2, heads=2, width=32, context=64),
     "pico64": GPT2Shape(layers=2, heads=4, width=64, context=64),
+    "pico128": GPT2Shape(layers=4, heads=4, width=128, context=64),
     "nano": GPT2Shape(layers=3, heads=4, width=64, context=64),
     "124M": GPT2Shape(layers=12, heads=12, width=768),
     "350M": GPT2Shape(layers=24, heads=16, width=1024),
