@@ -38,7 +38,7 @@ CYCLE = HybridConfig(
     first_fraction=0.0,
     off_fraction=0.0,
 )
-SHORT = replace(CYCLE, full_steps=5, correct_steps=0)  # five real steps between two predictions
+SHORT = replace(CYCLE, full_steps=5, correct_steps=0, gate="always", trust="off")  # five real steps between predictions
 
 
 class Tokens:
@@ -78,7 +78,9 @@ class Hybrid:
         self.tokens = Tokens(model, config)
         optimizer = build_optimizer(model, config)
         schedule = build_schedule(optimizer, config)
-        self.trainer = HybridTrainer(model, optimizer, hybrid, lr_scheduler=schedule, clip_norm=1.0)
+        self.trainer = HybridTrainer(
+            model, optimizer, hybrid, lr_scheduler=schedule, total_steps=config.steps, clip_norm=1.0
+        )
 
     def step(self) -> bool:
         return self.trainer.step(self.tokens.loss).predicted
@@ -155,7 +157,11 @@ def on() -> None:
     The cycle is short: every five real steps include a comparison with the last prediction, a plan, and the first
     gradient after a prediction. Only real steps are timed; ``step`` measures predicted ones.
     """
+    for predictor in ("ema_nesterov", "slow_momentum"):
+        _on(predictor)
 
+
+def _on(predictor: str) -> None:
     config = replace(NANO, sequence_length=96)
     shape = GPT2Shape(layers=4, heads=4, width=256, context=128)
 
@@ -163,7 +169,7 @@ def on() -> None:
         torch.manual_seed(0)
         return Hybrid(GPT2(shape, 257, ModelConfig()), config, replace(SHORT, predictor=predictor))
 
-    whole, bare, steps = side("ema_nesterov"), side("none"), SHORT.full_steps
+    whole, bare, steps = side(predictor), side("none"), SHORT.full_steps
     ours, theirs = alternate(
         partial(repeat, whole.step, steps),
         partial(repeat, bare.step, steps),
@@ -174,7 +180,7 @@ def on() -> None:
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
     size = count_parameters(whole.tokens.model)
     print(
-        f"on      {size:,} parameters, {min(theirs) / steps:.2f} s per real step, prediction on / off: {told(ratios)}"
+        f"on      {predictor}, {size:,} parameters, {min(theirs) / steps:.2f} s per real step, on / off: {told(ratios)}"
     )
     found = whole.trainer.statistics()
     real = sum(found["phase_seconds"].values()) - found["phase_seconds"]["predict"]
