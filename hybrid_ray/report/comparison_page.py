@@ -17,7 +17,9 @@ from hybrid_ray.report.pages import templates
 from hybrid_ray.report.plots.comparison import arms_over_frontier
 from hybrid_ray.report.plots.style import png, svg
 from hybrid_ray.report.tables import comparison as tables
-from hybrid_ray.report.tables.study import ceilings_of, number, percent
+from hybrid_ray.report.tables.cells import ends, number, percent
+from hybrid_ray.report.tables.configurations import configurations, published
+from hybrid_ray.report.tables.trials import ceilings_of
 from hybrid_ray.storage.atomic import write_atomic
 from hybrid_ray.storage.json_files import read_json
 
@@ -58,8 +60,8 @@ def _content(result: Mapping[str, Any], directory: Path) -> dict[str, Any]:
         "arms": tables.arms(result),
         "ratios": tables.ratios(result),
         "peers": tables.peers(result),
-        "configurations": tables.configurations(result),
-        "published": tables.published(result),
+        "configurations": configurations(result),
+        "published": published(result),
         "tuning": tables.tuning(result),
         "written": datetime.now(tz=UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "directory": f"{directory.parent.name}/{directory.name}" if directory.is_absolute() else str(directory),
@@ -104,7 +106,7 @@ def _tiles(result: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
     return [
         *(
-            {"value": number(found["mean"], 3), "name": name, "note": f"{note}; {tables.ends(found)}, {level}"}
+            {"value": number(found["mean"], 3), "name": name, "note": f"{note}; {ends(found)}, {level}"}
             for name, found, note in tiles
         ),
         {

@@ -21,6 +21,8 @@ from hybrid_ray.report.plots.style import png, svg
 from hybrid_ray.report.rescoring import rescore_command
 from hybrid_ray.report.tables import runs as tables_runs
 from hybrid_ray.report.tables import study as tables
+from hybrid_ray.report.tables.cells import loss_unit, number, percent, with_error
+from hybrid_ray.report.tables.trials import backward_share, ceilings_of, trials_table
 from hybrid_ray.storage.atomic import write_atomic
 
 __all__ = ["GLOSSARY", "write_report"]
@@ -100,7 +102,7 @@ def _content(study: Study, found: Headline) -> dict[str, Any]:
         "settings": tables.best_settings(study),
         "prediction": tables_runs.prediction(study),
         "samples": samples(study),
-        "trials": tables.trials_table(study),
+        "trials": trials_table(study),
         "costs": [
             table
             for make in (
@@ -184,7 +186,7 @@ def _tiles(study: Study) -> list[Mapping[str, str]]:
         return []
     if confirmed is not None:
         best = study.trials[study.trials["number"] == confirmed["trial"]].iloc[0]
-    free, forward = tables.ceilings_of(best["predicted_share"], tables.backward_share(study))
+    free, forward = ceilings_of(best["predicted_share"], backward_share(study))
     worse = best["degradation"]
     searched = {
         "score": {"score": "search objective; speedup minus loss penalty"},
@@ -197,26 +199,26 @@ def _tiles(study: Study) -> list[Mapping[str, str]]:
     return [
         _net_tile(best, confirmed, searched.get("net speedup", "")),
         {
-            "value": tables.number(best["score"], 2),
+            "value": number(best["score"], 2),
             "name": "score",
             "note": searched.get("score", "speedup minus loss penalty") + stopped,
         },
         {
-            "value": tables.number(best["speedup"], 2, " ×"),
+            "value": number(best["speedup"], 2, " ×"),
             "name": "speedup",
-            "note": f"{searched.get('speedup', '')}over the baseline; upper bound {tables.number(free)}"
-            + (f", {tables.number(forward)} if predicting took a forward pass" if forward else ""),
+            "note": f"{searched.get('speedup', '')}over the baseline; upper bound {number(free)}"
+            + (f", {number(forward)} if predicting took a forward pass" if forward else ""),
         },
         {
-            "value": tables.percent(best["predicted_share"], 0),
+            "value": percent(best["predicted_share"], 0),
             "name": "steps predicted",
             "note": f"{best['predicted_steps']:.0f} of {best['steps']:.0f}",
         },
         {
-            "value": ("+" if worse > 0 else "") + tables.percent(worse),
+            "value": ("+" if worse > 0 else "") + percent(worse),
             "name": "val loss against the baseline",
             "note": searched.get("val loss against the baseline", "")
-            + f"{best['loss']:.4f} against {best['baseline_loss']:.4f} {tables.loss_unit(study.words)}",
+            + f"{best['loss']:.4f} against {best['baseline_loss']:.4f} {loss_unit(study.words)}",
         },
     ]
 
@@ -226,13 +228,13 @@ def _net_tile(trial: pd.Series, confirmed: Mapping[str, Any] | None, searched: s
     if confirmed is not None and confirmed["net_speedup"]["mean"] is not None:
         net = confirmed["net_speedup"]
         return {
-            "value": tables.number(net["mean"], 2, " ×"),
+            "value": number(net["mean"], 2, " ×"),
             "name": "net speedup, confirmed",
             "note": f"{tables.short(net, 2)}, {net['n']} fresh seeds; over stopping early, above 1 is a gain",
         }
     known = pd.notna(trial["net_speedup"])
     return {
-        "value": tables.with_error(trial["net_speedup"], trial["net_error"], 2) + (" ×" if known else ""),
+        "value": with_error(trial["net_speedup"], trial["net_error"], 2) + (" ×" if known else ""),
         "name": "net speedup",
         "note": searched
         + (

@@ -13,7 +13,8 @@ from simulated_runs import Simulator, law, result
 from hybrid_ray.config import CompareConfig, ConfirmConfig, HybridConfig, JobConfig, RunConfig
 from hybrid_ray.errors import ConfigError, HybridRayError
 from hybrid_ray.evaluation.arms import frontier_runs
-from hybrid_ray.evaluation.comparison.compare import compare, decide
+from hybrid_ray.evaluation.comparison.compare import compare
+from hybrid_ray.evaluation.comparison.decide import decide
 from hybrid_ray.evaluation.confirm import Candidate, confirm, fresh_seeds
 from hybrid_ray.evaluation.frontier import Frontier
 from hybrid_ray.evaluation.runner import Task

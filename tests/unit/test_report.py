@@ -21,7 +21,7 @@ from hybrid_ray.report.pages import markdown_cell
 from hybrid_ray.report.plots.study import PLOTS
 from hybrid_ray.report.plots.style import INK, png, svg
 from hybrid_ray.report.study_page import write_report
-from hybrid_ray.report.tables.study import ceilings_of, trials_table
+from hybrid_ray.report.tables.trials import ceilings_of, trials_table
 from hybrid_ray.run_result import TRIAL_COLUMNS
 from hybrid_ray.storage.study_store import StudyStore
 

@@ -14,7 +14,7 @@ from hybrid_ray.report.load import Study, load_study
 from hybrid_ray.report.plots.study import PLOTS, shown
 from hybrid_ray.report.study_page import write_report
 from hybrid_ray.report.tables.runs import device_by_phase, memory
-from hybrid_ray.report.tables.study import trials_table
+from hybrid_ray.report.tables.trials import trials_table
 
 
 def searched(directory: Path, mode: str, *, net: float = 1.1, **options: bool) -> Study:

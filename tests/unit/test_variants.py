@@ -22,7 +22,7 @@ from hybrid_ray.config.jobfile import dump_job, job_from_dict, variant_jobs
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.evaluation.comparison.compare import compare
 from hybrid_ray.evaluation.runner import execute_here
-from hybrid_ray.report.tables.comparison import OURS
+from hybrid_ray.report.tables.configurations import OURS
 from hybrid_ray.report.tables.published import PUBLISHED
 
 WIDER = {"train.precision": "bf16", "train.batch_size": 8, "train.micro_batch_size": 2}

@@ -1,30 +1,13 @@
 """The tables of a comparison's report. All cells are text; report.html and report.md show the same tables."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hybrid_ray.config.optimizers import optimizer_title
 from hybrid_ray.config.task import stored_words
-from hybrid_ray.report.tables.published import PUBLISHED
-from hybrid_ray.report.tables.study import NONE, Table, loss_unit, number, percent
+from hybrid_ray.report.tables.cells import NONE, Table, loss_unit, mean_of, number, percent, ratio, words
 
-__all__ = ["arms", "configurations", "ends", "findings", "peers", "published", "ratio", "ratios", "tuning"]
-
-PHASES = ("warmup", "full", "predict", "correct")
-
-Runs = Sequence[Mapping[str, Any]]
-
-
-def ratio(found: Mapping[str, Any], digits: int = 3) -> str:
-    """A mean with its interval, ``0.930 (0.900–0.960)``; an unknown end is a question mark, a missing mean a dash."""
-    return NONE if found["mean"] is None else f"{found['mean']:.{digits}f} ({ends(found, digits)})"
-
-
-def ends(found: Mapping[str, Any], digits: int = 3) -> str:
-    """The two ends of an interval, ``0.900–0.960``; an unknown end is a question mark."""
-    if found["mean"] is None:
-        return f"no interval from {found['n']} seeds"
-    return "–".join("?" if found[end] is None else f"{found[end]:.{digits}f}" for end in ("low", "high"))
+__all__ = ["arms", "findings", "peers", "ratios", "tuning"]
 
 
 def findings(result: Mapping[str, Any]) -> list[str]:
@@ -40,7 +23,7 @@ def _silent(result: Mapping[str, Any]) -> Iterator[str]:
             threshold = entry["settings"].get("hybrid.confidence_threshold", result["job"]["confidence_threshold"])
             highest = max(run["highest_confidence"] or 0.0 for run in entry["runs"])
             yield (
-                f"{_words(entry['name'])} never predicted: its confidence reached at most {highest:.2f} and the "
+                f"{words(entry['name'])} never predicted: its confidence reached at most {highest:.2f} and the "
                 f"threshold is {threshold:g}. Its numbers are those of plain training plus the method's overhead."
             )
 
@@ -52,7 +35,7 @@ def _edge(result: Mapping[str, Any]) -> Iterator[str]:
         for setting in tuned["at_edge"]:
             best = _value(tuned["best"][setting])
             yield (
-                f"{_words(name)}: the best {_words(setting)}, {best}, is at the edge of those tried; a better one may "
+                f"{words(name)}: the best {words(setting)}, {best}, is at the edge of those tried; a better one may "
                 "lie beyond it."
             )
 
@@ -71,7 +54,7 @@ def _lost(result: Mapping[str, Any]) -> Iterator[str]:
     for arm, rows in result["arms"].items():
         for row in rows:
             if row["loss"] is None:
-                reasons.setdefault(row["error"] or row["status"], []).append(f"{_words(arm)} (seed {row['seed']})")
+                reasons.setdefault(row["error"] or row["status"], []).append(f"{words(arm)} (seed {row['seed']})")
     yield from (f"Runs without a result: {', '.join(runs)}. Reason: {reason}." for reason, runs in reasons.items())
 
 
@@ -81,13 +64,13 @@ def arms(result: Mapping[str, Any]) -> Table:
     rows = []
     for arm, runs in result["arms"].items():
         done = [row for row in runs if row["loss"] is not None]
-        accuracy = (percent(_mean(done, "accuracy"), 2),) if scored else ()
+        accuracy = (percent(mean_of(done, "accuracy"), 2),) if scored else ()
         against = result["comparisons"].get(f"loss_vs_{arm}")
         rows.append(
             (
-                _words(arm), f"{len(done)} of {len(runs)}", number(_mean(done, "loss"), 4), *accuracy,
-                number(_mean(done, "time"), 1), number(_mean(done, "train_seconds"), 2),
-                number(_mean(done, "real_steps"), 1), percent(_mean(done, "predicted_share")),
+                words(arm), f"{len(done)} of {len(runs)}", number(mean_of(done, "loss"), 4), *accuracy,
+                number(mean_of(done, "time"), 1), number(mean_of(done, "train_seconds"), 2),
+                number(mean_of(done, "real_steps"), 1), percent(mean_of(done, "predicted_share")),
                 _target(result, arm), ratio(against, 4) if against else NONE,
             )
         )  # fmt: skip
@@ -149,126 +132,16 @@ def ratios(result: Mapping[str, Any]) -> Table:
 
 
 def _explained(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    words = {
+    titles = {
         "speedup": "speedup in training time (baseline / hybrid)",
         "step_speedup": "speedup in real steps (baseline / hybrid)",
         "flop_speedup": "speedup in FLOPs (baseline / hybrid)",
         "real_step_cost": "cost of a real step (hybrid / plain training, timed in the same process)",
     }
     return {
-        words.get(name, f"loss (hybrid / {_words(name).removeprefix('loss vs ')})"): found
+        titles.get(name, f"loss (hybrid / {words(name).removeprefix('loss vs ')})"): found
         for name, found in result["comparisons"].items()
     }
-
-
-def configurations(result: Mapping[str, Any]) -> list[Table]:
-    """Whole configurations in raw seconds: their cost, their ratios, and their steps and seconds by phase."""
-    return [_costs(result), _raw_ratios(result), _phases(result)]
-
-
-def _costs(result: Mapping[str, Any]) -> Table:
-    measures = [
-        name
-        for name in ("train_seconds", "step_seconds", "tokens_per_second", "loss", "accuracy", "most_memory_bytes")
-        if any(run[name] is not None for entry in result["configurations"] for run in entry["runs"])
-    ]
-    words = {
-        "train_seconds": "training time", "step_seconds": "time per nominal step", "tokens_per_second": _rate(result),
-        "most_memory_bytes": "peak memory",
-    }  # fmt: skip
-    return Table(
-        title="Configurations",
-        columns=("configuration", "settings changed from the job", *(words.get(name, name) for name in measures)),
-        rows=tuple(
-            (
-                _words(entry["name"]),
-                ", ".join(f"{path} {value}" for path, value in entry["settings"].items()) or NONE,
-                *(OURS[name](entry) for name in measures),
-            )
-            for entry in result["configurations"]
-        ),
-        note=(
-            "Means over seeds; times in raw seconds, because another batch size or precision changes the cost of a "
-            "step. The configurations of one seed were started together, in an order that rotates over the seeds. Rows "
-            "marked plain: the settings of the row above without prediction. Memory on a CPU: what the process held, "
-            "read after every 16th step; it may include earlier runs of that process. On a GPU: the allocator's peak."
-        ),
-    )
-
-
-def _rate(result: Mapping[str, Any]) -> str:
-    return f"{stored_words(result['job'])['unit']}s/s"
-
-
-def _raw_ratios(result: Mapping[str, Any]) -> Table:
-    names = ("speedup_vs_baseline", "speedup_vs_plain", "throughput_vs_baseline", "loss_vs_baseline", "loss_vs_plain")
-    return Table(
-        title="Configurations relative to the baseline and to the same settings without prediction",
-        columns=("configuration", *map(_words, names), "net speedup"),
-        rows=tuple(
-            (
-                _words(entry["name"]),
-                *(ratio(found) if (found := entry["ratios"].get(name)) else NONE for name in names),
-                OURS["net_speedup"](entry),
-            )
-            for entry in result["configurations"]
-            if entry["name"] != "baseline"
-        ),
-        note=(
-            f"Paired by seed, {result['level']:.1%} t-intervals of log ratios. Speedups are ratios of raw training "
-            "seconds: above 1 is faster. A loss ratio below 1 is better. Rows marked plain show the effect of "
-            "precision and batch size; the ratios vs plain show the effect of predicting alone. The net speedup "
-            "compares with stopping early. It exists only for configurations that differ from the baseline in "
-            "prediction alone, since no frontier was trained for the others."
-        ),
-    )
-
-
-def _phases(result: Mapping[str, Any]) -> Table:
-    rows = [
-        (_words(entry["name"]), phase, OURS[f"share:{phase}"](entry), OURS[f"step:{phase}"](entry))
-        for entry in result["configurations"]
-        if entry["predicts"]
-        for phase in PHASES
-    ]
-    return Table(
-        title="Steps and step times by phase",
-        columns=("configuration", "phase", "share of steps", "time per step"),
-        rows=tuple(rows),
-        note="Means over seeds; times in raw seconds.",
-    )
-
-
-def published(result: Mapping[str, Any]) -> tuple[Table, str] | None:
-    """The published numbers next to all our configurations, and a remark on what differs.
-
-    None if the job's ``published`` names no table.
-    """
-    name = result["job"]["published"]
-    if name is None:
-        return None
-    known = PUBLISHED[name]
-    mine = {entry["name"]: entry for entry in result["configurations"]}
-    further = [name for name in mine if name not in known.arms.values()]
-    rows = [
-        (
-            quantity.name,
-            *(value or NONE for value in quantity.values or ("",) * len(known.arms)),
-            *(_ours(mine.get(ours), quantity.ours) for ours in (*known.arms.values(), *further)),
-        )
-        for quantity in known.rows
-    ]
-    here = [*known.arms, *map(_words, further)]
-    columns = ("quantity", *(f"{arm}, published" for arm in known.arms), *(f"{arm}, here" for arm in here))
-    note = f"Published: {known.source}. Here: means over {len(result['seeds'])} seeds."
-    job = result["job"]
-    title = f"{known.title}, as published; here {job['model']}, {job['steps']} steps, {job['corpus']}"
-    return Table(title=title, columns=columns, rows=tuple(rows), note=note), known.remark
-
-
-def _ours(entry: Mapping[str, Any] | None, quantity: str | None) -> str:
-    """``quantity`` of our configuration as cell text; a dash if either does not exist."""
-    return NONE if entry is None or quantity is None else OURS[quantity](entry)
 
 
 def tuning(result: Mapping[str, Any]) -> Table | None:
@@ -281,7 +154,7 @@ def tuning(result: Mapping[str, Any]) -> Table | None:
         columns=("tuned for", "setting", "value", "val loss", ""),
         rows=tuple(
             (
-                _words(name), _words(row["setting"]), _value(row["value"]), number(row["loss"], 4),
+                words(name), words(row["setting"]), _value(row["value"]), number(row["loss"], 4),
                 "best" if row["value"] == one["best"][row["setting"]] else "",
             )
             for name, one in tuned.items()
@@ -303,7 +176,8 @@ def peers(result: Mapping[str, Any]) -> Table:
         rows.append(
             (
                 optimizer_title(peer["name"]), f"{len(done)} of {len(peer['runs'])}", f"{peer['learning_rate']:g}",
-                number(_mean(done, "loss"), 4), number(_mean(done, "time"), 1), number(_mean(done, "real_steps"), 1),
+                number(mean_of(done, "loss"), 4), number(mean_of(done, "time"), 1),
+                number(mean_of(done, "real_steps"), 1),
                 ratio(peer["net_speedup"]), ratio(peer["over_baseline"]),
             )
         )  # fmt: skip
@@ -324,74 +198,3 @@ def peers(result: Mapping[str, Any]) -> Table:
 
 def _value(value: Any) -> str:
     return ", ".join(f"{one:g}" for one in value) if isinstance(value, list | tuple) else f"{value:g}"
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _mean(runs: Runs, name: str) -> float | None:
-    found = [run[name] for run in runs if run.get(name) is not None]
-    return sum(found) / len(found) if found else None
-
-
-def _seconds(value: float | None) -> str:
-    if value is None:
-        return NONE
-    return f"{value:.2f} s" if value >= 1 else f"{1000 * value:.3g} ms"
-
-
-def _size(value: float | None) -> str:
-    return NONE if value is None else f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB"
-
-
-def _reduction(entry: Mapping[str, Any]) -> float | None:
-    first, last = (_mean(entry["runs"], f"{which}_train_loss") for which in ("first", "last"))
-    return None if first is None or last is None else 1 - last / first
-
-
-def _speedup(entry: Mapping[str, Any]) -> str:
-    found = entry["ratios"].get("speedup_vs_baseline")
-    return "1" if entry["name"] == "baseline" else NONE if found is None else ratio(found, 2)
-
-
-def _net(entry: Mapping[str, Any]) -> str:
-    found = entry.get("net_speedup")  # comparisons of older versions have none
-    return ratio(found) if found else NONE
-
-
-def _in_phase(name: str, phase: str, text: Callable[[float | None], str]) -> Callable[[Mapping[str, Any]], str]:
-    """Mean over the seeds that had the phase; a dash for configurations that do not predict."""
-
-    def shown(entry: Mapping[str, Any]) -> str:
-        found = [run[name][phase] for run in entry["runs"] if phase in run[name]]
-        return text(sum(found) / len(found) if found and entry["predicts"] else None)
-
-    return shown
-
-
-def _shown(name: str, text: Callable[[float | None], str]) -> Callable[[Mapping[str, Any]], str]:
-    return lambda entry: text(_mean(entry["runs"], name))
-
-
-OURS: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "train_seconds": _shown("train_seconds", _seconds),
-    "step_seconds": _shown("step_seconds", _seconds),
-    "speedup": _speedup,
-    "net_speedup": _net,
-    "tokens_per_second": _shown("tokens_per_second", lambda value: number(value, 0)),
-    "nominal_tokens_per_second": _shown("nominal_tokens_per_second", lambda value: number(value, 0)),
-    "loss": _shown("loss", lambda value: number(value, 4)),
-    "accuracy": _shown("accuracy", lambda value: percent(value, 2)),
-    "predicted_share": _shown("predicted_share", percent),
-    "diverged": lambda entry: str(sum(run["diverged"] for run in entry["runs"])),
-    "first_train_loss": _shown("first_train_loss", lambda value: number(value, 3)),
-    "last_train_loss": _shown("last_train_loss", lambda value: number(value, 3)),
-    "loss_reduction": lambda entry: percent(_reduction(entry)),
-    "first_memory_bytes": _shown("first_memory_bytes", _size),
-    "last_memory_bytes": _shown("last_memory_bytes", _size),
-    "most_memory_bytes": _shown("most_memory_bytes", _size),
-    **{f"share:{phase}": _in_phase("phase_shares", phase, percent) for phase in PHASES},
-    **{f"step:{phase}": _in_phase("phase_step_seconds", phase, _seconds) for phase in PHASES},
-}
-"""By quantity, its cell text for a configuration's entry in ``comparison.json``: the mean over seeds, or a dash."""

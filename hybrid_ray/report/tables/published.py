@@ -15,7 +15,7 @@ __all__ = ["PUBLISHED", "Published", "Quantity"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quantity:
-    """One row. ``ours`` names the quantity of ours to compare with (`tables.comparison.OURS`); None: we have none."""
+    """One row. ``ours`` names our quantity to compare with (`tables.configurations.OURS`); None: we have none."""
 
     name: str
     values: tuple[str, ...]  # as printed, one per configuration; empty: the document gives none

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hybrid_ray.report.load import Study
-from hybrid_ray.report.tables.study import NONE, Table, number, percent
+from hybrid_ray.report.tables.cells import NONE, Table, number, percent
 from hybrid_ray.run_result import RunResult
 
 __all__ = ["accounting", "device_by_phase", "environment", "memory", "parts", "phases", "prediction"]
