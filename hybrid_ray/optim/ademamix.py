@@ -128,21 +128,19 @@ class AdEMAMix(Streamed, _WithSlowStep):
         alpha: weight of the slow average after ``total_steps``. The paper uses 5 to 10.
         beta3: decay of the slow average after ``total_steps``.
         total_steps: optimizer steps of the run.
+        options: those of `torch.optim.AdamW`.
     """
 
     def __init__(
         self,
         params: Any,
         *,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        weight_decay: float = 0.01,
         alpha: float = 8.0,
         beta3: float = 0.9999,
         total_steps: int,
-        fused: bool | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(params, lr=lr, betas=betas, weight_decay=weight_decay, fused=fused)
+        super().__init__(params, **options)
         self.final_alpha = alpha
         self.beta3 = beta3
         self.total_steps = total_steps

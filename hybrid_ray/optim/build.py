@@ -62,33 +62,24 @@ def build_optimizer(model: nn.Module, config: TrainConfig, *, seed: int = 0) -> 
 
 def _optimizer(groups: list[dict[str, Any]], config: TrainConfig, *, fused: bool) -> Streamed:
     rate, betas = config.learning_rate, config.betas
+    shared: dict[str, Any] = {"lr": rate, "betas": betas, "fused": fused}
     if config.optimizer == "sgd":
         return StreamedSGD(groups, lr=rate, momentum=betas[0], fused=fused)
     if config.optimizer == "adam":
-        return StreamedAdam(groups, lr=rate, betas=betas, fused=fused)
+        return StreamedAdam(groups, **shared)
     if config.optimizer == "adamw8bit":
         return build_adamw8bit(groups, lr=rate, betas=betas)
     if config.optimizer == "ademamix":
-        return AdEMAMix(
-            groups,
-            lr=rate,
-            betas=betas,
-            alpha=config.alpha,
-            beta3=config.beta3,
-            total_steps=config.steps,
-            fused=fused,
-        )
+        return AdEMAMix(groups, alpha=config.alpha, beta3=config.beta3, total_steps=config.steps, **shared)
     if config.optimizer == "adamwspam":
-        return AdamWSPAM(groups, lr=rate, betas=betas, fused=fused)
+        return AdamWSPAM(groups, **shared)
     if config.optimizer == "adamwprune":
         return AdamWPrune(
             groups,
-            lr=rate,
-            betas=betas,
             score=config.prune_score,
             target_sparsity=config.prune_sparsity,
             start=round(config.prune_start_fraction * config.steps),
             end=round(config.prune_end_fraction * config.steps),
-            fused=fused,
+            **shared,
         )
-    return StreamedAdamW(groups, lr=rate, betas=betas, fused=fused)
+    return StreamedAdamW(groups, **shared)

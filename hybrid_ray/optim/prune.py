@@ -31,24 +31,22 @@ class AdamWPrune(StreamedAdamW):
     threshold are all pruned. A global threshold needs all weights on one rank, so shards (FSDP) cannot be pruned.
 
     A mask takes one byte per prunable weight, on the weight's device; the scores take four bytes per weight during
-    pruning. Weights that a predicted step moves are masked again by the next real step.
+    pruning. Weights that a predicted step moves are masked again by the next real step. ``options`` are those of
+    `torch.optim.AdamW`.
     """
 
     def __init__(
         self,
         params: Any,
         *,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        weight_decay: float = 0.01,
         score: PruneScore = "bitter7",
         target_sparsity: float = 0.5,
         start: int,
         end: int,
         prune_every: int = 50,
-        fused: bool | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(params, lr=lr, betas=betas, weight_decay=weight_decay, fused=fused)
+        super().__init__(params, **options)
         self.score = score
         self.target_sparsity = target_sparsity
         self.start = start

@@ -27,23 +27,20 @@ class AdamWSPAM(StreamedAdamW):
 
     A step needs one synchronisation with the host (the norm) and a temporary fp32 tensor as large as the largest
     parameter. With state in host memory it needs two, and reads the state once more. Counters are stored in the first
-    parameter group, so they are saved and loaded with the state.
+    parameter group, so they are saved and loaded with the state. ``options`` are those of `torch.optim.AdamW`.
     """
 
     def __init__(
         self,
         params: Any,
         *,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        weight_decay: float = 0.01,
         theta: float = 50.0,
         z_score: float = 2.0,
         reset_every: int = 1000,
         warmup_steps: int = 150,
-        fused: bool | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(params, lr=lr, betas=betas, weight_decay=weight_decay, fused=fused)
+        super().__init__(params, **options)
         self.theta = theta
         self.z_score = z_score
         self.reset_every = reset_every
