@@ -172,6 +172,12 @@ def muon_slow(width: int, steps: int, seed: int, rate: float) -> Spec:
     return replace(slow(width, steps, seed, rate), arm="muon_slow_momentum", train={"optimizer": "muon"})
 
 
+def muon_slow_each_step(width: int, steps: int, seed: int, rate: float) -> Spec:
+    """The peer of `muon_slow`: a jump after every real step, so none is skipped (docs/method.md, section 3)."""
+    spec = muon_slow(width, steps, seed, rate)
+    return replace(spec, arm="muon_slow_each_step", hybrid={**spec.hybrid, "full_steps": 1, "prediction_horizon": 1})
+
+
 def schedule_free(width: int, steps: int, seed: int, rate: float) -> Spec:
     """Warmup, then a constant rate."""
     options = {"optimizer": "schedule_free", "schedule": "constant"}
@@ -199,6 +205,7 @@ ARMS = {
     "slow_momentum_trust": slow_trusting,
     "muon": muon,
     "muon_slow_momentum": muon_slow,
+    "muon_slow_each_step": muon_slow_each_step,
     "schedule_free": schedule_free,
     "ademamix_slow_momentum": ademamix_slow,
 }
@@ -214,6 +221,7 @@ RATES: Mapping[tuple[str, int], Sequence[float]] = {
     ("ema_nesterov", 64): (2e-3, 3e-3, 4e-3),
     ("muon", 32): (4e-3, 8e-3, 1.6e-2),
     ("muon_slow_momentum", 32): (2e-3, 4e-3, 8e-3),
+    ("muon_slow_each_step", 32): (2e-3, 4e-3, 8e-3),
     ("muon", 64): (2e-3, 4e-3, 8e-3),
     ("muon_slow_momentum", 64): (1e-3, 2e-3, 4e-3),
     ("schedule_free", 32): (4e-3, 8e-3, 1.6e-2),
@@ -305,7 +313,7 @@ def queue(results: Results) -> Iterator[Spec]:
         for seed in SEEDS[:3]:
             yield slow_trusting(32, 4000, seed, rate)
             yield from (arm(64, 4000, seed, 6e-3) for arm in (slow, slow_trusting))
-    yield from stage(results, 32, 4000, ("ademamix_slow_momentum", "schedule_free"))
+    yield from stage(results, 32, 4000, ("muon_slow_each_step", "ademamix_slow_momentum", "schedule_free"))
     yield from stability(128, STABILITY_STEPS, 1, 2e-3)
 
 

@@ -25,7 +25,7 @@ from findings import TUNING_SEEDS
 from scipy.stats import t as student
 
 Row = Mapping[str, Any]
-PEERS = ("adamw", "ademamix", "muon", "schedule_free")
+PEERS = ("adamw", "ademamix", "muon", "muon_slow_each_step", "schedule_free")
 SPLIT = "test"
 
 

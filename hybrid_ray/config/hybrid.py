@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from hybrid_ray.config.predictors import PredictorChoice, PredictorConfig
+from hybrid_ray.config.predictors import DEFAULT_PREDICTOR, PredictorChoice
 from hybrid_ray.config.section import MOST, Positive, Share, Whole, section
 
 __all__ = ["GateName", "HybridConfig"]
@@ -57,7 +57,7 @@ class HybridConfig:
     full_steps: int = Field(default=10, ge=1, le=1_000_000, description="Real steps at the start of a cycle")
     correct_steps: int = Field(default=5, ge=0, le=1_000_000, description="Real steps after the predicted ones")
     predictor: PredictorChoice = Field(
-        default=PredictorConfig().changed_to("ema_nesterov"),
+        default=DEFAULT_PREDICTOR,
         description="Method that predicts the weights: a name, or {name: ..., option: ...}; package.module:Name for "
         "your own predictor",
     )
@@ -145,4 +145,4 @@ class HybridConfig:
 
     @property
     def _habits(self) -> _Habits:
-        return _HABITS.get(self.predictor.name, _Habits())
+        return _HABITS.get(self.predictor.moving.name, _Habits())

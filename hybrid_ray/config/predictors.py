@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
-from pydantic import Field, PlainValidator
+from pydantic import AfterValidator, Field, PlainValidator
 
 from hybrid_ray.config.named import did_you_mean, is_module_name
 from hybrid_ray.config.section import NonNegative, Positive, section
 from hybrid_ray.errors import ConfigError
 
 __all__ = [
+    "DEFAULT_PREDICTOR",
     "OPTIONS",
     "EmaNesterovOptions",
     "LinearFitOptions",
@@ -21,6 +22,7 @@ __all__ = [
     "PredictorChoice",
     "PredictorConfig",
     "PredictorName",
+    "ReversedOptions",
     "SlowMomentumOptions",
     "SnooOptions",
 ]
@@ -88,6 +90,24 @@ class SlowMomentumOptions:
     )
 
 
+def _completed(of: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Another predictor as ``{name: ..., option: ...}`` with all of its options."""
+    chosen = _checked(of)
+    if chosen.name in ("none", "zero", "random", "reversed"):
+        raise ValueError(f"names {chosen.name}, which has no direction to reverse: name another predictor")
+    return {"name": chosen.name, **chosen.options}
+
+
+@section
+class ReversedOptions:
+    """Moves opposite to another predictor, by the recorded length."""
+
+    of: Annotated[Mapping[str, Any], AfterValidator(_completed)] = field(
+        default_factory=lambda: {"name": "ema_nesterov"},
+        metadata={"description": "The other predictor, with its options"},
+    )
+
+
 OPTIONS: Mapping[str, type] = {
     "none": NoOptions,
     "slow_momentum": SlowMomentumOptions,
@@ -97,7 +117,7 @@ OPTIONS: Mapping[str, type] = {
     "momentum": MomentumOptions,
     "zero": NoOptions,
     "random": NoOptions,
-    "reversed": EmaNesterovOptions,  # it moves in the opposite direction, by the recorded length
+    "reversed": ReversedOptions,
 }
 """The options of each built-in predictor."""
 
@@ -109,10 +129,10 @@ class PredictorConfig:
     name: str = "ema_nesterov"
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
-    def changed_to(self, name: PredictorName) -> "PredictorConfig":
-        """Another built-in predictor, which keeps the options that both have."""
-        known = {option.name for option in dataclasses.fields(OPTIONS[name])}
-        return _checked({"name": name, **{key: value for key, value in self.options.items() if key in known}})
+    @property
+    def moving(self) -> "PredictorConfig":
+        """The predictor that computes the direction: this one, or the one that ``reversed`` reverses."""
+        return _checked(self.options["of"]) if self.name == "reversed" else self
 
 
 def _checked(value: Any) -> PredictorConfig:
@@ -151,6 +171,8 @@ def _checked(value: Any) -> PredictorConfig:
         raise ConfigError(problems)
     return PredictorConfig(name=name, options=dataclasses.asdict(complete))
 
+
+DEFAULT_PREDICTOR = _checked("ema_nesterov")
 
 PredictorChoice: TypeAlias = Annotated[
     PredictorConfig, PlainValidator(_checked, json_schema_input_type=PredictorName | str | dict[str, Any])

@@ -28,7 +28,6 @@ from hybrid_ray.config import (
     HybridConfig,
     JobConfig,
     PredictorConfig,
-    PredictorName,
     RunConfig,
     arm_label,
 )
@@ -180,22 +179,24 @@ def _lr_matched(hybrid: Finished) -> RunConfig:
 
 def _placebo(hybrid: Finished) -> RunConfig:
     """Replay the hybrid's phase decisions; predicted steps do nothing, so it uses plain training's learning rate."""
-    return _replay("placebo", "zero", replace(hybrid.run.hybrid, lr_factor=1.0), hybrid)
+    return _replay("placebo", PredictorConfig(name="zero"), replace(hybrid.run.hybrid, lr_factor=1.0), hybrid)
 
 
-def _replay(arm: Arm, predictor: PredictorName, settings: HybridConfig, hybrid: Finished) -> RunConfig:
-    changed = replace(settings, predictor=settings.predictor.changed_to(predictor))
+def _replay(arm: Arm, predictor: PredictorConfig, settings: HybridConfig, hybrid: Finished) -> RunConfig:
+    changed = replace(settings, predictor=predictor)
     return replace(hybrid.run, arm=arm, hybrid=changed, replay=str(hybrid.path))
 
 
 def _random_direction(hybrid: Finished) -> RunConfig:
     """Replay the hybrid's phase decisions; predicted steps have the hybrid's length and a random direction."""
-    return _replay("random_direction", "random", hybrid.run.hybrid, hybrid)
+    return _replay("random_direction", PredictorConfig(name="random"), hybrid.run.hybrid, hybrid)
 
 
 def _reversed(hybrid: Finished) -> RunConfig:
-    """Replay the hybrid's phase decisions; predicted steps have the opposite direction."""
-    return _replay("reversed", "reversed", hybrid.run.hybrid, hybrid)
+    """Replay the hybrid's phase decisions and step lengths; its own predictor's direction is reversed."""
+    mine = hybrid.run.hybrid.predictor
+    reverse = PredictorConfig(name="reversed", options={"of": {"name": mine.name, **mine.options}})
+    return _replay("reversed", reverse, hybrid.run.hybrid, hybrid)
 
 
 CONTROLS: dict[str, Control] = {

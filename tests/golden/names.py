@@ -80,10 +80,12 @@ def hybrid_config(settings: Mapping[str, Any]) -> HybridConfig:
     """The configuration for recorded settings, in which predictor options are settings of the method."""
     name = settings.get("predictor", "ema_nesterov")
     every = {option.name for kind in OPTIONS.values() for option in fields(kind)}
-    own = {option.name for option in fields(OPTIONS[name])}
+    moving = "ema_nesterov" if name == "reversed" else name  # when these were recorded, it reversed no other
+    own = {option.name for option in fields(OPTIONS[moving])}
     options = {key: value for key, value in settings.items() if key in own}
     rest = {key: value for key, value in settings.items() if key not in every}
-    return HybridConfig(**{**rest, "predictor": {"name": name, **options}})
+    predictor = {"name": moving, **options}
+    return HybridConfig(**{**rest, "predictor": {"name": name, "of": predictor} if name == "reversed" else predictor})
 
 
 def as_today(data: Any, *, key: str = "") -> Any:

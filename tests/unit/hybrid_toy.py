@@ -53,7 +53,10 @@ def with_options(settings: Mapping[str, Any]) -> dict[str, Any]:
     known = {option.name for kind in OPTIONS.values() for option in fields(kind)}
     options = {name: value for name, value in settings.items() if name in known}
     rest = {name: value for name, value in settings.items() if name not in known}
-    return rest | {"predictor": {"name": settings.get("predictor", "ema_nesterov"), **options}}
+    name = settings.get("predictor", "ema_nesterov")
+    if name == "reversed":
+        return rest | {"predictor": {"name": name, "of": {"name": "ema_nesterov", **options}}}
+    return rest | {"predictor": {"name": name, **options}}
 
 
 def toy_run(

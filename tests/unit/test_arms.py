@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from micro_runs import micro_run
 from simulated_runs import result
 
 from hybrid_ray.config import ControlArm, HybridConfig, JobConfig, RunConfig, TrainConfig
 from hybrid_ray.evaluation.arms import CONTROLS, Finished, baseline, control, frontier_run, frontier_runs
 from hybrid_ray.run_result import RunResult
+from hybrid_ray.training.loop import train
 
 RUN = RunConfig(arm="hybrid", seed=7, train=TrainConfig(steps=600), hybrid=HybridConfig(prediction_horizon=9))
 DONE = result(RUN, real_steps=420, predicted_steps=180, train_seconds=450.9 * 0.02)
@@ -68,6 +70,30 @@ def test_replays_differ_in_the_predictor_alone(arm: str, predictor: str) -> None
     assert run.replay == str(PATH)
     assert replace(run.hybrid, predictor=RUN.hybrid.predictor) == RUN.hybrid
     assert run.hybrid.predictor.name == predictor
+
+
+@pytest.mark.parametrize("mine", [{"name": "slow_momentum", "alpha": 3.0}, {"name": "my_file:Mine", "gain": 2.0}])
+def test_reversed_reverses_the_hybrids_own_predictor(mine: dict[str, object]) -> None:
+    run = replace(RUN, hybrid=HybridConfig(predictor=mine))
+    reverse = control("reversed", finished(run=run)).hybrid.predictor
+    assert (reverse.name, reverse.moving) == ("reversed", run.hybrid.predictor)
+
+
+def test_against_the_hybrids_own_direction_real_training_is_slower(tmp_path: Path) -> None:
+    """The control makes the jumps of slow momentum, as long and at the same steps, the other way."""
+    hybrid = HybridConfig(
+        predictor={"name": "slow_momentum", "beta3": 0.95}, trust="off", warmup_steps=0, full_steps=5,
+        prediction_horizon=1, correct_steps=0,
+    )  # fmt: skip
+    run = micro_run(hybrid=hybrid, steps=120, learning_rate=3e-3, evaluations=1)
+    done = train(run, directory=tmp_path)
+    opposite = train(control("reversed", Finished(run=run, result=done, path=tmp_path / "result.json", baseline=done)))
+    assert (done.status, opposite.status) == ("finished", "finished")
+    assert opposite.replay.phases == done.replay.phases
+    assert [norm for norms in opposite.replay.norms for norm in norms] == pytest.approx(
+        [norm for norms in done.replay.norms for norm in norms], rel=1e-3
+    )
+    assert opposite.heldout["val"].loss > 1.05 * done.heldout["val"].loss
 
 
 def test_a_very_short_control_is_still_a_valid_run() -> None:

@@ -1,6 +1,7 @@
 """Slow momentum against a slow twin of whole runs, against AdEMAMix at its limit, and where it must refuse."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,10 @@ from hybrid_ray.method.predictors import build_predictor
 from hybrid_ray.method.predictors.caution import restrain_
 from hybrid_ray.method.weights import Weights
 from hybrid_ray.optim import AdEMAMix
+from hybrid_ray.optim.ademamix import slow_decay
+from hybrid_ray.optim.muon import MuonAdamW, orthogonal_step
 from hybrid_ray.optim.prune import AdamWPrune
+from hybrid_ray.run_result import Replay
 
 
 def settings(**changes: Any) -> HybridConfig:
@@ -37,17 +41,20 @@ class Given:
     So the twin needs no model, and the divergence monitor sees nothing.
     """
 
-    def __init__(self, optimizer: Any, config: HybridConfig, *, schedule: Any = None, total_steps: int = 40) -> None:
-        self.weights = torch.nn.Parameter(torch.tensor([0.5, -0.2, 0.1, 1.0]))
+    def __init__(
+        self, optimizer: Any, config: HybridConfig, *, schedule: Any = None, total_steps: int = 40,
+        shape: tuple[int, ...] = (4,), replay: Replay | None = None,
+    ) -> None:  # fmt: skip
+        self.weights = torch.nn.Parameter(torch.tensor([0.5, -0.2, 0.1, 1.0]).reshape(shape))
         self.optimizer = optimizer([self.weights])
         scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule) if schedule else None
         self.module = torch.nn.Module()
         self.module.w = self.weights
         self.trainer = HybridTrainer(
-            self.module, self.optimizer, config, lr_scheduler=scheduler, total_steps=total_steps
+            self.module, self.optimizer, config, lr_scheduler=scheduler, total_steps=total_steps, replay=replay
         )
         rows = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
-        self.rows = rows / rows.norm(dim=1, keepdim=True)
+        self.rows = (rows / rows.norm(dim=1, keepdim=True)).reshape(-1, *shape)
         self.taken = 0
         self.jumps: list[list[float]] = []  # what predicted steps moved by
 
@@ -132,6 +139,40 @@ def test_after_every_step_it_is_ademamix_but_for_when_the_jump_is_applied() -> N
         optimizer.param_groups[0]["steps_taken"] = 2 * number
         optimizer.step()
     torch.testing.assert_close(hybrid.weights.detach(), parameter.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_after_every_step_of_muon_it_is_muon_with_the_slow_average_in_its_own_step() -> None:
+    """So full_steps 1 on Muon is the peer without skipped steps: each gradient is taken after all earlier jumps."""
+    steps, lr, q, buffer = 20, 1e-2, torch.zeros(2, 2), torch.zeros(2, 2)
+    hybrid = Given(
+        lambda p: MuonAdamW([{"params": p, "muon": True}], lr=lr, weight_decay=0.1),
+        settings(full_steps=1, prediction_horizon=1),
+        total_steps=2 * steps,
+        shape=(2, 2),
+    )
+    weights = hybrid.weights.detach().clone()
+    hybrid.run(2 * steps)
+    for number in range(steps):
+        gradient, progress = hybrid.rows[number], (2 * number + 1) / (2 * steps)
+        buffer = 0.95 * buffer + 0.05 * gradient
+        q.lerp_(gradient, 1.0 - slow_decay(progress, 0.95))
+        fast = orthogonal_step(0.95 * buffer + 0.05 * gradient)
+        slow = orthogonal_step(q) * (q.norm() / buffer.norm())
+        weights = (1.0 - lr * 0.1) * weights - lr * (fast + 8.0 * progress * slow)
+    assert hybrid.taken == steps
+    torch.testing.assert_close(hybrid.weights.detach(), weights, rtol=1e-4, atol=1e-5)
+
+
+def test_reversed_makes_the_opposite_of_each_of_its_jumps() -> None:
+    """Gradients are given, so optimizer and slow average are the same in both runs."""
+    hybrid = Given(adamw, settings())
+    hybrid.run(40)
+    slow = settings().predictor
+    opposite = replace(settings(), predictor={"name": "reversed", "of": {"name": slow.name, **slow.options}})
+    control = Given(adamw, opposite, replay=hybrid.trainer.replay_record())
+    control.run(40)
+    assert len(hybrid.jumps) == 20
+    torch.testing.assert_close(torch.tensor(control.jumps), -torch.tensor(hybrid.jumps), rtol=1e-4, atol=1e-7)
 
 
 def test_coupling_and_horizon_do_not_change_the_length() -> None:

@@ -14,10 +14,10 @@ from hybrid_ray.config.named import load_named, option_problems, subclass_proble
 from hybrid_ray.config.section import sentences
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.method.predictors.base import Predictor
-from hybrid_ray.method.predictors.controls import RandomDirection, Reversed
 from hybrid_ray.method.predictors.ema_nesterov import EmaNesterov
 from hybrid_ray.method.predictors.linear_fit import LinearFit
 from hybrid_ray.method.predictors.momentum import Momentum
+from hybrid_ray.method.predictors.random_direction import RandomDirection
 from hybrid_ray.method.predictors.slow_momentum import SlowMomentum
 from hybrid_ray.method.predictors.snoo import Snoo
 from hybrid_ray.method.predictors.zero import Zero
@@ -29,7 +29,6 @@ __all__ = [
     "Momentum",
     "Predictor",
     "RandomDirection",
-    "Reversed",
     "SlowMomentum",
     "Snoo",
     "Zero",
@@ -45,7 +44,6 @@ _KINDS: dict[str, type[Predictor]] = {
     "slow_momentum": SlowMomentum,
     "zero": Zero,
     "random": RandomDirection,
-    "reversed": Reversed,
 }
 
 
@@ -57,20 +55,23 @@ def build_predictor(
     total_steps: int | None = None,
     seed: int = 0,
 ) -> Predictor | None:
-    """The predictor that ``config.predictor`` names; None for ``none``.
+    """The predictor that ``config.predictor`` names; None for ``none``. ``reversed`` is another predictor, reversed.
 
     Raises:
         ConfigError: the predictor can't work with this optimizer, or the user's class is invalid.
     """
-    name = config.predictor.name
+    chosen = config.predictor.moving
+    name = chosen.name
     if name == "none":
         return None
-    kind, options = load_predictor(config.predictor)
+    kind, options = load_predictor(chosen)
     if kind.needs_total_steps and total_steps is None:
         raise ConfigError(
             f"predictor {name} needs total_steps, since what it keeps grows over the run: give it to HybridTrainer"
         )
-    return kind(weights, optimizer, config, options, total_steps=total_steps, seed=seed)
+    made = kind(weights, optimizer, config, options, total_steps=total_steps, seed=seed)
+    made.reverse = config.predictor.name == "reversed"
+    return made
 
 
 def load_predictor(config: PredictorConfig, folders: Sequence[str | Path] = ()) -> tuple[type[Predictor], Any]:

@@ -62,6 +62,7 @@ class Predictor(ABC):
         self.total_steps = total_steps
         self.seed = seed
         self.horizon = 1  # of the last planned displacement
+        self.reverse = False  # a control: D points the other way and has the recorded length
         self.applied = 0  # number of its H parts that are now in the weights
         self.window_open = False
         self._all_buffers: dict[str, Buffers] = {}
@@ -128,6 +129,9 @@ class Predictor(ABC):
         self.horizon, self.applied = horizon, 0
         if self.direction is not None:
             self.write_direction(horizon, [factors[group] for group in self.weights.group_of], norms)
+            if self.reverse:
+                assert norms is not None
+                self.rescale([-norm for norm in norms])
 
     def squares(self) -> torch.Tensor:
         """|D|^2 of each parameter group: this rank's contribution to the sum over ranks."""

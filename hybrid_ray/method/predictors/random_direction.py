@@ -1,14 +1,13 @@
-"""Control predictors: as long a displacement as in a recorded run, but in a random or in the opposite direction."""
+"""A control predictor: as long a displacement as in a recorded run, but in a random direction."""
 
 from collections.abc import Sequence
 
 import torch
 
 from hybrid_ray.method.predictors.base import Number, Predictor
-from hybrid_ray.method.predictors.ema_nesterov import EmaNesterov
 from hybrid_ray.method.weights import shard_number
 
-__all__ = ["RandomDirection", "Reversed"]
+__all__ = ["RandomDirection"]
 
 
 class RandomDirection(Predictor):
@@ -34,12 +33,3 @@ class RandomDirection(Predictor):
             shape = self.direction.tensors[number].shape
             self.direction.put(number, torch.randn(shape, generator=generator, device=self.weights.device))
         self.rescale(norms)
-
-
-class Reversed(EmaNesterov):
-    """D is opposite to EMA-Nesterov's, with the recorded length in each parameter group. 8 bytes per parameter."""
-
-    def write_direction(self, horizon: int, factors: Sequence[float], norms: Sequence[float] | None) -> None:
-        assert norms is not None
-        super().write_direction(horizon, factors, norms)
-        self.rescale([-norm for norm in norms])
