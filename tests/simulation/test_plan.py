@@ -30,8 +30,8 @@ from hybrid_ray.storage.run_cache import baseline_key
 from hybrid_ray.study import plan as planner
 from hybrid_ray.study.commands import train_once
 from hybrid_ray.study.pipeline import run_study
-from hybrid_ray.study.plan import plan, plan_concurrency, resolve_auto, run_cache
-from hybrid_ray.study.run_counts import stages
+from hybrid_ray.study.plan import plan, plan_concurrency, plan_memory, resolve_auto, run_cache
+from hybrid_ray.study.run_counts import comparison_stages, stages
 from hybrid_ray.study.stopping import Budget
 from hybrid_ray.tasks import load_task
 from hybrid_ray.training.hardware.fingerprint import machine
@@ -48,6 +48,21 @@ def test_a_plan_counts_the_runs_of_a_comparison(tmp_path: Path) -> None:
         ("tuning", 9), ("frontiers", 12), ("6 seeds", 6 * 6),
     ]  # fmt: skip
     assert "6 seeds" in found.text
+
+
+def test_the_comparison_for_a_gpu_fits_on_it_and_has_all_its_runs() -> None:
+    """AdamW, AdEMAMix and slow momentum at five rates; two frontiers; on 6 seeds the two required controls as well."""
+    text = ["data.corpus=stdlib", "data.tokenizer=bytes", "data.vocab_size=null", "data.max_bytes=4000000"]
+    job = read_job(Path(__file__).parents[2] / "jobs/gpt2_124m_findings.yaml", text)
+    assert (job.train.precision, job.train.compile, job.hybrid.predictor.name) == ("bf16", True, "slow_momentum")
+    runs = {stage.name: (stage.runs, stage.steps) for stage in comparison_stages(job)}
+    assert runs == {
+        "tuning": (15, 10 * 2400 + 5 * 2000),
+        "frontiers": (10, 2 * (1680 + 2040 + 2400 + 3240 + 4320)),
+        "6 seeds": (30, 6 * (2400 + 4 * 2000)),
+    }
+    assert plan_memory(job, gibibytes=80.0).fits
+    assert not plan_memory(job, gibibytes=4.0).fits
 
 
 def test_where_every_cycle_predicts_the_real_steps_are_counted() -> None:

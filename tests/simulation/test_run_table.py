@@ -86,9 +86,13 @@ def test_another_job_is_refused_with_every_difference(changes: dict[str, Any], s
     assert said in str(refused.value)
 
 
-def test_a_job_that_only_searches_or_scores_otherwise_is_not_refused() -> None:
+def test_a_job_that_only_searches_or_scores_otherwise_is_not_refused_and_has_its_runs() -> None:
     job = table_job(mode="net", trials=7, sampler="random")
-    run_table().check(replace(job, hybrid=replace(job.hybrid, prediction_horizon=9)))
+    job = replace(job, hybrid=replace(job.hybrid, prediction_horizon=9))
+    run_table().check(job)
+    (found,) = run_table().execute([Task(run=job.run(), directory=Path())])
+    assert (found.status, found.seed) == ("finished", job.seed)
+    assert found.predicted_steps > 0
 
 
 def test_a_space_whose_ranges_have_changed_is_refused() -> None:

@@ -1,6 +1,7 @@
 """Job files: what ships parses, what is wrong is listed whole, what is dumped reads back equal."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from hybrid_ray.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 JOBS = sorted((ROOT / "jobs").rglob("*.yaml"))
+OURS = sorted([*JOBS, *(ROOT / "examples").glob("*.yaml"), *(ROOT / "hybrid_ray/starter").glob("*.yaml")])
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
@@ -23,8 +25,18 @@ def test_shipped_job_parses_and_survives_a_round_trip(path: Path) -> None:
     assert job_from_dict(yaml.safe_load(dump_job(job))) == job
 
 
+@pytest.mark.parametrize("path", OURS, ids=lambda path: path.stem)
+def test_a_shipped_job_decays_to_zero_or_repeats_a_published_one_and_says_how_its_rate_was_tuned(path: Path) -> None:
+    """A rate that stays high at the end, or that nobody tuned, makes a weak baseline, which flatters every method."""
+    job = read_job(path)
+    assert job.published or (job.train.schedule, job.train.min_lr_ratio) == ("linear", 0.0)
+    comments = " ".join(re.findall(r"#\s*(.*)", path.read_text(encoding="utf-8")))
+    assert re.search(r"[Ll]earning rates?\b", comments)
+    assert re.search(r"\b(are|is|not|then|was|were) tuned\b|\btunes\b", comments)
+
+
 def test_every_promised_job_ships() -> None:
-    assert {"local", "gpt2_124m_single_gpu", "gpt2_124m_cluster"} <= {path.stem for path in JOBS}
+    assert {"local", "gpt2_124m_single_gpu", "gpt2_124m_cluster", "gpt2_124m_findings"} <= {path.stem for path in JOBS}
 
 
 def problems_of(**data: object) -> tuple[str, ...]:

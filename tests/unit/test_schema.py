@@ -28,8 +28,15 @@ def schema(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
-def test_every_shipped_job_fits_the_schema(path: Path, schema: dict[str, Any]) -> None:
-    jsonschema.validate(parse_yaml(path.read_text(), source=path.name), schema)
+def test_every_shipped_job_fits_the_schema_which_finds_a_misspelt_setting_in_each_of_its_sections(
+    path: Path, schema: dict[str, Any]
+) -> None:
+    job, check = parse_yaml(path.read_text(), source=path.name), jsonschema.Draft202012Validator(schema)
+    assert [error.message for error in check.iter_errors(job)] == []
+    sections = [name for name, part in job.items() if isinstance(part, dict)]
+    assert {"train", "hybrid"} <= {*sections}
+    wrong = {**job, **{name: {**job[name], "misspelt": 1} for name in sections}}
+    assert {error.absolute_path[0] for error in check.iter_errors(wrong)} == {*sections}
 
 
 @pytest.mark.parametrize(
