@@ -55,22 +55,22 @@ def _run(options: argparse.Namespace) -> int:
     from hybrid_ray.config.jobfile import read_job
     from hybrid_ray.study.pipeline import run_study
 
-    return _tell(run_study(read_job(options.job, options.set), source=Path(options.job)))
+    return _print_outcome(run_study(read_job(options.job, options.set), source=Path(options.job)))
 
 
 def _resume(options: argparse.Namespace) -> int:
     from hybrid_ray.study.pipeline import resume_study
 
-    return _tell(resume_study(Path(options.study), fork=options.fork))
+    return _print_outcome(resume_study(Path(options.study), fork=options.fork))
 
 
 def _extend(options: argparse.Namespace) -> int:
     from hybrid_ray.study.pipeline import extend_study
 
-    return _tell(extend_study(Path(options.study), trials=options.trials))
+    return _print_outcome(extend_study(Path(options.study), trials=options.trials))
 
 
-def _tell(outcome: "Outcome") -> int:
+def _print_outcome(outcome: "Outcome") -> int:
     print(outcome.text)
     return {"finished": OK, "failed": FAILED, "stopped": STOPPED}[outcome.status]
 

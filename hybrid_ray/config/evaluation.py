@@ -50,13 +50,13 @@ def _arm(arm: str) -> str:
     return arm
 
 
-def _told_apart(arms: tuple[str, ...]) -> tuple[str, ...]:
+def _distinct(arms: tuple[str, ...]) -> tuple[str, ...]:
     if len({arm_label(arm) for arm in arms}) < len(set(arms)):
         raise ValueError("two of these functions have the same name: rename one of them")
     return arms
 
 
-ControlArms = Annotated[Listed[Annotated[str, AfterValidator(_arm)]], AfterValidator(_told_apart)]
+ControlArms = Annotated[Listed[Annotated[str, AfterValidator(_arm)]], AfterValidator(_distinct)]
 
 
 @section

@@ -84,11 +84,11 @@ def _check_scheduler(job: JobConfig, space: SearchSpace) -> None:
     changing = (schedulers.PopulationBasedTraining, schedulers.PopulationBasedTrainingReplay)
     if isinstance(made, (*changing, schedulers.ResourceChangingScheduler, schedulers.HyperBandForBOHB)):
         raise ConfigError(
-            f"search.scheduler is {name!r}, which changes trials while they run or needs a searcher of its own: name "
+            f"search.scheduler is {name!r}, which changes running trials or needs its own searcher: name "
             "one that only stops or pauses trials, such as ray.tune.schedulers:HyperBandScheduler"
         )
     if isinstance(made, schedulers.HyperBandScheduler) and not job.train.checkpoint_every:
         raise ConfigError(
-            f"search.scheduler is {name!r}, which pauses trials, but train.checkpoint_every is 0, so that a paused "
-            f"trial would begin again at step 0: set it, say to {max(1, job.train.steps // 10)}"
+            f"search.scheduler is {name!r}, which pauses trials, but train.checkpoint_every is 0, so a paused "
+            f"trial would restart at step 0: set it, for example to {max(1, job.train.steps // 10)}"
         )

@@ -134,7 +134,7 @@ def ray_session(job: JobConfig) -> Iterator[Resources]:
         import ray
     except (ImportError, OSError) as error:
         raise HybridRayError(
-            f"Ray cannot be imported ({error}): install it again, pip install --force-reinstall ray"
+            f"Ray cannot be imported ({error}): reinstall it with pip install --force-reinstall ray"
         ) from error
 
     if ray.is_initialized():
@@ -262,20 +262,20 @@ def temporary_root() -> Path:
     asked = os.environ.get("TMPDIR")
     if asked and not (os.path.isdir(asked) and os.access(asked, os.W_OK | os.X_OK)):
         raise ConfigError(
-            f"TMPDIR is {asked!r} but that is no folder that can be written, and Ray keeps its files there: make the "
-            "folder, give another, or unset TMPDIR"
+            f"TMPDIR is {asked!r} but that is not a writable folder, and Ray stores its files there: create the "
+            "folder, name another, or unset TMPDIR"
         )
     try:
         usual = Path(tempfile.gettempdir())
     except FileNotFoundError as error:
-        raise ConfigError("no folder for temporary files can be written: set TMPDIR to one that can") from error
+        raise ConfigError("there is no writable folder for temporary files: set TMPDIR to one") from error
     for root in (usual, Path("/tmp")):
         longest = root / f"{_TEMP_NAME}12345678" / _TEMP_INNER
         if len(os.fsencode(longest)) <= _LONGEST_TEMP_DIR and os.access(root, os.W_OK | os.X_OK):
             return root
     raise ConfigError(
-        f"TMPDIR is {usual}, too long a path for Ray's sockets, and /tmp cannot be written: set TMPDIR to a folder "
-        f"whose path has at most {_LONGEST_TEMP_DIR - len(_TEMP_NAME) - len(_TEMP_INNER) - 10} bytes"
+        f"TMPDIR is {usual}, whose path is too long for Ray's sockets, and /tmp is not writable: set TMPDIR to a "
+        f"folder whose path has at most {_LONGEST_TEMP_DIR - len(_TEMP_NAME) - len(_TEMP_INNER) - 10} bytes"
     )
 
 

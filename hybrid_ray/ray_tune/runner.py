@@ -121,7 +121,7 @@ def machine_of_runs(job: JobConfig, run: RunConfig, *, flag: StopFlag, limit: fl
             if time.monotonic() > deadline:
                 raise HybridRayError(
                     f"no worker ({needs.cpus_per_worker} processors, {needs.gpus:g} GPUs) could start within {limit:g} "
-                    "seconds: the cluster is busy; go on when it has room, nothing finished is lost"
+                    "seconds because the cluster is busy: continue when it has room; finished runs are kept"
                 )
     except BaseException:
         ray.cancel(where, force=True)

@@ -173,8 +173,8 @@ def _resources(job: JobConfig) -> dict[str, float]:
 
 def _advice(study: StudyDirectory, job: JobConfig) -> str:
     return (
-        f"{job.search.stop_after_failures} trials failed in a row, so no more were started. The last said: "
-        f"{_last_error(study)}. Look at trials/*/error.txt, try one run with `hybrid-ray train`, mend it, then "
+        f"{job.search.stop_after_failures} trials failed in a row, so no more were started. The last error: "
+        f"{_last_error(study)}. Read trials/*/error.txt, fix the cause, test it with `hybrid-ray train`, then run "
         "`hybrid-ray resume`"
     )
 

@@ -76,7 +76,7 @@ def load_space(job: JobConfig) -> SearchSpace:
         presets = {name: dict(values) for name, values in give_presets(job).items()}
         ranges = _ranges(ask, job)
     problems = [
-        f"search.space {job.search.space} asks for {name!r}, which is no setting of HybridConfig"
+        f"search.space {job.search.space} asks for {name!r}, which is not a setting of HybridConfig"
         for name in ranges
         if name not in {field.name for field in fields(HybridConfig)} and not name.startswith(_OPTION)
     ]
@@ -157,5 +157,7 @@ def _preset_problems(name: str, values: Mapping[str, Any], ranges: Mapping[str, 
         allowed, value = ranges[knob], values[knob]
         inside = value in allowed["choices"] if "choices" in allowed else allowed["low"] <= value <= allowed["high"]
         if not inside:
-            problems.append(f"preset {name!r} has {knob} = {value}, outside the space's range: change one of the two")
+            problems.append(
+                f"preset {name!r} has {knob} = {value}, outside the space's range: change the preset or the range"
+            )
     return problems

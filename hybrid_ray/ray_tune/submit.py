@@ -71,7 +71,7 @@ def submit(
     check_search(job, load_space(job))
     check_arms(job)
     if _is_exposed(address):
-        log.warning("--insecure: the job%s goes in clear to %s", " with its token" if token else "", address)
+        log.warning("--insecure: the job%s is sent unencrypted to %s", " with its token" if token else "", address)
     client = _client(address, token)
     with tempfile.TemporaryDirectory(prefix="hr-job-") as folder:
         (Path(folder) / "job.yaml").write_text(dump_job(_on_the_cluster(job)), encoding="utf-8")
@@ -81,7 +81,7 @@ def submit(
     try:
         _follow(client, name)
     except KeyboardInterrupt:
-        print(f"\n{name} goes on; end it with: ray job stop --address {address} {name}", file=sys.stderr)
+        print(f"\n{name} keeps running; stop it with: ray job stop --address {address} {name}", file=sys.stderr)
         return _ASKED_TO_STOP
     return _exit_code(client, name)
 
@@ -89,13 +89,13 @@ def submit(
 def _address_problems(address: str, *, insecure: bool) -> list[str]:
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        return [f"--address is {address!r} but must be the dashboard's, such as http://127.0.0.1:8265"]
+        return [f"--address is {address!r} but must be the URL of the dashboard, such as http://127.0.0.1:8265"]
     if parts.username or parts.password:
         return ["--address holds a user name or password: pass a token in RAY_AUTH_TOKEN instead"]
     if _is_exposed(address) and not insecure:
         return [
-            f"--address {address} is another machine over plain http: anybody on the way could read the token and run "
-            "code there; use https, forward its port to 127.0.0.1 (ssh -L), or accept the risk with --insecure"
+            f"--address {address} is another machine over plain http: others on the network could read the token and "
+            "run code there; use https, forward its port to 127.0.0.1 (ssh -L), or accept the risk with --insecure"
         ]
     return []
 
@@ -112,7 +112,7 @@ def _job_problems(job: JobConfig) -> list[str]:
         return []
     return [
         f"studies_dir is {job.studies_dir!r} but must be an absolute path on storage that every node shares "
-        "when a job is submitted: a submitted job's own folder is removed with it"
+        "when a job is submitted: the folder of a submitted job is removed when it ends"
     ]
 
 

@@ -47,7 +47,9 @@ class StudyTuner(tune.Tuner):
             HybridRayError: it has already run them. ``hybrid-ray extend DIR`` runs more.
         """
         if self._search is None:
-            raise HybridRayError(f"this tuner has run its trials: for more, hybrid-ray extend {self.directory}")
+            raise HybridRayError(
+                f"this tuner has already run its trials: to run more, use hybrid-ray extend {self.directory}"
+            )
         search, self._search = self._search, None
         try:
             with search.flag:

@@ -94,7 +94,7 @@ def _nominal_steps(training_run: TrainingRun, stop: StopRequest, monitor: Monito
 
             costs.count(training_run.step, result, seconds)
             monitor.spent(str(result.phase), started, started + seconds)
-            training_run.told(
+            training_run.report_step(
                 StepRecord(
                     step=training_run.step,
                     phase=str(result.phase),

@@ -78,7 +78,7 @@ class TrainingRun:
     def ended(self) -> bool:
         return self.step >= self.setup.run.train.steps
 
-    def told(self, record: StepRecord) -> None:
+    def report_step(self, record: StepRecord) -> None:
         """Pass a finished step to the reporters."""
         self._reporter.step(record)
 

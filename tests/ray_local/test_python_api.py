@@ -68,7 +68,7 @@ def test_a_tuner_of_ones_own_keeps_its_trials_in_a_study_that_goes_on(job: JobCo
     assert study.trials["objective"].max() == grid.get_best_result().metrics["objective"]
     assert {trial: (len(steps), steps[-1]) for trial, steps in seen.steps.items()} == {"0000": (4, 60), "0001": (4, 60)}
     assert (tmp_path / "ray/mine").is_dir()
-    with pytest.raises(HybridRayError, match="has run its trials"):
+    with pytest.raises(HybridRayError, match="has already run its trials"):
         tuner.fit()
     outcome = resume_study(tuner.directory)
     assert outcome.status == "finished"

@@ -47,8 +47,8 @@ def job_file(tmp_path: Path, job: JobConfig) -> Path:
     [
         ("http://192.0.2.7:8265", "could read the token"),
         ("http://cluster.example:8265", "could read the token"),
-        ("192.0.2.7:8265", "must be the dashboard's"),
-        ("ray://127.0.0.1:10001", "must be the dashboard's"),
+        ("192.0.2.7:8265", "must be the URL of the dashboard"),
+        ("ray://127.0.0.1:10001", "must be the URL of the dashboard"),
         ("https://me:secret@cluster.example", "user name or password"),
     ],
 )
@@ -76,7 +76,7 @@ def test_plain_http_to_another_machine_needs_the_users_word_and_the_log_says_so(
     assert main(command) == 2
     assert not caplog.text
     assert main([*command, "--insecure"]) == 1
-    assert "--insecure: the job with its token goes in clear to http://192.0.2.7:8265" in caplog.text
+    assert "--insecure: the job with its token is sent unencrypted to http://192.0.2.7:8265" in caplog.text
     out = capsys.readouterr()
     assert "sends to http://192.0.2.7:8265" in out.err
     assert "hush-hush" not in caplog.text + out.out + out.err

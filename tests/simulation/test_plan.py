@@ -219,7 +219,7 @@ def test_a_temporary_folder_that_is_none_is_a_wrong_setting(
         asked.touch()
     monkeypatch.setenv("TMPDIR", str(asked))
     job = micro_job(tmp_path)
-    with pytest.raises(ConfigError, match=r"TMPDIR is '.*' but that is no folder that can be written"):
+    with pytest.raises(ConfigError, match=r"TMPDIR is '.*' but that is not a writable folder"):
         run_study(job)
     assert not Path(job.studies_dir).exists()
 
