@@ -1,6 +1,6 @@
 """Search cost to get within 1 % of the best setting: the shipped search, random search and a grid.
 
-    python benchmarks/search_efficiency.py [--objective score|net] [--seeds 30] [--trials 80]
+    python benchmarks/search_efficiency.py [--objective score|net] [--seeds 30] [--trials 80] [--startup 2 4 8 16]
 
 Studies are simulated (tests/simulation/simulator.py) on the table of real runs that benchmarks/make_run_table.py made:
 the real searcher and scheduler, two parallel trials, and the runs of one data seed of the table per study, in rotation.
@@ -35,7 +35,7 @@ import numpy as np
 from run_table import Knobs, RunTable
 from simulator import SimulatedStudy, simulate
 
-from hybrid_ray.config import JobConfig
+from hybrid_ray.config import JobConfig, SearchConfig
 from hybrid_ray.config.jobfile import read_job
 from hybrid_ray.evaluation.arms import frontier_runs
 from hybrid_ray.evaluation.scoring import TrialScorer, claimable
@@ -43,6 +43,7 @@ from hybrid_ray.evaluation.statistics import median_interval
 from hybrid_ray.evaluation.summary import INERT_SHARE
 from hybrid_ray.ray_tune.scheduler import grace_steps
 from hybrid_ray.ray_tune.space import load_space, settings
+from hybrid_ray.run_result import was_trained
 from hybrid_ray.study.candidates import params_of
 
 TABLE = Path("tests/simulation/nano_runs.parquet")
@@ -55,14 +56,16 @@ class Search:
     """One way to search. ``first`` is tried before the sampler's settings: the presets, a shuffled grid, or nothing."""
 
     sampler: str
-    scheduler: str
+    scheduler: str | None  # None: the default, which depends on the objective
     first: str = "nothing"
+    startup: int | None = None  # trials before TPE uses its model; None: the default
 
 
+SHIPPED = Search(sampler="tpe", scheduler=None, first="presets")
 SEARCHES = {
     "random": Search(sampler="random", scheduler="none"),
     "grid, shuffled": Search(sampler="random", scheduler="none", first="grid"),
-    "TPE + presets + ASHA (shipped)": Search(sampler="tpe", scheduler="asha", first="presets"),
+    "shipped": SHIPPED,
     "random + presets": Search(sampler="random", scheduler="none", first="presets"),
     "random + ASHA": Search(sampler="random", scheduler="asha"),
     "TPE": Search(sampler="tpe", scheduler="none"),
@@ -113,6 +116,7 @@ def simulated(job: JobConfig, table: RunTable, search: Search, seed: int, trials
             trials=trials,
             sampler=search.sampler,
             scheduler=search.scheduler,
+            startup_trials=SearchConfig().startup_trials if search.startup is None else search.startup,
             seed=seed,
             grace_steps=grace_steps(job, shipped),
         ),
@@ -134,7 +138,7 @@ def judged(study: SimulatedStudy, table: RunTable, there: Truth) -> Found:
     length = study.job.train.steps
     knobs = {row["number"]: table.snap(settings(study.job, params_of(row))) for row in study.rows}
     cost, trials = float("inf"), float("inf")
-    for count, row in enumerate(study.rows, start=1):
+    for count, row in enumerate(filter(was_trained, study.rows), start=1):
         if claimable(row) and there.reached(knobs[row["number"]]):
             cost, trials = study.cost_until(row["ended"]) / length, count
             break
@@ -164,11 +168,21 @@ def ratio(mine: Sequence[float], reference: Sequence[float], *, resamples: int =
     return float(np.median(mine) / np.median(reference)), float(low), float(high)
 
 
+def _searches(startup: Sequence[int] | None) -> dict[str, Search]:
+    if startup is None:
+        return SEARCHES
+    counts = {f"shipped, startup_trials {count}": replace(SHIPPED, startup=count) for count in startup}
+    return {"random": SEARCHES["random"], **counts}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--objective", choices=("score", "net"), default="score")
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--trials", type=int, default=80)
+    parser.add_argument(
+        "--startup", type=int, nargs="+", help="compare the shipped search with these startup_trials, and random search"
+    )
     parser.add_argument("--table", type=Path, default=TABLE)
     options = parser.parse_args()
     table = RunTable.read(options.table)
@@ -186,7 +200,7 @@ def main() -> None:
         )
     print(f"{'':32} {'cost (95 %)':>22} {'trials':>7} {'misses':>6} {'/ random (95 %)':>20}   incumbent after {LOOKS}")
     reference: list[float] = []
-    for name, search in SEARCHES.items():
+    for name, search in _searches(options.startup).items():
         found = [
             judged(simulated(job, table, search, seed, options.trials), table, judges[whole[seed % len(whole)]])
             for seed in range(options.seeds)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hybrid_ray.config import ObjectiveConfig
-from hybrid_ray.run_result import RunResult
+from hybrid_ray.run_result import RunResult, was_trained
 
 __all__ = ["LARGEST", "Baseline", "degradation", "mismatches", "pareto_front", "ranked", "score", "speedup"]
 
@@ -72,12 +72,13 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
 
 
 def ranked(rows: Iterable[Mapping[str, Any]], mode: str) -> list[Mapping[str, Any]]:
-    """The rows of the finished trials that predict, highest ``objective`` first.
+    """The rows of the finished trials that predict, highest ``objective`` first. Of equal trials, only the trained one.
 
     In mode ``pareto`` trials on the front come first, and the score orders them. Trials that barely predict (inert)
     still count in the front; a trial they dominate gained nothing from predicting.
     """
-    done = [row for row in rows if row["state"] == "COMPLETE" and row["diverged"] != 1 and _worth(row) > -math.inf]
+    ended = (row for row in rows if row["state"] == "COMPLETE" and row["diverged"] != 1 and was_trained(row))
+    done = [row for row in ended if _worth(row) > -math.inf]
     points = [(row["speedup"], row["degradation"]) for row in done]
     first = pareto_front(points) if mode == "pareto" else [False] * len(done)
     order = sorted(zip(first, done, strict=True), key=lambda pair: (pair[0], _worth(pair[1])), reverse=True)

@@ -18,6 +18,7 @@ __all__ = [
     "StepRecord",
     "TrialEnd",
     "TrialRow",
+    "was_trained",
 ]
 
 Status = Literal["finished", "stopped", "diverged", "failed"]
@@ -218,6 +219,7 @@ class TrialRow:
     number: int
     state: str  # as in Optuna
     preset: str | None
+    equal_to: int | None  # the trial that trains the same weights; this one was not trained and has its measures
     objective: Measure = None
     score: Measure = None
     net_speedup: Measure = None
@@ -245,5 +247,12 @@ class TrialRow:
 
 
 TRIAL_COLUMNS = tuple(column.name for column in fields(TrialRow))
+
+
+def was_trained(row: Mapping[str, Any]) -> bool:
+    """Whether a row's trial has a run of its own, and not the result of an equal trial."""
+    return row.get("equal_to") is None or row["equal_to"] != row["equal_to"]  # NaN in a data frame
+
+
 MEASURES = tuple(column.name for column in fields(TrialRow) if column.default is None)
 """The columns that come from a trial's last report."""

@@ -14,6 +14,7 @@ from hybrid_ray.config.evaluation import (
     ObjectiveConfig,
 )
 from hybrid_ray.config.hybrid import HybridConfig
+from hybrid_ray.config.named import NamedSetting
 from hybrid_ray.config.search import BudgetConfig, ResourcesConfig, SearchConfig
 from hybrid_ray.config.section import Listed, Seed, section
 from hybrid_ray.config.task import TaskConfig
@@ -71,6 +72,15 @@ class JobConfig:
         found["hybrid.predictor"] = self.hybrid.predictor.name
         found["train.optimizer"] = self.train.optimizer_name
         return {place: name for place, name in found.items() if ":" in name}
+
+    @property
+    def scheduler(self) -> NamedSetting:
+        """``search.scheduler``, or its default for the job's objective.
+
+        In mode ``net`` that is none: a run's net speedup is known only at its end, with a fully decayed learning rate,
+        and a projection made half-way does not predict it.
+        """
+        return self.search.scheduler or ("none" if self.objective.mode == "net" else "asha")
 
     @property
     def model_name(self) -> str:

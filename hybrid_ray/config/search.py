@@ -38,16 +38,21 @@ class SearchConfig:
     space: Annotated[str, AfterValidator(_space)] = Field(
         default="three_knobs", description="The search space: a module of tune_spaces, or package.module:function"
     )
-    trials: int = Field(default=16, ge=1, le=100_000, description="Total number of trials, presets included")
+    trials: int = Field(
+        default=16,
+        ge=1,
+        le=100_000,
+        description="Number of trials to train, presets included. Settings that equal an earlier trial do not count",
+    )
     sampler: Annotated[NamedSetting, AfterValidator(_sampler)] = Field(
         default="tpe",
         description="Proposes settings: tpe, random, or another Optuna sampler, such as optuna.samplers:GPSampler",
     )
     startup_trials: Whole = Field(default=4, description="Trials before tpe uses its model, presets included")
-    scheduler: Annotated[NamedSetting, AfterValidator(_scheduler)] = Field(
-        default="asha",
+    scheduler: Annotated[NamedSetting, AfterValidator(_scheduler)] | None = Field(
+        default=None,
         description="Stops bad trials early: asha, median, none, or another scheduler of Ray Tune, such as "
-        "ray.tune.schedulers:HyperBandScheduler",
+        "ray.tune.schedulers:HyperBandScheduler; null: asha, or none in objective.mode net",
     )
     callbacks: Listed[Annotated[NamedSetting, AfterValidator(check_name)]] = Field(
         default=(), description="Callbacks of Ray Tune, such as ray.tune.logger:CSVLoggerCallback"
@@ -78,11 +83,11 @@ class SearchConfig:
     @property
     def named(self) -> dict[str, str]:
         """The user's own space, sampler, scheduler and callbacks, by setting."""
-        found: dict[str, NamedSetting] = {
+        found: dict[str, NamedSetting | None] = {
             "space": self.space_name, "sampler": self.sampler, "scheduler": self.scheduler,
             **{f"callbacks.{index}": callback for index, callback in enumerate(self.callbacks)},
         }  # fmt: skip
-        names = {place: name_and_options(setting)[0] for place, setting in found.items()}
+        names = {place: name_and_options(setting)[0] for place, setting in found.items() if setting is not None}
         return {place: name for place, name in names.items() if ":" in name and not name.startswith("tune_spaces.")}
 
 

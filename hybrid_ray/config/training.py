@@ -181,6 +181,14 @@ class TrainConfig:
     )
 
     @property
+    def evaluation_steps(self) -> tuple[int, ...]:
+        """Nominal steps at which evaluations are scheduled: evenly spaced, the last at the end of the run.
+
+        A run that predicts is evaluated at the first end of a cycle from there on (training/run.py).
+        """
+        return tuple(round(self.steps * (index + 1) / self.evaluations) for index in range(self.evaluations))
+
+    @property
     def optimizer_name(self) -> str:
         """The optimizer without its options."""
         return name_and_options(self.optimizer)[0]

@@ -76,6 +76,12 @@ def _check_sampler(job: JobConfig, space: SearchSpace) -> None:
 
 
 def _check_scheduler(job: JobConfig, space: SearchSpace) -> None:
+    if job.objective.mode == "net" and job.scheduler in ("asha", "median"):
+        raise ConfigError(
+            f"search.scheduler is {job.scheduler!r} but objective.mode is 'net': the net speedup half-way through a "
+            "run does not predict the one at its end, so good trials would be stopped; leave the scheduler out, or set "
+            "it to none"
+        )
     if "scheduler" not in job.search.named:
         return
     from ray.tune import schedulers

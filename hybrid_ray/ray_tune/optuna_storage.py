@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from hybrid_ray.config import JobConfig
 from hybrid_ray.ray_tune.sampler import build_sampler
 from hybrid_ray.ray_tune.searcher import queue_again, tell, was_interrupted
-from hybrid_ray.run_result import TrialEnd
+from hybrid_ray.run_result import TrialEnd, was_trained
 from hybrid_ray.storage.jsonl import repair_last_line
 from hybrid_ray.storage.study_store import StudyStore
 
@@ -56,8 +56,8 @@ def queue_settings(study: optuna.Study, presets: Mapping[str, Mapping[str, Any]]
 
 
 def counted_trials(rows: Iterable[Mapping[str, Any]]) -> int:
-    """The number of trials that were not interrupted; these count towards ``search.trials``."""
-    return sum(not was_interrupted(row) for row in rows)
+    """The number of trials that count towards ``search.trials``: those that were trained and not interrupted."""
+    return sum(was_trained(row) and not was_interrupted(row) for row in rows)
 
 
 def reconcile(study: optuna.Study, store: StudyStore, job: JobConfig) -> int:
@@ -101,6 +101,7 @@ def _interrupted_row(frozen: optuna.trial.FrozenTrial) -> dict[str, Any]:
         "error": "interrupted: the driver was killed; its settings are queued again",
         "end": TrialEnd.INTERRUPTED,
         "preset": frozen.user_attrs.get("preset"),
+        "equal_to": None,
         "started": frozen.datetime_start.timestamp() if frozen.datetime_start else None,
         "ended": None,
     }

@@ -11,7 +11,7 @@ from hybrid_ray.config.named import make_named
 from hybrid_ray.ray_tune.space import SearchSpace
 
 if TYPE_CHECKING:
-    from ray.tune.schedulers import TrialScheduler
+    from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
 
 __all__ = ["build_scheduler", "grace_steps", "rungs"]
 
@@ -51,25 +51,50 @@ def build_scheduler(job: JobConfig, space: SearchSpace) -> "TrialScheduler":
     Raises:
         ConfigError: the scheduler that the job names can't be made.
     """
-    from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+    from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
     usual: dict[str, Any] = {"time_attr": "step", "metric": "objective", "mode": "max", "max_t": job.train.steps + 1}
     if "scheduler" in job.search.named:
-        own = job.search.scheduler
-        made = make_named(own, TrialScheduler, place="search.scheduler", usual=usual, folders=job.folders)
+        made = make_named(job.scheduler, TrialScheduler, place="search.scheduler", usual=usual, folders=job.folders)
         return cast(TrialScheduler, made)
+    if job.scheduler == "none":
+        return FIFOScheduler()  # type: ignore[no-untyped-call]
+    asha, median = _predicting_trials_only(late=_LATEST * job.train.steps)
+    grace = grace_steps(job, space)
+    if job.scheduler == "asha":
+        return asha(grace_period=grace, reduction_factor=job.search.reduction_factor, **usual)
+    return median(time_attr="step", metric="objective", mode="max", grace_period=grace)
 
-    class LateTrialsFinish(AsyncHyperBandScheduler):
-        """ASHA without rungs in the last part of a run."""
 
+def _predicting_trials_only(*, late: float) -> "tuple[type[AsyncHyperBandScheduler], type[MedianStoppingRule]]":
+    """ASHA and the median rule, which see only the trials that predict.
+
+    A trial that is inert so far is plain training. Its score, close to 1, would be the cutoff for trials that predict,
+    and it could not be the best. So it neither counts in a rung nor is stopped at one.
+
+    Args:
+        late: the nominal step after which ASHA stops no trial.
+    """
+    from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
+
+    class Asha(AsyncHyperBandScheduler):
         def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-            if result["step"] > _LATEST * job.train.steps:
-                return str(AsyncHyperBandScheduler.CONTINUE)
+            if result["inert"] or result["step"] > late:
+                return str(TrialScheduler.CONTINUE)
             return str(super().on_trial_result(tune_controller, trial, result))
 
-    grace = grace_steps(job, space)
-    if job.search.scheduler == "asha":
-        return LateTrialsFinish(grace_period=grace, reduction_factor=job.search.reduction_factor, **usual)
-    if job.search.scheduler == "median":
-        return MedianStoppingRule(time_attr="step", metric="objective", mode="max", grace_period=grace)
-    return FIFOScheduler()  # type: ignore[no-untyped-call]
+        def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+            if not result.get("inert"):
+                super().on_trial_complete(tune_controller, trial, result)
+
+    class Median(MedianStoppingRule):
+        def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+            if result["inert"]:
+                return str(TrialScheduler.CONTINUE)
+            return str(super().on_trial_result(tune_controller, trial, result))
+
+        def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+            if not result.get("inert"):
+                super().on_trial_complete(tune_controller, trial, result)
+
+    return Asha, Median

@@ -5,7 +5,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from ray import tune
@@ -13,13 +13,16 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.stopper import CombinedStopper, FunctionStopper, Stopper
 
 from hybrid_ray.config import JobConfig
+from hybrid_ray.evaluation.equal_settings import TrainedSettings
 from hybrid_ray.ray_tune.checks import build_callbacks
 from hybrid_ray.ray_tune.cluster import CONTROLLER_CPUS
 from hybrid_ray.ray_tune.placement_groups import GroupReaper, sweep_groups
 from hybrid_ray.ray_tune.scheduler import build_scheduler
 from hybrid_ray.ray_tune.searcher import Listener, OptunaSearcher
-from hybrid_ray.ray_tune.space import SearchSpace
+from hybrid_ray.ray_tune.space import SearchSpace, settings
 from hybrid_ray.ray_tune.trial import TrialSpec, trial, trial_with_workers
+from hybrid_ray.run_result import was_trained
+from hybrid_ray.study.candidates import params_of
 from hybrid_ray.study.directory import StudyDirectory
 from hybrid_ray.study.stopping import Budget, StopFlag
 
@@ -68,7 +71,20 @@ class Search:
             may_start=lambda: not self.flag and self.budget.used_up is None,
             reason=self.study.error_of,
             stop_after_failures=job.search.stop_after_failures,
+            trained=self._trained_settings(),
+            rows=self.study.store.trials(),
         )
+
+    def _trained_settings(self) -> TrainedSettings:
+        """The settings of the trials of earlier sessions that need no new run."""
+        job = self.study.job
+        trained = TrainedSettings(lambda params: settings(job, params), directory=self.spec.directory)
+        for row in self.study.store.trials():
+            if row["state"] != "FAIL" and was_trained(row):
+                with contextlib.suppress(Exception):  # a user's space may not be repeatable
+                    drawn = optuna.trial.FixedTrial(params_of(row))
+                    trained.add(row["number"], self.space.ask(cast(optuna.Trial, drawn), job))
+        return trained
 
     def leave(self, searcher: OptunaSearcher) -> None:
         """End all trials that are still RUNNING in Optuna, and free the resources of stopped trainers."""

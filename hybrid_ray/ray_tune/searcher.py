@@ -12,11 +12,14 @@ forever. Here every trial gets the state that fits its end:
 Too few predicted steps also violate a constraint (``inert``): such a trial can't be the best, and its score, close to
 that of plain training, would attract the sampler.
 
+Settings that train the same weights as an earlier trial's are not trained: Optuna gets the same result, and the row
+names that trial (``equal_to``). If the earlier one is still running, the result follows when it ends.
+
 A trial's row is stored *before* Optuna gets the result, so that a kill between the two loses nothing.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -24,10 +27,15 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from hybrid_ray.errors import ConfigError
+from hybrid_ray.evaluation.equal_settings import TrainedSettings
 from hybrid_ray.evaluation.summary import INERT_SHARE
 from hybrid_ray.run_result import MEASURES, TrialEnd, TrialRow
 
-__all__ = ["Listener", "OptunaSearcher", "queue_again", "tell", "values_of", "was_interrupted"]
+__all__ = ["MOST_EQUAL", "Listener", "OptunaSearcher", "queue_again", "tell", "values_of", "was_interrupted"]
+
+MOST_EQUAL = 50
+"""So many proposals in a row that equal earlier trials end a search: its space seems to have no other settings."""
 
 _REPEATS = "repeats"
 """User attribute of an Optuna trial: the number of the interrupted one whose settings it tries again."""
@@ -68,6 +76,8 @@ class OptunaSearcher(Searcher):
         listener: receives the events of every trial; ``ended`` stores its row.
         may_start: whether another trial may start (budgets, a requested stop).
         reason: why a trial raised, by its number.
+        trained: recognises settings that train the same weights; None: every trial is trained.
+        rows: the trials of earlier sessions.
         stop_after_failures: number of failures in a row that end the search.
         clock: seconds, for the start and end of trials; a simulated study has its own.
     """
@@ -81,6 +91,8 @@ class OptunaSearcher(Searcher):
         listener: Listener,
         may_start: Callable[[], bool] = lambda: True,
         reason: Callable[[int], str] = lambda number: "the trial's process died",
+        trained: TrainedSettings | None = None,
+        rows: Iterable[Mapping[str, Any]] = (),
         stop_after_failures: int = 5,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -91,24 +103,74 @@ class OptunaSearcher(Searcher):
         self._failed: list[int] = []  # consecutive failures
         self.gave_up = False  # set after too many failures in a row; a trial that finishes later does not reset it
         self._running: dict[str, _Running] = {}
+        self._trained = trained
+        self._rows = {row["number"]: row for row in rows}
+        self._waiting: dict[int, list[optuna.Trial]] = {}  # by the running trial that they equal
+        self._equal = 0  # consecutive proposals that equal earlier trials
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         """Ignores Tune's metric and mode: the searcher has its own."""
         return True
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether the sampler proposes nothing new any more."""
+        return self._equal >= MOST_EQUAL
+
     def suggest(self, trial_id: str) -> Any:  # a dict or FINISHED; Ray's annotation lacks the second
-        """Settings for a new trial, or FINISHED if no more may start."""
-        if self.gave_up or not self._may_start():
-            return Searcher.FINISHED
-        trial = self._study.ask()
+        """Settings for a new trial that equals no earlier one, or FINISHED if no more may start."""
+        while not (self.gave_up or self.exhausted) and self._may_start():
+            trial = self._study.ask()
+            try:
+                params = dict(self._ask(trial))
+            except BaseException:
+                self._study.tell(trial, state=TrialState.FAIL)
+                raise
+            equal_to = self._equal_to(trial.number, params)
+            if equal_to is None:
+                self._equal = 0
+                self._running[trial_id] = _Running(trial=trial, started=self._clock())
+                self._listener.started(trial.number, params, trial.user_attrs.get("preset"))
+                return {"number": trial.number, "params": params}
+            self._equal += 1
+            if equal_to in self._rows:
+                self._end_equal(trial, self._rows[equal_to])
+            else:
+                self._waiting.setdefault(equal_to, []).append(trial)
+        return Searcher.FINISHED
+
+    def _equal_to(self, number: int, params: Mapping[str, Any]) -> int | None:
+        """The trial that trains the same weights. If there is none, this one will be trained."""
+        if self._trained is None:
+            return None
         try:
-            params = dict(self._ask(trial))
-        except BaseException:
-            self._study.tell(trial, state=TrialState.FAIL)
-            raise
-        self._running[trial_id] = _Running(trial=trial, started=self._clock())
-        self._listener.started(trial.number, params, trial.user_attrs.get("preset"))
-        return {"number": trial.number, "params": params}
+            found = self._trained.equal(params)
+            if found is None:
+                self._trained.add(number, params)
+        except ConfigError:  # impossible settings: the trial itself reports them
+            return None
+        return found
+
+    def _end_equal(self, trial: optuna.Trial, row: Mapping[str, Any]) -> None:
+        """Record a trial with the result of the equal one that was trained.
+
+        If that one failed or was interrupted, the settings are queued again.
+        """
+        now = self._clock()
+        own = {"number": trial.number, "preset": trial.user_attrs.get("preset"), "started": now, "ended": now}
+        own |= {f"params_{name}": value for name, value in trial.params.items()}
+        if row["state"] == "FAIL":
+            error = f"{TrialEnd.INTERRUPTED}: the equal trial {row['number']} failed; the settings are queued again"
+            own |= {"end": TrialEnd.INTERRUPTED, "error": error}
+        else:
+            own |= {"equal_to": row["number"]}
+            for step, value in self._study.get_trials(deepcopy=False)[row["number"]].intermediate_values.items():
+                trial.report(value, step)
+        row = {name: value for name, value in row.items() if not name.startswith("params_")} | own
+        self._listener.ended(row)
+        tell(self._study, trial, row, self._objective)
+        if row["state"] == "FAIL":
+            queue_again(self._study, trial.number)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """An evaluation: reported to Optuna as an intermediate value (Optuna has none for several objectives)."""
@@ -155,6 +217,12 @@ class OptunaSearcher(Searcher):
         self._listener.ended(row)
         del self._running[trial_id]
         tell(self._study, running.trial, row, self._objective)
+        if self._trained is not None:
+            self._rows[running.trial.number] = row
+            if end.state == "FAIL":
+                self._trained.remove(running.trial.number)
+            for trial in self._waiting.pop(running.trial.number, ()):
+                self._end_equal(trial, row)
 
     def _row(self, running: _Running, end: TrialEnd, result: Mapping[str, Any]) -> dict[str, Any]:
         """The row of ``trials.jsonl``."""
@@ -164,6 +232,7 @@ class OptunaSearcher(Searcher):
             state=end.state,
             end=end,
             preset=trial.user_attrs.get("preset"),
+            equal_to=None,
             started=running.started,
             ended=self._clock(),
             **{name: result.get(name) for name in MEASURES},

@@ -9,7 +9,7 @@ import gc
 import re
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,27 +45,33 @@ class TrialSpec:
 
 
 class TrialReporter(NullReporter):
-    """Scores every evaluation against the baseline and reports it.
+    """Scores every evaluation against the baseline and reports it at its scheduled step.
+
+    A run is evaluated at the end of a cycle, so some steps after the scheduled one and later with longer cycles. The
+    scores compare with the baseline at the step that the run has really done (``steps``). Schedulers and Optuna compare
+    trials with each other by ``step``, so that is the scheduled step, the same for all trials.
 
     The last evaluation is part of the final report instead, so that no scheduler stops a finished trial.
 
     Args:
         send: ``tune.report``, or the function that a worker reports with.
         scorer: compares with baseline and frontier and computes the objective.
-        steps: nominal steps of the run.
+        schedule: nominal steps at which evaluations are scheduled; the last is the end of the run.
     """
 
-    def __init__(self, send: Send, *, scorer: TrialScorer, steps: int) -> None:
-        self._yardstick, self._steps, self._send = scorer, steps, send
+    def __init__(self, send: Send, *, scorer: TrialScorer, schedule: Sequence[int]) -> None:
+        self._scorer, self._schedule, self._send = scorer, schedule, send
         self._evaluations: list[Evaluation] = []
 
     def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
         """Returns "diverged" if the loss was too far above the baseline's at two evaluations in a row."""
         self._evaluations.append(evaluation)
-        if self._yardstick.diverged_at(self._evaluations):
+        if self._scorer.diverged_at(self._evaluations):
             return "diverged"
-        if evaluation.step < self._steps:
-            self._send({**self._yardstick.at(evaluation, calibration), **phase_counts(replay)})
+        if evaluation.step < self._schedule[-1]:
+            scheduled = max(step for step in self._schedule if step <= evaluation.step)
+            scores = self._scorer.at(evaluation, calibration)
+            self._send({**scores, "step": scheduled, **phase_counts(replay)})
         return None
 
 
@@ -76,7 +82,7 @@ def trial(config: dict[str, Any], *, spec: TrialSpec) -> None:
     from hybrid_ray.training.loop import train
 
     directory = spec.directory(config["number"])
-    reporter = TrialReporter(tune.report, scorer=spec.scorer, steps=spec.job.train.steps)
+    reporter = TrialReporter(tune.report, scorer=spec.scorer, schedule=spec.job.train.evaluation_steps)
     outcome = attempt(
         lambda: train(spec.run(config["params"]), reporter=reporter, directory=directory), spec.scorer, directory
     )
@@ -106,7 +112,7 @@ def trial_with_workers(config: dict[str, Any], *, spec: TrialSpec) -> None:
             resources=spec.job.resources,
             max_failures=spec.job.search.max_failures,
             callbacks=[callback],
-            reporter_factory=partial(TrialReporter, scorer=spec.scorer, steps=spec.job.train.steps),
+            reporter_factory=partial(TrialReporter, scorer=spec.scorer, schedule=spec.job.train.evaluation_steps),
         ),
         spec.scorer,
         directory,

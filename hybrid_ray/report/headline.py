@@ -55,8 +55,12 @@ def headline(study: Study) -> Headline:
 
 
 def counted(trials: pd.DataFrame) -> pd.DataFrame:
-    """Trials that ended by themselves, not those interrupted with the driver: their settings are queued again."""
-    return trials[trials["state"].isin(["COMPLETE", "PRUNED", "FAIL"]) & (trials["end"] != TrialEnd.INTERRUPTED)]
+    """Trials that were trained and ended by themselves.
+
+    Not those interrupted with the driver, whose settings are queued again, nor those that equal an earlier trial.
+    """
+    ended = trials["state"].isin(["COMPLETE", "PRUNED", "FAIL"]) & (trials["end"] != TrialEnd.INTERRUPTED)
+    return trials[ended & trials["equal_to"].isna()]
 
 
 def conclude(

@@ -82,6 +82,11 @@ class Study:
         return None if not found else "; ".join(found) if isinstance(found, list) else str(found)
 
     @property
+    def trained(self) -> pd.DataFrame:
+        """The trials that have a run of their own, without those that got the result of an equal trial."""
+        return self.trials[self.trials["equal_to"].isna()]
+
+    @property
     def worth(self) -> pd.Series:
         """The objective of each trial; higher is better.
 
@@ -141,7 +146,8 @@ class Study:
 
     @property
     def _eligible(self) -> pd.DataFrame:
-        return self.trials[(self.trials["state"] == "COMPLETE") & (self.trials["diverged"] != 1)]
+        trials = self.trained
+        return trials[(trials["state"] == "COMPLETE") & (trials["diverged"] != 1)]
 
     def run_directory(self, run: int | str) -> Path:
         """The directory of a trial (by number) or of another run (``"baseline"``, ``"frontier/0.40"``)."""

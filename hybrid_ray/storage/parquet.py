@@ -9,7 +9,7 @@ from hybrid_ray.run_result import StepRecord
 from hybrid_ray.storage.atomic import write_atomic
 from hybrid_ray.storage.jsonl import read_jsonl
 
-__all__ = ["write_parquet", "write_steps_parquet"]
+__all__ = ["read_steps", "write_parquet", "write_steps_parquet"]
 
 
 def write_steps_parquet(jsonl: Path, parquet: Path) -> Path:
@@ -26,6 +26,22 @@ def write_steps_parquet(jsonl: Path, parquet: Path) -> Path:
     write_parquet([rows[step] for step in sorted(rows)], parquet, _step_kinds())
     jsonl.unlink()
     return parquet
+
+
+def read_steps(directory: Path) -> list[dict[str, Any]]:
+    """The steps of a run directory in order (`StepRecord` as plain values); none if it has no steps.
+
+    The lines come first: if both files exist, the writer was killed before it removed them.
+    """
+    if (directory / "steps.jsonl").exists():
+        rows = {row["step"]: row for row in read_jsonl(directory / "steps.jsonl")}
+        return [rows[step] for step in sorted(rows)]
+    if not (directory / "steps.parquet").exists():
+        return []
+    import pyarrow.parquet
+
+    found: list[dict[str, Any]] = pyarrow.parquet.read_table(directory / "steps.parquet").to_pylist()
+    return found
 
 
 def write_parquet(rows: Iterable[Mapping[str, Any]], path: Path, kinds: Mapping[str, str] | None = None) -> None:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from hybrid_ray.config import JobConfig
 from hybrid_ray.objective import pareto_front, ranked
-from hybrid_ray.run_result import RunResult
+from hybrid_ray.run_result import RunResult, was_trained
 from hybrid_ray.study.plan import Plan
 
 __all__ = ["Display", "show"]
@@ -72,6 +72,9 @@ class Display:
 
     def ended(self, row: Mapping[str, Any]) -> None:
         """A trial has ended."""
+        if not was_trained(row):
+            self._changed(f"  trial {row['number']}{_named(row)}: equal to trial {row['equal_to']}, not trained")
+            return
         last = self._running.pop(row["number"], {})
         self._phases.update({name: int(last.get(f"phase_{name}", 0)) for name in _PHASES})
         self._states[row["state"]] += 1

@@ -183,7 +183,7 @@ def plan(job: JobConfig) -> Plan:
 
 
 def _stops(job: JobConfig, space: SearchSpace) -> str:
-    scheduler, grace = job.search.scheduler, grace_steps(job, space)
+    scheduler, grace = job.scheduler, grace_steps(job, space)
     if "scheduler" in job.search.named:
         return f"trials may be stopped early or paused by {job.search.named['scheduler']}"
     if scheduler == "none":
@@ -191,8 +191,7 @@ def _stops(job: JobConfig, space: SearchSpace) -> str:
     if grace >= job.train.steps:
         return f"no trial is stopped early: {scheduler} waits {grace} steps (search.grace_steps)"
     at = f" at {', '.join(map(str, rungs(job, space)))}" if scheduler == "asha" else ""
-    by = "projected net speedup" if job.objective.mode == "net" else "score"
-    return f"trials may be stopped early after {grace} of {job.train.steps} steps ({scheduler}, compared{at} by {by})"
+    return f"trials may be stopped early after {grace} of {job.train.steps} steps ({scheduler}, compared{at} by score)"
 
 
 def plan_concurrency(job: JobConfig, *, most: int | None = None) -> Concurrency:

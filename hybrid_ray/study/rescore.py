@@ -16,7 +16,7 @@ from hybrid_ray.evaluation.scoring import TrialScorer
 from hybrid_ray.report.load import Study, load_study
 from hybrid_ray.report.rescoring import RESCORED, Rescoring
 from hybrid_ray.report.study_page import write_report
-from hybrid_ray.run_result import MEASURES, Evaluation, RunResult, TrialEnd
+from hybrid_ray.run_result import MEASURES, Evaluation, RunResult, TrialEnd, was_trained
 from hybrid_ray.storage.atomic import write_atomic
 from hybrid_ray.storage.json_files import write_json_atomic
 from hybrid_ray.storage.jsonl import read_jsonl
@@ -76,7 +76,10 @@ def rescored_trials(study: Study, objective: ObjectiveConfig) -> Rescored:
     rows = read_jsonl(study.directory / "trials.jsonl")
     try:
         old, new = (TrialScorer.from_results(runs, settings) for settings in (study.job.objective, objective))
-        found = [_measured(row, study.result(int(row["number"])), old, new) for row in rows]
+        found = [
+            _measured(row, study.result(int(row["number"] if was_trained(row) else row["equal_to"])), old, new)
+            for row in rows
+        ]
     except ValueError as error:
         raise StoreError(f"{study.directory} can't be rescored: {error}") from error
     changed = [(row["number"], row["diverged"]) for row, was in zip(found, rows, strict=True) if _ended_anew(row, was)]

@@ -18,7 +18,9 @@ from hybrid_ray.ray_tune.optuna_storage import counted_trials, open_study, queue
 from hybrid_ray.ray_tune.runner import RayExecute, machine_of_runs
 from hybrid_ray.ray_tune.space import SearchSpace
 from hybrid_ray.ray_tune.trial import TrialSpec
+from hybrid_ray.report.load import load_study
 from hybrid_ray.report.study_page import write_report
+from hybrid_ray.report.tables.trials import plain_scores
 from hybrid_ray.run_result import RunResult
 from hybrid_ray.storage.json_files import read_json
 from hybrid_ray.study.candidates import best_candidates
@@ -69,6 +71,7 @@ class Stages:
         self._queued = {**(queued or {}), **space.presets}
         self._flag, self._budget = flag or StopFlag(), Budget(study.job)
         self._gave_up: str | None = None  # the reason, once too many trials have failed in a row
+        self._exhausted: str | None = None  # the note, once the space has no further settings
 
     def run(self) -> Outcome:
         """Run all stages that are not done yet. Finished runs are kept, however the session ends."""
@@ -141,13 +144,21 @@ class Stages:
     def _search(self, results: Sequence[RunResult], side_by_side: int, display: Display) -> str | None:
         """Run the missing trials. If some are still missing afterwards, returns the reason."""
         from hybrid_ray.ray_tune.search import run_search
+        from hybrid_ray.ray_tune.searcher import MOST_EQUAL
 
         search = self.search(results, side_by_side, display)
         if search is None:
             return None
         self._gave_up = run_search(search)
-        left = self._job.search.trials - counted_trials(self._study.store.trials())
-        return self._budget.used_up if left > 0 else None
+        trained = counted_trials(self._study.store.trials())
+        if trained >= self._job.search.trials:
+            return None
+        if not (self._gave_up or self._budget.used_up):
+            self._exhausted = (
+                f"The search ended after {trained} of {self._job.search.trials} trials: its last {MOST_EQUAL} "
+                "proposals all equal earlier trials, so the space seems to have no other settings."
+            )
+        return self._budget.used_up
 
     def search(self, results: Sequence[RunResult], side_by_side: int, display: Display) -> "Search | None":
         """The search for the missing trials, with Optuna's study opened and repaired; None if no trial is missing.
@@ -209,7 +220,12 @@ class Stages:
         study = self._study
         study.store.event("failed" if self._gave_up else "cut_short" if note else "finished", note=note)
         text = write_report(study.path).text
-        said = [text, f"Report: {study.path / 'report.html'}"]
+        said = [
+            text,
+            plain_scores(load_study(study.path)),
+            *([self._exhausted] if self._exhausted else []),
+            f"Report: {study.path / 'report.html'}",
+        ]
         if note:
             said[1:1] = [f"Note: {note}.", f"Continue with: hybrid-ray resume {study.path}"]
         return Outcome(status="failed" if self._gave_up else "finished", text="\n\n".join(said), directory=study.path)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from hybrid_ray.config import Split, TrainConfig
+from hybrid_ray.config import Split
 from hybrid_ray.errors import Diverged
 from hybrid_ray.method.ranks import from_first_rank, rank, sum_over_ranks, world_size
 from hybrid_ray.optim.schedule_free import evaluation_weights
@@ -23,16 +23,11 @@ from hybrid_ray.training.setup import Training, TrainSetup
 from hybrid_ray.training.step_timer import StepTimer
 from hybrid_ray.training.telemetry.monitor import Monitor, device_name, energy_of_all
 
-__all__ = ["TrainingRun", "evaluation_points"]
+__all__ = ["TrainingRun"]
 
 log = logging.getLogger("hybrid_ray")
 
 _GRAVEST_FIRST: tuple[Status, ...] = ("diverged", "failed", "stopped", "finished")
-
-
-def evaluation_points(config: TrainConfig) -> tuple[int, ...]:
-    """Nominal steps from which on an evaluation is due, evenly spaced, the last at the end of the run."""
-    return tuple(round(config.steps * (index + 1) / config.evaluations) for index in range(config.evaluations))
 
 
 class TrainingRun:
@@ -89,7 +84,7 @@ class TrainingRun:
         """
         curve, step = self.costs.curve, self.step
         last = curve[-1].step if curve else 0
-        passed = any(last < point <= step for point in evaluation_points(self.setup.run.train))
+        passed = any(last < point <= step for point in self.setup.run.train.evaluation_steps)
         return passed and (self.training.trainer.cycle_done or self.ended)
 
     def evaluate_and_report(self) -> Status | None:

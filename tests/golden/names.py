@@ -64,7 +64,7 @@ TEXTS: tuple[tuple[str, str], ...] = (
     (r"interim_analyses", "looks"),
 )
 
-NEW_COLUMNS = {"end"}  # columns of a study's tables that were added after they were recorded
+NEW_COLUMNS = {"end", "equal_to"}  # columns of a study's tables that were added after they were recorded
 # Recorded fields of a result that are properties of `RunResult` today, and those that ``statistics`` repeated.
 DERIVED = ("steps", "real_steps", "predicted_steps", "train_seconds", "phase_steps")
 DERIVED_STATISTICS = (

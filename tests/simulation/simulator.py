@@ -25,6 +25,7 @@ from run_table import RunTable
 from hybrid_ray.config import JobConfig
 from hybrid_ray.evaluation.arms import frontier_runs
 from hybrid_ray.evaluation.confirm import confirm
+from hybrid_ray.evaluation.equal_settings import TrainedSettings
 from hybrid_ray.evaluation.frontier import Frontier
 from hybrid_ray.evaluation.scoring import TrialScorer, failed_scores
 from hybrid_ray.ray_tune.optuna_storage import queue_settings
@@ -172,7 +173,7 @@ class _Search:
     def __init__(
         self, job: JobConfig, table: RunTable, space: SearchSpace, scorer: TrialScorer, faults: Faults
     ) -> None:
-        self._job, self._table, self._yardstick, self._faults = job, table, scorer, faults
+        self._job, self._table, self._scorer, self._faults = job, table, scorer, faults
         self._now = 0.0
         self.rows: list[Mapping[str, Any]] = []
         self.optuna_study = _open_study(job, space)
@@ -183,6 +184,7 @@ class _Search:
             listener=self,
             stop_after_failures=job.search.stop_after_failures,
             clock=lambda: self._now,
+            trained=TrainedSettings(lambda params: settings(job, params)),
         )
         self._scheduler: Any = build_scheduler(job, space)  # its trials and controller are stand-ins here
         self._queue: list[tuple[float, int, _Trial, dict[str, Any] | None]] = []
@@ -229,11 +231,11 @@ class _Search:
         result = self._table.result(self._job.run(hybrid=settings(self._job, params)))
         fault, share = self._faults.of(number)
         if fault is None:
-            return _played(result, self._yardstick, self._job.train.steps)
+            return _played(result, self._scorer, self._job.train.evaluation_steps)
         if fault == "out_of_memory":
             return [(0.0, {**failed_scores("oom: simulated", TrialEnd.OUT_OF_MEMORY), "done": True})]
         broken = _broken(result, share)
-        reports = _played(broken, self._yardstick, self._job.train.steps)
+        reports = _played(broken, self._scorer, self._job.train.evaluation_steps)
         if fault == "diverged" or reports[-1][0] < broken.time:
             return reports
         attempts = 1 + self._job.search.max_failures
@@ -268,11 +270,11 @@ def _open_study(job: JobConfig, space: SearchSpace) -> "optuna.Study":
     return study
 
 
-def _played(result: RunResult, scorer: TrialScorer, steps: int) -> list[Report]:
+def _played(result: RunResult, scorer: TrialScorer, schedule: Sequence[int]) -> list[Report]:
     """The reports of a run as a trial sends them: one per evaluation, then the end."""
     reports: list[Report] = []
     sent: list[dict[str, Any]] = []
-    reporter = TrialReporter(sent.append, scorer=scorer, steps=steps)
+    reporter = TrialReporter(sent.append, scorer=scorer, schedule=schedule)
     for index, point in enumerate(result.curve):
         done = replace(result.replay, phases=result.replay.phases[: point.step])
         if reporter.evaluation(point, result.calibration, done) is not None:

@@ -32,6 +32,18 @@ def test_a_line_leads_with_what_is_searched(tmp_path: Any, mode: Any, said: str)
     assert out.getvalue() == f"  trial 0: complete, {said}\n"
 
 
+def test_a_trial_that_equals_another_is_one_line_and_is_not_counted(tmp_path: Any) -> None:
+    job, out = micro_job(tmp_path), io.StringIO()
+    display = LiveDisplay(job, plan(job), io.StringIO())
+    for shown in (display, Display(job, plan(job), out)):
+        shown.ended(row(0))
+        shown.ended(row(1, equal_to=0, preset="aggressive"))
+    assert out.getvalue().splitlines()[1] == "  trial 1 (aggressive): equal to trial 0, not trained"
+    console = Console(file=io.StringIO(), width=120)
+    console.print(display._draw())
+    assert "1 complete" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
 def test_on_its_way_a_trial_is_heading_for_a_net_speedup_where_that_is_searched(tmp_path: Any) -> None:
     job, out = micro_job(tmp_path, objective=ObjectiveConfig(mode="net")), io.StringIO()
     Display(job, plan(job), out).ended(row(0, "PRUNED", net_speedup=None, objective=0.97))

@@ -150,7 +150,7 @@ def test_a_trial_that_hardly_predicts_is_inert_and_never_best() -> None:
 
 
 def reporter(sent: list[dict[str, Any]]) -> TrialReporter:
-    return TrialReporter(sent.append, scorer=scorer(max_degradation=0.25), steps=100)
+    return TrialReporter(sent.append, scorer=scorer(max_degradation=0.25), schedule=(25, 50, 60, 75, 100))
 
 
 def evaluation(step: int, loss: float) -> Evaluation:
@@ -166,6 +166,16 @@ def test_too_bad_twice_in_a_row_is_divergence_and_once_is_not() -> None:
     assert said == [None, None, None]
     assert watcher.evaluation(evaluation(75, 7.0), 0.01, NOTHING) == "diverged"
     assert [row["step"] for row in sent] == [25, 50, 60]
+
+
+def test_an_evaluation_that_waited_for_the_end_of_a_cycle_is_reported_at_its_scheduled_step() -> None:
+    """Else trials would be compared with each other at different steps. The measures belong to the real step."""
+    sent: list[dict[str, Any]] = []
+    watcher = reporter(sent)
+    for step in (30, 58, 74):  # two scheduled steps may pass in one long cycle
+        watcher.evaluation(evaluation(step, 3.0), 0.01, NOTHING)
+    assert [(row["step"], row["steps"]) for row in sent] == [(25, 30), (50, 58), (60, 74)]
+    assert sent[0]["baseline_loss"] == scorer().baseline.loss_at(30)
 
 
 def test_the_last_evaluation_is_left_to_the_final_report() -> None:

@@ -10,11 +10,12 @@ from typing import Any
 import optuna
 import pytest
 from micro_jobs import micro_job
-from ray.tune.schedulers import AsyncHyperBandScheduler
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 
-from hybrid_ray.config import HybridConfig, JobConfig, SearchConfig, TrainConfig
+from hybrid_ray.config import HybridConfig, JobConfig, ObjectiveConfig, SearchConfig, TrainConfig
 from hybrid_ray.config.jobfile import read_job
 from hybrid_ray.errors import ConfigError
+from hybrid_ray.ray_tune.checks import check_search
 from hybrid_ray.ray_tune.scheduler import build_scheduler, grace_steps, rungs
 from hybrid_ray.ray_tune.space import load_space, settings
 from tune_spaces import presets
@@ -154,13 +155,27 @@ def test_every_shipped_job_stops_bad_trials_in_the_first_half_but_no_typical_one
     assert max(cycles) <= grace - first
 
 
-def stopped_at(scheduler: Any, step: int) -> bool:
-    """Whether the second of two trials is stopped at that step, after a first one that was much better."""
-    good, bad = SimpleNamespace(trial_id="good"), SimpleNamespace(trial_id="bad")
-    for trial in (good, bad):
-        scheduler.on_trial_add(None, trial)
-    scheduler.on_trial_result(None, good, {"step": step, "objective": 1.0})
-    return bool(scheduler.on_trial_result(None, bad, {"step": step, "objective": 0.0}) == "STOP")
+_CONTROLLER = SimpleNamespace(get_live_trials=list)
+
+
+class _Trial:
+    def __init__(self, trial_id: str) -> None:
+        self.trial_id = trial_id
+
+
+def stopped_at(scheduler: Any, step: int, *, inert: int = 0) -> bool:
+    """Whether a trial is stopped at that step after four others that were much better.
+
+    Args:
+        inert: whether the others hardly predict.
+    """
+    *good, bad = (_Trial(f"{step} {number}") for number in range(5))
+    for trial in (*good, bad):
+        scheduler.on_trial_add(_CONTROLLER, trial)
+    for trial in good:
+        scheduler.on_trial_result(_CONTROLLER, trial, {"step": step, "objective": 1.0, "inert": inert})
+        scheduler.on_trial_complete(_CONTROLLER, trial, {"step": 600, "objective": 1.0, "inert": inert})
+    return bool(scheduler.on_trial_result(_CONTROLLER, bad, {"step": step, "objective": 0.0, "inert": 0}) == "STOP")
 
 
 def test_trials_are_stopped_at_the_rungs_that_a_plan_names_and_late_ones_finish() -> None:
@@ -169,6 +184,29 @@ def test_trials_are_stopped_at_the_rungs_that_a_plan_names_and_late_ones_finish(
     assert rungs(job, space) == [70, 140, 280]  # the next, 560, comes too late to save much
     stopped = [step for step in (69, 70, 140, 280, 500, 560) if stopped_at(build_scheduler(job, space), step)]
     assert stopped == [70, 140, 280]
+
+
+@pytest.mark.parametrize("name", ["asha", "median"])
+def test_a_trial_that_hardly_predicts_stops_no_other_and_is_not_stopped(name: Any) -> None:
+    """It is plain training, whose score is no measure for a setting that predicts."""
+    job = replace(job_of(600), search=SearchConfig(grace_steps=70, scheduler=name))
+    assert stopped_at(build_scheduler(job, load_space(job)), 140)
+    scheduler: Any = build_scheduler(job, load_space(job))
+    assert not stopped_at(scheduler, 140, inert=1)
+    scheduler = build_scheduler(job, load_space(job))
+    assert stopped_at(scheduler, 140)
+    plain = _Trial("plain")
+    scheduler.on_trial_add(_CONTROLLER, plain)
+    assert scheduler.on_trial_result(_CONTROLLER, plain, {"step": 140, "objective": -9.0, "inert": 1}) == "CONTINUE"
+
+
+def test_a_search_for_net_speedup_stops_no_trial_early() -> None:
+    job = replace(job_of(600), objective=ObjectiveConfig(mode="net"))
+    assert isinstance(build_scheduler(job, load_space(job)), FIFOScheduler)
+    for name in ("asha", "median"):
+        asked = replace(job, search=SearchConfig(scheduler=name))
+        with pytest.raises(ConfigError, match=f"search.scheduler is '{name}' but objective.mode is 'net'"):
+            check_search(asked, load_space(asked))
 
 
 def test_a_run_ends_by_itself_and_never_at_the_schedulers_limit() -> None:

@@ -110,6 +110,7 @@ def trial_row(
         "status": result.status,
         "error": None,
         "preset": "quick" if number == 0 else None,
+        "equal_to": None,
         "started": 1_700_000_000.0 + 10 * number,
         "ended": 1_700_000_009.0 + 10 * number,
         **changes,

@@ -22,7 +22,6 @@ from hybrid_ray.run_result import RunResult, StepRecord
 from hybrid_ray.training.costs import RunCosts
 from hybrid_ray.training.hardware.fingerprint import machine
 from hybrid_ray.training.loop import train
-from hybrid_ray.training.run import evaluation_points
 from hybrid_ray.training.step_timer import middle_mean
 
 
@@ -137,7 +136,7 @@ def test_evaluations_come_right_after_a_cycle_and_at_the_end() -> None:
     steps = [evaluation.step for evaluation in listener.evaluations]
     assert steps[-1] == 60
     assert all(phases[step] in ("warmup", "full", "correct") for step in steps)
-    late = [step - point for step, point in zip(steps, evaluation_points(run.train), strict=True)]
+    late = [step - point for step, point in zip(steps, run.train.evaluation_steps, strict=True)]
     assert 0 <= min(late) <= max(late) < CYCLES.cycle_steps
     assert result.curve == tuple(listener.evaluations)
     assert result.heldout["val"].loss == result.curve[-1].loss
@@ -234,8 +233,8 @@ def test_the_middle_mean_is_not_moved_by_a_few_bad_steps() -> None:
 
 
 def test_evaluation_points_are_even_and_end_with_the_run() -> None:
-    assert evaluation_points(micro_run(steps=600, evaluations=8).train) == (75, 150, 225, 300, 375, 450, 525, 600)
-    assert evaluation_points(micro_run(steps=10, evaluations=10).train) == tuple(range(1, 11))
+    assert micro_run(steps=600, evaluations=8).train.evaluation_steps == (75, 150, 225, 300, 375, 450, 525, 600)
+    assert micro_run(steps=10, evaluations=10).train.evaluation_steps == tuple(range(1, 11))
 
 
 def test_prediction_off_predicts_nothing() -> None:

@@ -15,7 +15,7 @@ from study_builder import STEPS, build_study, confirmed, run_result, trial_row
 
 from hybrid_ray.config import JobConfig
 from hybrid_ray.errors import StoreError
-from hybrid_ray.report.headline import Headline, conclude
+from hybrid_ray.report.headline import Headline, conclude, headline
 from hybrid_ray.report.load import load_study
 from hybrid_ray.report.pages import markdown_cell
 from hybrid_ray.report.plots.study import PLOTS
@@ -225,6 +225,23 @@ def test_what_stopping_early_scores_stands_with_each_score_and_in_the_ranking(tm
     page = (directory / "report.html").read_text()
     assert f"stopping early {equal:.2f}" in page
     assert f"{best['net_speedup']:.3f} ± {best['net_error']:.3f}" in page
+
+
+def test_a_trial_that_equals_another_is_named_so_and_counts_nowhere_else(tmp_path: Path) -> None:
+    directory = build_study(tmp_path / "study")
+    before = load_study(directory)
+    best = before.best
+    copy = {**best.dropna().to_dict(), "number": 16, "equal_to": int(best["number"])}
+    StudyStore(directory).add_trial(copy)
+    study = load_study(directory)
+    assert list(study.ranked["number"]) == list(before.ranked["number"])
+    assert len(study.trained) == len(before.trained) == 16
+    assert headline(study).text == headline(before).text
+    found = trials_table(study)
+    row = next(row for row in found.rows if row[0] == "16")
+    assert f"equal to trial {best['number']:.0f}, not trained" in row[-1]
+    assert "1 of the proposed settings would train the same weights" in found.note
+    write_report(directory)
 
 
 def test_headline_and_first_figure_give_the_same_confirmed_net_speedup(tmp_path: Path) -> None:

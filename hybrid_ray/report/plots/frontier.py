@@ -58,7 +58,7 @@ def arm_styles(arms: Iterable[str]) -> dict[str, tuple[str, str, str]]:
 def trials_over_frontier(study: Study) -> Figure:
     """Loss and training time of every trial, with the frontier of stopping early. Only points below it are gains."""
     line = study.frontier[study.frontier["on_frontier"]]
-    trials = study.trials.dropna(subset=["time", "loss"])
+    trials = study.trained.dropna(subset=["time", "loss"])
     trials = trials[trials["time"] > 0]
     if line.empty and trials.empty:
         return message("No frontier run and no trial has ended yet.")
@@ -236,7 +236,7 @@ def _draw_net(axes: Axes, place: int, net: Mapping[str, Any]) -> None:
 @styled
 def score_and_net(study: Study) -> Figure:
     """Net speedup over score of every finished trial: a high score need not be a gain over stopping early."""
-    done = study.trials[study.trials["state"] == "COMPLETE"].dropna(subset=["score", "net_speedup"])
+    done = study.trained[study.trained["state"] == "COMPLETE"].dropna(subset=["score", "net_speedup"])
     if done.empty:
         return message("No finished trial has a loss within the frontier's range yet.")
     figure, (axes,) = canvas(3.4)

@@ -33,7 +33,7 @@ MOST = 40  # bars in one plot
 @styled
 def phase_shares(study: Study) -> Figure:
     """Share of nominal steps in each phase, one bar per trial."""
-    ended = study.trials[study.trials["steps"] > 0]
+    ended = study.trained[study.trained["steps"] > 0]
     if len(ended) > MOST:
         ended = ended.nlargest(MOST, "score").sort_values("number")
     results = {int(number): study.result(int(number)) for number in ended["number"]}

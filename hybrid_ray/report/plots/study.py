@@ -40,7 +40,7 @@ __all__ = [
 @styled
 def loss_curves(study: Study) -> Figure:
     """Held-out loss of the baseline and of the best trials, over nominal steps and over training time."""
-    done = study.trials[study.trials["state"] == "COMPLETE"]
+    done = study.trained[study.trained["state"] == "COMPLETE"]
     done = done.loc[study.worth[done.index].sort_values(ascending=False).index].head(3)
     curves = [("baseline", INK, study.curve("baseline"))]
     for number, colour in zip(done["number"], (BLUE, GREEN, PURPLE), strict=False):
@@ -99,7 +99,7 @@ def _searched(study: Study) -> str:
 
 def _scored(study: Study) -> pd.DataFrame:
     """Trials with their objective as ``worth``, clipped to just below the lowest finished trial."""
-    trials = study.trials.assign(worth=study.worth).dropna(subset=["worth"])
+    trials = study.trained.assign(worth=study.worth).dropna(subset=["worth"])
     done = trials.loc[trials["state"] == "COMPLETE", "worth"]
     if done.empty:
         return trials

@@ -56,11 +56,11 @@ def parts(study: Study) -> Table | None:
 
 def accounting(study: Study) -> Table | None:
     """Steps, tokens and times of the baseline, the best trial, and all trials together."""
-    ended = [int(trial) for trial in study.trials.loc[study.trials["steps"] > 0, "number"]]
+    ended = [int(trial) for trial in study.trained.loc[study.trained["steps"] > 0, "number"]]
     results = [result for trial in ended if (result := study.result(trial)) is not None]
     rows = [_account(name, [result]) for name, result in _shown(study).items()]
     if results:
-        rows.append(_account(f"{len(results)} of {len(study.trials)} trials, summed", results))
+        rows.append(_account(f"{len(results)} of {len(study.trained)} trials, summed", results))
     unit = f"{study.words['unit']}s"
     return Table(
         title="Steps, data and time",

@@ -8,7 +8,7 @@ import pandas as pd
 from hybrid_ray.report.load import Study
 from hybrid_ray.report.tables.cells import NONE, Table, loss_unit, number, percent, setting, with_error
 
-__all__ = ["backward_share", "ceilings_of", "first_to_see", "trials_table"]
+__all__ = ["backward_share", "ceilings_of", "first_to_see", "plain_scores", "trials_table"]
 
 MOST_TRIALS = 60  # rows of the trials table, so that the page of a study with a thousand trials stays readable
 MOST_FIRST = 6  # trials of the Pareto front in the speedup table
@@ -20,8 +20,11 @@ def trials_table(study: Study) -> Table:
     The search objective comes first among the measured columns, with the net speedup next to it.
     """
     trials, front = study.trials, set(study.front["number"])
+    repeated = len(trials) - len(study.trained)
     if len(trials) > MOST_TRIALS:
-        trials = trials.loc[study.worth.nlargest(MOST_TRIALS).index].sort_values("number")
+        trials = study.trained
+    if len(trials) > MOST_TRIALS:
+        trials = trials.loc[study.worth[trials.index].nlargest(MOST_TRIALS).index].sort_values("number")
     knobs = [name for name in trials.columns if name.startswith("params_")]
     backward = backward_share(study)
     note = (
@@ -33,6 +36,11 @@ def trials_table(study: Study) -> Table:
     )
     if len(trials) < len(study.trials):
         note = f"The {len(trials)} best of {len(study.trials)} trials; trials.jsonl has all of them. {note}"
+    if repeated:
+        note += (
+            f" {repeated} of the proposed settings would train the same weights as an earlier trial, so they were not "
+            "trained and have its measures (equal to trial ...)."
+        )
     mode = study.job.objective.mode
     if mode == "pareto":
         note += " On the front: no other finished trial is as good in both speedup and degradation and better in one."
@@ -86,6 +94,13 @@ def _trial_row(
     return first, measured, ", ".join(remarks) or NONE
 
 
+def plain_scores(study: Study) -> str:
+    """One line: the scores of plain training stopped early, which every setting has to beat."""
+    runs = [row for _, row in study.plain.sort_values("length").iterrows() if row["length"] != 1.0]
+    scores = ", ".join(f"{row['score']:.3f} at {row['length']:g} N" for row in runs)
+    return f"Plain training of other lengths (N is the job's {study.job.train.steps} steps) scores {scores}."
+
+
 def _plain_rows(study: Study, knobs: int) -> Iterator[tuple[tuple[str, ...], dict[str, str], str]]:
     """Rows like those of the trials for the plain runs of every length that was trained."""
     plain, best = study.plain, study.best
@@ -107,6 +122,8 @@ def _plain_rows(study: Study, knobs: int) -> Iterator[tuple[tuple[str, ...], dic
 def _remarks(row: pd.Series) -> Iterator[str]:
     if pd.notna(row["preset"]):
         yield f"preset {row['preset']}"
+    if pd.notna(row["equal_to"]):
+        yield f"equal to trial {row['equal_to']:.0f}, not trained"
     if row["diverged"] == 1:
         yield "diverged"
     elif row["state"] == "PRUNED":
