@@ -48,6 +48,8 @@ class SearchConfig:
         default="tpe",
         description="Proposes settings: tpe, random, or another Optuna sampler, such as optuna.samplers:GPSampler",
     )
+    # Median search cost with 2, 4 and 8 of them: 22, 16 and 12 baseline runs for the score, 9.5, 8.4 and 11 for the net
+    # speedup (benchmarks/search_efficiency.py --startup 2 4 8; the 95 % intervals overlap).
     startup_trials: Whole = Field(default=4, description="Trials before tpe uses its model, presets included")
     scheduler: Annotated[NamedSetting, AfterValidator(_scheduler)] | None = Field(
         default=None,
