@@ -148,7 +148,7 @@ def test_every_objective_is_searched_to_its_end(mode: str) -> None:
 
 @pytest.mark.parametrize("scheduler", ["median", "none"])
 def test_the_other_schedulers_run_too(scheduler: str) -> None:
-    study = simulate(table_job(trials=30, scheduler=scheduler), run_table())
+    study = simulate(table_job(trials=60, scheduler=scheduler), run_table())
     pruned = sum(row["state"] == "PRUNED" for row in study.rows)
     assert pruned > 0 if scheduler == "median" else pruned == 0
 
