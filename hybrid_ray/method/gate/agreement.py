@@ -21,6 +21,7 @@ class Agreement:
     alpha_by_group: tuple[float, ...]
     ceiling: float | None  # reliability of d_act, from two halves or windows; None: neither exists
     error: float  # |d_act - d_pred| / |d_act|; a prediction of zero has error 1
+    size: float  # |d_pred| / |d_act|
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,6 +143,7 @@ class AgreementMeter:
             alpha_by_group=tuple(b / p if p > 0.0 else 0.0 for b, p in zip(rows[1], rows[2], strict=True)),
             ceiling=_whole_from_half(split) if split is not None else _cosine(lagged, act, last),
             error=(max(0.0, act - 2.0 * both + pred) / act) ** 0.5,
+            size=(pred / act) ** 0.5,
         )
 
     def state_dict(self) -> dict[str, Any]:
