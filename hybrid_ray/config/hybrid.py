@@ -1,5 +1,6 @@
 """The hybrid method."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +13,8 @@ __all__ = ["GateName", "HybridConfig"]
 
 GateName = Literal["always", "confidence", "random"]
 TrustName = Literal["loss_trend", "off"]
+HorizonMode = Literal["fixed", "scaled", "adaptive", "linucb"]
+DynamicsName = Literal["linear", "mlp", "rssm"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,8 +46,9 @@ class HybridConfig:
 
     confidence_threshold: Share = Field(
         default=0.3,
-        description="Predict in cycles whose confidence (agreement of successive displacements) is at least this; 0: "
-        "always",
+        description="Predict in cycles whose confidence is at least this; 0: always. Confidence is the probability "
+        "that at the end of the coming cycle (jump, then its real steps) the loss is within payback_tolerance of what "
+        "the trend of real steps alone would give",
     )
     prediction_horizon: int = Field(default=5, ge=1, le=1_000_000, description="Predicted steps in one cycle")
     correction_interval: int = Field(
@@ -87,8 +91,27 @@ class HybridConfig:
         description="Fraction at the end of the run without predictions; null: the predictor's default (slow_momentum "
         "0, ema_nesterov 0.24, others 0.25)",
     )
-    horizon_mode: Literal["fixed", "scaled"] = Field(
-        default="fixed", description="scaled: the horizon shrinks with the learning rate"
+    horizon_mode: HorizonMode = Field(
+        default="fixed",
+        description="scaled: the horizon shrinks with confidence and learning rate; adaptive: the largest of H, H/2, "
+        "H/4 whose confidence reaches the threshold; linucb: a bandit chooses among 0, H/4, H/2, H by what was "
+        "gained per second",
+    )
+    dynamics: DynamicsName = Field(
+        default="linear", description="Model that forecasts the loss at the end of a cycle, for the confidence"
+    )
+    payback_tolerance: Positive = Field(
+        default=0.02, description="A jump is paid back if the loss is at most this fraction above its trend"
+    )
+    explore: Share | None = Field(
+        default=None,
+        description="Fraction of decisions made at random (no jump, or a half or a quarter of it), to learn what jumps "
+        "do; null: 0.1 with gate: confidence and a threshold above 0, else 0",
+    )
+    look_every: Whole = Field(
+        default=0,
+        description="Measure the loss of a decide batch before and after every so many cycles, in training time, to "
+        "learn from it; 0: never",
     )
     # Lowers the error of the next prediction (method/predictors/corrector.py). Off by default because it changes the
     # length of predictions independently of ``gain``.
@@ -101,7 +124,7 @@ class HybridConfig:
         description="z-score of the training loss from which a rise counts as a sign of divergence (Caution)",
     )
     sample_one_in: int = Field(
-        default=64, ge=1, le=MOST, description="Confidence and residuals are computed from one weight in this many"
+        default=64, ge=1, le=MOST, description="Agreement and residuals are computed from one weight in this many"
     )
     buffer_dtype: Literal["float32", "bfloat16"] = Field(
         default="float32", description="Number format of the predictor's buffers"
@@ -138,6 +161,21 @@ class HybridConfig:
     @property
     def gate_kind(self) -> GateName:
         return self.gate or self._habits.gate
+
+    def problems(self) -> Iterator[str]:
+        """Settings that can't work together."""
+        if self.horizon_mode == "adaptive" and self.gate_kind != "confidence":
+            yield (
+                f"horizon_mode is 'adaptive' but gate is {self.gate_kind!r}, which has no threshold: set gate: "
+                "confidence, or another horizon_mode"
+            )
+
+    @property
+    def exploration(self) -> float:
+        """The fraction of decisions made at random."""
+        if self.explore is not None:
+            return self.explore
+        return 0.1 if self.gate_kind == "confidence" and self.confidence_threshold > 0.0 else 0.0
 
     @property
     def trust_kind(self) -> TrustName:

@@ -61,6 +61,7 @@ def check_arguments(
     ]
     if clip_norm is not None and not 0.0 < clip_norm < math.inf:
         problems.append(f"clip_norm is {clip_norm} but must be above 0, and finite")
+    problems.extend(config.problems())
     if total_steps is None and replay is None and config.predictor.name not in ("none", "random", "reversed"):
         problems.extend(_fraction_problems(config))
     if problems:

@@ -1,5 +1,6 @@
 """The hybrid trainer: it does one nominal step per call, real or predicted."""
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +12,7 @@ from hybrid_ray.errors import CheckpointError
 from hybrid_ray.method.checks import check_arguments, check_same_origin, check_same_settings, origin
 from hybrid_ray.method.cycle import Cycle
 from hybrid_ray.method.gate.decision import Gate
+from hybrid_ray.method.gate.look import Decide, Look
 from hybrid_ray.method.gate.loss_trend import LossTrend
 from hybrid_ray.method.gradients import Closure, Gradient
 from hybrid_ray.method.guard.health import Health
@@ -53,6 +55,8 @@ class HybridTrainer:
         seed: seed of everything random: sampled coordinates, the random gate, rounding.
         scaler: scales the loss for mixed precision in fp16. The closure computes under ``torch.autocast``; the trainer
             scales, unscales before clipping, and updates the scale.
+        decide: computes the mean loss of a held-out batch, for ``look_every``. It is called with a number, in
+            evaluation mode and without gradients; the same number must give the same batch.
         replay: follow a recorded run's phases (and, in controls, its displacement norms) instead of confidence.
             As with ``predictor="none"``, most recoveries are then only reported, but every run skips a batch whose loss
             or gradient is not finite or spikes.
@@ -74,6 +78,7 @@ class HybridTrainer:
         clip_norm: float | None = None,
         seed: int = 0,
         scaler: torch.amp.GradScaler | None = None,
+        decide: Decide | None = None,
         replay: Replay | None = None,
     ) -> None:
         config = HybridConfig() if config is None else config
@@ -91,6 +96,7 @@ class HybridTrainer:
         self.cycle_done = True
         self._gate = Gate(config, seed=seed)
         self._trend = LossTrend()
+        self._look = Look(model, decide, every=config.look_every if config.predictor.name != "none" else 0)
         self._rate = LearningRate(optimizer, lr_scheduler)
         self._replay = replay
         self._cycle = self._new_cycle()
@@ -137,7 +143,7 @@ class HybridTrainer:
             phase=position.phase,
             predicted=gradient is None,
             loss=None if gradient is None else gradient.loss,
-            confidence=0.0 if self._cycle is None else self._cycle.confidence.value,
+            confidence=0.0 if self._cycle is None else self._cycle.confidence,
             grad_norm=None if gradient is None else gradient.norm,
             level=self.health.level,
             event="; ".join(self.health.events) or None,
@@ -183,7 +189,7 @@ class HybridTrainer:
         """Learn from a gradient that is about to be applied."""
         self._trend.observe(gradient.loss)
         if self._cycle is not None:
-            self._cycle.observe(self._rate.now, self.phases.steps + 1)
+            self._cycle.observe(gradient, self._rate, self.phases.steps + 1)
 
     def _state_at_hand(self) -> None:
         """Make sure that the optimizer's state is on the device where its step needs it."""
@@ -196,40 +202,48 @@ class HybridTrainer:
         entry, cycle, position = 0, self._cycle, self.phases.position
         if cycle is not None and not self.health.forced:
             if self.phases.ends_window:
-                self._look_back(cycle)
-                entry = 0 if self.phases.over else self._plan(cycle)
+                self._end_cycle(cycle)
+                entry = 0 if self.phases.over else self._begin_cycle(cycle)
             elif cycle.open and self.phases.half_way:
                 cycle.agreement.mark_middle(self.weights.local())
         waits = position.phase is Phase.WARMUP or self.phases.over or self.phases.decides
         self.cycle_done = cycle is None or (waits and not position.inside)
         self.phases.advance(entry=entry, fall_back=self.health.forced)
 
-    def _look_back(self, cycle: Cycle) -> None:
-        """Compare the window with its forecast and update the confidence. A recovery may reset both."""
+    def _end_cycle(self, cycle: Cycle) -> None:
+        """Compare the window with its forecast and learn from the cycle. A recovery may reset what was learnt."""
         measured = cycle.look_back()
         if measured is not None:
             self.stats.add_measured(measured, jumped=cycle.predictor.applied > 0)
-        self.health.judge_window(measured, cycle)
+        looked = self._look.after_cycle() if cycle.payback.looked else math.nan
+        finished = self.health.judge_window(measured, cycle, looked=looked)
+        if finished is not None:
+            self.stats.add_cycle(finished, tolerance=self.config.payback_tolerance)
 
-    def _plan(self, cycle: Cycle) -> int:
-        """Plan the next displacement. Returns the steps to predict now, or 0.
+    def _begin_cycle(self, cycle: Cycle) -> int:
+        """Decide whether to predict and plan the next displacement. Returns the steps to predict now, or 0.
 
-        It is 0 if the gate is shut, the prediction does not fit into the run, or the displacement is not finite.
+        It is 0 if the gate is shut, the prediction does not fit into the run, or the displacement is not finite. A
+        displacement is then planned too, to be compared with the next window.
         """
+        cycle.begin(self.phases.steps + 1, looked=self._look.before_cycle())
+        share = self._choose(cycle) if self.phases.decides else 0.0
         norms = None if self._replay is None else self._replay.norms[self.stats.jumps]
-        recorded = self.phases.upcoming_horizon
-        horizon = cycle.plan(self._rate, ratio=self.health.backoff.ratio, horizon=recorded, norms=norms)
+        recorded, ratio = self.phases.upcoming_horizon, self.health.backoff.ratio
+        horizon = cycle.plan(self._rate, ratio=ratio, share=share or 1.0, horizon=recorded, norms=norms)
         if not horizon:
             self.health.refuse_plan(cycle)
-        if not self.phases.decides:
-            return 0
-        confidence, threshold = cycle.confidence.value, self.health.backoff.threshold(self.config.confidence_threshold)
-        opens = self._gate.opens(
-            confidence=confidence, threshold=threshold, decision=self.stats.decisions, rising=self._trend.rising
-        )
-        enter = bool(horizon) and opens and not self.health.forced and self.phases.has_room(horizon)
-        self.stats.decisions += 1
-        return horizon if enter else 0
+        may = bool(horizon) and not self.health.forced
+        if may and (share > 0.0 and self.phases.has_room(horizon) if self._replay is None else recorded is not None):
+            cycle.payback.jumps(cycle.share, predicted=horizon)
+            return horizon
+        return 0
+
+    def _choose(self, cycle: Cycle) -> float:
+        """The gate's decision: a share of the full jump."""
+        threshold = self.health.backoff.threshold(self.config.confidence_threshold)
+        decision, self.stats.decisions = self.stats.decisions, self.stats.decisions + 1
+        return self._gate.choose(cycle.payback, threshold=threshold, decision=decision, rising=self._trend.rising)
 
     def _new_cycle(self) -> Cycle | None:
         if self.config.predictor.name == "none":
@@ -266,7 +280,7 @@ class HybridTrainer:
         if (cycle := self._cycle) is not None:
             numbers |= {
                 "displacement_ratio": cycle.agreement.displacement_ratio,
-                "confidence": cycle.confidence.value,
+                "confidence": cycle.confidence,
                 "bytes_per_parameter": cycle.predictor.bytes_per_parameter,
                 "host_bytes_per_parameter": cycle.predictor.host_bytes_per_parameter,
             }
@@ -309,5 +323,5 @@ class HybridTrainer:
         """The components that have a state."""
         parts = {"optimizer": self.optimizer, "rate": self._rate, "phases": self.phases, "stats": self.stats}
         parts |= {"health": self.health, "trend": self._trend, **self._real_step.parts()}
-        parts |= {} if self._cycle is None else {"cycle": self._cycle}
+        parts |= {} if self._cycle is None else {"cycle": self._cycle, "look": self._look}
         return parts if self._offload is None else parts | {"offload": self._offload}

@@ -1,9 +1,11 @@
 """Builds a run: the model on its device once per process, and trainer, optimizer and data for each start."""
 
 import contextlib
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -23,6 +25,9 @@ from hybrid_ray.training.compile import Compiled, compile_forward
 from hybrid_ray.training.distributed import full_weights, load_weights, wrap
 
 __all__ = ["TrainSetup", "Training", "synchronize"]
+
+_log = logging.getLogger("hybrid_ray")
+_LOOKED_AT = 32  # batches of the split ``decide``, kept in host memory
 
 
 def synchronize(device: torch.device) -> None:
@@ -121,6 +126,7 @@ class TrainSetup:
             clip_norm=run.train.clip_norm,
             seed=run.seed,
             scaler=torch.amp.GradScaler(self.device.type) if run.train.precision == "fp16" else None,
+            decide=self._decide() if run.hybrid.look_every else None,
             replay=replay,
         )
         # Dropout differs between ranks; initial weights and data order must not.
@@ -172,6 +178,20 @@ class TrainSetup:
                 return self.compiled.forward(batch)
 
         return closure
+
+    def _decide(self) -> Callable[[int], Tensor] | None:
+        """Computes the loss of one of the first batches of the split ``decide``; None if the task has no such split."""
+        if "decide" not in self.task.parts:
+            _log.warning("hybrid.look_every is set but the task has no split 'decide': nothing is looked at")
+            return None
+        batches = list(islice(self.task.stretches("decide"), _LOOKED_AT))
+
+        def loss_of(look: int) -> Tensor:
+            number = look if self.sharded else look * world_size() + rank()  # a sharded model needs all ranks
+            with self.precision():
+                return self.task.loss(self.module, self.to_device(batches[number % len(batches)]))
+
+        return loss_of
 
     def precision(self) -> AbstractContextManager[object]:
         """Forwards in bf16 or fp16 where the run says so. Weights have the type that `TrainConfig.weights` says."""

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 
 from hybrid_ray.config import HybridConfig
 from hybrid_ray.method.gate.agreement import Agreement, AgreementMeter
-from hybrid_ray.method.gate.confidence import Confidence
+from hybrid_ray.method.gate.agreement_score import AgreementScore
 from hybrid_ray.method.gate.coordinate_sample import CoordinateSample
 from hybrid_ray.method.gate.horizon import choose_horizon
-from hybrid_ray.method.guard.divergence import Level
 from hybrid_ray.method.phase_memory import Slope
 from hybrid_ray.method.predictors.buffers import Buffers
 from hybrid_ray.method.predictors.corrector import Corrector
@@ -30,7 +29,7 @@ def weights_of(*shapes: tuple[int, ...]) -> Weights:
 
 
 def measured(**changes: float) -> Agreement:
-    values = {"cosine": 0.5, "alpha": 1.0, "alpha_by_group": (1.0,), "ceiling": 0.5, "error": 0.9}
+    values = {"cosine": 0.5, "alpha": 1.0, "alpha_by_group": (1.0,), "ceiling": 0.5, "error": 0.9, "size": 1.0}
     return Agreement(**(values | changes))
 
 
@@ -114,34 +113,31 @@ def test_nothing_done_or_nothing_foreseen_is_no_measure() -> None:
 
 @given(
     st.lists(
-        st.tuples(
-            st.floats(-1, 1), st.floats(-9, 9), st.none() | st.floats(-1, 1), st.sampled_from(Level), st.booleans()
-        ),
+        st.tuples(st.floats(-1, 1), st.floats(-9, 9), st.none() | st.floats(-1, 1), st.booleans()),
         max_size=12,
     )
 )
-def test_confidence_is_always_a_number_from_0_to_1(cycles: list) -> None:
-    confidence = Confidence()
-    for cosine, alpha, ceiling, level, overshot in cycles:
-        confidence.observe_window(measured(cosine=cosine, alpha=alpha, ceiling=ceiling), level)
-        confidence.observe_jump(overshot=overshot)
-        assert 0.0 <= confidence.value <= 1.0
+def test_the_score_is_always_a_number_from_0_to_1(cycles: list) -> None:
+    score = AgreementScore()
+    for cosine, alpha, ceiling, overshot in cycles:
+        score.observe_window(measured(cosine=cosine, alpha=alpha, ceiling=ceiling))
+        score.observe_jump(overshot=overshot)
+        assert 0.0 <= score.value <= 1.0
 
 
-def test_confidence_falls_with_noise_overshoot_length_and_trouble() -> None:
-    def after(level: Level = Level.NORMAL, overshot: bool = False, **changes: float) -> float:
-        confidence = Confidence()
-        confidence.observe_window(measured(**({"cosine": 0.6} | changes)), level)
-        confidence.observe_jump(overshot=overshot)
-        return confidence.value
+def test_the_score_falls_with_noise_overshoot_and_length() -> None:
+    def after(overshot: bool = False, **changes: float) -> float:
+        score = AgreementScore()
+        score.observe_window(measured(**({"cosine": 0.6} | changes)))
+        score.observe_jump(overshot=overshot)
+        return score.value
 
     best = after()
     assert best == pytest.approx(0.6 / 0.5**0.5)
     assert after(cosine=0.3) < best
     assert after(alpha=0.2) == pytest.approx(0.4 * best)
     assert after(overshot=True) == pytest.approx(0.75 * best)
-    assert after(Level.CRITICAL) == 0.0
-    assert Confidence().value == 0.0
+    assert AgreementScore().value == 0.0
 
 
 def test_residual_feedback_finds_the_length_that_real_steps_have() -> None:

@@ -1,6 +1,7 @@
 """The gate: always, by confidence, by lot; and the part of the run in which predictions are made."""
 
 import re
+from functools import cache
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hybrid_toy import quick, toy_run
 from hybrid_ray.config import HybridConfig
 from hybrid_ray.method.gate.decision import Gate
 from hybrid_ray.method.gate.loss_trend import LossTrend
+from hybrid_ray.method.gate.payback import Payback
 from hybrid_ray.method.guard.divergence import Recovery
 from hybrid_ray.method.guard.recovery import Backoff
 
@@ -23,14 +25,19 @@ def phases(steps: int = 100, **changes: Any) -> str:
 def test_always_predicts_whatever_the_confidence() -> None:
     letters = phases(gate="always", confidence_threshold=1.0)
     assert letters.count("P") == 30
-    assert "P" not in phases(gate="confidence", confidence_threshold=1.0)
+    assert "P" not in phases(gate="confidence", confidence_threshold=1.0, explore=0.0)
 
 
 def test_the_lot_has_its_rate_and_is_drawn_alike() -> None:
     gate, same = (Gate(HybridConfig(gate="random", gate_rate=0.3), seed=4) for _ in range(2))
-    draws = [gate.opens(confidence=1.0, threshold=0.0, decision=number) for number in range(2000)]
+    draws = [gate.choose(unlearnt(), threshold=0.0, decision=number, rising=False) for number in range(2000)]
     assert sum(draws) / 2000 == pytest.approx(0.3, abs=0.04)
-    assert draws == [same.opens(confidence=0.0, threshold=1.0, decision=number) for number in range(2000)]
+    assert draws == [same.choose(unlearnt(), threshold=1.0, decision=number, rising=False) for number in range(2000)]
+
+
+@cache
+def unlearnt() -> Payback:
+    return Payback(HybridConfig(), seed=0)
 
 
 def test_predictions_keep_to_their_part_of_the_run() -> None:
@@ -56,9 +63,9 @@ def test_no_gate_opens_while_the_loss_rises_if_the_trend_is_to_be_trusted() -> N
     assert trend.rising
     trusting = Gate(HybridConfig(gate="always", trust="off"))
     careful = Gate(HybridConfig(gate="always", trust="loss_trend"))
-    assert trusting.opens(confidence=0.0, threshold=1.0, decision=0, rising=True)
-    assert not careful.opens(confidence=1.0, threshold=0.0, decision=0, rising=True)
-    assert careful.opens(confidence=0.0, threshold=1.0, decision=0, rising=False)
+    assert trusting.choose(unlearnt(), threshold=1.0, decision=0, rising=True) == 1.0
+    assert careful.choose(unlearnt(), threshold=0.0, decision=0, rising=True) == 0.0
+    assert careful.choose(unlearnt(), threshold=1.0, decision=0, rising=False) == 1.0
 
 
 def test_the_trend_goes_on_from_a_saved_state() -> None:

@@ -62,6 +62,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "scaled horizon, residual feedback": {"horizon_mode": "scaled", "residual_feedback": 0.5},
     "sampled coordinates": {"sample_one_in": 64, "confidence_threshold": 0.3},
     "slow momentum in bf16": {"predictor": "slow_momentum", "buffer_dtype": "bfloat16"},
+    "adaptive horizon": {"horizon_mode": "adaptive", "confidence_threshold": 0.3},
+    "bandit, mlp": {"horizon_mode": "linucb", "dynamics": "mlp", "explore": 0.5},
     "drawn by lot": {"gate": "random", "gate_rate": 0.7},
     "random direction": {"predictor": "random"},
     "reversed direction": {"predictor": "reversed"},

@@ -63,6 +63,7 @@ def _predictor_problems(job: JobConfig) -> Iterator[str]:
     predictor, train = job.hybrid.predictor.name, job.train
     if predictor == "slow_momentum" and job.hybrid.horizon_mode == "scaled":
         yield ("hybrid.horizon_mode is 'scaled' but the jumps of slow_momentum do not depend on the horizon: use fixed")
+    yield from (f"hybrid.{problem}" for problem in job.hybrid.problems())
     if predictor in ("none", "random", "reversed"):
         why = "predicts nothing" if predictor == "none" else "is a control that replays another run"
         ours = "slow_momentum, ema_nesterov, snoo, linear_fit or momentum"

@@ -1,11 +1,13 @@
 """Judges real steps and windows of a run, and carries out the recovery that the divergence monitor advises."""
 
+import math
 from typing import Any
 
 from hybrid_ray.config import HybridConfig
 from hybrid_ray.errors import Diverged
 from hybrid_ray.method.cycle import Cycle
 from hybrid_ray.method.gate.agreement import Agreement
+from hybrid_ray.method.gate.payback import FinishedCycle
 from hybrid_ray.method.gradients import Gradient
 from hybrid_ray.method.guard.divergence import Assessment, DivergenceMonitor, Level, Recovery
 from hybrid_ray.method.guard.jump_check import JumpCheck
@@ -61,35 +63,41 @@ class Health:
             self.level = Level.NORMAL
             self.note("overflow", "the gradient does not fit in fp16 at this loss scale, which is lowered")
             return False
-        if cycle is not None and gradient.along is not None and gradient.finite:
-            if overshot := gradient.along > 0.0:
-                self._stats.overshoots += 1
-                self.events.append("overshoot")
-            cycle.confidence.observe_jump(overshot=overshot)
+        along = gradient.along if gradient.finite else None
+        if cycle is not None and along is not None and cycle.observe_jump(along):
+            self._stats.overshoots += 1
+            self.events.append("overshoot")
         after, self.after_prediction = self.after_prediction, False
         assessment = self.monitor.observe_real(gradient.loss, gradient.norm, after_prediction=after)
         self.level = Level.NORMAL
-        recovery = self._recover(assessment, cycle, finite=gradient.finite)
+        recovery = self._recover(assessment, cycle, loss=gradient.loss, finite=gradient.finite)
         return gradient.finite and recovery not in (Recovery.SKIP_BATCH, Recovery.ROLLBACK)
 
-    def judge_window(self, measured: Agreement | None, cycle: Cycle) -> None:
-        """Judge a finished window by its forecast's error, and update the confidence. A recovery may reset both."""
+    def judge_window(self, measured: Agreement | None, cycle: Cycle, *, looked: float) -> FinishedCycle | None:
+        """Judge a finished window by its forecast's error, and learn from its cycle. A recovery may discard that.
+
+        Args:
+            looked: held-out loss after the cycle; NaN: not measured.
+        """
         assessment = None
         if measured is not None and cycle.predictor.applied > 0 and cycle.predictor.forecasts:
             assessment = self.monitor.observe_prediction(measured.error)
             self._found(assessment.level)
-        cycle.confidence.observe_window(measured, self._worst)
+        finished = cycle.learn(measured, self._worst, looked=looked)
         if self._worst is Level.NORMAL:
             self.backoff.relax()
         if assessment is not None:
             self._recover(assessment, cycle)
         self._worst = Level.NORMAL
+        return finished
 
     def refuse_plan(self, cycle: Cycle) -> None:
         """Handle a planned displacement that is not finite."""
         self._recover(self.monitor.observe_nonfinite("update"), cycle, finite=False)
 
-    def _recover(self, assessment: Assessment, cycle: Cycle | None, *, finite: bool = True) -> Recovery:
+    def _recover(
+        self, assessment: Assessment, cycle: Cycle | None, *, loss: float = math.nan, finite: bool = True
+    ) -> Recovery:
         """Carry out the advised recovery if this run may. Returns the recovery carried out."""
         self._found(assessment.level)
         advised, reasons = assessment.recovery, ", ".join(assessment.reasons)
@@ -103,15 +111,15 @@ class Health:
             raise Diverged(f"step {self._phases.steps + 1}: {reasons}, after every other recovery")
         if not self._only_advise and recovery is not Recovery.CONTINUE:
             assert cycle is not None
-            self._restrain(recovery, cycle)
+            self._restrain(recovery, cycle, loss)
         return recovery
 
-    def _restrain(self, recovery: Recovery, cycle: Cycle) -> None:
+    def _restrain(self, recovery: Recovery, cycle: Cycle, loss: float) -> None:
         """Apply a recovery: adjust the next phases, and undo or discard the prediction that caused the problem."""
         self.backoff.observe(recovery)
         self.forced = ends_cycle(recovery)
         if recovery is Recovery.ROLLBACK:
-            cycle.withdraw(keep=not self._phases.over)
+            cycle.withdraw(keep=not self._phases.over, loss=loss)
             self._stats.withdraw_jump()
             self.jump_check.predicted = 0
         elif self.forced and self._phases.position.micro:

@@ -222,8 +222,10 @@ PLOTS = (
         section="runs",
         title="Confidence and predictions in the best trial",
         caption=(
-            "With gate: confidence a prediction starts only if the confidence (0 to 1) reaches the threshold; with "
-            "the other gates the confidence decides nothing. Marks at the lower edge are predicted steps."
+            "Confidence is the probability that at the end of the coming cycle (jump, then its real steps) the loss is "
+            "within payback_tolerance of what the trend of real steps alone would give. With gate: confidence a "
+            "prediction starts only if it reaches the threshold, a small random share of the decisions aside; with the "
+            "other gates it decides nothing. Marks at the lower edge are predicted steps."
         ),
         draw=signals,
     ),
