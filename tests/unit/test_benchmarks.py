@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import random
 import re
 import subprocess
 import sys
@@ -124,3 +125,18 @@ def test_the_guide_says_what_the_plan_says(load: Any) -> None:
 def overrides(row: "re.Match[str]") -> tuple[str, ...]:
     settings = re.findall(r"`([^`]+)`", row["settings"])
     return (f"model.preset={row['model']}", f"train.micro_batch_size={row['micro']}", *settings)
+
+
+def test_confidence_is_scored_by_what_jumps_really_did(load: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Jumps harm where the first feature is high. Told so exactly, the model ranks them; told only noise, it can't."""
+    draw, rows = random.Random(0), []
+    for number in range(120):
+        features = [draw.gauss(0.0, 1.0) for _ in range(64)]
+        effect = 0.01 * features[0]
+        row = {"seed": 0, "jump": float(number % 3 > 0), "features": features, "outcome": draw.gauss(0.0, 0.05)}
+        rows.append({**row, "effect": effect, "error": 0.001, "look": effect, "later": effect} if row["jump"] else row)
+    load("confidence").score(rows, 0.001)
+    lines = capsys.readouterr().out.splitlines()
+    areas = {line[:22].strip(): float(line[22:].split()[1]) for line in lines[4:]}
+    assert areas["exact outcomes"] > 0.7
+    assert abs(areas["linear"] - 0.5) < 0.2
