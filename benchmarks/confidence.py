@@ -33,7 +33,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hybrid_ray.method.gate.features import FEATURE_NAMES
 from torch import Tensor
 
 from hybrid_ray.calibration import auroc, brier, reliability
@@ -41,6 +40,7 @@ from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, TrainConfig
 from hybrid_ray.data import BatchSampler, Corpus, heldout_batches, prepare_text
 from hybrid_ray.method import HybridTrainer
 from hybrid_ray.method.gate.dynamics import Forecast, make_dynamics
+from hybrid_ray.method.gate.features import FEATURE_NAMES
 from hybrid_ray.method.phases import Phase
 from hybrid_ray.models import GPT2, build_model
 from hybrid_ray.optim import build_optimizer, build_schedule

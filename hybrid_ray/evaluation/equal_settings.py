@@ -52,6 +52,7 @@ def effective(hybrid: HybridConfig) -> HybridConfig:
         couple_lr=hybrid.couple_lr if predictor != "slow_momentum" else usual.couple_lr,
         gate=gate,
         trust=hybrid.trust_kind,
+        explore=hybrid.exploration,
         first_fraction=hybrid.predicts_from,
         off_fraction=1.0 - hybrid.predicts_until,
     )
@@ -77,14 +78,16 @@ def equal_thresholds(
     """
     events = set(result.statistics.get("events", {}))
     letters, steps = result.replay.phases, len(confidences)
-    if hybrid.gate_kind != "confidence" or hybrid.predictor.name not in OPTIONS:
-        return None
+    if hybrid.gate_kind != "confidence" or hybrid.horizon_mode == "adaptive" or hybrid.predictor.name not in OPTIONS:
+        return None  # with adaptive, the threshold also chooses the length of a jump
     if result.status != "finished" or steps != len(letters) or events - _HARMLESS:
         return None
+    whole = hybrid.horizon_mode == "fixed" and not events  # every prediction has the full horizon
+    room = hybrid.prediction_horizon if whole else 1
     machine = PhaseMachine(hybrid, letters, total_steps=steps)
     refused, opened = -math.inf, math.inf
     for step, confidence in enumerate(confidences, 1):
-        if machine.decides and machine.has_room(1):
+        if machine.decides and machine.has_room(room):
             if letters[step : step + 1] == "P":
                 # Raised thresholds end at 1, so full confidence passes any.
                 opened = min(opened, confidence if confidence < 1.0 else math.inf)

