@@ -123,12 +123,6 @@ class Frontier:
             return reached / loss, reached / loss
         return (self.losses[0] / loss, math.inf) if time < self.times[0] else (0.0, self.losses[-1] / loss)
 
-    def shifted(self, log_loss: float) -> "Frontier":
-        """The same frontier for a seed whose log losses are all higher by ``log_loss``."""
-        factor = math.exp(log_loss)
-        points = zip(self.times, (loss * factor for loss in self.losses), strict=True)
-        return replace(Frontier.from_points(points), noise=self.noise)
-
 
 def _noise(points: Sequence[tuple[float, float]]) -> float:
     """Residual standard deviation of the runs around a parabola in log-log space, at least `LEAST_NOISE`.

@@ -8,11 +8,12 @@ not corrected for multiple testing.
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from statistics import fmean
+from statistics import NormalDist, fmean
 from typing import Any, Literal
 
 from hybrid_ray.config import Split
 from hybrid_ray.evaluation.frontier import Frontier
+from hybrid_ray.evaluation.loss_curve import LossCurve
 from hybrid_ray.evaluation.paired import ArmRuns
 from hybrid_ray.evaluation.statistics import MIN_BOOTSTRAP, MIN_SEEDS, bootstrap_interval, log_ratios, paired_interval
 from hybrid_ray.run_result import RunResult
@@ -21,7 +22,6 @@ __all__ = [
     "INERT_SHARE",
     "Verdict",
     "comparisons",
-    "frontier_of_seed",
     "mean_predicted_share",
     "net_speedup",
     "paired_ratio",
@@ -36,7 +36,8 @@ INERT_SHARE = 0.05
 
 Verdict = Literal["real gain", "no gain shown", "worse than stopping early", "inert"]
 
-_REFERENCES: tuple[str, ...] = ("equal_steps", "baseline")
+_PLAIN: tuple[str, ...] = ("equal_steps", "equal_time", "baseline")
+"""Arms without predictions, which place a seed's frontier."""
 
 _BACKWARD = 2.0
 """FLOPs of a backward pass / those of a forward pass (PaLM's 6N = 2N + 4N)."""
@@ -121,21 +122,6 @@ def _no_interval(n: int, unit: str, note: str) -> dict[str, Any]:
     return {"mean": None, "low": None, "high": None, "n": n, "p": 1.0, "spread": None, "unit": unit, "note": note}
 
 
-def frontier_of_seed(frontier: Frontier, split: Split, references: Sequence[RunResult]) -> Frontier | None:
-    """The frontier adjusted to this seed; None if no reference run lies within its range of times.
-
-    The frontier was measured on another seed, and losses differ more between seeds than between the arms compared. So
-    it is shifted in log loss until it passes through a run of this seed without predictions: the first of
-    ``references`` that finished within the range of times. ``equal_steps`` comes first, so a hybrid run that only
-    equals it has a net speedup of 1.
-    """
-    for result in references:
-        usual = frontier.loss_at(result.time) if result.status == "finished" else None
-        if usual is not None:
-            return frontier.shifted(math.log(result.heldout[split].loss / usual))
-    return None
-
-
 def net_speedup(runs: ArmRuns, frontier: Frontier, split: Split, *, level: float = 0.95) -> dict[str, Any]:
     """Mean and interval of the net speedup over seeds; ``advantage`` and ``p`` are of the loss ratio at equal time.
 
@@ -144,8 +130,9 @@ def net_speedup(runs: ArmRuns, frontier: Frontier, split: Split, *, level: float
     seed. In simulations with 1 % of loss noise and no effect, this alone made 9 % of comparisons significant. So a
     verdict also needs the advantage: the loss that the seed's frontier reaches in the hybrid's time / the hybrid's
     loss. It inverts no curve, and its noise is symmetric under the null hypothesis. For both, above 1 is a real gain.
-    One error remains: if ``equal_steps`` lies outside the range and the baseline replaces it, the slope between the two
-    times comes from one seed.
+
+    A seed's frontier is a curve through its own plain runs; its shape is fitted to all plain runs (`LossCurve`). The
+    error of its slope widens the interval of the net speedup.
 
     Outside the frontier's range only a bound is known. The bound replaces the value, and the end of the interval that
     it cannot support is None: ``high`` if the loss is below the range (the true value is better), ``low`` if it is
@@ -157,19 +144,41 @@ def net_speedup(runs: ArmRuns, frontier: Frontier, split: Split, *, level: float
     if failed:
         nothing = _no_interval(0, "times", f"the hybrid did not finish on seeds {failed}")
         return {**nothing, "advantage": {**nothing, "unit": "loss ratio"}, "seeds": {}}
-    frontiers = {
-        seed: frontier_of_seed(frontier, split, [runs[arm][seed] for arm in _REFERENCES if arm in runs])
-        for seed in hybrid
-    }
+    law = LossCurve.fit(frontier, {seed: _plain_points(runs, seed, frontier, split) for seed in hybrid})
+    frontiers = {seed: law.frontier(seed) for seed in hybrid}
     known = {seed: own for seed, own in frontiers.items() if own is not None}
     measured = {seed: (hybrid[seed].heldout[split].loss, hybrid[seed].time) for seed in known}
     net = {seed: own.net_speedup_bounds(*measured[seed]) for seed, own in known.items()}
     advantage = {seed: own.advantage_bounds(*measured[seed]) for seed, own in known.items()}
     unknown = [seed for seed, own in frontiers.items() if own is None]
-    found = _censored(net, unknown, "times", level)
+    found = _widened(_censored(net, unknown, "times", level), law.relative_error, level)
     found["advantage"] = _censored(advantage, unknown, "loss ratio", level)
     found["p"] = found["advantage"]["p"]
     found["seeds"] = {seed: [low or None, high if high < math.inf else None] for seed, (low, high) in net.items()}
+    return found
+
+
+def _plain_points(runs: ArmRuns, seed: int, frontier: Frontier, split: Split) -> list[tuple[float, float]]:
+    """(Time, loss) of the seed's plain runs within the frontier's range."""
+    plain = [runs[arm][seed] for arm in _PLAIN if seed in runs.get(arm, {})]
+    return [
+        (result.time, result.heldout[split].loss)
+        for result in plain
+        if result.status == "finished" and frontier.times[0] <= result.time <= frontier.times[-1]
+    ]
+
+
+def _widened(interval: dict[str, Any], slope_error: float, level: float) -> dict[str, Any]:
+    """The interval with the relative error of the frontier's slope, by which every log net speedup is off alike."""
+    if interval["mean"] is None:
+        return interval
+    mean = math.log(interval["mean"])
+    common = NormalDist().inv_cdf((1 + level) / 2) * mean * slope_error
+    found = dict(interval)
+    for end in ("low", "high"):
+        if interval[end] is not None:
+            distance = math.log(interval[end]) - mean
+            found[end] = math.exp(mean + math.copysign(math.hypot(distance, common), distance))
     return found
 
 

@@ -70,8 +70,8 @@ def test_equal_steps_is_run_even_if_nobody_asked() -> None:
 
 def test_a_hybrid_that_equals_stopping_early_has_a_net_speedup_of_one() -> None:
     net = confirmed(Simulator(seed_noise=0.02))["candidates"][0]["net_speedup"]
-    assert net["mean"] == pytest.approx(1.0)
-    assert net["advantage"]["mean"] == pytest.approx(1.0)
+    assert net["mean"] == pytest.approx(1.0, abs=1e-3)
+    assert net["advantage"]["mean"] == pytest.approx(1.0, abs=1e-3)
     assert net["n"] == 3
 
 

@@ -102,12 +102,6 @@ def test_one_noisy_run_does_not_bend_it_upwards() -> None:
     assert frontier.loss_at(420) == pytest.approx(law(420), rel=2e-3)
 
 
-def test_a_seed_moves_the_whole_frontier() -> None:
-    shifted = CLEAN.shifted(math.log(1.02))
-    assert shifted.loss_at(500) == pytest.approx(CLEAN.loss_at(500) * 1.02)
-    assert shifted.times == CLEAN.times
-
-
 def test_runs_that_did_not_finish_are_left_out_and_four_are_not_enough() -> None:
     fine = [result(frontier_run(RunConfig(), length)) for length in LENGTHS[:4]]
     with pytest.raises(ValueError, match="4 finished runs"):

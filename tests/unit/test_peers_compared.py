@@ -44,7 +44,7 @@ def test_a_gain_over_every_peer_comes_from_predicting(tmp_path: Path) -> None:
 def test_a_gain_that_a_peer_has_too_is_the_optimizers(tmp_path: Path) -> None:
     found, _, page = compared(tmp_path, gain=1.3, peers={"ademamix": (1.35, 1.0), "muon": (1.0, 1.0)})
     assert (found["verdict"], found["predicting_pays"]) == ("real gain", False)
-    assert page.startswith("# The optimizer pays: AdEMAMix without predictions reaches this loss in 0.97 of the time")
+    assert page.startswith("# The optimizer pays: AdEMAMix without predictions reaches this loss in 0.96 of the time")
     assert "net speedup over AdamW 1.3" in page.splitlines()[0]
     text = (tmp_path / "comparison.txt").read_text()
     assert "The optimizer pays: AdEMAMix" in text.replace("\n", " ")
@@ -152,3 +152,11 @@ def test_a_task_that_makes_its_own_optimizer_has_no_peers() -> None:
     check_peers(replace(JOB, compare=replace(JOB.compare, peers=())), Own())
     with pytest.raises(ConfigError, match="Own makes its own optimizer"):
         check_peers(JOB, Own())
+
+
+def test_a_peer_with_dear_steps_has_a_frontier_that_reaches_the_hybrids_time(tmp_path: Path) -> None:
+    found, _, _ = compared(tmp_path, gain=1.3, peers={"ademamix": (1.0, 1.0), "muon": (1.2, 1.6)})
+    muon = peer(found, "muon")
+    assert min(muon["frontier"]["times"]) < min(row["time"] for row in found["arms"]["hybrid"])
+    assert muon["net_speedup"]["mean"] == pytest.approx(1.3 * 1.6 / 1.2, rel=0.03)
+    assert len(muon["frontier"]["times"]) > len(peer(found, "ademamix")["frontier"]["times"])

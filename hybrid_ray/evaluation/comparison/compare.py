@@ -5,6 +5,7 @@ no setting is selected by its result. `decide` adds the seeds and draws the conc
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ from hybrid_ray.storage.json_files import write_json_atomic
 from hybrid_ray.tasks.load import words_of
 
 __all__ = ["compare"]
+
+_DEAR = 1.15
+"""Relative time of a peer's step from which its frontier needs shorter runs."""
 
 
 def compare(
@@ -56,8 +60,8 @@ def compare(
     if job.compare.tune_baseline:
         tuned = tune(asked, execute=plain, directory=directory / "tuning" / "baseline")
         job = tuned.job
-    frontier, _, fingerprint = _frontier(job, plain, directory / "frontier")
-    peers = Peers([_peer(asked, name, plain, directory, fingerprint) for name in asked.compare.peers], SPLIT)
+    frontier, whole, fingerprint = _frontier(job, plain, directory / "frontier")
+    peers = Peers([_peer(asked, name, plain, directory, fingerprint, whole) for name in asked.compare.peers], SPLIT)
     of_hybrid = None
     if tuned is not None:
         of_hybrid = _tune_hybrid(asked, job, plain, directory)
@@ -107,14 +111,30 @@ def _tune_hybrid(asked: JobConfig, job: JobConfig, execute: Execute, directory: 
 
 
 def _peer(
-    asked: JobConfig, name: OptimizerName, execute: Execute, directory: Path, fingerprint: Mapping[str, Any] | None
+    asked: JobConfig,
+    name: OptimizerName,
+    execute: Execute,
+    directory: Path,
+    fingerprint: Mapping[str, Any] | None,
+    plain: RunResult,
 ) -> Peer:
-    """A peer with its frontier, tuned from the same starting values as the baseline."""
+    """A peer with its frontier, tuned from the same starting values as the baseline.
+
+    If its steps take longer than the baseline's (``plain``), it does fewer of them in the hybrid's time, so its
+    frontier gets shorter runs as well.
+    """
     job, tuned = peer_job(asked, name), None
     if asked.compare.tune_baseline:
         tuned = tune(job, execute=execute, directory=directory / "tuning" / name)
         job = tuned.job
-    frontier, whole, _ = _frontier(job, execute, directory / "peers" / name / "frontier", fingerprint)
+    place = directory / "peers" / name / "frontier"
+    frontier, whole, _ = _frontier(job, execute, place, fingerprint)
+    lengths = job.frontier.lengths
+    cost = whole.time / whole.real_steps / (plain.time / plain.real_steps)
+    shorter = [round(length / cost, 2) for length in lengths if length / cost < min(lengths)]
+    if cost > _DEAR:
+        job = replace(job, frontier=replace(job.frontier, lengths=(*shorter, *lengths)))
+        frontier, whole, _ = _frontier(job, execute, place, fingerprint)
     return Peer(name=name, job=job, tuned=tuned, frontier=frontier, whole=whole)
 
 

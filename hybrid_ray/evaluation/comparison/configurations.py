@@ -65,7 +65,7 @@ def configurations(
         variants: the settings of each variant.
         net: the hybrid's net speedup.
         frontier: of the job's own settings. A variant that differs from them only in prediction has a net speedup over
-            this frontier, shifted by the baseline of its seed. No frontier was run for the others: theirs is None.
+            this frontier, placed by the baseline of its seed. No frontier was run for the others: theirs is None.
 
     Runs that fell back at their start to other settings than their runs without prediction count as failed.
     """

@@ -2,7 +2,7 @@
 
 If another optimizer has the same gain over AdamW without predictions, the gain does not come from predicting. So each
 peer has its own frontier, which says how soon *it* reaches the hybrid's loss, and on every seed a run as long as the
-hybrid's, through which that frontier is shifted. Time is in plain steps of the job's own optimizer
+hybrid's, which places that frontier. Time is in plain steps of the job's own optimizer
 (``train.clock_optimizer``), so an optimizer with more expensive steps takes more time.
 """
 

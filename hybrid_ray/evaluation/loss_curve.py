@@ -1,0 +1,85 @@
+"""The frontier of each seed: a curve through its own plain runs, with a shape that all seeds share.
+
+A frontier is trained on one seed, and the final losses of single runs are noisy (about 0.5 % in the jobs that ship).
+Neighbouring lengths differ by 1 to 3 % in loss, so that noise can double or halve the slope between them, and with it
+every net speedup, the same way for every seed: no interval over seeds would show it. Losses also differ more between
+seeds than between the arms compared.
+
+So a claim uses all plain runs at once: log loss = level of the seed + slope x log time + bend x (log time)^2, by least
+squares. Slope and bend come from the differences within each seed. The standard error of the slope is part of the
+interval of a net speedup.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+
+from hybrid_ray.evaluation.frontier import Frontier
+
+__all__ = ["LossCurve"]
+
+Points = Sequence[tuple[float, float]]  # (time in plain steps, final loss)
+
+_GRID = 65  # times at which a seed's frontier is computed; power laws between them err by less than 1e-4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossCurve:
+    """log loss = level + slope x + bend x^2, where x = log(time / reference), between two times."""
+
+    slope: float  # at the reference
+    bend: float
+    slope_error: float  # standard error of the slope
+    levels: Mapping[int, float]  # by seed
+    reference: float  # the usual time of the seeds' plain runs
+    range: tuple[float, float]  # of times
+
+    @classmethod
+    def fit(cls, frontier: Frontier, seeds: Mapping[int, Points]) -> "LossCurve":
+        """Fit to the frontier and to plain runs by seed.
+
+        Args:
+            frontier: of another seed. Its range is the range of the fit: nothing is extrapolated.
+            seeds: plain runs within that range of times, by seed; a seed without any has no frontier.
+        """
+        known = {seed: points for seed, points in seeds.items() if points}
+        envelope = tuple(zip(frontier.times, frontier.losses, strict=True))
+        center = fmean(math.log(time) for points in known.values() or [envelope] for time, _ in points)
+        powers, losses, means = [], [], []
+        for points in (envelope, *known.values()):
+            x = np.log([time for time, _ in points]) - center
+            y = np.log([loss for _, loss in points])
+            columns = np.stack([x, x * x], axis=1)[:, : 2 if len(envelope) > 2 else 1]
+            means.append((columns.mean(axis=0), y.mean()))
+            powers.append(columns - means[-1][0])
+            losses.append(y - means[-1][1])
+        design, wanted = np.concatenate(powers), np.concatenate(losses)
+        found = np.linalg.lstsq(design, wanted, rcond=None)[0]
+        free = max(1, len(wanted) - len(means) - len(found))
+        variance = ((wanted - design @ found) ** 2).sum() / free
+        return cls(
+            slope=float(found[0]),
+            bend=float(found[1]) if len(found) > 1 else 0.0,
+            slope_error=float(np.sqrt(variance * np.linalg.pinv(design.T @ design)[0, 0])),
+            levels={seed: float(y - x @ found) for seed, (x, y) in zip(known, means[1:], strict=True)},
+            reference=math.exp(center),
+            range=(frontier.times[0], frontier.times[-1]),
+        )
+
+    @property
+    def relative_error(self) -> float:
+        """Relative standard error of the slope, and so of every log net speedup."""
+        return self.slope_error / abs(self.slope) if self.slope else math.inf
+
+    def frontier(self, seed: int) -> Frontier | None:
+        """The seed's frontier; None without plain runs of that seed, or if the loss does not fall with time."""
+        if seed not in self.levels or self.slope >= 0.0:
+            return None
+        times = np.geomspace(*self.range, _GRID)
+        times[[0, -1]] = self.range  # exactly
+        x = np.log(times / self.reference)
+        losses = np.exp(self.levels[seed] + self.slope * x + self.bend * x * x)
+        return Frontier.from_points(zip(times.tolist(), losses.tolist(), strict=True))
