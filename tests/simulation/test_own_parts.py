@@ -100,7 +100,7 @@ PBT = {"name": "ray.tune.schedulers:PopulationBasedTraining", "hyperparam_mutati
         ({"scheduler": "ray.tune.schedulers:HyperBandScheduer"}, "did you mean 'HyperBandScheduler'"),
         ({"scheduler": "ray.tune.schedulers:ASHAScheduler", "grace_steps": 9}, "grace_steps is 9 but ray.tune"),
         ({"scheduler": {"name": "ray.tune.schedulers:FIFOScheduler", "x": 1}}, "search.scheduler.x is not an option"),
-        ({"scheduler": PBT}, "changes trials while they run"),
+        ({"scheduler": PBT}, "changes running trials"),
         ({"scheduler": "optuna.samplers:RandomSampler"}, "makes a RandomSampler: it must make a TrialScheduler"),
         ({"scheduler": {"name": "asha", "reduction_factor": 3}}, "asha takes no options: leave reduction_factor out"),
         ({"scheduler": "hyperband"}, "must be one of asha, median, none, or package.module:Name"),
