@@ -27,6 +27,11 @@ from hybrid_ray.report.plots.style import (
 
 __all__ = ["arms_over_frontier"]
 
+_SHOWN = ("hybrid", "baseline", "equal_steps", "equal_time", "placebo")
+"""Arms that are in the picture whole; others, such as ``reversed``, may lie far above it."""
+
+_MARGIN = 1.01
+
 
 @styled
 def arms_over_frontier(result: Mapping[str, Any]) -> Figure:
@@ -62,10 +67,15 @@ def arms_over_frontier(result: Mapping[str, Any]) -> Figure:
         label = f"{optimizer_title(peer['name'])} stopped early"
         line = peer["frontier"]
         axes.plot(line["times"], line["losses"], style, color=colour, lw=1.4, marker=".", label=label)
+    top = _MARGIN * max([*axes.dataLim.intervaly, *(loss for arm in _SHOWN for _, loss in points.get(arm, ()))])
     for arm, (label, colour, marker) in arm_styles(points).items():
         if points.get(arm):
             times, losses = zip(*points[arm], strict=True)
-            axes.plot(times, losses, marker, color=colour, ms=6.5, alpha=0.85, label=label)
+            beyond = sum(loss > top for loss in losses)
+            named = f"{label} ({beyond} higher)" if beyond else label
+            axes.plot(times, losses, marker, color=colour, ms=6.5, alpha=0.85, label=named)
+    lowest = min([loss for several in points.values() for _, loss in several] + list(frontier["losses"]))
+    axes.set_ylim(lowest / _MARGIN, top)
     axes.set_xlabel(TIME)
     axes.set_ylabel(f"{loss_label(stored_words(result['job']))}, {result['split']} split")
     legend(figure, axes)

@@ -1,5 +1,6 @@
 """The tables of a comparison's report. All cells are text; report.html and report.md show the same tables."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -49,13 +50,18 @@ def _all_tuning(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def _lost(result: Mapping[str, Any]) -> Iterator[str]:
-    """Runs without a result, grouped by the reason."""
-    reasons: dict[str, list[str]] = {}
+    """Runs without a result, grouped by the reason; reasons that differ in numbers only are one."""
+    lost: dict[str, tuple[str, dict[str, list[int]]]] = {}
     for arm, rows in result["arms"].items():
         for row in rows:
             if row["loss"] is None:
-                reasons.setdefault(row["error"] or row["status"], []).append(f"{words(arm)} (seed {row['seed']})")
-    yield from (f"Runs without a result: {', '.join(runs)}. Reason: {reason}." for reason, runs in reasons.items())
+                reason = row["error"] or row["status"]
+                kind = re.sub(r"\d[\d.e+-]*", "", reason)
+                lost.setdefault(kind, (reason, {}))[1].setdefault(words(arm), []).append(row["seed"])
+    for reason, seeds in lost.values():
+        runs = [f"{arm} (seed{'s' * (len(each) > 1)} {', '.join(map(str, each))})" for arm, each in seeds.items()]
+        first = " of the first" if len(runs) > 1 or "," in runs[0] else ""
+        yield f"Runs without a result: {', '.join(runs)}. Reason{first}: {reason}."
 
 
 def arms(result: Mapping[str, Any]) -> Table:
