@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 
@@ -76,10 +77,23 @@ class LossCurve:
 
     def frontier(self, seed: int) -> Frontier | None:
         """The seed's frontier; None without plain runs of that seed, or if the loss does not fall with time."""
-        if seed not in self.levels or self.slope >= 0.0:
+        return self._at(self.levels[seed]) if seed in self.levels and self.slope < 0.0 else None
+
+    def as_dict(self) -> dict[str, Any] | None:
+        """The curve at the mean level of the seeds, and by how much each seed's log losses lie above it; JSON-ready.
+
+        None where no seed has a frontier.
+        """
+        if not self.levels or self.slope >= 0.0:
             return None
+        mean = fmean(self.levels.values())
+        line = self._at(mean)
+        above = {str(seed): level - mean for seed, level in self.levels.items()}
+        return {"times": line.times, "losses": line.losses, "above": above}
+
+    def _at(self, level: float) -> Frontier:
         times = np.geomspace(*self.range, _GRID)
         times[[0, -1]] = self.range  # exactly
         x = np.log(times / self.reference)
-        losses = np.exp(self.levels[seed] + self.slope * x + self.bend * x * x)
+        losses = np.exp(level + self.slope * x + self.bend * x * x)
         return Frontier.from_points(zip(times.tolist(), losses.tolist(), strict=True))

@@ -143,7 +143,7 @@ def net_speedup(runs: ArmRuns, frontier: Frontier, split: Split, *, level: float
     failed = [seed for seed, result in hybrid.items() if result.status != "finished"]
     if failed:
         nothing = _no_interval(0, "times", f"the hybrid did not finish on seeds {failed}")
-        return {**nothing, "advantage": {**nothing, "unit": "loss ratio"}, "seeds": {}}
+        return {**nothing, "advantage": {**nothing, "unit": "loss ratio"}, "seeds": {}, "curve": None}
     law = LossCurve.fit(frontier, {seed: _plain_points(runs, seed, frontier, split) for seed in hybrid})
     frontiers = {seed: law.frontier(seed) for seed in hybrid}
     known = {seed: own for seed, own in frontiers.items() if own is not None}
@@ -154,6 +154,7 @@ def net_speedup(runs: ArmRuns, frontier: Frontier, split: Split, *, level: float
     found = _widened(_censored(net, unknown, "times", level), law.relative_error, level)
     found["advantage"] = _censored(advantage, unknown, "loss ratio", level)
     found["p"] = found["advantage"]["p"]
+    found["curve"] = law.as_dict()
     found["seeds"] = {seed: [low or None, high if high < math.inf else None] for seed, (low, high) in net.items()}
     return found
 

@@ -1,10 +1,10 @@
 """The plot of a comparison: loss and training time of every arm, with the frontier of stopping early."""
 
+import math
 from collections.abc import Mapping
 from itertools import cycle
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
@@ -37,15 +37,17 @@ _MARGIN = 1.01
 def arms_over_frontier(result: Mapping[str, Any]) -> Figure:
     """Held-out loss over training time, one point per arm and seed.
 
-    The lines are the frontiers of the job's optimizer and of every peer, on the job's own seed. The losses of each seed
-    are scaled so that its equal-steps run lies on the frontier of the job's optimizer.
+    The lines are the curves of plain training with the job's optimizer and with every peer, at the mean level of the
+    seeds. The losses of each seed are divided by what its plain runs lie above that.
     """
-    frontier, shifts = result["frontier"], _shifts(result)
+    net = result["net_speedup"]
+    line = _line(result["frontier"], net)
+    above = (net.get("curve") or {"above": {}})["above"]
     points = {
         arm: [
-            (row["time"], row["loss"] * shifts[row["seed"]])
+            (row["time"], row["loss"] / math.exp(above.get(str(row["seed"]), 0.0)))
             for row in rows
-            if row["loss"] is not None and row["seed"] in shifts
+            if row["loss"] is not None
         ]
         for arm, rows in result["arms"].items()
     }
@@ -59,14 +61,12 @@ def arms_over_frontier(result: Mapping[str, Any]) -> Figure:
         axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         axis.set_major_formatter(ScalarFormatter())
         axis.set_minor_locator(NullLocator())
-    axes.plot(
-        frontier["times"], frontier["losses"], "-s", color=INK, ms=4, lw=1.6, label=f"frontier: {own} stopped early"
-    )
+    axes.plot(line["times"], line["losses"], "-", color=INK, lw=1.6, label=f"frontier: {own} stopped early")
     looks = ((GREEN, "--"), (PURPLE, "-."), (ORANGE, ":"), (VERMILLION, "--"))
     for peer, (colour, style) in zip(result["peers"], cycle(looks), strict=False):
         label = f"{optimizer_title(peer['name'])} stopped early"
-        line = peer["frontier"]
-        axes.plot(line["times"], line["losses"], style, color=colour, lw=1.4, marker=".", label=label)
+        other = _line(peer["frontier"], peer["net_speedup"])
+        axes.plot(other["times"], other["losses"], style, color=colour, lw=1.4, label=label)
     top = _MARGIN * max([*axes.dataLim.intervaly, *(loss for arm in _SHOWN for _, loss in points.get(arm, ()))])
     for arm, (label, colour, marker) in arm_styles(points).items():
         if points.get(arm):
@@ -74,7 +74,7 @@ def arms_over_frontier(result: Mapping[str, Any]) -> Figure:
             beyond = sum(loss > top for loss in losses)
             named = f"{label} ({beyond} higher)" if beyond else label
             axes.plot(times, losses, marker, color=colour, ms=6.5, alpha=0.85, label=named)
-    lowest = min([loss for several in points.values() for _, loss in several] + list(frontier["losses"]))
+    lowest = min([loss for several in points.values() for _, loss in several] + list(line["losses"]))
     axes.set_ylim(lowest / _MARGIN, top)
     axes.set_xlabel(TIME)
     axes.set_ylabel(f"{loss_label(stored_words(result['job']))}, {result['split']} split")
@@ -82,12 +82,6 @@ def arms_over_frontier(result: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _shifts(result: Mapping[str, Any]) -> dict[int, float]:
-    """By seed, what its losses are multiplied with, so that plain training that just stops earlier lies on the line."""
-    times, losses = (np.log(result["frontier"][name]) for name in ("times", "losses"))
-    equal = [row for row in result["arms"].get("equal_steps", ()) if row["loss"] is not None]
-    return {
-        row["seed"]: float(np.exp(np.interp(np.log(row["time"]), times, losses))) / row["loss"]
-        for row in equal
-        if result["frontier"]["times"][0] <= row["time"] <= result["frontier"]["times"][-1]
-    }
+def _line(frontier: Mapping[str, Any], net: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The curve through all plain runs, at the mean level of the seeds; the frontier's runs where there is none."""
+    return net.get("curve") or frontier
