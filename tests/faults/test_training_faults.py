@@ -86,8 +86,8 @@ def test_a_bad_gradient_right_after_a_prediction_takes_the_prediction_back() -> 
 
 
 def test_a_prediction_whose_place_is_taken_by_the_next_plan_stays_and_is_recorded() -> None:
-    """Full after an unconvincing Correct: the next displacement is planned, so the last can't be taken back."""
-    job = here(confidence_threshold=0.7, correct_steps=1, full_steps=2)
+    """Full after Correct: the next displacement is planned, so the last can't be taken back."""
+    job = here(gate="random", correct_steps=1, full_steps=2)
     phases = " ".join(phase[0] for phase in train(job).phases)
     step = phases.index("p c f") // 2 + 3
     training = Training(replace(job, faults=(Fault(what="loss", steps=(step,), rank=0),)))
