@@ -61,13 +61,16 @@ def test_with_a_users_own_predictor_only_identical_settings_are_equal() -> None:
 
 
 def test_thresholds_are_equal_exactly_between_the_confidences_of_a_finished_run(tmp_path: Path) -> None:
-    gated = replace(CYCLES, gate="confidence", confidence_threshold=0.72, explore=0.0)
+    shut = replace(CYCLES, gate="confidence", confidence_threshold=0.999, explore=0.0)
+    trained(shut, tmp_path / "shut")
+    threshold = max(row["confidence"] for row in read_steps(tmp_path / "shut")[CYCLES.warmup_steps + 3 :])
+    gated = replace(shut, confidence_threshold=threshold)  # the first cycles do not predict, a later one does
     first = trained(gated, tmp_path / "0")
     confidences = [row["confidence"] for row in read_steps(tmp_path / "0")]
     found = equal_thresholds(gated, first, confidences)
     assert found is not None
     refused, opened = found
-    assert 0.0 < refused < 0.72 <= opened < 1.0  # some cycles predict, some do not
+    assert 0.0 < refused < threshold <= opened < 1.0  # some cycles predict, some do not
     search = TrainedSettings(lambda params: replace(gated, **params), directory=lambda number: tmp_path / str(number))
     search.add(0, {})
     thresholds = {opened: True, math.nextafter(opened, 1): False, math.nextafter(refused, 1): True, refused: False}
