@@ -30,16 +30,17 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from hybrid_ray.calibration import auroc, brier, reliability
 from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, TrainConfig
+from hybrid_ray.config.predictors import PredictorConfig
 from hybrid_ray.data import BatchSampler, Corpus, heldout_batches, prepare_text
 from hybrid_ray.method import HybridTrainer
-from hybrid_ray.method.gate.dynamics import Forecast, make_dynamics
+from hybrid_ray.method.gate.dynamics import DynamicsName, Forecast, make_dynamics
 from hybrid_ray.method.gate.features import FEATURE_NAMES
 from hybrid_ray.method.phases import Phase
 from hybrid_ray.models import GPT2, build_model
@@ -132,9 +133,10 @@ def measured_later(model: GPT2, twin: Side, main: Side, train: Sequence[Batch], 
     return effect_of(main.model, twin.model, val)[0]
 
 
-def collect(corpus: Corpus, name: str, seed: int) -> Iterator[dict[str, Any]]:
-    """Train one run; one row per cycle that has an outcome."""
-    regime = REGIMES[name]
+def training(
+    corpus: Corpus, regime: Regime, seed: int
+) -> tuple[GPT2, torch.optim.Optimizer, TrainConfig, HybridTrainer]:
+    """Model, optimizer, settings and trainer of a run that makes jumps of random length."""
     train = TrainConfig(
         steps=regime.steps,
         batch_size=16,
@@ -145,7 +147,7 @@ def collect(corpus: Corpus, name: str, seed: int) -> Iterator[dict[str, Any]]:
         lr_warmup_fraction=0.1,
     )
     config = HybridConfig(
-        predictor={"name": "slow_momentum", "alpha": regime.alpha},  # type: ignore[arg-type]
+        predictor=PredictorConfig(name="slow_momentum", options={"alpha": regime.alpha}),
         gate="always",
         trust="off",
         explore=regime.explore,
@@ -169,6 +171,12 @@ def collect(corpus: Corpus, name: str, seed: int) -> Iterator[dict[str, Any]]:
         clip_norm=train.clip_norm,
         seed=seed,
     )
+    return model, optimizer, train, trainer
+
+
+def collect(corpus: Corpus, name: str, seed: int) -> Iterator[dict[str, Any]]:
+    """Train one run; one row per cycle that has an outcome."""
+    model, optimizer, train, trainer = training(corpus, REGIMES[name], seed)
     sampler, other = (
         BatchSampler(corpus.train, batch_size=16, sequence_length=64, seed=number) for number in (seed, seed + 1000)
     )
@@ -216,9 +224,9 @@ def collect(corpus: Corpus, name: str, seed: int) -> Iterator[dict[str, Any]]:
         old = losses(model, look)[0]
 
 
-def forecasts(rows: Sequence[Mapping[str, Any]], name: str, tolerance: float, label: str) -> Iterator[float]:
+def forecasts(rows: Sequence[Mapping[str, Any]], name: DynamicsName, tolerance: float, label: str) -> Iterator[float]:
     """The confidence in every jump of one run, each forecast before its outcome (``label``) is observed."""
-    model = make_dynamics(name, seed=0)  # type: ignore[arg-type]
+    model = make_dynamics(name, seed=0)
     for row in rows:
         features = [math.nan if value is None else value for value in row["features"]]
         if row["jump"]:
@@ -282,7 +290,7 @@ def score(rows: Sequence[Mapping[str, Any]], tolerance: float) -> None:
     print_row("share so far", so_far, jumps, happened, tolerance)
     for name in SIMPLE:
         print_row(name, [simple_score(row, name, tolerance) for row in jumps], jumps, happened, tolerance)
-    models = [(name, name, "outcome") for name in ("linear", "mlp", "rssm")]
+    models: list[tuple[str, DynamicsName, str]] = [(name, name, "outcome") for name in get_args(DynamicsName)]
     models += [("look outcomes", "linear", "looked")] if all("looked" in row for row in rows) else []
     models += [("exact outcomes", "linear", "effect")]
     for shown, name, label in models:

@@ -9,7 +9,7 @@ from pydantic import Field
 from hybrid_ray.config.predictors import DEFAULT_PREDICTOR, PredictorChoice
 from hybrid_ray.config.section import MOST, Positive, Share, Whole, section
 
-__all__ = ["GateName", "HybridConfig"]
+__all__ = ["DynamicsName", "GateName", "HybridConfig"]
 
 GateName = Literal["always", "confidence", "random"]
 TrustName = Literal["loss_trend", "off"]

@@ -125,7 +125,8 @@ def test_what_can_not_be_had_is_refused_in_under_a_second(
     assert time.perf_counter() - start < 1
 
 
-def test_what_does_not_fit_in_memory_is_refused(tmp_path: Path) -> None:
+def test_what_does_not_fit_in_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Machine(monkeypatch, cpus=2, free=20.0)
     train = TrainConfig(batch_size=65_536, sequence_length=1024, device="cpu")
     with pytest.raises(ConfigError, match=r"lower resources\.max_concurrent"):
         plan(micro_job(tmp_path, train=train, model=ModelConfig(preset="1.5B")))

@@ -3,7 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
+
+from hybrid_ray.config.hybrid import DynamicsName
 
 __all__ = ["FEATURES", "WORST", "DynamicsModel", "DynamicsName", "Forecast", "bounded", "make_dynamics"]
 
@@ -12,8 +14,6 @@ FEATURES = 64
 
 WORST = 1.0
 """Bound of an outcome: the loss became e times what it would have been."""
-
-DynamicsName = Literal["linear", "mlp", "rssm"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
