@@ -32,7 +32,7 @@ from hybrid_ray.training.loop import train
 WARMUP = 50  # real steps
 TUNING_SEEDS = (101, 102)
 SEEDS = (1, 2, 3, 4, 5, 6)
-PRESETS = {32: "pico", 64: "pico64", 128: "pico128"}
+PRESETS = {32: "pico", 64: "pico64", 128: "pico128", 384: "mini"}
 
 STABILITY_STEPS = 2000  # a run of 4,000 takes over ten minutes
 

@@ -13,7 +13,7 @@ OptimizerName = Literal[
     "adamw", "adam", "sgd", "adamwspam", "adamwprune", "adamw8bit", "ademamix", "muon", "schedule_free"
 ]
 PruneScore = Literal["bitter0", "bitter1", "bitter7"]
-Preset = Literal["micro", "pico", "pico64", "pico128", "nano", "124M", "350M", "774M", "1.5B", "cnn"]
+Preset = Literal["micro", "pico", "pico64", "pico128", "nano", "mini", "124M", "350M", "774M", "1.5B", "cnn"]
 Beta = Annotated[float, Field(ge=0.0, le=0.99999)]
 Betas = Annotated[tuple[Beta, Beta], Strict(False)]
 

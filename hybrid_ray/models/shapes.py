@@ -21,6 +21,7 @@ PRESETS: dict[str, GPT2Shape] = {
     "pico64": GPT2Shape(layers=2, heads=4, width=64, context=64),
     "pico128": GPT2Shape(layers=4, heads=4, width=128, context=64),
     "nano": GPT2Shape(layers=3, heads=4, width=64, context=64),
+    "mini": GPT2Shape(layers=6, heads=6, width=384, context=256),
     "124M": GPT2Shape(layers=12, heads=12, width=768),
     "350M": GPT2Shape(layers=24, heads=16, width=1024),
     "774M": GPT2Shape(layers=36, heads=20, width=1280),
