@@ -4,12 +4,12 @@ import copy
 import io
 import math
 import random
-import time
 from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
 import torch
+from cpu_cost import cost
 
 from hybrid_ray.calibration import auroc, reliability
 from hybrid_ray.method.gate.dynamics import FEATURES, DynamicsName, Forecast, LinUCB, make_dynamics
@@ -197,16 +197,18 @@ def test_memory_is_small_flat_and_what_it_says(name: DynamicsName, most: int) ->
     assert early - 5056 - 1024 <= said <= most  # 5056: the state of a generator
 
 
-@pytest.mark.parametrize("name, most", [("linear", 0.004), ("mlp", 0.02), ("rssm", 0.04)])
+@pytest.mark.parametrize("name, most", [("linear", 0.25), ("mlp", 1.2), ("rssm", 2.4)])
 def test_a_cycle_costs_few_milliseconds(name: DynamicsName, most: float) -> None:
-    """CPU time of three forecasts and an update. The bounds leave room for a busy machine."""
+    """Three forecasts and an update, relative to a reference of about 16 ms."""
     model = trained(name, 20)
-    start = time.process_time()
-    for features, jump, outcome, _ in cycles(24, seed=4):
-        for length in (1.0, 0.5, 0.25):
-            model.forecast(features, length)
-        model.observe(features, jump, outcome)
-    assert (time.process_time() - start) / 24 < most
+
+    def work() -> None:
+        for features, jump, outcome, _ in cycles(24, seed=4):
+            for length in (1.0, 0.5, 0.25):
+                model.forecast(features, length)
+            model.observe(features, jump, outcome)
+
+    assert cost(work) / 24 < most
 
 
 def test_rollouts_of_the_recurrent_model_go_further_ahead() -> None:
