@@ -18,6 +18,7 @@ from hybrid_ray.errors import ConfigError, HybridRayError
 from hybrid_ray.version import __version__
 
 if TYPE_CHECKING:
+    from hybrid_ray.config import JobConfig
     from hybrid_ray.study.pipeline import Outcome
 
 __all__ = ["main"]
@@ -59,9 +60,26 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _resume(options: argparse.Namespace) -> int:
+    from hybrid_ray.ladder.directory import is_ladder, job_of
     from hybrid_ray.study.pipeline import resume_study
 
+    if is_ladder(Path(options.study)):
+        if options.fork:
+            raise ConfigError(f"{options.study} is a ladder, which --fork cannot copy: give a job with another name")
+        return _climb(job_of(Path(options.study)))
     return _print_outcome(resume_study(Path(options.study), fork=options.fork))
+
+
+def _ladder(options: argparse.Namespace) -> int:
+    from hybrid_ray.config.jobfile import read_job
+
+    return _climb(read_job(options.job, options.set))
+
+
+def _climb(job: "JobConfig") -> int:
+    from hybrid_ray.ladder.climb import climb
+
+    return _print_outcome(climb(job, say=lambda text: print(text, file=sys.stderr, flush=True)))
 
 
 def _extend(options: argparse.Namespace) -> int:
@@ -80,12 +98,25 @@ def _plan(options: argparse.Namespace) -> int:
     from hybrid_ray.study.plan import plan, plan_memory
 
     job = read_job(options.job, options.set)
+    if job.ladder.rungs:
+        return _plan_ladder(job, options.memory)
     if options.memory is None:
         print(plan(job).text)
         return OK
     found = plan_memory(job, gibibytes=options.memory)
     print(found.text)
     return OK if found.fits else WRONG
+
+
+def _plan_ladder(job: "JobConfig", gibibytes: float | None) -> int:
+    from hybrid_ray.ladder.plan import plan_ladder, plan_ladder_memory
+
+    if gibibytes is None:
+        print(plan_ladder(job).text)
+        return OK
+    plans = plan_ladder_memory(job, gibibytes=gibibytes)
+    print("\n\n".join(f"{name}\n{found.text}" for name, found in plans.items()))
+    return OK if all(found.fits for found in plans.values()) else WRONG
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -133,11 +164,16 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    from hybrid_ray.ladder.directory import is_ladder
+    from hybrid_ray.ladder.page import write_ladder
     from hybrid_ray.report.comparison_page import is_comparison, write_comparison
     from hybrid_ray.report.study_page import write_report
 
     directory = Path(options.study)
-    print(write_comparison(directory) if is_comparison(directory) else write_report(directory).text)
+    if is_ladder(directory):
+        print(write_ladder(directory))
+    else:
+        print(write_comparison(directory) if is_comparison(directory) else write_report(directory).text)
     print(f"\n{directory / 'report.html'}")
     return OK
 
@@ -233,6 +269,7 @@ def _add_job_commands(commands: Any) -> None:
     train.add_argument("--out", default="runs/train", metavar="DIR", help="directory of the run (default: %(default)s)")
     compare = add("compare", _compare, "compare the hybrid with its controls over several seeds, with statistics")
     compare.add_argument("--out", metavar="DIR", help="directory of the comparison (default: comparisons/NAME)")
+    add("ladder", _ladder, "run one study per model size, each starting from the best settings of the smaller model")
     submit = add("submit", _submit, "send a job to a Ray cluster and follow its log")
     submit.add_argument(
         "--address", required=True, metavar="URL", help="URL of the cluster's dashboard, e.g. http://127.0.0.1:8265"
@@ -252,7 +289,7 @@ def _add_study_commands(commands: Any) -> None:
         command.add_argument("study", metavar="DIR", help="a study directory, such as studies/local")
         return command
 
-    resume = add("resume", _resume, "continue a study that was stopped; finished trials are kept")
+    resume = add("resume", _resume, "continue a study or ladder that was stopped; finished trials are kept")
     resume.add_argument(
         "--fork", action="store_true", help="start a new study that first tries the best settings of this one"
     )

@@ -19,6 +19,7 @@ from hybrid_ray.config.evaluation import (
 )
 from hybrid_ray.config.hybrid import GateName, HybridConfig
 from hybrid_ray.config.job import JobConfig, PublishedName, RunConfig
+from hybrid_ray.config.ladder import LadderConfig
 from hybrid_ray.config.predictors import PredictorConfig, PredictorName
 from hybrid_ray.config.search import BudgetConfig, ResourcesConfig, SearchConfig
 from hybrid_ray.config.task import TaskConfig
@@ -35,6 +36,7 @@ __all__ = [
     "GateName",
     "HybridConfig",
     "JobConfig",
+    "LadderConfig",
     "ModelConfig",
     "ObjectiveConfig",
     "OptimizerName",

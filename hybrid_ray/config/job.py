@@ -14,6 +14,7 @@ from hybrid_ray.config.evaluation import (
     ObjectiveConfig,
 )
 from hybrid_ray.config.hybrid import HybridConfig
+from hybrid_ray.config.ladder import LadderConfig
 from hybrid_ray.config.named import NamedSetting
 from hybrid_ray.config.search import BudgetConfig, ResourcesConfig, SearchConfig
 from hybrid_ray.config.section import Listed, Seed, section
@@ -59,6 +60,7 @@ class JobConfig:
     frontier: FrontierConfig = field(default_factory=FrontierConfig)
     confirm: ConfirmConfig = field(default_factory=ConfirmConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
+    ladder: LadderConfig = field(default_factory=LadderConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
 

@@ -1,8 +1,10 @@
 """Settings of the search, its resources and its budget."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, Strict
 
 from hybrid_ray.config.named import NamedSetting, check_name, name_and_options
 from hybrid_ray.config.section import MOST, Listed, Seed, Whole, section
@@ -29,6 +31,16 @@ def _scheduler(setting: NamedSetting) -> NamedSetting:
     return check_name(setting, ("asha", "median", "none"))
 
 
+def _rising(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] > ends[1]:
+        raise ValueError("the low end must not be above the high one")
+    return ends
+
+
+Range = Annotated[Annotated[tuple[float, float], Strict(False)], AfterValidator(_rising)]
+"""The lowest and the highest value, written as a list."""
+
+
 @section
 class SearchConfig:
     """The search over settings of the hybrid method. ``sampler``, ``scheduler`` and ``callbacks`` take a name, or
@@ -37,6 +49,20 @@ class SearchConfig:
 
     space: Annotated[str, AfterValidator(_space)] = Field(
         default="three_knobs", description="The search space: a module of tune_spaces, or package.module:function"
+    )
+    ranges: Mapping[str, Range] = field(
+        default_factory=dict,
+        metadata={
+            "description": "Narrower ranges for numeric settings of the space (prediction_horizon: [2, 20]). Presets "
+            "outside them are left out"
+        },
+    )
+    first: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict,
+        metadata={
+            "description": "Complete settings to try first, by name, instead of the presets of the space; a ladder "
+            "carries the best settings of a smaller model up with it"
+        },
     )
     trials: int = Field(
         default=16,

@@ -56,6 +56,7 @@ class MemoryNeed:
     moment: str = "start"
     moments: Mapping[str, int] = field(default_factory=dict)  # the peak of each moment, largest first
     process: int = _PROCESS
+    parameters: int = 0  # of the model, a number
     host: int = 0  # bytes of host memory of a GPU run: the process, plus the initial model or pinned memory
 
     @property
@@ -117,6 +118,7 @@ def _need(run: RunConfig, batches: Batches) -> MemoryNeed:
         **peaks[order[0]],
         moment=order[0],
         moments={name: totals[name] for name in order},
+        parameters=sizes.parameters,
         host=_host(run, sizes, pinned) if run.train.device == "cuda" else 0,
     )
 

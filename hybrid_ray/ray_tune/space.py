@@ -9,7 +9,7 @@
 import contextlib
 import importlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -73,15 +73,21 @@ def load_space(job: JobConfig) -> SearchSpace:
     """
     ask, give_presets = _functions(job)
     with one_sentence(f"search.space {job.search.space}"):
-        presets = {name: dict(values) for name, values in give_presets(job).items()}
+        presets = {name: dict(values) for name, values in (job.search.first or give_presets(job)).items()}
         ranges = _ranges(ask, job)
     problems = [
         f"search.space {job.search.space} asks for {name!r}, which is not a setting of HybridConfig"
         for name in ranges
         if name not in {field.name for field in fields(HybridConfig)} and not name.startswith(_OPTION)
     ]
+    problems += _narrowing_problems(job.search.ranges, ranges)
     if problems:
         raise ConfigError(problems)
+    if job.search.ranges:
+        ask = _narrowed(ask, job.search.ranges)
+        ranges = _ranges(ask, job)
+        if not job.search.first:
+            presets = {name: values for name, values in presets.items() if not _preset_problems("", values, ranges)}
     for name, values in presets.items():
         problems.extend(_preset_problems(name, values, ranges))
     if problems:
@@ -127,6 +133,41 @@ def _functions(job: JobConfig) -> tuple[Any, Any]:
 
 def _no_presets(job: JobConfig) -> dict[str, dict[str, Any]]:
     return {}
+
+
+class _NarrowedTrial:
+    """An Optuna trial that asks for numbers inside narrower ranges."""
+
+    def __init__(self, trial: "optuna.Trial", ranges: Mapping[str, tuple[float, float]]) -> None:
+        self._trial, self._narrower = trial, ranges
+
+    def suggest_float(self, name: str, low: float, high: float, **options: Any) -> float:
+        low, high = self._narrower.get(name, (low, high))
+        return self._trial.suggest_float(name, low, high, **options)
+
+    def suggest_int(self, name: str, low: int, high: int, **options: Any) -> int:
+        ends = self._narrower.get(name, (low, high))
+        return self._trial.suggest_int(name, int(ends[0]), int(ends[1]), **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trial, name)
+
+
+def _narrowed(ask: Any, ranges: Mapping[str, tuple[float, float]]) -> Any:
+    """The space with the ranges of ``search.ranges``."""
+    return lambda trial, job: ask(_NarrowedTrial(trial, ranges), job)
+
+
+def _narrowing_problems(narrower: Mapping[str, tuple[float, float]], ranges: Mapping[str, Any]) -> Iterator[str]:
+    for name, (low, high) in narrower.items():
+        own = ranges.get(name)
+        if own is None or "choices" in own:
+            numeric = ", ".join(known for known, values in ranges.items() if "choices" not in values)
+            yield f"search.ranges names {name!r}, which is not a numeric setting of the space: it has {numeric}"
+        elif not own["low"] <= low <= high <= own["high"]:
+            yield f"search.ranges.{name} is {[low, high]} but must be inside the space's {[own['low'], own['high']]}"
+        elif own["kind"] == "IntDistribution" and (low % 1 or high % 1):
+            yield f"search.ranges.{name} is {[low, high]} but the setting is a whole number"
 
 
 def _ranges(ask: Any, job: JobConfig) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Commands without a search: ``train`` (one training run) and ``compare`` (a comparison of arms)."""
+"""Runs without a search: ``train`` (one training run), ``compare`` (a comparison of arms), and learning-rate tuning."""
 
 import json
 import sys
@@ -14,6 +14,7 @@ from hybrid_ray.errors import ConfigError
 from hybrid_ray.evaluation.arms import baseline, check_arms
 from hybrid_ray.evaluation.comparison.compare import compare
 from hybrid_ray.evaluation.comparison.peers import check_peers
+from hybrid_ray.evaluation.comparison.tuning import Tuned, tune
 from hybrid_ray.evaluation.runner import cached
 from hybrid_ray.ray_tune.cluster import ray_session, resource_concurrency
 from hybrid_ray.ray_tune.runner import RayExecute, machine_of_runs
@@ -26,7 +27,7 @@ from hybrid_ray.tasks import load_task
 from hybrid_ray.training.ray_worker import fit_with_workers
 from hybrid_ray.training.reporter import NullReporter
 
-__all__ = ["compare_arms", "train_once"]
+__all__ = ["compare_arms", "train_once", "tune_learning_rate"]
 
 
 class _Progress(NullReporter):
@@ -110,6 +111,21 @@ def compare_arms(job: JobConfig, *, directory: Path) -> dict[str, Any]:
         machine = machine_of_runs(job, job.run(), flag=flag)
         plain = cached(execute, run_cache(job), corpus=load_task(job.run()).fingerprint, machine=machine)
         return compare(job, execute=execute, directory=directory, execute_plain=plain)
+
+
+def tune_learning_rate(job: JobConfig, *, directory: Path) -> Tuned:
+    """Tune the learning rate of plain training by ``compare.lr_factors``, one run per value. Finished runs are kept.
+
+    Raises:
+        ConfigError: the job can't be run here.
+        HybridRayError: no run finished.
+        Stopped: a signal came.
+    """
+    job, flag = resolve_auto(job), StopFlag()
+    with _executor(job, directory, plan_concurrency(job).runs, flag) as execute:
+        machine = machine_of_runs(job, job.run(), flag=flag)
+        plain = cached(execute, run_cache(job), corpus=load_task(job.run()).fingerprint, machine=machine)
+        return tune(job, execute=plain, directory=directory)
 
 
 @contextmanager

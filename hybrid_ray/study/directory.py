@@ -34,7 +34,7 @@ from hybrid_ray.tasks.load import words_of
 from hybrid_ray.training.hardware.fingerprint import machine
 from hybrid_ray.training.hardware.placement import choose_device
 
-__all__ = ["StudyDirectory", "differences", "identity"]
+__all__ = ["StudyDirectory", "differences", "identity", "lock_directory"]
 
 log = logging.getLogger("hybrid_ray")
 
@@ -52,7 +52,7 @@ class StudyDirectory:
         """A new directory under ``job.studies_dir`` that holds the job, the environment and the study's identity."""
         made_from = identity(job, space)
         path = _free_directory(Path(job.studies_dir).absolute(), job.name)
-        lock = _lock(path)
+        lock = lock_directory(path)
         write_atomic(path / "job.yaml", dump_job(job).encode())
         study = cls(path, job, lock)
         study.store.write_json("environment.json", {**environment(), **_of_names(job), "identity": made_from})
@@ -68,7 +68,7 @@ class StudyDirectory:
                 f"studies/local"
             )
         check_study_version(path)
-        lock = _lock(path)
+        lock = lock_directory(path)
         try:
             return cls(path.absolute(), read_job(path / "job.yaml"), lock)
         except BaseException:
@@ -238,7 +238,8 @@ def _free_directory(parent: Path, name: str) -> Path:
     raise StoreError(f"{parent} holds 99,999 studies named {name}: choose another name")
 
 
-def _lock(path: Path) -> IO[str]:
+def lock_directory(path: Path) -> IO[str]:
+    """Lock a directory until the file that this returns is closed. Raises `StudyLocked` if another process has it."""
     file = (path / "lock").open("a+", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

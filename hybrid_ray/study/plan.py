@@ -31,7 +31,7 @@ from hybrid_ray.tasks.task import AUTOCAST, MatmulProbe, batch_to
 from hybrid_ray.training.hardware.fingerprint import machine
 from hybrid_ray.training.setup import synchronize
 
-__all__ = ["Plan", "Stage", "plan", "plan_concurrency", "plan_memory", "resolve_auto", "run_cache"]
+__all__ = ["Plan", "Stage", "duration", "plan", "plan_concurrency", "plan_memory", "resolve_auto", "run_cache"]
 
 _OVERHEAD = 2.0  # time of a step / time of its matrix products; the rest is norms, softmax, optimizer, Python
 _PROBE_ROWS = {"cpu": 1024, "cuda": 16_384}
@@ -88,9 +88,9 @@ class Plan:
     def _table(self, title: str, stages: Sequence[Stage]) -> Iterator[str]:
         yield f"{title:<14}{'runs':>6}{'steps':>12}{'time':>12}"
         for stage in stages:
-            yield f"{stage.name:<14}{stage.runs:>6}{stage.steps:>12,}{_duration(self.seconds(stage)):>12}"
+            yield f"{stage.name:<14}{stage.runs:>6}{stage.steps:>12,}{duration(self.seconds(stage)):>12}"
         runs, steps = (sum(getattr(stage, name) for stage in stages) for name in ("runs", "steps"))
-        yield f"{'total':<14}{runs:>6}{steps:>12,}{_duration(sum(map(self.seconds, stages))):>12}"
+        yield f"{'total':<14}{runs:>6}{steps:>12,}{duration(sum(map(self.seconds, stages))):>12}"
 
 
 def resolve_auto(job: JobConfig) -> JobConfig:
@@ -303,7 +303,8 @@ def _device(job: JobConfig) -> torch.device:
     return torch.device("cuda" if job.train.device == "cuda" and torch.cuda.is_available() else "cpu")
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as text: ``90 s``, ``14 min``, ``3.2 h``."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

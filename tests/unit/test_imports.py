@@ -34,7 +34,8 @@ ALLOWED = {
     "study": EVALUATION | {"ray_tune"},
     "doctor": {"data", "training", "ray_tune", "errors", "processors"},
     "starter": {"errors", "Task"},  # its task is a user's, who knows `hybrid_ray.Task`
-    "cli": EVALUATION | {"study", "ray_tune", "doctor", "starter"},
+    "ladder": EVALUATION | {"study", "ray_tune"},
+    "cli": EVALUATION | {"study", "ray_tune", "ladder", "doctor", "starter"},
 }
 """Each part of the package and the parts it may import: no import runs upward. The study starts Ray where it is needed,
 and Ray's side of a search writes to the study's directory, so these two know each other."""

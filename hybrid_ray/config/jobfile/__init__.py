@@ -6,6 +6,7 @@ and, for an unknown key, the key that was probably meant.
 
 from hybrid_ray.config.jobfile.read import dump_job, job_from_dict, read_job
 from hybrid_ray.config.jobfile.relations import job_problems
+from hybrid_ray.config.jobfile.rungs import keep_share, rung_jobs
 from hybrid_ray.config.jobfile.variants import variant_jobs
 
-__all__ = ["dump_job", "job_from_dict", "job_problems", "read_job", "variant_jobs"]
+__all__ = ["dump_job", "job_from_dict", "job_problems", "keep_share", "read_job", "rung_jobs", "variant_jobs"]

@@ -7,9 +7,11 @@ from typing import Any
 
 from hybrid_ray.config.job import JobConfig
 from hybrid_ray.config.jobfile.relations import job_problems
+from hybrid_ray.config.jobfile.rungs import check_rungs
 from hybrid_ray.config.jobfile.values import check_values, plain_values, put
 from hybrid_ray.config.jobfile.variants import check_variants
 from hybrid_ray.config.jobfile.yaml_core import dump_yaml, parse_yaml
+from hybrid_ray.config.ladder import LadderConfig
 from hybrid_ray.config.named import module_folder
 from hybrid_ray.config.task import TaskConfig
 from hybrid_ray.errors import ConfigError
@@ -46,7 +48,7 @@ def job_from_dict(data: Mapping[str, Any], problems: Sequence[str] = ()) -> JobC
         ConfigError: lists every problem.
     """
     job, wrong_values = check_values(data)
-    found = [*problems, *wrong_values, *job_problems(job), *check_variants(job)[1]]
+    found = [*problems, *wrong_values, *job_problems(job), *check_variants(job)[1], *check_rungs(job)[1]]
     if found:
         raise ConfigError(found)
     return job
@@ -57,6 +59,8 @@ def dump_job(job: JobConfig) -> str:
     plain = plain_values(job)
     if job.task == TaskConfig():
         del plain["task"]
+    if job.ladder == LadderConfig():
+        del plain["ladder"]
     if not job.folders:
         del plain["folders"]
     return dump_yaml(plain)
