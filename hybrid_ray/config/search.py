@@ -97,7 +97,11 @@ class SearchConfig:
     )
     seed: Seed = Field(default=0, description="Seed of the sampler")
     max_failures: int = Field(
-        default=1, ge=0, le=1000, description="How often a trial is restarted after its worker died"
+        default=1,
+        ge=0,
+        le=1000,
+        description="How often a run of any stage is restarted after an error or the death of a worker. Preemption "
+        "(SIGTERM to a worker, a lost node) does not count",
     )
     stop_after_failures: int = Field(
         default=5, ge=1, le=100_000, description="The search ends after this many failed trials in a row"
@@ -138,6 +142,13 @@ class ResourcesConfig:
         le=100_000,
         description="Maximum number of runs at a time; null: as many as fit. A search then runs at most a quarter of "
         "its trials at a time, but at least 2",
+    )
+    hang_seconds: float = Field(
+        default=60.0,
+        gt=0.0,
+        le=1e6,
+        description="A run without a step for this long, or for ten planned evaluation intervals if they are longer, "
+        "is ended and restarted. A start or an evaluation may take 15 times as long",
     )
     address: str = Field(
         default="local",

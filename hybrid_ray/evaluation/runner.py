@@ -4,18 +4,21 @@ The interface is a function type, `Execute`. So ``evaluation/`` does not depend 
 caller passes an ``Execute`` that uses one (``ray_tune/runner.py``).
 """
 
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hybrid_ray.config import RunConfig
-from hybrid_ray.errors import ConfigError, TrialOutOfMemory
+from hybrid_ray.errors import ConfigError, StoreError, TrialOutOfMemory
 from hybrid_ray.run_result import Replay, RunResult
+from hybrid_ray.storage.json_files import read_json
 from hybrid_ray.storage.results_version import RESULTS_VERSION, run_settings, warn_of_other_commit
 from hybrid_ray.storage.run_cache import RunCache, baseline_key, read_result
+
+if TYPE_CHECKING:
+    from hybrid_ray.training.reporter import Reporter
 
 __all__ = [
     "Execute",
@@ -24,6 +27,7 @@ __all__ = [
     "check_results_version",
     "execute_here",
     "execute_missing",
+    "execute_one",
     "failed_result",
     "stored_result",
 ]
@@ -52,17 +56,18 @@ def execute_here(tasks: Sequence[Task]) -> list[RunResult]:
     """
     results = []
     for task in tasks:
-        results.append(_run(task))
+        results.append(execute_one(task))
         if results[-1].status == "stopped":
             raise KeyboardInterrupt
     return results
 
 
-def _run(task: Task) -> RunResult:
+def execute_one(task: Task, *, reporter: "Reporter | None" = None) -> RunResult:
+    """Run one task in this process; an exception becomes a failed result."""
     from hybrid_ray.training.loop import train  # imported here so that the statistics do not require torch
 
     try:
-        return train(task.run, directory=task.directory)
+        return train(task.run, directory=task.directory, reporter=reporter)
     except TrialOutOfMemory as error:
         return failed_result(task.run, f"oom: {error}")
     except Exception as error:  # one failed run must not abort the others
@@ -96,8 +101,8 @@ def stored_result(task: Task) -> RunResult | None:
     """
     result = _ended(task.directory)
     try:
-        run = json.loads((task.directory / "run.json").read_text())
-    except (OSError, ValueError):
+        run = read_json(task.directory / "run.json")
+    except StoreError:
         return None
     same = run == run_settings(task.run, task.directory) and _results_version(task.directory) == RESULTS_VERSION
     return result if same else None
@@ -157,8 +162,8 @@ def _results_version(directory: Path) -> int | None:
 
 def _code(directory: Path) -> dict[str, Any]:
     try:
-        found = json.loads((directory / "code.json").read_text())
-    except (OSError, ValueError):
+        found = read_json(directory / "code.json")
+    except StoreError:
         return {}
     return found if isinstance(found, dict) else {}
 

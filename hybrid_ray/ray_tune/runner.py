@@ -1,20 +1,25 @@
 """`RayExecute`: the runs outside a search (baseline, frontier, arms, confirmation) as parallel Ray tasks."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from hybrid_ray.config import JobConfig, RunConfig
 from hybrid_ray.errors import HybridRayError, TrialOutOfMemory
-from hybrid_ray.evaluation.runner import Task, execute_here, failed_result
+from hybrid_ray.evaluation.runner import Task, execute_one, failed_result
 from hybrid_ray.ray_tune.cluster import CONTROLLER_CPUS
+from hybrid_ray.ray_tune.recovery.watchdog import Watchdog
 from hybrid_ray.ray_tune.trial import in_one_line
 from hybrid_ray.run_result import RunResult
 from hybrid_ray.study.stopping import Budget, StopFlag
 from hybrid_ray.training.hardware.fingerprint import machine
 from hybrid_ray.training.hardware.placement import choose_device
+from hybrid_ray.training.ray_worker import Attempts, was_preempted
+from hybrid_ray.training.telemetry.heartbeat import FOLDER, Heartbeat
 
 __all__ = ["RayExecute", "machine_of_runs"]
 
@@ -31,7 +36,7 @@ class RayExecute:
             the same load.
         flag: once set, running tasks are cancelled and `Stopped` is raised.
         budget: once used up, nothing new starts; when the running tasks have ended, `Stopped` is raised.
-        storage: folder for the state of Ray Train (several workers).
+        storage: folder for heartbeats, and for the state of Ray Train (several workers).
         done: called after each run with its result.
     """
 
@@ -49,31 +54,40 @@ class RayExecute:
         self._storage, self._done = storage, done
 
     def __call__(self, tasks: Sequence[Task]) -> list[RunResult]:
-        """Run all tasks and return their results in the same order. A run that raises or dies gives a failed result.
+        """Run all tasks and return their results in the same order.
+
+        A run that raises, or whose process dies, is tried again from its checkpoint, at most ``search.max_failures``
+        times; preemptions do not count. Then it gives a failed result.
 
         Raises:
             Stopped: a signal came, or the budget was used up before every task had started.
         """
         import ray
 
-        waiting = list(enumerate(tasks))
+        waiting = deque(enumerate(tasks))
+        attempts = [Attempts(_name(task), max_failures=self._job.search.max_failures) for task in tasks]
         running: dict[Any, tuple[int, Task, float]] = {}
         results: dict[int, RunResult] = {}
-        remote = self._remote()
+        remote, watchdog = self._remote(), Watchdog(self._storage, least=self._job.resources.hang_seconds)
         try:
             while waiting or running:
                 self._flag.raise_if_set()
+                watchdog.check()
                 while waiting and len(running) < self._concurrency and not self._budget.used_up:
-                    index, task = waiting.pop(0)
+                    index, task = waiting.popleft()
                     running[remote.remote(task)] = (index, task, time.monotonic())
                 if waiting and not running:
                     self._budget.raise_if_used_up()
                 ready, _ = ray.wait(list(running), num_returns=1, timeout=_POLL_SECONDS)
                 for reference in ready:
                     index, task, started = running.pop(reference)
-                    results[index] = _result(task, reference)
+                    end = self._end(task, reference)
                     self._budget.spend(time.monotonic() - started)
-                    self._done(results[index])
+                    if not end.final and attempts[index].again(str(end.result.error), preempted=end.preempted):
+                        waiting.appendleft((index, task))
+                        continue
+                    results[index] = end.result
+                    self._done(end.result)
         finally:
             self._cancel(list(running))
         return [results[index] for index in range(len(tasks))]
@@ -84,20 +98,44 @@ class RayExecute:
         for reference in references:
             ray.cancel(reference, force=True)
         if references and self._job.resources.workers > 1:
-            from hybrid_ray.ray_tune.placement_groups import sweep_groups
+            from hybrid_ray.ray_tune.recovery.placement_groups import sweep_groups
 
             sweep_groups()
 
     def _remote(self) -> Any:
         import ray
 
-        resources = self._job.resources
+        job, storage, resources = self._job, self._storage.absolute(), self._job.resources
         if resources.workers > 1:
-            job, storage = self._job, self._storage
             return ray.remote(num_cpus=CONTROLLER_CPUS, max_retries=0)(
                 lambda task: _run_with_workers(job, storage, task)
             )
-        return ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus, max_retries=0)(_run)
+        return ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus, max_retries=0)(
+            lambda task: _run(storage / FOLDER, task)
+        )
+
+    def _end(self, task: Task, reference: Any) -> "_End":
+        import ray
+        from ray.exceptions import RayError
+
+        try:
+            result: RunResult = ray.get(reference)
+        except RayError as error:
+            return _End(failed_result(task.run, in_one_line(error)), final=False, preempted=was_preempted(error))
+        if result.status == "stopped":  # a run that hears SIGTERM stops by itself
+            return _End(result, final=False, preempted=True)
+        # Too little memory would only fail again, and `fit_with_workers` has already tried again.
+        tried = self._job.resources.workers > 1 or str(result.error).startswith("oom: ")
+        return _End(result, final=result.status != "failed" or tried)
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How one attempt at a run ended: whether to try it again, and whether that counts as a failure."""
+
+    result: RunResult
+    final: bool
+    preempted: bool = False
 
 
 def machine_of_runs(job: JobConfig, run: RunConfig, *, flag: StopFlag, limit: float = _LONGEST_WAIT) -> dict[str, Any]:
@@ -134,8 +172,16 @@ def _machine_here(run: RunConfig) -> dict[str, Any]:
     return machine(run, choose_device(run))
 
 
-def _run(task: Task) -> RunResult:
-    return execute_here([task])[0]
+def _run(heartbeats: Path, task: Task) -> RunResult:
+    import ray
+
+    node = ray.get_runtime_context().get_node_id()
+    with Heartbeat(heartbeats, task.run, name=_name(task), node=node) as heartbeat:
+        return execute_one(task, reporter=heartbeat)
+
+
+def _name(task: Task) -> str:
+    return "/".join(task.directory.parts[-2:])
 
 
 def _run_with_workers(job: JobConfig, storage: Path, task: Task) -> RunResult:
@@ -155,14 +201,3 @@ def _run_with_workers(job: JobConfig, storage: Path, task: Task) -> RunResult:
         return failed_result(task.run, f"oom: {error}")
     except Exception as error:  # boundary: one failed run must not end the others
         return failed_result(task.run, in_one_line(error))
-
-
-def _result(task: Task, reference: Any) -> RunResult:
-    import ray
-    from ray.exceptions import RayError
-
-    try:
-        result: RunResult = ray.get(reference)
-    except RayError as error:
-        return failed_result(task.run, in_one_line(error))
-    return result

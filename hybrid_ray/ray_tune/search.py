@@ -16,7 +16,9 @@ from hybrid_ray.config import JobConfig
 from hybrid_ray.evaluation.equal_settings import TrainedSettings
 from hybrid_ray.ray_tune.checks import build_callbacks
 from hybrid_ray.ray_tune.cluster import CONTROLLER_CPUS
-from hybrid_ray.ray_tune.placement_groups import GroupReaper, sweep_groups
+from hybrid_ray.ray_tune.recovery.placement_groups import GroupReaper, sweep_groups
+from hybrid_ray.ray_tune.recovery.preemption import preemptions_not_counted
+from hybrid_ray.ray_tune.recovery.watchdog import Watchdog, WatchTrials
 from hybrid_ray.ray_tune.scheduler import build_scheduler
 from hybrid_ray.ray_tune.searcher import Listener, OptunaSearcher
 from hybrid_ray.ray_tune.space import SearchSpace, settings
@@ -101,7 +103,7 @@ def run_search(search: Search) -> str | None:
     """
     job, searcher = search.study.job, search.searcher()
     try:
-        with _quiet_tune():
+        with _quiet_tune(), preemptions_not_counted():
             tune.Tuner(**tuner_arguments(search, searcher)).fit()
     finally:
         search.leave(searcher)
@@ -128,6 +130,7 @@ def tuner_arguments(
     job, study = search.study.job, search.study
     workers = job.resources.workers
     callbacks = [*build_callbacks(job), *callbacks]
+    watchdog = Watchdog(search.spec.storage, least=job.resources.hang_seconds)
     if run_config is None:
         run_config = tune.RunConfig(
             storage_path=str(study.path if callbacks else study.scratch),
@@ -157,7 +160,12 @@ def tuner_arguments(
             run_config,
             name=run_config.name or "tune",
             stop=_either(FlagStopper(search.flag), run_config.stop),
-            callbacks=[*([GroupReaper()] if workers > 1 else []), *callbacks, *(run_config.callbacks or [])],
+            callbacks=[
+                WatchTrials(watchdog),
+                *([GroupReaper()] if workers > 1 else []),
+                *callbacks,
+                *(run_config.callbacks or []),
+            ],
         ),
     }
 

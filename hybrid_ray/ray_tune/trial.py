@@ -20,7 +20,8 @@ from hybrid_ray.errors import TrialOutOfMemory
 from hybrid_ray.evaluation.scoring import TrialScorer, failed_scores
 from hybrid_ray.ray_tune.space import settings
 from hybrid_ray.run_result import Evaluation, Replay, RunResult, Status, TrialEnd
-from hybrid_ray.training.reporter import NullReporter
+from hybrid_ray.training.reporter import NullReporter, Reporters
+from hybrid_ray.training.telemetry.heartbeat import FOLDER, Heartbeat
 
 __all__ = ["TrialReporter", "TrialSpec", "in_one_line", "trial", "trial_with_workers"]
 
@@ -77,23 +78,26 @@ class TrialReporter(NullReporter):
 
 def trial(config: dict[str, Any], *, spec: TrialSpec) -> None:
     """A Tune function for one device. ``config``: the trial's number and its params."""
+    import ray
     from ray import tune
 
     from hybrid_ray.training.loop import train
 
-    directory = spec.directory(config["number"])
+    run, directory = spec.run(config["params"]), spec.directory(config["number"])
     reporter = TrialReporter(tune.report, scorer=spec.scorer, schedule=spec.job.train.evaluation_steps)
-    outcome = attempt(
-        lambda: train(spec.run(config["params"]), reporter=reporter, directory=directory), spec.scorer, directory
-    )
+    node, name = ray.get_runtime_context().get_node_id(), f"trial {config['number']}"
+    with Heartbeat(spec.storage / FOLDER, run, name=name, node=node) as heartbeat:
+        outcome = attempt(
+            lambda: train(run, reporter=Reporters(reporter, heartbeat), directory=directory), spec.scorer, directory
+        )
     tune.report({**outcome, "done": True})
 
 
 def trial_with_workers(config: dict[str, Any], *, spec: TrialSpec) -> None:
     """A Tune function that holds a TorchTrainer, whose workers train and report through it.
 
-    Train restarts failed workers from the last checkpoint; if it gives up, the trial fails. If this process dies, Tune
-    restarts it, and the run continues because it has the same name.
+    `fit_with_workers` restarts failed workers from the last checkpoint; if it gives up, the trial fails. If this
+    process dies, Tune restarts it, and the run continues because it has the same name.
     """
     from ray import tune
     from ray.train import TrainingFailedError

@@ -9,6 +9,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from hybrid_ray.config import JobConfig
 from hybrid_ray.errors import HybridRayError
+from hybrid_ray.ray_tune.recovery.preemption import preemptions_not_counted
 from hybrid_ray.ray_tune.search import Search, tuner_arguments
 from hybrid_ray.ray_tune.space import load_space
 from hybrid_ray.study.directory import StudyDirectory
@@ -52,7 +53,7 @@ class StudyTuner(tune.Tuner):
             )
         search, self._search = self._search, None
         try:
-            with search.flag:
+            with search.flag, preemptions_not_counted():
                 return super().fit()
         finally:
             search.leave(self._searcher)

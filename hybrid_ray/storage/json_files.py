@@ -1,8 +1,10 @@
 """Reads JSON files and replaces them atomically.
 
-As in Python's json module, NaN and Infinity are written by those names: a diverged run has such numbers.
+As in Python's json module, NaN and Infinity are written by those names: a diverged run has such numbers. Every object
+holds the SHA-256 of its other content, so that a damaged file is never read as another result.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -14,20 +16,35 @@ from hybrid_ray.storage.atomic import write_atomic
 
 __all__ = ["dumps", "read_json", "write_json_atomic"]
 
+_CHECK = "sha256"
+
 
 def write_json_atomic(path: Path, data: Any) -> None:
-    """Replace a JSON file atomically. Raises `StoreError` as `write_atomic` does."""
+    """Replace a JSON file atomically, with its ``sha256``. Raises `StoreError` as `write_atomic` does."""
+    if isinstance(data, Mapping):
+        data = {**data, _CHECK: _digest(data)}
     write_atomic(path, (dumps(data, indent=2) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file. Raises `StoreError` if it is missing or damaged."""
+    """The content of a JSON file, without its ``sha256``; files written by others have none.
+
+    Raises:
+        StoreError: the file is missing or damaged.
+    """
     try:
-        return json.loads(path.read_bytes())
+        data = json.loads(path.read_bytes())
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise StoreError(f"{path} is damaged: {error}") from error
+    if isinstance(data, dict) and _CHECK in data and data.pop(_CHECK) != _digest(data):
+        raise StoreError(f"{path} is damaged: its content does not match its sha256")
+    return data
+
+
+def _digest(data: Mapping[str, Any]) -> str:
+    return hashlib.sha256(dumps(data).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def dumps(data: Any, indent: int | None = None) -> str:

@@ -1,8 +1,12 @@
-"""JSON Lines files that survive a killed writer: an incomplete last line is repaired or ignored."""
+"""JSON Lines files that survive a killed writer: an incomplete last line is repaired or ignored.
+
+Every line ends in the CRC-32 of its other content (``crc``), so that a damaged line is never read as another row.
+"""
 
 import json
 import os
 import warnings
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +15,10 @@ from hybrid_ray.errors import StoreError
 from hybrid_ray.storage.atomic import write_atomic, write_failed
 from hybrid_ray.storage.json_files import dumps
 
-__all__ = ["JsonLines", "read_jsonl", "repair_last_line", "write_jsonl"]
+__all__ = ["JsonLines", "read_jsonl", "remove_damaged_lines", "repair_last_line", "write_jsonl"]
+
+
+_CHECK = "crc"
 
 
 class JsonLines:
@@ -40,7 +47,7 @@ class JsonLines:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add one line. Raises `StoreError`, and adds nothing, if it cannot be written completely."""
-        line = (dumps(row) + "\n").encode()
+        line = _line(row)
         try:
             with self.path.open("ab", buffering=0) as file:
                 before = file.tell()
@@ -58,7 +65,7 @@ class JsonLines:
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Replace all rows atomically. Raises `StoreError` as `write_atomic` does."""
-    write_atomic(path, "".join(f"{dumps(row)}\n" for row in rows).encode())
+    write_atomic(path, b"".join(map(_line, rows)))
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -72,7 +79,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise write_failed(path, error) from error
+        raise StoreError(f"{path} cannot be read: {error.strerror or error}") from error
     rows = []
     last = max((number for number, line in enumerate(lines) if line), default=0)
     for number, line in enumerate(lines):
@@ -82,6 +89,26 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         elif line and number != last:
             raise StoreError(f"{path}:{number + 1} is damaged: remove that line to read the rest")
     return rows
+
+
+def remove_damaged_lines(path: Path) -> int:
+    """Remove the lines that cannot be read, with a warning. Returns how many they were.
+
+    Raises:
+        StoreError: the file cannot be read or written.
+    """
+    try:
+        lines = [line for line in path.read_bytes().split(b"\n") if line]
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror or error}") from error
+    whole = [line for line in lines if _row(line) is not None]
+    damaged = len(lines) - len(whole)
+    if damaged:
+        write_atomic(path, b"".join(line + b"\n" for line in whole))
+        warnings.warn(f"{path} had {damaged} damaged lines, which were removed", stacklevel=3)
+    return damaged
 
 
 def repair_last_line(path: Path) -> None:
@@ -112,4 +139,14 @@ def _row(line: bytes) -> dict[str, Any] | None:
         row = json.loads(line)
     except ValueError:
         return None
-    return row if isinstance(row, dict) else None
+    if not isinstance(row, dict):
+        return None
+    return row if _CHECK not in row or row.pop(_CHECK) == _crc(row) else None
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    return (dumps({**row, _CHECK: _crc(row)}) + "\n").encode()
+
+
+def _crc(row: Mapping[str, Any]) -> int:
+    return zlib.crc32(dumps(row).encode())

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_ray.config import RunConfig
-from hybrid_ray.errors import ConfigError
+from hybrid_ray.errors import ConfigError, StoreError
+from hybrid_ray.storage.json_files import read_json
 
 __all__ = [
     "RESULTS_VERSION",
@@ -58,8 +59,8 @@ def check_study_version(directory: Path) -> None:
         ConfigError: the study is too old.
     """
     try:
-        environment = json.loads((directory / "environment.json").read_text())
-    except (OSError, ValueError):
+        environment = read_json(directory / "environment.json")
+    except StoreError:
         return
     made_from = environment.get("identity") if isinstance(environment, dict) else None
     if not isinstance(made_from, dict) or "results_version" in made_from:

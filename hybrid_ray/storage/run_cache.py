@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_ray.config import RunConfig
+from hybrid_ray.errors import StoreError
 from hybrid_ray.run_result import RunResult
 from hybrid_ray.storage.atomic import new_directory
+from hybrid_ray.storage.json_files import read_json
 from hybrid_ray.storage.results_version import RESULTS_VERSION, run_settings
 
 __all__ = ["RunCache", "baseline_key", "read_result"]
@@ -69,8 +71,8 @@ class RunCache:
 def read_result(directory: Path) -> RunResult | None:
     """The result in a run directory; None if there is no readable one."""
     try:
-        return RunResult.from_dict(json.loads((directory / "result.json").read_text()))
-    except (OSError, ValueError, KeyError, TypeError):
+        return RunResult.from_dict(read_json(directory / "result.json"))
+    except (StoreError, KeyError, TypeError, ValueError):
         return None
 
 

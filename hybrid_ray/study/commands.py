@@ -1,6 +1,5 @@
 """Runs without a search: ``train`` (one training run), ``compare`` (a comparison of arms), and learning-rate tuning."""
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from hybrid_ray.ray_tune.cluster import ray_session, resource_concurrency
 from hybrid_ray.ray_tune.runner import RayExecute, machine_of_runs
 from hybrid_ray.run_result import Evaluation, Replay, RunResult, Status
 from hybrid_ray.storage.atomic import write_atomic
+from hybrid_ray.storage.json_files import read_json
 from hybrid_ray.storage.results_version import run_settings
 from hybrid_ray.study.plan import plan_concurrency, resolve_auto, run_cache
 from hybrid_ray.study.stopping import Budget, StopFlag
@@ -73,7 +73,7 @@ def _as_before(job: JobConfig, directory: Path) -> JobConfig:
     if job.train.micro_batch_size != "auto":
         return job
     if (directory / "run.json").is_file():
-        resolved = json.loads((directory / "run.json").read_text())["train"]["micro_batch_size"]
+        resolved = read_json(directory / "run.json")["train"]["micro_batch_size"]
     elif (directory / "job.yaml").is_file():
         resolved = read_job(directory / "job.yaml").train.micro_batch_size
     else:
@@ -84,9 +84,9 @@ def _as_before(job: JobConfig, directory: Path) -> JobConfig:
 def _check_directory(directory: Path, run: RunConfig) -> None:
     """Raises `ConfigError` if the directory holds a finished run, or a stopped run with other settings."""
     result, made_by = directory / "result.json", directory / "run.json"
-    if result.is_file() and json.loads(result.read_text())["status"] != "stopped":
+    if result.is_file() and read_json(result)["status"] != "stopped":
         raise ConfigError(f"{directory} holds a run that has ended: choose another folder with --out")
-    if made_by.is_file() and json.loads(made_by.read_text()) != run_settings(run, directory):
+    if made_by.is_file() and read_json(made_by) != run_settings(run, directory):
         raise ConfigError(f"{directory} holds a run with other settings: choose another folder with --out")
 
 

@@ -1,15 +1,15 @@
 """The training loop of every arm: baseline, hybrid and controls differ only in their configuration."""
 
-import json
 import time
 from pathlib import Path
 
 import torch
 
 from hybrid_ray.config import RunConfig
-from hybrid_ray.errors import ConfigError, Diverged, TrialOutOfMemory
+from hybrid_ray.errors import ConfigError, Diverged, StoreError, TrialOutOfMemory
 from hybrid_ray.method.ranks import any_rank, world_size
 from hybrid_ray.run_result import Replay, RunResult, Status, StepRecord
+from hybrid_ray.storage.json_files import read_json
 from hybrid_ray.tasks import load_task
 from hybrid_ray.training.costs import RunCosts
 from hybrid_ray.training.hardware.out_of_memory import free_memory, is_out_of_memory
@@ -144,8 +144,8 @@ def _replay(run: RunConfig) -> Replay | None:
     if run.replay is None:
         return None
     try:
-        return RunResult.from_dict(json.loads(Path(run.replay).read_text())).replay
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return RunResult.from_dict(read_json(Path(run.replay))).replay
+    except (StoreError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"replay is {run.replay!r} but must be the result.json of a hybrid run ({type(error).__name__}: {error})"
         ) from error

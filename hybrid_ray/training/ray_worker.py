@@ -1,6 +1,5 @@
 """Runs the training loop on several workers in a Ray Train ``TorchTrainer``. The only file here that uses Ray."""
 
-import json
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -12,10 +11,20 @@ import torch
 from hybrid_ray.config import ResourcesConfig, RunConfig
 from hybrid_ray.errors import ConfigError, TrialOutOfMemory
 from hybrid_ray.run_result import Evaluation, Replay, RunResult, Status
+from hybrid_ray.storage.json_files import read_json
 from hybrid_ray.training.loop import train
-from hybrid_ray.training.reporter import NullReporter, Reporter
+from hybrid_ray.training.reporter import NullReporter, Reporter, Reporters
+from hybrid_ray.training.telemetry.heartbeat import FOLDER, Heartbeat
 
-__all__ = ["EvaluationReporter", "ReporterFactory", "fit_with_workers", "train_worker"]
+__all__ = [
+    "MOST_PREEMPTIONS",
+    "Attempts",
+    "EvaluationReporter",
+    "ReporterFactory",
+    "fit_with_workers",
+    "train_worker",
+    "was_preempted",
+]
 
 log = logging.getLogger("hybrid_ray")
 
@@ -24,9 +33,49 @@ ReporterFactory = Callable[[Send], Reporter]
 """Makes one rank's reporter from the function that sends metrics to Ray. It is pickled to the workers: build it from
 plain data, so that it decides the same on every rank."""
 
+MOST_PREEMPTIONS = 20  # of one run that do not count as failures
 CONTROLLER_FAILURES = 3  # of Ray Train's own controller; without a limit it would retry for ever
 COLLECTIVE_TIMEOUT = 600  # seconds that a rank may wait for the others before the run fails
 _OUT_OF_MEMORY = "out-of-memory"
+
+
+def was_preempted(error: BaseException) -> bool:
+    """Whether a run's process got SIGTERM or its node went away, which says nothing about the run's settings."""
+    from ray.exceptions import NodeDiedError
+
+    workers = getattr(error, "worker_failures", {}).values()  # of a TrainingFailedError
+    text = str(error)
+    return (
+        isinstance(error, NodeDiedError)
+        or getattr(error, "preempted", False)
+        or "SIGTERM" in text
+        or "node has died" in text
+        or any(was_preempted(worker) for worker in workers)
+    )
+
+
+class Attempts:
+    """The failures of one run so far. Preemptions are counted apart.
+
+    Args:
+        name: of the run, for messages.
+        max_failures: how often it may fail and be tried again.
+    """
+
+    def __init__(self, name: str, *, max_failures: int) -> None:
+        self._name, self._max_failures = name, max_failures
+        self._failures = self._preemptions = 0
+
+    def again(self, error: str, *, preempted: bool = False) -> bool:
+        """Count a failure. Returns whether to try again, from the run's last checkpoint."""
+        if preempted and self._preemptions < MOST_PREEMPTIONS:
+            self._preemptions += 1
+        else:
+            self._failures += 1
+        once_more = self._failures <= self._max_failures
+        if once_more:
+            log.warning("%s is tried again: %s", self._name, error)
+        return once_more
 
 
 class EvaluationReporter(NullReporter):
@@ -60,7 +109,8 @@ def fit_with_workers(
 ) -> RunResult:
     """Train with ``run.workers`` workers. Ray must be initialised.
 
-    If a worker dies, all workers restart from the last checkpoint in the run directory, at most ``max_failures`` times.
+    If a worker fails, all workers restart from the last checkpoint in the run directory, at most ``max_failures``
+    times. Preemptions (`was_preempted`) do not count.
 
     Args:
         run: what every rank trains; the result equals that of one worker with the same batch, up to rounding.
@@ -86,20 +136,26 @@ def fit_with_workers(
     directory = directory.resolve()
     marker = directory / _OUT_OF_MEMORY
     marker.unlink(missing_ok=True)
-    trainer = _trainer(
-        {"run": run, "directory": str(directory), "reporter_factory": reporter_factory},
-        run=run, resources=resources, name=name, storage=storage, max_failures=max_failures, callbacks=callbacks,
-    )  # fmt: skip
+    config = {
+        "run": run, "directory": str(directory), "reporter_factory": reporter_factory,
+        "heartbeats": str(storage.resolve() / FOLDER),
+    }  # fmt: skip
     from ray.train import TrainingFailedError
 
-    try:
-        trainer.fit()
-    except TrainingFailedError:
-        if not marker.exists():
-            raise
+    attempts = Attempts(str(directory), max_failures=max_failures)
+    while True:
+        trainer = _trainer(config, run=run, resources=resources, name=name, storage=storage, callbacks=callbacks)
+        try:
+            trainer.fit()
+            break
+        except TrainingFailedError as error:
+            if marker.exists():
+                break
+            if not attempts.again(_first_line(error), preempted=was_preempted(error)):
+                raise
     if marker.exists():
         raise TrialOutOfMemory(marker.read_text())
-    return RunResult.from_dict(json.loads((directory / "result.json").read_text()))
+    return RunResult.from_dict(read_json(directory / "result.json"))
 
 
 def _trainer(
@@ -109,7 +165,6 @@ def _trainer(
     resources: ResourcesConfig,
     name: str,
     storage: Path,
-    max_failures: int,
     callbacks: Sequence[Any],
 ) -> Any:
     """The TorchTrainer of a run. ``config``: what `train_worker` gets; the rest: see `fit_with_workers`."""
@@ -130,7 +185,7 @@ def _trainer(
             name=name,
             storage_path=str(storage.resolve()),
             failure_config=train_v2.FailureConfig(
-                max_failures=max_failures, controller_failure_limit=CONTROLLER_FAILURES
+                max_failures=0, max_preemption_failures=0, controller_failure_limit=CONTROLLER_FAILURES
             ),
             checkpoint_config=train_v2.CheckpointConfig(num_to_keep=1),
             callbacks=list(callbacks),
@@ -138,11 +193,15 @@ def _trainer(
     )
 
 
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
 def train_worker(config: dict[str, Any]) -> None:
     """The function that every rank runs, inside the process group that Ray Train has made.
 
     Args:
-        config: ``run``, ``directory`` and ``reporter_factory`` of `fit_with_workers`.
+        config: ``run``, ``directory`` and ``reporter_factory`` of `fit_with_workers`, and the folder for heartbeats.
     """
     import ray.train
     import ray.train.torch
@@ -159,8 +218,11 @@ def train_worker(config: dict[str, Any]) -> None:
     def send(metrics: dict[str, Any]) -> None:
         ray.train.report({**metrics, "placement_group": group.id.hex() if group else None})
 
+    run, directory, node = config["run"], Path(config["directory"]), ray.get_runtime_context().get_node_id()
+    name = f"a worker of {'/'.join(directory.parts[-2:])}"
     try:
-        train(config["run"], reporter=config["reporter_factory"](send), directory=Path(config["directory"]))
+        with Heartbeat(Path(config["heartbeats"]), run, name=name, node=node) as heartbeat:
+            train(run, reporter=Reporters(config["reporter_factory"](send), heartbeat), directory=directory)
     except TrialOutOfMemory as error:
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.write_text(str(error))

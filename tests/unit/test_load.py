@@ -14,13 +14,15 @@ from study_builder import STEPS, build_study
 
 from hybrid_ray.errors import StoreError
 from hybrid_ray.report.load import load_study
+from hybrid_ray.storage.json_files import read_json
+from hybrid_ray.storage.jsonl import read_jsonl
 from hybrid_ray.storage.study_store import StudyStore
 
 
 def change(directory: Path, number: int, **values: object) -> None:
     """Edit one row of ``trials.jsonl``."""
     path = directory / "trials.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = read_jsonl(path)
     path.write_text("".join(json.dumps(row | values if row["number"] == number else row) + "\n" for row in rows))
 
 
@@ -53,7 +55,7 @@ def test_net_speedups_follow_from_the_frontier_table(tmp_path: Path) -> None:
 def test_a_run_beaten_by_a_shorter_one_is_not_on_the_frontier(tmp_path: Path) -> None:
     directory = build_study(tmp_path / "study")
     path = directory / "frontier" / "1.10" / "result.json"
-    result = json.loads(path.read_text())
+    result = read_json(path)
     result["heldout"]["val"]["loss"] = 9.0
     path.write_text(json.dumps(result))
     frontier = load_study(directory).frontier.set_index("length")

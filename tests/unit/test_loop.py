@@ -19,6 +19,7 @@ from hybrid_ray.method.trainer import StepResult
 from hybrid_ray.models import build_model
 from hybrid_ray.optim import build_optimizer, build_schedule
 from hybrid_ray.run_result import RunResult, StepRecord
+from hybrid_ray.storage.json_files import read_json
 from hybrid_ray.training.costs import RunCosts
 from hybrid_ray.training.hardware.fingerprint import machine
 from hybrid_ray.training.loop import train
@@ -202,7 +203,7 @@ def test_a_run_directory(tmp_path: Path) -> None:
     run = micro_run(hybrid=CYCLES)
     result = train(run, directory=tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"code.json", "run.json", "steps.parquet", "result.json"}
-    stored = RunResult.from_dict(json.loads((tmp_path / "result.json").read_text()))
+    stored = RunResult.from_dict(read_json(tmp_path / "result.json"))
     assert json.dumps(stored.as_dict()) == json.dumps(result.as_dict())
     assert (stored.curve, stored.replay, stored.heldout) == (result.curve, result.replay, result.heldout)
     assert json.loads((tmp_path / "run.json").read_text())["train"]["steps"] == 40

@@ -23,6 +23,7 @@ from hybrid_ray.report.plots.style import INK, png, svg
 from hybrid_ray.report.study_page import write_report
 from hybrid_ray.report.tables.trials import ceilings_of, trials_table
 from hybrid_ray.run_result import TRIAL_COLUMNS
+from hybrid_ray.storage.jsonl import read_jsonl
 from hybrid_ray.storage.study_store import StudyStore
 
 
@@ -257,7 +258,7 @@ def test_headline_and_first_figure_give_the_same_confirmed_net_speedup(tmp_path:
 def test_whatever_an_error_message_holds_is_shown_and_not_obeyed(tmp_path: Path) -> None:
     directory = build_study(tmp_path / "study", trials=3)
     path, evil = directory / "trials.jsonl", "<script>alert(1)</script> | ![x](http://x.test/y) `a`\n# b"
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = read_jsonl(path)
     rows[2] |= {"state": "FAIL", "error": evil}
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     write_report(directory)

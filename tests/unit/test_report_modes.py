@@ -15,6 +15,8 @@ from hybrid_ray.report.plots.study import PLOTS, shown
 from hybrid_ray.report.study_page import write_report
 from hybrid_ray.report.tables.runs import device_by_phase, memory
 from hybrid_ray.report.tables.trials import trials_table
+from hybrid_ray.storage.json_files import read_json
+from hybrid_ray.storage.jsonl import read_jsonl
 
 
 def searched(directory: Path, mode: str, *, net: float = 1.1, **options: bool) -> Study:
@@ -22,7 +24,7 @@ def searched(directory: Path, mode: str, *, net: float = 1.1, **options: bool) -
     build_study(directory, net=net, **options)
     path = directory / "job.yaml"
     path.write_text(path.read_text().replace("mode: score", f"mode: {mode}"))
-    rows = [json.loads(line) for line in (directory / "trials.jsonl").read_text().splitlines()]
+    rows = read_jsonl(directory / "trials.jsonl")
     for row in rows:
         if mode == "net" and row["state"] == "COMPLETE":
             row["objective"] = row["net_speedup"]
@@ -77,7 +79,7 @@ def test_the_best_of_two_objectives_is_on_the_front_with_the_highest_score(tmp_p
 def test_a_front_of_trials_that_hardly_predict_means_that_predicting_did_not_pay(tmp_path: Path) -> None:
     study = searched(tmp_path / "study", "pareto", confirm=False)
     path = study.directory / "trials.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = read_jsonl(path)
     for row in rows:
         if row.get("inert"):
             row |= {"speedup": 9.0, "degradation": -0.5}
@@ -111,7 +113,7 @@ def test_off_the_frontier_the_bound_that_was_searched_is_told_as_one(tmp_path: P
     study = searched(tmp_path / "study", "net", confirm=False)
     number = int(study.best["number"])
     path = study.directory / "trials.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = read_jsonl(path)
     rows = [row | ({"net_speedup": None, "objective": 1.42} if row["number"] == number else {}) for row in rows]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert "has a net speedup of at least 1.42" in headline(load_study(study.directory)).text
@@ -120,11 +122,11 @@ def test_off_the_frontier_the_bound_that_was_searched_is_told_as_one(tmp_path: P
 @pytest.mark.parametrize("mode", ["net", "pareto"])
 def test_where_stopping_early_wins_it_is_said_whatever_was_searched(tmp_path: Path, mode: str) -> None:
     study = searched(tmp_path / "study", mode, net=0.93)
-    rows = [json.loads(line) for line in (study.directory / "trials.jsonl").read_text().splitlines()]
+    rows = read_jsonl(study.directory / "trials.jsonl")
     rows = [row for row in rows if not row.get("inert")]
     (study.directory / "trials.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     study = load_study(study.directory)
-    statistics = json.loads((study.directory / "confirmation.json").read_text())
+    statistics = read_json(study.directory / "confirmation.json")
     statistics["candidates"][0]["trial"] = int(study.best["number"])
     (study.directory / "confirmation.json").write_text(json.dumps(statistics))
     found = headline(load_study(study.directory))
@@ -137,7 +139,7 @@ def test_memory_by_phase_its_growth_and_energy_are_shown(tmp_path: Path) -> None
     study = load_study(build_study(tmp_path / "study", trials=3))
     assert device_by_phase(study) is None
     path = study.directory / "baseline" / "result.json"
-    result = json.loads(path.read_text())
+    result = read_json(path)
     result["statistics"] |= {
         "memory": {
             "full": {"allocated": 3 * 2**20, "reserved": 8 * 2**20},

@@ -16,6 +16,7 @@ from hybrid_ray.objective import score
 from hybrid_ray.report.headline import headline
 from hybrid_ray.report.load import load_study
 from hybrid_ray.report.study_page import write_report
+from hybrid_ray.storage.json_files import read_json
 from hybrid_ray.storage.jsonl import read_jsonl
 from hybrid_ray.storage.study_store import StudyStore
 from hybrid_ray.study.rescore import rescore, rescored_trials
@@ -92,7 +93,7 @@ def test_a_wider_limit_cannot_make_a_trial_go_on(study: Path) -> None:
     """Trials 9 and 2 were given up; 9 by losses far off, 2 by a loss that was not a number."""
     for number, losses, error in ((9, [9.0, 9.5], None), (2, [2.0], "loss is nan")):
         path = study / "trials" / f"{number:04d}" / "result.json"
-        result = json.loads(path.read_text())
+        result = read_json(path)
         result["curve"] = [{**point, "loss": loss} for point, loss in zip(result["curve"], losses, strict=False)]
         last = result["curve"][-1]
         result |= {"status": "diverged", "error": error, "heldout": {}}
@@ -120,7 +121,7 @@ def test_a_trial_stopped_early_stays_stopped_and_is_measured_where_it_was(study:
 @pytest.mark.parametrize("verdict, kind", [("no gain shown", "not confirmed"), ("real gain", "gain")])
 def test_a_new_best_is_told_as_not_confirmed(tmp_path: Path, verdict: str, kind: str) -> None:
     study = build_study(tmp_path / "study", net=1.1)
-    statistics = json.loads((study / "confirmation.json").read_text())
+    statistics = read_json(study / "confirmation.json")
     for one in statistics["candidates"]:
         one["verdict"] = verdict
     (study / "confirmation.json").write_text(json.dumps(statistics))

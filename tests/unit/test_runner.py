@@ -15,6 +15,7 @@ from hybrid_ray.errors import ConfigError, TrialOutOfMemory
 from hybrid_ray.evaluation.arms import baseline
 from hybrid_ray.evaluation.runner import Task, cached, execute_here, execute_missing, failed_result, stored_result
 from hybrid_ray.run_result import RunResult
+from hybrid_ray.storage.json_files import read_json
 from hybrid_ray.storage.run_cache import RunCache, baseline_key
 from hybrid_ray.training import loop
 
@@ -177,7 +178,7 @@ def test_a_second_study_trains_no_baseline_and_has_a_copy_of_its_own(tmp_path: P
     second = run_cached(cache, other, tmp_path / "two")
     assert other.ran == []
     assert second == first
-    stored = json.loads((tmp_path / "two" / "1" / "result.json").read_text())
+    stored = read_json(tmp_path / "two" / "1" / "result.json")
     assert RunResult.from_dict(stored) == first[1]
     assert not list(tmp_path.rglob(".*"))  # no scratch left
 
