@@ -219,9 +219,9 @@ RATES: Mapping[tuple[str, int], Sequence[float]] = {
     ("slow_momentum", 64): (1.5e-3, 2e-3, 3e-3),
     ("ademamix", 64): (1.5e-3, 2e-3, 3e-3),
     ("ema_nesterov", 64): (2e-3, 3e-3, 4e-3),
-    ("muon", 32): (4e-3, 8e-3, 1.6e-2),
-    ("muon_slow_momentum", 32): (2e-3, 4e-3, 8e-3),
-    ("muon_slow_each_step", 32): (2e-3, 4e-3, 8e-3),
+    ("muon", 32): (4e-3, 8e-3, 1.6e-2, 3.2e-2),
+    ("muon_slow_momentum", 32): (2e-3, 4e-3, 8e-3, 1.6e-2),
+    ("muon_slow_each_step", 32): (4e-3, 8e-3, 1.6e-2),
     ("muon", 64): (2e-3, 4e-3, 8e-3),
     ("muon_slow_momentum", 64): (1e-3, 2e-3, 4e-3),
     ("schedule_free", 32): (4e-3, 8e-3, 1.6e-2),
@@ -298,7 +298,7 @@ def queue(results: Results) -> Iterator[Spec]:
     yield from stage(results, 32, 4000, ("ema_nesterov",))
     for kind, alpha in (("sign", 12.0), ("shrink", 12.0), ("shrink", 8.0), ("sign", 8.0)):
         yield slow_cautious(kind, alpha, 32, 4000, TUNING_SEEDS[0], 4e-3)
-    yield from stage(results, 32, 4000, ("muon", "muon_slow_momentum"))
+    yield from stage(results, 32, 4000, ("muon", "muon_slow_momentum", "muon_slow_each_step"))
     yield from frontier(results, "muon", 32, 4000, (4800, 5600), SEEDS[:3])
     yield from stage(results, 64, 4000, ("adamw", "slow_momentum", "ademamix"))
     yield from frontier(results, "adamw", 64, 4000, (4800, 5600, 6400), SEEDS[:3])
@@ -313,7 +313,7 @@ def queue(results: Results) -> Iterator[Spec]:
         for seed in SEEDS[:3]:
             yield slow_trusting(32, 4000, seed, rate)
             yield from (arm(64, 4000, seed, 6e-3) for arm in (slow, slow_trusting))
-    yield from stage(results, 32, 4000, ("muon_slow_each_step", "ademamix_slow_momentum", "schedule_free"))
+    yield from stage(results, 32, 4000, ("ademamix_slow_momentum", "schedule_free"))
     yield from stability(128, STABILITY_STEPS, 1, 2e-3)
 
 

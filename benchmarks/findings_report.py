@@ -5,10 +5,10 @@
 For every width and length: each arm at its tuned rate, paired by seed with AdamW and with the best peer (the optimizer
 without predictions that has the lowest mean loss). Losses are on the ``test`` split; rates were chosen on ``val``.
 
-The frontier converts a loss to steps: the losses of AdamW (or of the peer) with the same seed at several lengths, with
-straight lines between them on log-log axes. Outside the trained lengths there is no value. The cost of a real step is
-the arm's training time divided by the time of its own data, forward and backward: a busy machine slows both. It is
-given relative to AdamW's, and a net speedup is divided by it.
+The frontier converts a loss to steps: a curve through the losses of AdamW (or of the peer) at several lengths, with a
+level for each seed (evaluation/loss_curve.py). Outside the trained lengths only a bound is known. The cost of a real
+step is the arm's training time divided by the time of its own data, forward and backward: a busy machine slows both. It
+is given relative to AdamW's, and a net speedup is divided by it.
 """
 
 import argparse
@@ -16,13 +16,15 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from findings import TUNING_SEEDS
+from findings import SEEDS, TUNING_SEEDS
 from scipy.stats import t as student
+
+from hybrid_ray.evaluation.loss_curve import LossCurve
+from hybrid_ray.evaluation.summary import over_curve
 
 Row = Mapping[str, Any]
 PEERS = ("adamw", "ademamix", "muon", "muon_slow_each_step", "schedule_free")
@@ -56,25 +58,18 @@ def step_cost(runs: Mapping[int, Row]) -> float:
     )
 
 
-def equivalent_steps(loss: float, points: Mapping[int, float]) -> float | None:
-    """Real steps at which the frontier has this loss; None outside its range."""
-    lengths = sorted(points)
-    for short, long in pairwise(lengths):
-        if points[long] <= loss <= points[short]:
-            share = math.log(points[short] / loss) / math.log(points[short] / points[long])
-            return short * (long / short) ** share
-    return None
-
-
 def section(width: int, steps: int, arms: Mapping[str, Mapping[int, Row]], all_arms: Any) -> Iterator[str]:
     plain = arms.get("adamw", {})
     peers = [arm for arm in PEERS if arm in arms]
     best_peer = min(peers, key=lambda arm: fmean(row[SPLIT] for row in arms[arm].values())) if peers else None
     frontiers = {
         peer: {
-            length: {seed: row[SPLIT] for seed, row in others[peer].items()}
-            for (other, length), others in all_arms.items()
-            if other == width and peer in others
+            seed: {
+                length: others[peer][seed][SPLIT]
+                for (other, length), others in all_arms.items()
+                if other == width and seed in others.get(peer, {})
+            }
+            for seed in SEEDS
         }
         for peer in peers
     }
@@ -98,22 +93,17 @@ def section(width: int, steps: int, arms: Mapping[str, Mapping[int, Row]], all_a
         )
 
 
-def net_speedup(runs: Mapping[int, Row], frontier: Mapping[int, Mapping[int, float]], cost: float) -> str:
-    """Net speedup over the frontier of each seed: geometric mean and 95 % interval."""
-    ratios = []
-    for seed, row in runs.items():
-        points = {length: losses[seed] for length, losses in frontier.items() if seed in losses}
-        found = equivalent_steps(row[SPLIT], points)
-        if found is not None:
-            ratios.append(math.log(found / row["real_steps"] / cost))
-    if not ratios:
-        return "outside the range"
-    if len(ratios) == 1:
-        return f"{math.exp(ratios[0]):.2f} (1 of {len(runs)})"
-    half = float(student.ppf(0.975, len(ratios) - 1)) * stdev(ratios) / math.sqrt(len(ratios))
-    mean = fmean(ratios)
-    low, middle, high = (math.exp(value) for value in (mean - half, mean, mean + half))
-    return f"{middle:.2f} ({low:.2f} to {high:.2f}; {len(ratios)} of {len(runs)})"
+def net_speedup(runs: Mapping[int, Row], plain: Mapping[int, Mapping[int, float]], cost: float) -> str:
+    """Geometric mean over the seeds with its 95 % interval, relative to the plain losses by seed and length."""
+    points = {seed: [(float(length), loss) for length, loss in plain.get(seed, {}).items()] for seed in runs}
+    if len({length for losses in points.values() for length, _ in losses}) < 2:
+        return "-"
+    measured = {seed: (row[SPLIT], row["real_steps"] * cost) for seed, row in runs.items()}
+    found = over_curve(measured, LossCurve.fit(points))
+    if found["mean"] is None:
+        return "-"
+    low, high = (f"{found[end]:.2f}" if found[end] is not None else "unknown" for end in ("low", "high"))
+    return f"{found['mean']:.2f} ({low} to {high})" + ("; " + found["note"] if found["note"] else "")
 
 
 def tuning(rows: Sequence[Row]) -> Iterator[str]:

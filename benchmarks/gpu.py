@@ -31,7 +31,7 @@ GRACE = 20.0  # seconds that a section has to end after the signal
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
-    """A benchmark and its arguments. ``minutes``: a rough estimate for an H200, not yet measured."""
+    """A benchmark and its arguments. ``minutes``: on an H200; a rough estimate but for predictor and steps."""
 
     script: str
     gpu: Sequence[str]
@@ -43,13 +43,13 @@ class Section:
 
 SECTIONS = {
     "predictor": Section(
-        script="predictor_cost.py", gpu=["stream"], cpu=["stream"], minutes=0.7, figures=False, lines=8
+        script="predictor_cost.py", gpu=["stream"], cpu=["stream"], minutes=0.5, figures=False, lines=8
     ),
     "throughput": Section(
         script="throughput.py",
-        gpu=["--presets", "124M", "350M", "--against", "whole", "--pairs", "10"],
+        gpu=["--presets", "124M", "--against", "whole", "loop", "--pairs", "8"],
         cpu=["--cpu", "--presets", "micro", "--against", "loop", "--pairs", "2"],
-        minutes=3.0,
+        minutes=2.5,
         lines=4,
     ),
     "steps": Section(script="step_times.py", gpu=[], cpu=["--cpu", "--sizes", "micro"], minutes=1.5, lines=42),
@@ -86,10 +86,17 @@ SECTIONS = {
     ),
     "throughput-large": Section(
         script="throughput.py",
-        gpu=["--presets", "774M", "1.5B", "--against", "whole", "--pairs", "8"],
+        gpu=["--presets", "350M", "774M", "1.5B", "--against", "whole", "--pairs", "8"],
         cpu=["--cpu", "--presets", "micro", "--against", "whole", "--pairs", "2"],
         minutes=6.0,
         lines=4,
+    ),
+    "findings": Section(
+        script="gpu_findings.py",
+        gpu=["--minutes", "7"],
+        cpu=["--cpu", "--minutes", "0.1", "--processes", "2"],
+        minutes=9.0,
+        lines=30,
     ),
     "guide": Section(
         script="guide.py", gpu=["--measure"], cpu=["--cards", "80", "--models", "124M"], minutes=7.0, lines=14

@@ -1,13 +1,14 @@
 """AdamW, slow momentum and AdEMAMix on a GPU: GPT-2 with 14M parameters, 4,000 real steps of 4,096 tokens, in bf16.
 
-    python benchmarks/gpu_findings.py --out RESULTS.jsonl [--processes 5] [--minutes 8]
-    python benchmarks/gpu_findings.py --out RESULTS.jsonl --cpu      a rehearsal on a CPU with tiny sizes
+    python benchmarks/gpu_findings.py --json RESULTS.jsonl [--processes 7] [--minutes 8]
+    python benchmarks/gpu_findings.py --json RESULTS.jsonl --cpu     a rehearsal on a CPU with tiny sizes
     python benchmarks/findings_report.py RESULTS.jsonl               the tables of a results file
 
 First every arm is trained with each of its learning rates, then at its best rate with other seeds, and AdamW also for
 longer, which gives the frontier. A single run leaves most of a large GPU idle, so several train at the same time in
 processes of their own; their losses are comparable and their times are not. Runs in the file are not repeated. After
 the given minutes no further run begins, and the runs under way are left to finish. Needs no Ray, Optuna or network.
+Seven runs at a time on an H200 took 36 ms per step each, so all 21 take about eight minutes after the text is prepared.
 """
 
 import argparse
@@ -28,9 +29,9 @@ from hybrid_ray.training.loop import train
 
 WIDTH, STEPS = 384, 4000
 RATES = {
-    "adamw": (1e-3, 2e-3, 4e-3),
-    "slow_momentum": (5e-4, 1e-3, 2e-3),
-    "ademamix": (5e-4, 1e-3, 2e-3),
+    "adamw": (2.5e-4, 5e-4, 1e-3),
+    "slow_momentum": (1.25e-4, 2.5e-4, 5e-4),
+    "ademamix": (1.25e-4, 2.5e-4, 5e-4),
 }
 TUNING_SEED, SEEDS = findings.TUNING_SEEDS[0], (1, 2, 3)
 LONGER = (5200,)  # AdamW's, for its frontier
@@ -41,7 +42,7 @@ def on_gpu(spec: Spec) -> RunConfig:
     return replace(
         run,
         data=DataConfig(tokenizer="bpe", vocab_size=8192),
-        train=replace(run.train, sequence_length=256, precision="bf16", device="cuda"),
+        train=replace(run.train, sequence_length=256, lr_warmup_fraction=0.1, precision="bf16", device="cuda"),
     )
 
 
@@ -100,13 +101,13 @@ def train_all(specs: Sequence[Spec], results: Results, *, processes: int, until:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="file with one JSON line per run")
-    parser.add_argument("--processes", type=int, default=5, help="runs at the same time")
+    parser.add_argument("--json", type=Path, required=True, help="file with one JSON line per run")
+    parser.add_argument("--processes", type=int, default=7, help="runs at the same time")
     parser.add_argument("--minutes", type=float, default=8.0, help="after which no further run begins")
-    parser.add_argument("--cpu", action="store_true", help="rehearse on a CPU: width 32, 40 steps")
+    parser.add_argument("--cpu", action="store_true", help="rehearse on a CPU: width 32, 100 steps")
     options = parser.parse_args()
-    width, steps = (32, 200) if options.cpu else (WIDTH, STEPS)
-    results, until = Results(options.out), time.monotonic() + 60 * options.minutes
+    width, steps = (32, 100) if options.cpu else (WIDTH, STEPS)
+    results, until = Results(options.json), time.monotonic() + 60 * options.minutes
 
     def go(specs: Sequence[Spec]) -> None:
         train_all(specs, results, processes=options.processes, until=until, cpu=options.cpu)

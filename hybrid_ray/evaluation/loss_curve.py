@@ -39,24 +39,30 @@ class LossCurve:
     range: tuple[float, float]  # of times
 
     @classmethod
-    def fit(cls, frontier: Frontier, seeds: Mapping[int, Points]) -> "LossCurve":
-        """Fit to the frontier and to plain runs by seed.
+    def fit(cls, seeds: Mapping[int, Points], *, other: Points = ()) -> "LossCurve":
+        """Fit to plain runs by seed. A seed without any has no frontier.
 
         Args:
-            frontier: of another seed. Its range is the range of the fit: nothing is extrapolated.
-            seeds: plain runs within that range of times, by seed; a seed without any has no frontier.
+            other: plain runs of a seed that is not compared. Then times outside their range are not used, neither
+                in the fit nor later; without them, the range is that of all runs. Nothing is extrapolated.
         """
-        known = {seed: points for seed, points in seeds.items() if points}
-        envelope = tuple(zip(frontier.times, frontier.losses, strict=True))
-        center = fmean(math.log(time) for points in known.values() or [envelope] for time, _ in points)
-        powers, losses, means = [], [], []
-        for points in (envelope, *known.values()):
+        every = other or [point for points in seeds.values() for point in points]
+        low, high = (bound(time for time, _ in every) for bound in (min, max))
+        within = {seed: [point for point in points if low <= point[0] <= high] for seed, points in seeds.items()}
+        known = {seed: points for seed, points in within.items() if points}
+        lengths = {time for time, _ in every}
+        center = fmean(math.log(time) for points in known.values() or [other] for time, _ in points)
+        groups: dict[int | None, Points] = dict(known.items())
+        if other:
+            groups[None] = other
+        powers, losses, means = [], [], {}
+        for seed, points in groups.items():
             x = np.log([time for time, _ in points]) - center
             y = np.log([loss for _, loss in points])
-            columns = np.stack([x, x * x], axis=1)[:, : 2 if len(envelope) > 2 else 1]
-            means.append((columns.mean(axis=0), y.mean()))
-            powers.append(columns - means[-1][0])
-            losses.append(y - means[-1][1])
+            columns = np.stack([x, x * x], axis=1)[:, : 2 if len(lengths) > 2 else 1]
+            means[seed] = columns.mean(axis=0), y.mean()
+            powers.append(columns - columns.mean(axis=0))
+            losses.append(y - y.mean())
         design, wanted = np.concatenate(powers), np.concatenate(losses)
         found = np.linalg.lstsq(design, wanted, rcond=None)[0]
         free = max(1, len(wanted) - len(means) - len(found))
@@ -65,9 +71,9 @@ class LossCurve:
             slope=float(found[0]),
             bend=float(found[1]) if len(found) > 1 else 0.0,
             slope_error=float(np.sqrt(variance * np.linalg.pinv(design.T @ design)[0, 0])),
-            levels={seed: float(y - x @ found) for seed, (x, y) in zip(known, means[1:], strict=True)},
+            levels={seed: float(y - x @ found) for seed, (x, y) in means.items() if seed is not None},
             reference=math.exp(center),
-            range=(frontier.times[0], frontier.times[-1]),
+            range=(low, high),
         )
 
     @property

@@ -24,6 +24,7 @@ __all__ = [
     "comparisons",
     "mean_predicted_share",
     "net_speedup",
+    "over_curve",
     "paired_ratio",
     "rows",
     "shown_above",
@@ -144,10 +145,18 @@ def net_speedup(runs: ArmRuns, frontier: Frontier, split: Split, *, level: float
     if failed:
         nothing = _no_interval(0, "times", f"the hybrid did not finish on seeds {failed}")
         return {**nothing, "advantage": {**nothing, "unit": "loss ratio"}, "seeds": {}, "curve": None}
-    law = LossCurve.fit(frontier, {seed: _plain_points(runs, seed, frontier, split) for seed in hybrid})
-    frontiers = {seed: law.frontier(seed) for seed in hybrid}
+    law = LossCurve.fit(
+        {seed: _plain_points(runs, seed, split) for seed in hybrid},
+        other=tuple(zip(frontier.times, frontier.losses, strict=True)),
+    )
+    measured = {seed: (result.heldout[split].loss, result.time) for seed, result in hybrid.items()}
+    return over_curve(measured, law, level=level)
+
+
+def over_curve(measured: Mapping[int, tuple[float, float]], law: LossCurve, *, level: float = 0.95) -> dict[str, Any]:
+    """What `net_speedup` returns, for runs given as (final loss, time in plain steps) by seed."""
+    frontiers = {seed: law.frontier(seed) for seed in measured}
     known = {seed: own for seed, own in frontiers.items() if own is not None}
-    measured = {seed: (hybrid[seed].heldout[split].loss, hybrid[seed].time) for seed in known}
     net = {seed: own.net_speedup_bounds(*measured[seed]) for seed, own in known.items()}
     advantage = {seed: own.advantage_bounds(*measured[seed]) for seed, own in known.items()}
     unknown = [seed for seed, own in frontiers.items() if own is None]
@@ -159,14 +168,10 @@ def net_speedup(runs: ArmRuns, frontier: Frontier, split: Split, *, level: float
     return found
 
 
-def _plain_points(runs: ArmRuns, seed: int, frontier: Frontier, split: Split) -> list[tuple[float, float]]:
-    """(Time, loss) of the seed's plain runs within the frontier's range."""
+def _plain_points(runs: ArmRuns, seed: int, split: Split) -> list[tuple[float, float]]:
+    """(Time, loss) of the seed's plain runs."""
     plain = [runs[arm][seed] for arm in _PLAIN if seed in runs.get(arm, {})]
-    return [
-        (result.time, result.heldout[split].loss)
-        for result in plain
-        if result.status == "finished" and frontier.times[0] <= result.time <= frontier.times[-1]
-    ]
+    return [(result.time, result.heldout[split].loss) for result in plain if result.status == "finished"]
 
 
 def _widened(interval: dict[str, Any], slope_error: float, level: float) -> dict[str, Any]:

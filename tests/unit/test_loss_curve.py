@@ -6,7 +6,6 @@ from statistics import fmean
 
 import pytest
 
-from hybrid_ray.evaluation.frontier import Frontier
 from hybrid_ray.evaluation.loss_curve import LossCurve
 
 SLOPE = -0.15
@@ -24,9 +23,10 @@ def measured(noise: float, draw: random.Random) -> tuple[LossCurve, list[float]]
     def run(time: float, level: float = 0.0) -> tuple[float, float]:
         return time, loss(time) * math.exp(level + draw.gauss(0.0, noise))
 
-    frontier = Frontier.from_points(run(time) for time in LENGTHS)
+    other = [run(time) for time in LENGTHS]
     levels = {seed: draw.gauss(0.0, 0.01) for seed in range(6)}
-    law = LossCurve.fit(frontier, {seed: [run(t, level) for t in (2000, 2130, 2400)] for seed, level in levels.items()})
+    seeds = {seed: [run(t, level) for t in (2000.0, 2130.0, 2400.0)] for seed, level in levels.items()}
+    law = LossCurve.fit(seeds, other=other)
     nets = []
     for seed, level in levels.items():
         own = law.frontier(seed)
@@ -55,7 +55,7 @@ def test_noise_in_the_frontier_does_not_double_a_gain() -> None:
 
 
 def test_a_seed_without_plain_runs_has_no_frontier_and_nothing_is_extrapolated() -> None:
-    law = LossCurve.fit(Frontier.from_points((t, loss(t)) for t in LENGTHS), {1: [(2000.0, loss(2000.0))], 2: []})
+    law = LossCurve.fit({1: [(2000.0, loss(2000.0)), (4000.0, 9.0)], 2: []}, other=[(t, loss(t)) for t in LENGTHS])
     assert law.frontier(2) is None
     own = law.frontier(1)
     assert own is not None
@@ -65,6 +65,15 @@ def test_a_seed_without_plain_runs_has_no_frontier_and_nothing_is_extrapolated()
 
 def test_a_loss_that_does_not_fall_with_time_gives_no_frontier() -> None:
     rising = {seed: [(2000.0, 1.0), (2400.0, 1.3)] for seed in range(20)}
-    law = LossCurve.fit(Frontier.from_points((t, loss(t)) for t in LENGTHS), rising)
+    law = LossCurve.fit(rising, other=[(t, loss(t)) for t in LENGTHS])
     assert law.slope > 0.0
     assert law.frontier(3) is None
+
+
+def test_without_runs_of_another_seed_the_range_is_that_of_all_runs() -> None:
+    law = LossCurve.fit({1: [(t, loss(t)) for t in LENGTHS[:3]], 2: [(t, 1.1 * loss(t)) for t in LENGTHS[2:]]})
+    assert law.slope == pytest.approx(SLOPE)
+    own = law.frontier(1)
+    assert own is not None
+    assert own.time_at(loss(3500.0)) == pytest.approx(3500.0, rel=1e-3)
+    assert own.time_at(loss(3700.0)) is None
