@@ -1,13 +1,17 @@
-"""Compare gates by the final loss: always, confidence, random at the same rate. Store one JSON line for each run.
+"""Compare gates by the final loss: always, confidence, random at the same rate, the immediate look, and AdamW.
 
-    nice -n 15 python benchmarks/gates.py --out RESULTS.jsonl [--steps 2400] [--only TEXT] [--table]
+    nice -n 15 python benchmarks/gates.py --out RESULTS.jsonl [--regime diverging main short] [--only TEXT] [--table]
 
-Slow momentum on `pico` at AdamW's learning rate of the earlier trials, 6e-3 (linear to zero, warmup a tenth of the
-run), once with alpha 8, where always jumping is safe, and once with alpha 16, where it is not. Runs that are in the
+Slow momentum without the rule of the loss's trend (``trust: off``), six paired seeds, in three regimes: the main job's
+(pico, its tuned rate of 1.6e-2, alpha 8, 2,400 real steps if every cycle predicts), a short run (nano, 300 real steps)
+and one whose jumps are too long (pico, alpha 16, 600 real steps). Each run appends one JSON line. Runs that are in the
 file are skipped, so the command can be stopped and started again. A random gate jumps at the rate of the confidence
 gate of the same seed, so it is trained after it. ``--table`` prints what is there and trains nothing.
 
-All runs have the same nominal steps, so a gate that predicts less takes more real steps; the table has them.
+The immediate look takes a jump back if it raises the loss of one held-out batch by more than 0.5 % at once.
+
+All runs of a regime but AdamW's have the same nominal steps, so a gate that predicts less takes more real steps; the
+table has them.
 """
 
 import argparse
@@ -15,20 +19,66 @@ import json
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
+from unittest.mock import patch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import torch
+
 from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, RunConfig, TrainConfig
+from hybrid_ray.method import HybridTrainer
+from hybrid_ray.method.phases import Position
+from hybrid_ray.training import setup
 from hybrid_ray.training.loop import train
 
-RATE, HORIZON = 6e-3, 5
-SEEDS = (1, 2, 3)
-ALPHAS = (8.0, 16.0)
+HORIZON = 5
+SEEDS = (1, 2, 3, 4, 5, 6)
+MOST_RISE = 0.005  # that the immediate look accepts
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Regime:
+    preset: Any
+    rate: float
+    alpha: float
+    steps: int  # real, if every cycle predicts
+
+
+REGIMES = {
+    "diverging": Regime(preset="pico", rate=1.6e-2, alpha=16.0, steps=600),
+    "main": Regime(preset="pico", rate=1.6e-2, alpha=8.0, steps=2400),
+    "short": Regime(preset="nano", rate=5e-3, alpha=8.0, steps=300),
+}
+
+
+class ImmediateLook(HybridTrainer):
+    """Undoes a jump that raises the loss of one held-out batch at once."""
+
+    before = 0.0
+
+    def _predict(self, position: Position) -> None:
+        assert self._cycle is not None
+        if position.index == 1:
+            self.before = self._held_out()
+        super()._predict(position)
+        if self._cycle.predictor.fraction == 1.0 and self._held_out() > (1.0 + MOST_RISE) * self.before:
+            self.stats.withdraw_jump(self._cycle.withdraw(keep=True, loss=float("nan")))
+            self.stats.count_event("undone")
+            self.health.after_prediction, self.health.jump_check.predicted = False, 0
+
+    @torch.no_grad()
+    def _held_out(self) -> float:
+        """The loss of a batch that changes from jump to jump."""
+        assert self._look._decide is not None
+        self.model.eval()
+        loss = float(self._look._decide(self.stats.jumps))
+        self.model.train()
+        return loss
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,27 +86,26 @@ class Spec:
     """One run."""
 
     gate: str
-    alpha: float
-    steps: int  # real, if every cycle predicts
+    regime: str
     seed: int
     hybrid: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self) -> RunConfig:
-        plain = self.gate == "adamw"
+        plain, regime = self.gate == "adamw", REGIMES[self.regime]
         settings: dict[str, Any] = {
-            "predictor": {"name": "slow_momentum", "alpha": self.alpha, "beta3": 0.996},
+            "predictor": {"name": "slow_momentum", "alpha": regime.alpha, "beta3": 0.996},
             "warmup_steps": 0, "full_steps": HORIZON, "prediction_horizon": HORIZON, "correct_steps": 0,
             "trust": "off", **self.hybrid,
         }  # fmt: skip
         config = TrainConfig(
-            steps=self.steps if plain else 2 * self.steps, batch_size=16, learning_rate=RATE, min_lr_ratio=0.0,
-            lr_warmup_fraction=0.1, schedule="linear", evaluations=1, sample_tokens=0, calibration_steps=5,
-            device="cpu",
+            steps=regime.steps if plain else 2 * regime.steps, batch_size=16, learning_rate=regime.rate,
+            min_lr_ratio=0.0, lr_warmup_fraction=0.1, schedule="linear", evaluations=1, sample_tokens=0,
+            calibration_steps=5, device="cpu",
         )  # fmt: skip
         return RunConfig(
             arm="baseline" if plain else "hybrid",
             seed=self.seed,
-            model=ModelConfig(preset="pico"),
+            model=ModelConfig(preset=regime.preset),
             data=DataConfig(),
             train=config,
             hybrid=HybridConfig(predictor="none") if plain else HybridConfig(**settings),
@@ -64,23 +113,25 @@ class Spec:
 
 
 class Results:
-    """The finished runs of a file, by gate, alpha, steps and seed."""
+    """The finished runs of a file, by regime, gate and seed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         lines = path.read_text().splitlines() if path.exists() else []
         self.rows = [json.loads(line) for line in lines if line.endswith("}")]
 
-    def find(self, gate: str, alpha: float, steps: int, seed: int) -> dict[str, Any] | None:
-        wanted = (gate, alpha, steps, seed)
-        names = ("gate", "alpha", "steps", "seed")
-        return next((row for row in self.rows if tuple(row["spec"][name] for name in names) == wanted), None)
+    def find(self, regime: str, gate: str, seed: int) -> dict[str, Any] | None:
+        wanted = (regime, gate, seed)
+        return next(
+            (row for row in self.rows if tuple(row["spec"][n] for n in ("regime", "gate", "seed")) == wanted), None
+        )
 
     def add(self, spec: Spec) -> dict[str, Any]:
-        result = train(spec.run())
+        with patch.object(setup, "HybridTrainer", ImmediateLook if spec.gate == "look" else HybridTrainer):
+            result = train(spec.run())
         statistics = result.statistics
         names = (
-            "decisions", "jumps", "events", "paid_back_by_confidence", "mean_outcome_with_jump", "mean_outcome_without",
+            "decisions", "jumps", "events", "calibration", "mean_outcome_with_jump", "mean_outcome_without",
         )  # fmt: skip
         row = {
             "spec": asdict(spec),
@@ -101,46 +152,49 @@ class Results:
         return row
 
 
-def queue(results: Results, steps: int) -> Iterator[Spec]:
+def queue(results: Results, regimes: Sequence[str]) -> Iterator[Spec]:
     """All runs, seed by seed. A random gate follows when its rate is known."""
-    for seed in SEEDS:
-        for alpha in ALPHAS:
-            shared: dict[str, Any] = {"alpha": alpha, "steps": steps, "seed": seed}
+    for regime in regimes:
+        for seed in SEEDS:
+            shared: dict[str, Any] = {"regime": regime, "seed": seed}
             yield Spec(gate="always", hybrid={"gate": "always"}, **shared)
             yield Spec(gate="confidence 0.3", hybrid={"gate": "confidence", "confidence_threshold": 0.3}, **shared)
-            gated = results.find("confidence 0.3", **shared)
+            gated = results.find(gate="confidence 0.3", **shared)
             if gated is not None:
                 statistics = gated["statistics"]
                 rate = statistics["jumps"] / max(1, statistics["decisions"])
                 yield Spec(gate="random", hybrid={"gate": "random", "gate_rate": rate}, **shared)
-    for seed in SEEDS:
-        yield Spec(gate="adamw", alpha=0.0, steps=steps, seed=seed)
-        for alpha in ALPHAS:
+            yield Spec(gate="look", hybrid={"gate": "always", "look_every": 1_000_000}, **shared)
+            yield Spec(gate="adamw", **shared)
+        for seed in SEEDS:
             settings = {"gate": "confidence", "confidence_threshold": 0.6}
-            yield Spec(gate="confidence 0.6", hybrid=settings, alpha=alpha, steps=steps, seed=seed)
+            yield Spec(gate="confidence 0.6", hybrid=settings, regime=regime, seed=seed)
 
 
 def table(results: Results) -> Iterator[str]:
-    """Mean loss and predicted share of each gate, then the loss of each seed."""
-    groups: dict[tuple[int, float, str], list[dict[str, Any]]] = defaultdict(list)
+    """Mean loss, jumps kept and real steps of each gate, its paired difference from always, and each seed's loss."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for row in results.rows:
-        spec = row["spec"]
-        groups[spec["steps"], spec["alpha"], spec["gate"]].append(row)
-    for (steps, alpha, gate), rows in sorted(groups.items()):
-        losses = [float("inf") if row["val"] is None else row["val"] for row in rows]
-        shares = [1.0 - row["real_steps"] / row["steps"] for row in rows]
-        each = " ".join(f"{loss:.3f}" for loss in losses)
-        real = fmean(row["real_steps"] for row in rows)
+        groups[row["spec"]["regime"], row["spec"]["gate"]].append(row)
+    for (regime, gate), rows in sorted(groups.items()):
+        losses = {row["spec"]["seed"]: float("inf") if row["val"] is None else row["val"] for row in rows}
+        always = {row["spec"]["seed"]: row["val"] for row in groups[regime, "always"] if row["val"] is not None}
+        pairs = [loss - always[seed] for seed, loss in losses.items() if seed in always]
+        kept = [row["statistics"]["jumps"] - row["statistics"]["events"].get("undone", 0) for row in rows]
+        difference = f"{fmean(pairs):+.4f}" if pairs else "-"
+        if len(pairs) > 1:
+            difference += f" +- {stdev(pairs) / len(pairs) ** 0.5:.4f}"
+        each = " ".join(f"{seed}:{loss:.3f}" for seed, loss in sorted(losses.items()))
         yield (
-            f"{steps} alpha {alpha:<4g} {gate:<15} {fmean(losses):.4f}  predicted {fmean(shares):5.1%}, "
-            f"{real:.0f} real steps  seeds: {each}"
+            f"{regime:<9} {gate:<14} {fmean(losses.values()):.4f}  minus always {difference}  {fmean(kept):.0f} jumps, "
+            f"{fmean(row['real_steps'] for row in rows):.0f} real steps  {each}"
         )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="file with one JSON line per run")
-    parser.add_argument("--steps", type=int, default=2400, help="real steps of a run in which every cycle predicts")
+    parser.add_argument("--regime", nargs="+", choices=REGIMES, default=list(REGIMES))
     parser.add_argument("--only", default="", help="only runs whose settings, as JSON, contain this text")
     parser.add_argument("--table", action="store_true", help="print the results; train none")
     arguments = parser.parse_args()
@@ -148,9 +202,8 @@ def main() -> None:
     while not arguments.table:
         missing = (
             spec
-            for spec in queue(results, arguments.steps)
-            if arguments.only in json.dumps(asdict(spec))
-            and not results.find(spec.gate, spec.alpha, spec.steps, spec.seed)
+            for spec in queue(results, arguments.regime)
+            if arguments.only in json.dumps(asdict(spec)) and not results.find(spec.regime, spec.gate, spec.seed)
         )
         spec = next(missing, None)
         if spec is None:
@@ -158,7 +211,9 @@ def main() -> None:
         row = results.add(spec)
         if row["status"] == "stopped":  # by a signal; the next call trains this run again
             break
-        print(f"{spec.gate}, alpha {spec.alpha:g}, seed {spec.seed}: {row['val']} after {row['train_seconds']:.0f} s")
+        print(
+            f"{spec.regime}, {spec.gate}, seed {spec.seed}: {row['val']} after {row['train_seconds']:.0f} s", flush=True
+        )
     print("\n".join(table(results)))
 
 

@@ -4,10 +4,12 @@
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Bin", "auroc", "brier", "reliability"]
+__all__ = ["Bin", "CalibrationCounts", "auroc", "brier", "reliability"]
+
+_FINE = 100  # cells of `CalibrationCounts`
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +83,81 @@ def auroc(scores: Sequence[float], happened: Sequence[bool]) -> float | None:
         ranks += sum(event for _, event in ordered[start:end]) * (start + 1 + end) / 2
         start = end
     return (ranks - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+class CalibrationCounts:
+    """Forecasts and outcomes in constant memory: sums over the events of each hundredth of the probability.
+
+    Brier score and mean probabilities are exact. For AUROC, two events of the same hundredth are tied.
+    """
+
+    def __init__(self, rows: Iterable[Sequence[float]] = ()) -> None:
+        """Start with stored ``rows``, of one run or of several one after another."""
+        self._cells: dict[int, list[float]] = {}
+        for cell, *sums in rows:
+            self._add(int(cell), sums)
+
+    def add(self, probability: float, happened: bool) -> None:
+        """Count one event.
+
+        Raises:
+            ValueError: the probability is not in [0, 1].
+        """
+        _check([probability])
+        cell = min(_FINE - 1, int(probability * _FINE))
+        self._add(cell, (1, int(happened), probability, (probability - happened) ** 2))
+
+    def _add(self, cell: int, sums: Sequence[float]) -> None:
+        before = self._cells.get(cell, [0, 0, 0.0, 0.0])
+        self._cells[cell] = [a + b for a, b in zip(before, sums, strict=True)]
+
+    @property
+    def rows(self) -> list[list[float]]:
+        """Plain numbers for JSON, for each hundredth with events: its number, events, events that happened, sum of the
+        probabilities, sum of (probability - happened)^2.
+        """
+        return [[cell, *self._cells[cell]] for cell in sorted(self._cells)]
+
+    @property
+    def count(self) -> int:
+        return int(sum(cell[0] for cell in self._cells.values()))
+
+    @property
+    def happened(self) -> int:
+        return int(sum(cell[1] for cell in self._cells.values()))
+
+    @property
+    def brier(self) -> float:
+        """See `brier`."""
+        return math.fsum(cell[3] for cell in self._cells.values()) / self.count if self._cells else math.nan
+
+    @property
+    def auroc(self) -> float | None:
+        """See `auroc`."""
+        events = [
+            (float(number), bool(event))
+            for number, (count, happened, *_) in self._cells.items()
+            for event, times in ((1, happened), (0, count - happened))
+            for _ in range(int(times))
+        ]
+        return auroc([score for score, _ in events], [event for _, event in events])
+
+    def reliability(self, *, bins: int = 10) -> list[Bin]:
+        """See `reliability`. ``bins`` divides 100."""
+        found = []
+        for number in range(bins):
+            cells = [sums for cell, sums in self._cells.items() if cell * bins // _FINE == number]
+            count, happened, total, _ = map(math.fsum, zip(*cells, strict=True)) if cells else (0.0,) * 4
+            found.append(
+                Bin(
+                    low=number / bins,
+                    high=(number + 1) / bins,
+                    count=int(count),
+                    probability=total / count if count else math.nan,
+                    share=happened / count if count else math.nan,
+                )
+            )
+        return found
 
 
 def _check(probabilities: Sequence[float]) -> None:

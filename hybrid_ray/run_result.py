@@ -35,7 +35,7 @@ class StepRecord:
     phase: str  # warmup, full, predict, correct
     predicted: bool
     loss: float | None  # None on a predicted step
-    confidence: float
+    confidence: float | None  # None: no decision needs one, so it is not computed
     learning_rate: float
     grad_norm: float | None
     seconds: float

@@ -101,7 +101,7 @@ class HybridConfig:
         default="linear", description="Model that forecasts the loss at the end of a cycle, for the confidence"
     )
     payback_tolerance: Positive = Field(
-        default=0.02, description="A jump is paid back if the loss is at most this fraction above its trend"
+        default=0.003, description="A jump is paid back if the loss is at most this fraction above its trend"
     )
     explore: Share | None = Field(
         default=None,
@@ -161,6 +161,11 @@ class HybridConfig:
     @property
     def gate_kind(self) -> GateName:
         return self.gate or self._habits.gate
+
+    @property
+    def uses_confidence(self) -> bool:
+        """Whether a decision depends on the confidence. If not, none is computed (docs/method.md, section 3)."""
+        return self.gate_kind == "confidence" or self.horizon_mode == "scaled"
 
     def problems(self) -> Iterator[str]:
         """Settings that can't work together."""

@@ -61,8 +61,8 @@ class Cycle:
         self._total = total_steps
 
     @property
-    def confidence(self) -> float:
-        """The confidence in a full jump, at the last end of a window (`Payback`)."""
+    def confidence(self) -> float | None:
+        """The confidence in a full jump, at the last end of a window; None if none is computed (`Payback`)."""
         return self.payback.confidence
 
     def open_window(self, *, keep: bool) -> None:
@@ -168,7 +168,7 @@ class Cycle:
         fixed = 1.0 if self.predictor.forecasts else ratio * share
         if horizon is None:
             horizon = choose_horizon(
-                self._config, confidence=self.confidence, lr_ratio=max(rate.ratios), ratio=ratio * share
+                self._config, confidence=self.confidence or 0.0, lr_ratio=max(rate.ratios), ratio=ratio * share
             )
         self.share = min(1.0, horizon / self._config.prediction_horizon) if self.predictor.forecasts else fixed
         found = self._displace(horizon, rate.ratios if coupled else [fixed] * self._weights.groups, norms)
@@ -201,19 +201,23 @@ class Cycle:
         self.agreement.foresee(None if direction is None else direction.tensors, horizon)
         return horizon
 
-    def withdraw(self, *, keep: bool, loss: float) -> None:
+    def withdraw(self, *, keep: bool, loss: float) -> FinishedCycle | None:
         """Undo the last prediction in place. An open window is split, so the undo does not count as real steps.
 
         Args:
             loss: of the real step that led to this; it may not be finite.
+
+        Returns:
+            What the cycle brought; None if there is no trend yet.
         """
-        self.payback.undone(loss)
+        undone = self.payback.undone(loss)
         was_open = self.open
         if was_open:
             self.pause_window()
         self.predictor.withdraw()
         if was_open:
             self.open_window(keep=keep)
+        return undone
 
     def forget(self, *, keep: bool) -> None:
         """Discard the averaged displacement, what was learnt about jumps along it, and its correction factors."""

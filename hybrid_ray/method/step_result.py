@@ -15,7 +15,7 @@ class StepResult:
     phase: Phase
     predicted: bool
     loss: float | None  # mean over micro-batches and ranks, at the weights before the update; None if predicted
-    confidence: float  # after this step
+    confidence: float | None  # after this step; None: no decision needs one, so it is not computed
     grad_norm: float | None  # over all ranks, before clipping; None if predicted
     level: Level  # of the last real step
     event: str | None  # a recovery and its reasons, an overshoot, or changed parameters

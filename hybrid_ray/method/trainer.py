@@ -143,7 +143,7 @@ class HybridTrainer:
             phase=position.phase,
             predicted=gradient is None,
             loss=None if gradient is None else gradient.loss,
-            confidence=0.0 if self._cycle is None else self._cycle.confidence,
+            confidence=None if self._cycle is None else self._cycle.confidence,
             grad_norm=None if gradient is None else gradient.norm,
             level=self.health.level,
             event="; ".join(self.health.events) or None,
@@ -218,7 +218,7 @@ class HybridTrainer:
         looked = self._look.after_cycle() if cycle.payback.looked else math.nan
         finished = self.health.judge_window(measured, cycle, looked=looked)
         if finished is not None:
-            self.stats.add_cycle(finished, tolerance=self.config.payback_tolerance)
+            self.stats.add_cycle(finished)
 
     def _begin_cycle(self, cycle: Cycle) -> int:
         """Decide whether to predict and plan the next displacement. Returns the steps to predict now, or 0.

@@ -1,6 +1,5 @@
 """Statistics of a run so far: jumps, events, seconds and memory by phase. `PhaseMachine.letters` records the steps."""
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -8,6 +7,7 @@ from typing import Any
 
 import torch
 
+from hybrid_ray.calibration import CalibrationCounts
 from hybrid_ray.method.gate.agreement import Agreement
 from hybrid_ray.method.gate.payback import FinishedCycle
 from hybrid_ray.method.phase_memory import PhaseMemory
@@ -16,8 +16,6 @@ from hybrid_ray.method.step_clock import StepClock
 from hybrid_ray.run_result import Replay
 
 __all__ = ["TrainerStats"]
-
-_BINS = 10  # of the confidence
 
 
 class TrainerStats:
@@ -34,7 +32,7 @@ class TrainerStats:
         self._planned: tuple[float, ...] = ()
         self._events: Counter[str] = Counter()
         self._sums: defaultdict[str, float] = defaultdict(float)  # sums of measurements, by name
-        self._by_confidence = [[0, 0] for _ in range(_BINS)]  # jumps, and how many of them were paid back
+        self._calibration = CalibrationCounts()  # confidence of jumps, and whether they were paid back
         self._measured = 0
         self._false_accepts = 0
         self._jumped = 0  # jumps measured
@@ -61,20 +59,20 @@ class TrainerStats:
         if self.norms:
             self.norms[-1] = tuple(norm * fraction for norm in self._planned)
 
-    def withdraw_jump(self) -> None:
-        """Record that the last jump was undone before the window after it could be measured."""
+    def withdraw_jump(self, cycle: FinishedCycle | None) -> None:
+        """Record that the last jump was undone before the window after it could be measured, and what it brought."""
         self.resize_jump(0.0)
         self._withdrawn += 1
+        if cycle is not None:
+            self.add_cycle(cycle)
 
-    def add_cycle(self, cycle: FinishedCycle, *, tolerance: float) -> None:
-        """Record what a cycle brought, and whether its jump was paid back within ``tolerance``."""
+    def add_cycle(self, cycle: FinishedCycle) -> None:
+        """Record what a cycle brought, and whether its jump was paid back."""
         kind = "jump" if cycle.jump > 0.0 else "none"
         self._sums[f"cycles {kind}"] += 1
         self._sums[f"outcome {kind}"] += cycle.outcome
-        if cycle.jump > 0.0:
-            counts = self._by_confidence[min(_BINS - 1, int(cycle.confidence * _BINS))]
-            counts[0] += 1
-            counts[1] += cycle.outcome <= math.log1p(tolerance)
+        if cycle.jump > 0.0 and cycle.confidence is not None:
+            self._calibration.add(cycle.confidence, cycle.paid_back)
 
     def count_event(self, name: str) -> None:
         self._events[str(name)] += 1
@@ -111,9 +109,8 @@ class TrainerStats:
     def measures(self) -> dict[str, Any]:
         """Plain numbers, ready for JSON. Means over cycles are None before the first cycle is measured.
 
-        ``paid_back_by_confidence`` has the number of jumps, and of those whose cycle ended within
-        ``payback_tolerance``, by tenths of the confidence in a full jump. The noise of
-        the batches counts, so it blurs the relation.
+        ``calibration`` has the confidence of every jump for which one was computed, and whether the jump was paid back
+        within ``payback_tolerance`` (`CalibrationCounts.rows`).
         """
         judged = self._jumped + self._withdrawn
         measured = {
@@ -128,7 +125,7 @@ class TrainerStats:
             "overshoots": self.overshoots,
             "mean_error_after_jump": self._sums["error_after_jump"] / self._jumped if self._jumped else None,
             **measured,
-            "paid_back_by_confidence": [list(counts) for counts in self._by_confidence],
+            "calibration": self._calibration.rows,
             "mean_outcome_with_jump": self._mean_outcome("jump"),
             "mean_outcome_without": self._mean_outcome("none"),
             "events": dict(self._events),
@@ -147,7 +144,7 @@ class TrainerStats:
             "counts": {name: getattr(self, name) for name in _COUNTS},
             "events": dict(self._events),
             "sums": dict(self._sums),
-            "by_confidence": [list(counts) for counts in self._by_confidence],
+            "calibration": self._calibration.rows,
             "seconds": self._seconds.seconds(),
             "memory": self._memory.peaks(),
         }
@@ -158,7 +155,7 @@ class TrainerStats:
         for name in _COUNTS:
             setattr(self, name, state["counts"][name])
         self._events, self._sums = Counter(state["events"]), defaultdict(float, state["sums"])
-        self._by_confidence = [list(counts) for counts in state["by_confidence"]]
+        self._calibration = CalibrationCounts(state["calibration"])
         self._seconds.load(state["seconds"])
         self._memory.load(state["memory"])
 

@@ -17,6 +17,7 @@ from hybrid_ray.report.pages import templates
 from hybrid_ray.report.plots.comparison import arms_over_frontier
 from hybrid_ray.report.plots.style import png, svg
 from hybrid_ray.report.tables import comparison as tables
+from hybrid_ray.report.tables.calibration import comparison_calibration
 from hybrid_ray.report.tables.cells import ends, number, percent
 from hybrid_ray.report.tables.configurations import configurations, published
 from hybrid_ray.report.tables.trials import ceilings_of
@@ -62,6 +63,7 @@ def _content(result: Mapping[str, Any], directory: Path) -> dict[str, Any]:
         "peers": tables.peers(result),
         "configurations": configurations(result),
         "published": published(result),
+        "calibration": comparison_calibration(result),
         "tuning": tables.tuning(result),
         "written": datetime.now(tz=UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "directory": f"{directory.parent.name}/{directory.name}" if directory.is_absolute() else str(directory),

@@ -21,6 +21,7 @@ from hybrid_ray.report.plots.style import png, svg
 from hybrid_ray.report.rescoring import rescore_command
 from hybrid_ray.report.tables import runs as tables_runs
 from hybrid_ray.report.tables import study as tables
+from hybrid_ray.report.tables.calibration import study_calibration
 from hybrid_ray.report.tables.cells import loss_unit, number, percent, with_error
 from hybrid_ray.report.tables.trials import backward_share, ceilings_of, trials_table
 from hybrid_ray.storage.atomic import write_atomic
@@ -61,6 +62,16 @@ GLOSSARY = (
     ),
     ("equal steps", "Control: stopping early with as many real steps as the hybrid took."),
     ("placebo", "Control: the hybrid's phases, but predicted steps do nothing."),
+    (
+        "confidence",
+        "The probability that at the end of the coming cycle (jump, then its real steps) the loss is within "
+        "payback_tolerance of what the trend of real steps alone would give. If it is, the jump was paid back.",
+    ),
+    (
+        "Brier score, AUROC",
+        "Mean squared difference between confidence and outcome (1: paid back, 0: not). Probability that a jump that "
+        "was paid back had a higher confidence than one that was not.",
+    ),
     ("inert", "A trial that predicts less than 5 % of its steps, so it does not test prediction."),
     ("test split", "Held-out data that no choice was based on. Claims rest on it and on fresh seeds."),
     ("95 % interval", "Student's t confidence interval of the mean log ratio, with runs paired by seed."),
@@ -101,6 +112,7 @@ def _content(study: Study, found: Headline) -> dict[str, Any]:
         "speedups": tables.speedups(study),
         "settings": tables.best_settings(study),
         "prediction": tables_runs.prediction(study),
+        "calibration": study_calibration(study),
         "samples": samples(study),
         "trials": trials_table(study),
         "costs": [

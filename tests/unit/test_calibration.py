@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from hybrid_ray.calibration import auroc, brier, reliability
+from hybrid_ray.calibration import CalibrationCounts, auroc, brier, reliability
 
 
 def test_a_reliability_curve_counts_every_event_once_and_puts_1_into_the_last_bin() -> None:
@@ -53,3 +53,22 @@ def test_auroc_needs_both_kinds_of_events_and_numbers() -> None:
 def test_a_probability_beyond_1_is_refused() -> None:
     with pytest.raises(ValueError, match=r"probability is 1\.5 but must be between 0 and 1"):
         brier([1.5], [True])
+
+
+def test_counts_in_constant_memory_score_like_the_events_themselves() -> None:
+    draw = random.Random(1)
+    events = [(probability, draw.random() < probability**2) for probability in (draw.random() for _ in range(3000))]
+    counts, second = CalibrationCounts(), CalibrationCounts()
+    for number, event in enumerate(events):
+        (counts if number % 3 else second).add(*event)
+    together = CalibrationCounts([*counts.rows, *second.rows])  # two runs
+    probabilities, happened = zip(*events, strict=True)
+    assert (together.count, together.happened) == (3000, sum(happened))
+    assert len(together.rows) <= 100
+    assert together.brier == pytest.approx(brier(probabilities, happened))
+    assert together.auroc == pytest.approx(auroc(probabilities, happened), abs=1e-3)
+    for found, exact in zip(together.reliability(), reliability(probabilities, happened), strict=True):
+        assert (found.low, found.count, found.share) == (exact.low, exact.count, pytest.approx(exact.share))
+        assert found.probability == pytest.approx(exact.probability)
+    assert CalibrationCounts().auroc is None
+    assert math.isnan(CalibrationCounts().brier)

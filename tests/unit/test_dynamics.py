@@ -108,7 +108,7 @@ def test_linear_confidence_is_calibrated_where_its_assumptions_hold() -> None:
             jump = draw.choice([0.0, 0.5, 1.0])
             if number >= 20:
                 probabilities.append(model.forecast(features, 1.0).paid_back(0.001))
-                happened.append(effect <= math.log1p(0.001))
+                happened.append(effect + draw.gauss(0.0, 0.01) <= math.log1p(0.001))
             model.observe(features, jump, jump * effect + draw.gauss(0.0, 0.01))
     full = [bin_ for bin_ in reliability(probabilities, happened, bins=5) if bin_.count >= 60]
     assert len(full) >= 3

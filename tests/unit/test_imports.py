@@ -25,7 +25,7 @@ ALLOWED = {
     "data": FOUNDATION,
     "optim": FOUNDATION,
     "report": FOUNDATION | {"objective", "calibration"},
-    "method": PIECES,
+    "method": PIECES | {"calibration"},
     "tasks": PIECES | {"method"},
     "memory": PIECES | {"method", "tasks"},
     "training": PIECES | {"method", "tasks", "memory"},

@@ -9,6 +9,7 @@ import torch
 from noisy_quadratic import NoisyQuadratic, quadratic_run
 
 from hybrid_ray import HybridTrainer
+from hybrid_ray.calibration import CalibrationCounts
 from hybrid_ray.config import HybridConfig
 from hybrid_ray.errors import ConfigError, Diverged
 from hybrid_ray.method.gate.features import FEATURE_NAMES
@@ -163,7 +164,7 @@ def test_a_look_at_held_out_data_replaces_the_noisy_losses_of_the_cycle() -> Non
 
 
 def test_an_undone_jump_counts_against_the_next_one() -> None:
-    trainer, model = quadratic_run(200, gate="always")
+    trainer, model = quadratic_run(200, gate="confidence", confidence_threshold=0.0)
     for _ in range(200):
         trainer.step(model.batch)
     payback = trainer._cycle.payback
@@ -174,9 +175,34 @@ def test_an_undone_jump_counts_against_the_next_one() -> None:
         for loss in losses:
             other.begin_cycle()
             other.jumps(1.0, predicted=5)
-            other.undone(loss)
+            cycle = other.undone(loss)
+            assert (cycle.paid_back, cycle.confidence is None) == (False, False)
         other.begin_cycle()
         return other.confidence
 
     assert confidence(*[3.0] * 4) < confidence()
     assert confidence(math.nan) < confidence()
+
+
+def test_the_share_of_jumps_paid_back_is_the_confidence_in_them() -> None:
+    """Every jump is made, so no choice by confidence blurs the comparison."""
+    settings = {"confidence_threshold": 0.0, "gain": 3.0}
+    counts = CalibrationCounts()
+    for seed in range(3):
+        statistics = finished(1000, gate="confidence", seed=seed, **settings)[1]
+        assert statistics["jumps"] > 0.9 * statistics["decisions"]
+        counts = CalibrationCounts([*counts.rows, *statistics["calibration"]])
+    assert counts.count > 250
+    mean = sum(row[3] for row in counts.rows) / counts.count
+    share = counts.happened / counts.count
+    print(mean, share, counts.brier, counts.auroc, counts.reliability())
+    assert mean == pytest.approx(share, abs=0.1)
+    assert counts.brier < share * (1.0 - share) + 0.02
+
+
+@pytest.mark.parametrize("gate", ["always", "random"])
+def test_a_gate_that_needs_no_confidence_computes_none(gate: str) -> None:
+    trainer, model = quadratic_run(200, gate=gate)
+    assert {trainer.step(model.batch).confidence for _ in range(200)} == {None}
+    assert trainer.statistics()["calibration"] == []
+    assert trainer.statistics()["mean_outcome_with_jump"] is not None

@@ -135,6 +135,7 @@ def account(result: RunResult, split: Split) -> dict[str, Any]:
         "last_train_loss": result.statistics.get("last_loss"),
         "predicted_share": result.predicted_share if done else None,
         "highest_confidence": result.statistics.get("highest_confidence"),
+        "calibration": result.statistics.get("calibration"),
         "diverged": result.status == "diverged",
         **_memory(result),
         "phase_steps": dict(result.phase_steps),

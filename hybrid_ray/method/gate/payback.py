@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hybrid_ray.config import HybridConfig
-from hybrid_ray.method.gate.dynamics import DynamicsModel, Forecast, LinUCB, make_dynamics
+from hybrid_ray.method.gate.dynamics import DynamicsModel, LinUCB, make_dynamics
 from hybrid_ray.method.gate.dynamics.base import bounded
 from hybrid_ray.method.gate.features import TrainingState
 from hybrid_ray.method.gate.real_step_trend import Line, RealStepTrend
@@ -26,8 +26,9 @@ class FinishedCycle:
     """What a cycle brought."""
 
     jump: float  # share of the full jump; 0: none
-    confidence: float  # in a full jump, before the cycle
+    confidence: float | None  # in this jump, before the cycle; None: none was computed
     outcome: float  # log(loss at its end / loss that the trend of real steps alone gives), noise included
+    paid_back: bool  # the event whose probability is the confidence
 
 
 @dataclass(kw_only=True, slots=True)
@@ -36,6 +37,7 @@ class _OpenCycle:
 
     line: Line | None  # the trend at the decision
     features: list[float]  # at the decision
+    alone: float = 0.0  # outcome expected of real steps alone, at most that of the trend, 0
     confidences: dict[float, float] = field(default_factory=dict)  # computed so far, by jump
     jump: float = 0.0
     predicted: int = 0  # steps
@@ -56,9 +58,11 @@ class Payback:
     - If it expects cycles without a jump to end below the trend, that is what real steps alone would give, so the
       outcome of a jump is compared with it. If it expects them above, the trend counts: a loss that jumps have driven
       up does not excuse the next jump.
+    - The loss is the one that will be measured, noise included, so the run itself shows whether the probabilities are
+      right (`TrainerStats`).
 
     Before the first cycle with an outcome the confidence is 0. A cycle whose jump was undone counts with the loss that
-    led to this.
+    led to this. If no decision needs the confidence (`HybridConfig.uses_confidence`), none is computed.
 
     Args:
         config: the settings of the method.
@@ -81,10 +85,11 @@ class Payback:
 
     def forget(self) -> None:
         """Discard what was learnt about jumps. The trend and the training state describe the run, and stay."""
-        self.model: DynamicsModel = make_dynamics(self._config.dynamics, seed=self._seed)
+        used = self._config.uses_confidence
+        self.model: DynamicsModel | None = make_dynamics(self._config.dynamics, seed=self._seed) if used else None
         self.bandit = LinUCB() if self._config.horizon_mode == "linucb" else None
         self._learnt = 0  # cycles
-        self.confidence = 0.0  # in a full jump, at the last end of a window
+        self.confidence: float | None = 0.0 if used else None  # in a full jump, at the last end of a window
         self._cycle = None
 
     def observe_step(self, loss: float, norm: float) -> None:
@@ -99,13 +104,18 @@ class Payback:
             cycle.losses.append(loss)
         self.state.observe_step(loss, norm)
 
-    def undone(self, loss: float) -> None:
-        """Note that the cycle's jump was undone because of a real step with this loss, which may not be finite."""
-        cycle = self._cycle
-        if cycle is not None and cycle.line is not None and cycle.jump > 0.0:
-            outcome = cycle.line.relative(loss, self.steps + 1) if math.isfinite(loss) else math.nan
-            self._learn(cycle, outcome)
-        self._cycle = None
+    def undone(self, loss: float) -> FinishedCycle | None:
+        """Note that the cycle's jump was undone because of a real step with this loss, which may not be finite.
+
+        Returns what the cycle brought; None if there is no trend yet. Its jump was not paid back.
+        """
+        cycle, self._cycle = self._cycle, None
+        if cycle is None or cycle.line is None or not cycle.jump:
+            return None
+        outcome = bounded(cycle.line.relative(loss, self.steps + 1) if math.isfinite(loss) else math.nan)
+        self._learn(cycle, outcome)
+        confidence = cycle.confidences.get(cycle.jump)
+        return FinishedCycle(jump=cycle.jump, confidence=confidence, outcome=outcome, paid_back=False)
 
     def end_cycle(self, worst: Level, *, looked: float = math.nan) -> FinishedCycle | None:
         """End the cycle and learn from it. Returns None if it has no outcome: no real step, or no trend yet.
@@ -125,7 +135,9 @@ class Payback:
             outcome = end = math.fsum(relative[half:]) / len(relative[half:])
             if math.isfinite(looked) and math.isfinite(cycle.looked):
                 outcome = _looked_outcome(cycle, looked, self.steps)
-            finished = FinishedCycle(jump=cycle.jump, confidence=cycle.confidences.get(1.0, 0.0), outcome=outcome)
+            paid_back = outcome - cycle.alone <= math.log1p(self._config.payback_tolerance)
+            confidence = cycle.confidences.get(cycle.jump)
+            finished = FinishedCycle(jump=cycle.jump, confidence=confidence, outcome=outcome, paid_back=paid_back)
             self._learn(cycle, outcome)
             self.state.end_cycle(
                 jump=cycle.jump,
@@ -141,7 +153,8 @@ class Payback:
 
     def _learn(self, cycle: _OpenCycle, outcome: float) -> None:
         self._learnt += 1
-        self.model.observe(cycle.features, cycle.jump, outcome)
+        if self.model is not None:
+            self.model.observe(cycle.features, cycle.jump, outcome)
         if self.bandit is not None:
             cost = max(1, len(cycle.losses)) + _PREDICTED_STEP * cycle.predicted
             self.bandit.observe(cycle.features, cycle.jump, -bounded(outcome) / cost)
@@ -159,20 +172,22 @@ class Payback:
         self.state.describe(**numbers)
         before = self.state.average("loss 5")
         self._cycle = _OpenCycle(line=line, features=self.state.vector(), loss_before=before, looked=looked)
-        self.confidence = self.confidence_in(1.0)
+        if self.model is not None:
+            self.confidence = self.confidence_in(1.0)
 
     def confidence_in(self, jump: float) -> float:
         """The confidence in a jump of this share of the full one. Collective: all ranks get rank 0's number."""
-        cycle = self._cycle
+        cycle, model = self._cycle, self.model
         assert cycle is not None
+        assert model is not None
         if not self._learnt:
             return 0.0
         if jump not in cycle.confidences:
-            found, alone = (self.model.forecast(cycle.features, each) for each in (jump, 0.0))
-            if alone.mean < 0.0:  # below the trend
-                found = Forecast(mean=found.mean - alone.mean, std=math.hypot(found.std, alone.std))
-            value = found.paid_back(self._config.payback_tolerance)
-            cycle.confidences[jump] = from_first_rank([value])[0] if world_size() > 1 else value
+            alone = model.forecast(cycle.features, 0.0).mean
+            below = alone < 0.0  # the trend
+            found = model.effect(cycle.features, jump) if below else model.forecast(cycle.features, jump)
+            numbers = [found.paid_back(self._config.payback_tolerance), min(0.0, alone)]
+            cycle.confidences[jump], cycle.alone = from_first_rank(numbers) if world_size() > 1 else numbers
         return cycle.confidences[jump]
 
     def most_gainful(self) -> float:
@@ -186,10 +201,12 @@ class Payback:
         """Note the jump of the cycle that has begun: its length as a share of the full one, and its predicted steps."""
         if self._cycle is not None:
             self._cycle.jump, self._cycle.predicted = share, predicted
+            if self.model is not None:
+                self.confidence_in(share)  # of a random jump it is not known yet
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "model": self.model.state_dict(),
+            "model": None if self.model is None else self.model.state_dict(),
             "bandit": None if self.bandit is None else self.bandit.state_dict(),
             "trend": self.trend.state_dict(),
             "state": self.state.state_dict(),
@@ -200,7 +217,8 @@ class Payback:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
+        if self.model is not None:
+            self.model.load_state_dict(state["model"])
         if self.bandit is not None:
             self.bandit.load_state_dict(state["bandit"])
         self.trend.load_state_dict(state["trend"])

@@ -119,8 +119,7 @@ class Health:
         self.backoff.observe(recovery)
         self.forced = ends_cycle(recovery)
         if recovery is Recovery.ROLLBACK:
-            cycle.withdraw(keep=not self._phases.over, loss=loss)
-            self._stats.withdraw_jump()
+            self._stats.withdraw_jump(cycle.withdraw(keep=not self._phases.over, loss=loss))
             self.jump_check.predicted = 0
         elif self.forced and self._phases.position.micro:
             self._stats.resize_jump(cycle.predictor.fraction)

@@ -64,7 +64,10 @@ def signals(study: Study) -> Figure:
         return message("No trial that predicts has finished yet.")
     steps = study.steps(int(best["number"]))
     figure, (axes,) = canvas(2.8)
-    axes.plot(steps["step"], steps["confidence"], color=BLUE, lw=1.4, label="confidence")
+    confidence = steps["confidence"].astype(float)
+    computed = confidence.notna().any()
+    if computed:
+        axes.plot(steps["step"], confidence, color=BLUE, lw=1.4, label="confidence")
     threshold = best.get("params_confidence_threshold")
     if pd.notna(threshold):
         axes.axhline(float(threshold), color=INK, lw=1.2, ls="--", label="threshold")
@@ -85,11 +88,12 @@ def signals(study: Study) -> Figure:
         ((events != "") & ~overshoot, "v", PURPLE, "recovery or rejected update"),
     ):
         if chosen.any():
-            axes.plot(steps["step"][chosen], steps["confidence"][chosen], marker, color=colour, ms=6, label=label)
+            heights = confidence.fillna(0.5)[chosen]
+            axes.plot(steps["step"][chosen], heights, marker, color=colour, ms=6, label=label)
     shade_outside(axes, study, steps["step"].max())
     axes.set_ylim(-0.08, 1.05)
     axes.set_xlabel("nominal step")
-    axes.set_ylabel("confidence")
+    axes.set_ylabel("confidence" if computed else "no confidence was computed")
     legend(figure, axes)
     return figure
 

@@ -225,7 +225,7 @@ PLOTS = (
             "Confidence is the probability that at the end of the coming cycle (jump, then its real steps) the loss is "
             "within payback_tolerance of what the trend of real steps alone would give. With gate: confidence a "
             "prediction starts only if it reaches the threshold, a small random share of the decisions aside; with the "
-            "other gates it decides nothing. Marks at the lower edge are predicted steps."
+            "other gates no decision needs it, and none is computed. Marks at the lower edge are predicted steps."
         ),
         draw=signals,
     ),

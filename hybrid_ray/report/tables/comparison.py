@@ -22,10 +22,12 @@ def _silent(result: Mapping[str, Any]) -> Iterator[str]:
     for entry in result["configurations"]:
         if entry["predicts"] and all(run["predicted_share"] == 0 for run in entry["runs"]):
             threshold = entry["settings"].get("hybrid.confidence_threshold", result["job"]["confidence_threshold"])
-            highest = max(run["highest_confidence"] or 0.0 for run in entry["runs"])
+            known = [run["highest_confidence"] for run in entry["runs"] if run["highest_confidence"] is not None]
+            reached = f": its confidence reached at most {max(known):.2f}" if known else ""
+            reached += f" and the threshold is {threshold:g}" if known else ""
             yield (
-                f"{words(entry['name'])} never predicted: its confidence reached at most {highest:.2f} and the "
-                f"threshold is {threshold:g}. Its numbers are those of plain training plus the method's overhead."
+                f"{words(entry['name'])} never predicted{reached}. Its numbers are those of plain training plus the "
+                "method's overhead."
             )
 
 

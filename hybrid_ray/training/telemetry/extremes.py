@@ -42,7 +42,7 @@ class RunExtremes:
 
     first_loss: float | None = None
     last_loss: float | None = None
-    highest_confidence: float = 0.0
+    highest_confidence: float | None = None  # None: none was computed
     first_memory_bytes: int | None = None
     last_memory_bytes: int | None = None
     most_memory_bytes: int = 0
@@ -52,8 +52,8 @@ class RunExtremes:
         if result.loss is not None:
             self.first_loss = result.loss if self.first_loss is None else self.first_loss
             self.last_loss = result.loss
-        if result.phase is not Phase.WARMUP:  # in warmup the confidence decides nothing
-            self.highest_confidence = max(self.highest_confidence, result.confidence)
+        if result.phase is not Phase.WARMUP and result.confidence is not None:  # in warmup it decides nothing
+            self.highest_confidence = max(self.highest_confidence or 0.0, result.confidence)
         if step % _EVERY == 1:
             self._note_memory()
 

@@ -23,18 +23,20 @@ class Forecast:
     """
 
     mean: float
-    std: float  # of the expected outcome, without the noise of measuring it: what the model does not know
+    std: float  # of the expected outcome: what the model does not know
+    noise: float = 0.0  # standard deviation of a measured outcome about the expected one
 
     def paid_back(self, tolerance: float) -> float:
-        """P(outcome <= log(1 + tolerance)) for a normal distribution: the confidence.
+        """P(measured outcome <= log(1 + tolerance)) for a normal distribution: the confidence.
 
         Args:
             tolerance: relative rise of the loss that is accepted, above -1.
         """
         distance = math.log1p(tolerance) - self.mean
-        if self.std == 0.0:
+        spread = math.hypot(self.std, self.noise)
+        if spread == 0.0:
             return float(distance >= 0.0)
-        return 0.5 * math.erfc(-distance / (self.std * math.sqrt(2.0)))
+        return 0.5 * math.erfc(-distance / (spread * math.sqrt(2.0)))
 
 
 class DynamicsModel(Protocol):
@@ -53,6 +55,12 @@ class DynamicsModel(Protocol):
         Args:
             features: the `FEATURES` numbers of the training state before the jump.
             jump: length of the jump, as a share of the full one, in [0, 1]; 0: no jump.
+        """
+
+    def effect(self, features: Sequence[float], jump: float) -> Forecast:
+        """The outcome of the coming cycle minus the one that is expected without a jump. Changes nothing.
+
+        Its ``std`` is that of the difference: what the model does not know about both does not count.
         """
 
     def observe(self, features: Sequence[float], jump: float, outcome: float) -> None:

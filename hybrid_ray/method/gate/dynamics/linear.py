@@ -99,8 +99,14 @@ class LinearDynamics:
         self.memory_bytes = self._squares.memory_bytes + 3 * 8 * FEATURES
 
     def forecast(self, features: Sequence[float], jump: float) -> Forecast:
-        mean, std = self._squares.forecast(self._phi(features, jump))
-        return Forecast(mean=mean, std=std)
+        return self._forecast(self._phi(features, jump))
+
+    def effect(self, features: Sequence[float], jump: float) -> Forecast:
+        return self._forecast(self._phi(features, jump) - self._phi(features, 0.0))
+
+    def _forecast(self, phi: torch.Tensor) -> Forecast:
+        mean, std = self._squares.forecast(phi)
+        return Forecast(mean=mean, std=std, noise=math.sqrt(self._squares.noise))
 
     def observe(self, features: Sequence[float], jump: float, outcome: float) -> None:
         phi = self._phi(features, jump)  # as it was when the cycle was forecast

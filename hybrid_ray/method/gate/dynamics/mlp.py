@@ -52,10 +52,19 @@ class MLPDynamics:
         self.memory_bytes = 5 * self._anchor.nbytes + self._replay.memory_bytes + 3 * 8 * FEATURES
 
     def forecast(self, features: Sequence[float], jump: float) -> Forecast:
-        with torch.no_grad():
-            members = self._outcomes(self._standardizer(features).float()[None], torch.tensor([jump]))[:, 0]
-        std, mean = torch.std_mean(members.double())
-        return Forecast(mean=float(mean) * _UNIT, std=float(std) * _UNIT)
+        return self._forecast(self._members(features, jump))
+
+    def effect(self, features: Sequence[float], jump: float) -> Forecast:
+        return self._forecast(self._members(features, jump) - self._members(features, 0.0))
+
+    @torch.no_grad()
+    def _members(self, features: Sequence[float], jump: float) -> torch.Tensor:
+        """What each member forecasts, in `_UNIT`."""
+        return self._outcomes(self._standardizer(features).float()[None], torch.tensor([jump]))[:, 0].double()
+
+    def _forecast(self, members: torch.Tensor) -> Forecast:
+        std, mean = torch.std_mean(members)
+        return Forecast(mean=float(mean) * _UNIT, std=float(std) * _UNIT, noise=self._spread.value)
 
     def observe(self, features: Sequence[float], jump: float, outcome: float) -> None:
         outcome = bounded(outcome)

@@ -77,20 +77,30 @@ class RSSMDynamics:
     def forecast(self, features: Sequence[float], jump: float) -> Forecast:
         return self.rollout(features, [jump])[0]
 
-    @torch.no_grad()
+    def effect(self, features: Sequence[float], jump: float) -> Forecast:
+        with_jump, without = (self._members(features, [each])[0] for each in (jump, 0.0))
+        return self._forecast(with_jump - without)
+
     def rollout(self, features: Sequence[float], jumps: Sequence[float]) -> list[Forecast]:
         """The expected outcomes of the coming cycles, if these jumps are made: each relative to its own trend."""
+        return [self._forecast(members) for members in self._members(features, jumps)]
+
+    @torch.no_grad()
+    def _members(self, features: Sequence[float], jumps: Sequence[float]) -> list[torch.Tensor]:
+        """What each member forecasts for the coming cycles."""
         x = self._standardizer(features).float().expand(_MEMBERS, _SAMPLES, -1)
         hidden = self._state[0].expand(-1, _SAMPLES, -1)
         state = hidden, self._sample(self._posterior(hidden, x), self._noise)
-        forecasts = []
+        found = []
         for jump in jumps:
             length = torch.full((_MEMBERS, _SAMPLES, 1), jump)
             state = self._imagine(state, length, self._noise)
-            members = (self._outcome(state) + self._fixed(x, length)).mean(1) * _UNIT
-            std, mean = torch.std_mean(members.double())
-            forecasts.append(Forecast(mean=float(mean), std=float(std)))
-        return forecasts
+            found.append((self._outcome(state) + self._fixed(x, length)).mean(1).double() * _UNIT)
+        return found
+
+    def _forecast(self, members: torch.Tensor) -> Forecast:
+        std, mean = torch.std_mean(members)
+        return Forecast(mean=float(mean), std=float(std), noise=self._spread.value)
 
     def observe(self, features: Sequence[float], jump: float, outcome: float) -> None:
         outcome = bounded(outcome)
