@@ -210,27 +210,31 @@ class Cycle:
         Returns:
             What the cycle brought; None if there is no trend yet.
         """
-        undone = self.payback.undone(loss)
+        broken_off = self.payback.break_off(loss)
         was_open = self.open
         if was_open:
             self.pause_window()
         self.predictor.withdraw()
         if was_open:
             self.open_window(keep=keep)
-        return undone
+        return broken_off
 
-    def forget(self, *, keep: bool) -> None:
-        """Discard the averaged displacement, what was learnt about jumps along it, and its correction factors."""
+    def forget(self, *, keep: bool, loss: float) -> FinishedCycle | None:
+        """Discard the averaged displacement, its agreement with real steps and its correction factors.
+
+        What was learnt about jumps stays. Arguments and result as of `withdraw`.
+        """
+        broken_off = self.payback.break_off(loss)
         was_open = self.open
         if was_open:
             self.pause_window()
         self.predictor.reset()
         self.score = AgreementScore()
-        self.payback.forget()
         self.corrector = Corrector(self._weights.groups, rho=self._config.residual_feedback)
         self.agreement.foresee(None, 1)
         if was_open:
             self.open_window(keep=keep)
+        return broken_off
 
     def state_dict(self) -> dict[str, Any]:
         return {

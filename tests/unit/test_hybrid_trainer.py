@@ -226,13 +226,15 @@ def test_reset_predictor_forgets_the_average_but_goes_on_learning() -> None:
     assert trainer._cycle.predictor.weight_sum == 0.0
     for _ in range(9):
         trainer.step(batches)
-    assert trainer.statistics()["confidence"] == 0.0  # nothing has been learnt yet
+    assert trainer.statistics()["confidence"] > 0.0  # what is known about jumps stays
     for _ in range(15):
         result = trainer.step(batches)
     assert result.confidence > 0.0
 
 
-def test_a_predictor_that_was_reset_for_its_error_starts_with_no_confidence_of_the_one_before() -> None:
+def test_a_predictor_that_was_reset_for_its_error_is_followed_by_real_steps_and_the_confidence_is_not_forgotten() -> (
+    None
+):
     trainer, batches = toy_run(quick(confidence_threshold=0.01, explore=0.0))
     oracle = Oracle(trainer, 25, Recovery.RESET_PREDICTOR)  # the end of the first cycle: its prediction is judged
     oracle.observe_real = trainer.health.monitor.observe_real
@@ -241,9 +243,8 @@ def test_a_predictor_that_was_reset_for_its_error_starts_with_no_confidence_of_t
     results = [trainer.step(batches) for _ in range(35)]
     assert results[23].confidence > 0.01
     assert results[24].event == "reset_predictor: because"
-    assert results[24].confidence == 0.0
     assert trainer.replay_record().phases.endswith("PPPPPCCCCC" + "F" * 10)
-    assert {result.confidence for result in results[24:34]} == {0.0}  # nothing is known of the new one yet
+    assert all(result.confidence > 0.01 for result in results[24:])
 
 
 def test_a_rolled_back_prediction_was_accepted_falsely() -> None:

@@ -15,6 +15,7 @@ from hybrid_ray.errors import ConfigError, Diverged
 from hybrid_ray.method.gate.features import FEATURE_NAMES
 from hybrid_ray.method.gate.payback import Payback
 from hybrid_ray.method.gate.real_step_trend import RealStepTrend
+from hybrid_ray.method.guard.divergence import Level
 
 SAFE, TOO_LONG = 1.0, 16.0  # gains
 STEPS = 500
@@ -175,7 +176,7 @@ def test_an_undone_jump_counts_against_the_next_one() -> None:
         for loss in losses:
             other.begin_cycle()
             other.jumps(1.0, predicted=5)
-            cycle = other.undone(loss)
+            cycle = other.break_off(loss)
             assert (cycle.paid_back, cycle.confidence is None) == (False, False)
         other.begin_cycle()
         return other.confidence
@@ -195,7 +196,6 @@ def test_the_share_of_jumps_paid_back_is_the_confidence_in_them() -> None:
     assert counts.count > 250
     mean = sum(row[3] for row in counts.rows) / counts.count
     share = counts.happened / counts.count
-    print(mean, share, counts.brier, counts.auroc, counts.reliability())
     assert mean == pytest.approx(share, abs=0.1)
     assert counts.brier < share * (1.0 - share) + 0.02
 
@@ -206,3 +206,26 @@ def test_a_gate_that_needs_no_confidence_computes_none(gate: str) -> None:
     assert {trainer.step(model.batch).confidence for _ in range(200)} == {None}
     assert trainer.statistics()["calibration"] == []
     assert trainer.statistics()["mean_outcome_with_jump"] is not None
+
+
+def test_the_recovery_that_resets_the_predictor_keeps_what_was_learnt_about_jumps() -> None:
+    """Otherwise the jumps that led to it are recommended again after one cycle without a jump."""
+    trainer, model = quadratic_run(200, gate="confidence", confidence_threshold=0.0)
+    for _ in range(200):
+        trainer.step(model.batch)
+    cycle = trainer._cycle
+    for _ in range(6):
+        cycle.begin(200, looked=math.nan)
+        cycle.payback.jumps(1.0, predicted=5)
+        cycle.withdraw(keep=True, loss=3.0)
+    cycle.begin(200, looked=math.nan)
+    cycle.payback.jumps(1.0, predicted=5)
+    before = cycle.confidence
+    finished = cycle.forget(keep=True, loss=3.0)
+    assert (finished.paid_back, finished.confidence) == (False, before)
+    cycle.begin(200, looked=math.nan)
+    for _ in range(5):
+        cycle.payback.observe_step(1.05, 0.1)
+    cycle.payback.end_cycle(Level.NORMAL)
+    cycle.begin(205, looked=math.nan)
+    assert cycle.confidence < 0.4  # of a model that has seen one cycle: above 0.5

@@ -1,6 +1,5 @@
 """A report says how often jumps were paid back, by confidence, or why it cannot."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +8,16 @@ from study_builder import build_study
 from hybrid_ray.calibration import CalibrationCounts
 from hybrid_ray.report.study_page import write_report
 from hybrid_ray.report.tables.calibration import comparison_calibration
+from hybrid_ray.storage.json_files import read_json, write_json_atomic
 
 
 def store(directory: Path, runs: str, **statistics: Any) -> int:
     """Change what runs of a study stored. Returns how many."""
     paths = sorted(directory.glob(f"{runs}/result.json"))
     for path in paths:
-        result = json.loads(path.read_text())
+        result = read_json(path)
         result["statistics"] |= statistics
-        path.write_text(json.dumps(result))
+        write_json_atomic(path, result)
     return len(paths)
 
 

@@ -61,8 +61,8 @@ class Payback:
     - The loss is the one that will be measured, noise included, so the run itself shows whether the probabilities are
       right (`TrainerStats`).
 
-    Before the first cycle with an outcome the confidence is 0. A cycle whose jump was undone counts with the loss that
-    led to this. If no decision needs the confidence (`HybridConfig.uses_confidence`), none is computed.
+    Before the first cycle with an outcome the confidence is 0. A cycle that trouble ends early counts with the loss
+    that ended it. If no decision needs the confidence (`HybridConfig.uses_confidence`), none is computed.
 
     Args:
         config: the settings of the method.
@@ -71,26 +71,20 @@ class Payback:
 
     def __init__(self, config: HybridConfig, *, seed: int) -> None:
         self._config = config
-        self._seed = seed
         self.trend = RealStepTrend()
         self.state = TrainingState()
         self.steps = 0  # real steps
+        used = config.uses_confidence
+        self.model: DynamicsModel | None = make_dynamics(config.dynamics, seed=seed) if used else None
+        self.bandit = LinUCB() if config.horizon_mode == "linucb" else None
+        self.confidence: float | None = 0.0 if used else None  # in a full jump, at the last end of a window
+        self._learnt = 0  # cycles
         self._cycle: _OpenCycle | None = None
-        self.forget()
 
     @property
     def looked(self) -> bool:
         """Whether the held-out loss was measured before the cycle under way."""
         return self._cycle is not None and math.isfinite(self._cycle.looked)
-
-    def forget(self) -> None:
-        """Discard what was learnt about jumps. The trend and the training state describe the run, and stay."""
-        used = self._config.uses_confidence
-        self.model: DynamicsModel | None = make_dynamics(self._config.dynamics, seed=self._seed) if used else None
-        self.bandit = LinUCB() if self._config.horizon_mode == "linucb" else None
-        self._learnt = 0  # cycles
-        self.confidence: float | None = 0.0 if used else None  # in a full jump, at the last end of a window
-        self._cycle = None
 
     def observe_step(self, loss: float, norm: float) -> None:
         """Update with the loss and gradient norm of a real step that is applied."""
@@ -104,10 +98,11 @@ class Payback:
             cycle.losses.append(loss)
         self.state.observe_step(loss, norm)
 
-    def undone(self, loss: float) -> FinishedCycle | None:
-        """Note that the cycle's jump was undone because of a real step with this loss, which may not be finite.
+    def break_off(self, loss: float) -> FinishedCycle | None:
+        """End the cycle early because of trouble at a real step with this loss, which may not be finite.
 
-        Returns what the cycle brought; None if there is no trend yet. Its jump was not paid back.
+        Returns what its jump brought, which was not paid back; None without a jump or a trend. The model learns from it
+        and keeps what it knows: if it forgot which jumps led to the trouble, it would recommend them again.
         """
         cycle, self._cycle = self._cycle, None
         if cycle is None or cycle.line is None or not cycle.jump:

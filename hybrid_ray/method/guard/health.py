@@ -124,7 +124,9 @@ class Health:
         elif self.forced and self._phases.position.micro:
             self._stats.resize_jump(cycle.predictor.fraction)
         if recovery is Recovery.RESET_PREDICTOR:
-            cycle.forget(keep=not self._phases.over)
+            finished = cycle.forget(keep=not self._phases.over, loss=loss)
+            if finished is not None:
+                self._stats.add_cycle(finished)
 
     def note(self, event: str, reasons: str) -> None:
         """Record an event of the current step."""
