@@ -1,8 +1,8 @@
 """Cost of predicting: time per byte, time per step, memory.
 
-    python benchmarks/predictor_cost.py [copy] [step] [off] [on] [memory] [bytes] [stream]
+    python benchmarks/predictor_cost.py [copy] [step] [off] [on] [confidence] [memory] [bytes] [stream]
 
-Without arguments it runs the first six on the CPU, about five minutes on two cores. ``stream`` is for a GPU (half a
+Without arguments it runs the first seven on the CPU, about five minutes on two cores. ``stream`` is for a GPU (half a
 minute; on a CPU it only shows, on nano, that it works). Every comparison alternates its two sides in short blocks in
 one process and prints the median ratio of neighbouring blocks with quartiles. Blocks of one thread are timed in CPU
 time, so that other programs on the core do not count.
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import psutil
 import torch
@@ -188,6 +189,29 @@ def _on(predictor: str) -> None:
     print(f"        {found['jumps']} predictions in between; the trainer's own work (part 'overhead'): {share:.2f} %")
 
 
+def confidence() -> None:
+    """Real steps with a confidence compared with those of ``gate: always``, on pico. Both make every jump."""
+    config = replace(SHORT, predictor="slow_momentum")
+
+    def side(**changes: Any) -> Hybrid:
+        torch.manual_seed(0)
+        shape = ModelConfig(preset="pico")
+        model = build_model(shape, vocab_size=257, sequence_length=NANO.sequence_length)
+        return Hybrid(model, replace(NANO, steps=1000), replace(config, **changes))
+
+    for name in ("linear", "mlp", "rssm"):
+        whole, bare, steps = side(gate="confidence", dynamics=name), side(), SHORT.full_steps
+        ours, theirs = alternate(
+            partial(repeat, whole.step, steps),
+            partial(repeat, bare.step, steps),
+            blocks=60,
+            clock=time.process_time,
+            before=lambda whole=whole, bare=bare: (whole.skip_predictions(), bare.skip_predictions()),
+        )
+        ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+        print(f"confid. pico, {1e3 * min(theirs) / steps:.1f} ms per real step, {name} / gate: always: {told(ratios)}")
+
+
 def memory() -> None:
     """Resident memory during 1,000 hybrid steps of nano."""
     hybrid, process = Hybrid(nano(), NANO, CYCLE), psutil.Process()
@@ -266,7 +290,15 @@ def on_stream(work: Callable[[], object], device: torch.device, *, times: int = 
     return statistics.median(launched[3:]), statistics.median(done[3:])
 
 
-CPU_PARTS = {"copy": copy, "step": step, "off": off, "on": on, "memory": memory, "bytes": extra_bytes}
+CPU_PARTS = {
+    "copy": copy,
+    "step": step,
+    "off": off,
+    "on": on,
+    "confidence": confidence,
+    "memory": memory,
+    "bytes": extra_bytes,
+}
 PARTS = {**CPU_PARTS, "stream": stream}
 
 if __name__ == "__main__":
