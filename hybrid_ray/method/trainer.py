@@ -319,6 +319,11 @@ class HybridTrainer:
         self.clock.load(state["clock"])
         self.cycle_done = state["cycle_done"]
 
+    def sample_anew(self) -> None:
+        """Forget the sampled coordinates, after a state from other shards of the model: this rank samples others."""
+        if self._cycle is not None:
+            self._cycle.agreement.restart(self.weights.local())
+
     def _parts(self) -> dict[str, Any]:
         """The components that have a state."""
         parts = {"optimizer": self.optimizer, "rate": self._rate, "phases": self.phases, "stats": self.stats}

@@ -143,8 +143,9 @@ class TrainSetup:
         return replace(run, train=replace(run.train, micro_batch_size=self.micro_batch_size))
 
     def setting(self) -> dict[str, Any]:
-        """Compilation and micro-batch size in use. Runs that differ in them are not compared."""
-        return {"compiled": self.compiled.took, "micro_batch_size": self.micro_batch_size}
+        """Compilation, micro-batch size and workers in use. Runs that differ in them are not compared."""
+        several = {"workers": world_size()} if world_size() > 1 else {}
+        return {"compiled": self.compiled.took, "micro_batch_size": self.micro_batch_size, **several}
 
     def evidence(self) -> dict[str, Any]:
         """The requested and the used settings, and the reasons for fallbacks, for the run's result. Plain values."""

@@ -146,6 +146,13 @@ class AgreementMeter:
             size=(pred / act) ** 0.5,
         )
 
+    def restart(self, weights: Sequence[torch.Tensor]) -> None:
+        """Forget all coordinates; an open window begins anew, without a forecast."""
+        was_open = self._start is not None
+        self.forecast = self._origin = self._real = self._start = self._middle = self._before = None
+        if was_open:
+            self.open(weights)
+
     def state_dict(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_sample"}
 

@@ -3,7 +3,7 @@
     checkpoint/step-00000300/
       weights.safetensors   whole tensors by name
       shared.pt             state that is equal on all ranks: trainer, data position, costs (plain values and tensors)
-      rank-0.pt             state of one rank: random state; with FSDP also its shards of the trainer's state
+      rank-0.pt             state of one rank: random state; with FSDP also its chunks of the trainer's state
       manifest.json         written last: size and SHA-256 of every file, and the run's hash
 
 A checkpoint is written to a temporary directory on the same file system; every file is fsynced, the manifest last; then
@@ -27,10 +27,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from hybrid_ray.config import RunConfig
 from hybrid_ray.errors import CheckpointError
 from hybrid_ray.method.ranks import any_rank, rank
+from hybrid_ray.optim.local import local_part
 from hybrid_ray.storage.atomic import publish_directory
 from hybrid_ray.storage.fsync import sync_to_disk
 from hybrid_ray.storage.results_version import run_settings
@@ -56,13 +58,14 @@ class Checkpoint:
     def shared(self) -> dict[str, Any]:
         return _read(self.path / "shared.pt")
 
-    def own(self) -> dict[str, Any]:
-        """This rank's state.
+    @property
+    def ranks(self) -> int:
+        """The number of ranks that wrote it."""
+        return len(list(self.path.glob("rank-*.pt")))
 
-        Raises:
-            CheckpointError: the checkpoint was made with fewer workers.
-        """
-        return _read(self.path / f"rank-{rank()}.pt")
+    def of_rank(self, number: int, *, lazily: bool = False) -> dict[str, Any]:
+        """The state of one of the ranks that wrote it. ``lazily``: tensors are read when they are used."""
+        return _read(self.path / f"rank-{number}.pt", lazily=lazily)
 
 
 def save(
@@ -194,9 +197,9 @@ def _differences(path: Path, files: Mapping[str, Mapping[str, Any]]) -> Iterator
             yield f"{name} was changed after it was written"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, *, lazily: bool = False) -> dict[str, Any]:
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{path} cannot be loaded: {error}") from error
     return state
@@ -208,11 +211,14 @@ def _write(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Convert string enums to str and mappings to dict, recursively: ``torch.load`` would refuse other classes."""
+    """Convert string enums to str, mappings to dict and sharded tensors to this rank's chunk, recursively:
+    ``torch.load`` would refuse other classes."""
     if isinstance(value, Mapping):
         return {_plain(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, DTensor):
+        return local_part(value)
     return str(value) if isinstance(value, str) else value
 
 
@@ -221,8 +227,13 @@ def _weights(folder: Path) -> Path:
 
 
 def _hash(run: RunConfig, checkpoint: Path) -> str:
-    """Hash of the settings of the run whose directory is two folders above ``checkpoint``."""
-    return hashlib.sha256(json.dumps(run_settings(run, checkpoint.parent.parent), sort_keys=True).encode()).hexdigest()
+    """Hash of the settings of the run whose directory is two folders above ``checkpoint``.
+
+    How many workers train it, and whether they shard the model, may change between sessions.
+    """
+    settings = run_settings(run, checkpoint.parent.parent)
+    del settings["workers"], settings["train"]["parallel"]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

@@ -1,11 +1,18 @@
-"""Saves and restores the whole state of a run, so that a resumed run gives bit-identical results."""
+"""Saves and restores the whole state of a run, so that a resumed run gives bit-identical results.
+
+With another number of workers it gives the same results up to rounding: gradients are summed in another order, and
+dropout draws other numbers.
+"""
 
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from hybrid_ray.errors import CheckpointError
+from hybrid_ray.method.ranks import rank, world_size
 from hybrid_ray.training.checkpoint import files as checkpoint
+from hybrid_ray.training.checkpoint.shards import divide
 from hybrid_ray.training.costs import RunCosts
 from hybrid_ray.training.distributed import full_weights, load_weights
 from hybrid_ray.training.setup import Training, TrainSetup
@@ -41,14 +48,45 @@ def restore(directory: Path, setup: TrainSetup, training: Training, costs: RunCo
     if found is None:
         return False
     load_weights(setup.module, found.weights())
-    shared, own = found.shared(), found.own()
-    trainer = (own if setup.sharded else shared)["trainer"]
+    shared, as_before = found.shared(), found.ranks == world_size()
+    trainer, divided_anew = _trainer_state(found, shared, setup, training)
+    if not as_before:
+        # Names and shapes of parameters are those of this rank's chunks and wrappers. The model is the same (`load`).
+        trainer["origin"] = training.trainer.state_dict()["origin"]
     trainer["settings"]["accumulate"] = setup.accumulate  # how a batch is cut is this start's own (training/start.py)
     training.trainer.load_state_dict(trainer)
+    if divided_anew:
+        training.trainer.sample_anew()
     training.sampler.load_state_dict(shared["sampler"])
     costs.load_state_dict(shared["costs"])
-    _set_random_state(own["random"], setup.device)
+    if as_before:
+        _set_random_state(found.of_rank(rank())["random"], setup.device)
+    else:
+        torch.manual_seed(((setup.run.seed + 1) * 1_000_003 + found.step) * 1009 + rank())
     return True
+
+
+def _trainer_state(
+    found: checkpoint.Checkpoint, shared: dict[str, Any], setup: TrainSetup, training: Training
+) -> tuple[dict[str, Any], bool]:
+    """The trainer's state for this rank, and whether the model was divided among ranks in another way before."""
+    was_sharded = "trainer" not in shared
+    as_before = was_sharded == setup.sharded and (not was_sharded or found.ranks == world_size())
+    if as_before and not was_sharded:
+        return shared["trainer"], False
+    if was_sharded:
+        numbers = [rank()] if as_before else range(found.ranks)
+        states = [found.of_rank(number, lazily=not as_before)["trainer"] for number in numbers]
+    else:
+        states = [shared["trainer"]]
+    try:
+        on_host = setup.run.train.optimizer_device == "host"
+        return divide(states, training.optimizer, on_host=on_host), not as_before
+    except (TypeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{found.path} was written by {found.ranks} workers and can't be divided among {world_size()} "
+            f"({type(error).__name__}: {error}): continue with {found.ranks}"
+        ) from error
 
 
 def _random_state(device: torch.device) -> dict[str, Any]:
