@@ -78,6 +78,8 @@ class Recorder:
     def forecast(self, features: Sequence[float], jump: float) -> Forecast:
         return Forecast(mean=0.0, std=0.01)
 
+    effect = forecast
+
     def observe(self, features: Sequence[float], jump: float, outcome: float) -> None:
         known = [value if math.isfinite(value) else None for value in features]
         self.rows.append({"features": known, "jump": jump, "outcome": outcome if math.isfinite(outcome) else None})
@@ -230,9 +232,9 @@ def forecasts(rows: Sequence[Mapping[str, Any]], name: DynamicsName, tolerance: 
     for row in rows:
         features = [math.nan if value is None else value for value in row["features"]]
         if row["jump"]:
-            alone = min(0.0, model.forecast(features, 0.0).mean)
-            found = model.forecast(features, row["jump"])
-            yield replace(found, mean=found.mean - alone).paid_back(tolerance)
+            below = model.forecast(features, 0.0).mean < 0.0  # the trend
+            found = model.effect(features, row["jump"]) if below else model.forecast(features, row["jump"])
+            yield replace(found, noise=0.0).paid_back(tolerance)  # an effect has almost none
         outcome = row.get(label, 0.0)  # without a jump there is no effect
         model.observe(features, row["jump"], math.nan if outcome is None else outcome)
 

@@ -1,7 +1,6 @@
 """Traces of whole runs of the command ``train``: every step, the files of the run, and the printed text."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,8 @@ from typing import Any
 import pandas as pd
 from commands import micro_job, run_command, run_commands, workplace, write_job
 from names import as_recorded, result_as_recorded
+
+from hybrid_ray.storage.json_files import read_json
 
 __all__ = ["files_of", "result_of", "run_traces", "steps_of"]
 
@@ -67,7 +68,7 @@ def files_of(directory: Path) -> list[str]:
 
 def result_of(directory: Path) -> dict[str, Any]:
     """The content of ``result.json`` without times and values that depend on them."""
-    result = result_as_recorded(json.loads((directory / "result.json").read_text(encoding="utf-8")))
+    result = result_as_recorded(read_json(directory / "result.json"))
     return {
         "keys": sorted(result),
         **{name: result[name] for name in ("arm", "seed", "status", "steps", "real_steps", "predicted_steps")},

@@ -217,16 +217,6 @@ def test_a_gradient_of_exactly_zero_has_vanished(trained) -> None:
     assert assessments[-1].recovery is Recovery.FORCE_FULL
 
 
-@pytest.mark.parametrize("period", [2, 4, 5, 8, 20, 32])
-def test_oscillation_is_a_warning_within_80_steps(trained, period: int) -> None:
-    monitor, future = trained
-    noise = float(np.std([row[0] for row in future[:200]]))
-    swing = [4.0 * noise * math.cos(2 * math.pi * k / period) for k in range(80)]
-    assessment = worst(run(monitor, altered(future, loss=swing)))
-    assert assessment.level.rank >= Level.WARNING.rank
-    assert any("period" in reason or "trend" in reason for reason in assessment.reasons)
-
-
 def test_a_prediction_error_above_5_or_three_above_2_is_a_warning() -> None:
     monitor = DivergenceMonitor()
     assert worst([monitor.observe_prediction(e) for e in (0.9, 1.0, 1.1) * 100]).level is Level.NORMAL

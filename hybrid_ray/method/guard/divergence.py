@@ -42,7 +42,6 @@ from hybrid_ray.method.guard.signals import (
     GradientSignal,
     Level,
     LossSignal,
-    OscillationSignal,
     PredictionSignal,
 )
 
@@ -111,7 +110,6 @@ class DivergenceMonitor:
             raise ValueError(f"sigma is {sigma} but must be a number above 0; 2.5 is the default")
         self.loss = LossSignal(sigma)
         self.gradient = GradientSignal(sigma)
-        self.oscillation = OscillationSignal()
         self.prediction = PredictionSignal(sigma)
         self.clock = 0  # observations so far
         self.since_prediction: int | None = None  # real steps since a prediction; None: no prediction, or undone
@@ -133,7 +131,6 @@ class DivergenceMonitor:
         self._tick(after_prediction)
         z, alarms = self.loss.observe(loss, after_prediction=after_prediction)
         alarms.extend(self.gradient.observe(grad_norm, loss_jumped=z > 3.2 * self.loss.sigma))
-        alarms.extend(self.oscillation.observe(loss))
         return self._assess(alarms, after_prediction) if alarms else _HEALTHY
 
     def observe_prediction(self, error: float) -> Assessment:
@@ -212,7 +209,6 @@ class DivergenceMonitor:
             self.since_prediction = None
         self.loss.forget_recent()
         self.gradient.forget_recent()
-        self.oscillation.forget_recent()
         self.prediction.forget_recent()
 
     def state_dict(self) -> dict[str, Any]:
@@ -220,7 +216,6 @@ class DivergenceMonitor:
         return {
             "loss": self.loss.state_dict(),
             "gradient": self.gradient.state_dict(),
-            "oscillation": self.oscillation.state_dict(),
             "prediction": self.prediction.state_dict(),
             "clock": self.clock,
             "since_prediction": self.since_prediction,
@@ -233,7 +228,6 @@ class DivergenceMonitor:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.loss.load_state_dict(state["loss"])
         self.gradient.load_state_dict(state["gradient"])
-        self.oscillation.load_state_dict(state["oscillation"])
         self.prediction.load_state_dict(state["prediction"])
         self.clock = int(state["clock"])
         self.since_prediction = state["since_prediction"]

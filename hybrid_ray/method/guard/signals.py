@@ -10,12 +10,11 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from operator import mul
 from typing import Any
 
 from hybrid_ray.method.guard.trend import Trend
 
-__all__ = ["Alarm", "GradientSignal", "Level", "LossSignal", "OscillationSignal", "PredictionSignal"]
+__all__ = ["Alarm", "GradientSignal", "Level", "LossSignal", "PredictionSignal"]
 
 
 class Level(StrEnum):
@@ -189,50 +188,6 @@ class GradientSignal:
         self.peak = -math.inf if state["peak"] is None else state["peak"]
 
 
-class OscillationSignal:
-    """Detects oscillations of the loss, with a period of 2 or 4 to 32 steps, larger than the run's earlier noise.
-
-    Every 8th step it fits a straight line to the last 64 losses. The loss oscillates if the signs of residuals half a
-    period apart disagree (sign correlation below -0.5 at some lag). It is Caution if the mean absolute residual is then
-    above 1.3 times its usual size, and Warning above twice. Oscillations that exist from the start (few batches in a
-    fixed order) count as the usual size.
-    """
-
-    WINDOW, EVERY, LAGS = 64, 8, (1, 2, 3, 4, 6, 8, 12, 16)
-
-    def __init__(self) -> None:
-        self.window: deque[float] = deque(maxlen=self.WINDOW)
-        self.count = 0
-        self.usual = 0.0  # mean absolute residual of windows that raised no alarm; 0: none yet
-
-    def observe(self, loss: float) -> Iterator[Alarm]:
-        """Yield the alarms of the last 64 finite losses."""
-        self.window.append(loss)
-        self.count += 1
-        if self.count % self.EVERY or len(self.window) < self.WINDOW:
-            return
-        residuals = _about_line(list(self.window))
-        size = sum(map(abs, residuals)) / self.WINDOW
-        signs = [1 if residual > 0 else -1 for residual in residuals]
-        lag, correlation = min(((lag, _correlation(signs, lag)) for lag in self.LAGS), key=lambda pair: pair[1])
-        if correlation < -0.5 and 0.0 < self.usual < size / 1.3:
-            level = Level.WARNING if size > 2.0 * self.usual else Level.CAUTION
-            reason = f"loss swings with a period near {2 * lag} steps, {size / self.usual:.1f} times as wide as usual"
-            yield Alarm(level=level, cause="oscillation", reason=reason)
-        else:
-            self.usual += (size - self.usual) * (0.1 if self.usual else 1.0)
-
-    def forget_recent(self) -> None:
-        self.window.clear()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"window": list(self.window), "count": self.count, "usual": self.usual}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.window = deque(state["window"], maxlen=self.WINDOW)
-        self.count, self.usual = int(state["count"]), float(state["usual"])
-
-
 class PredictionSignal:
     """Checks the relative error of a cycle's prediction, |actual - predicted| / |actual|; predicting zero has error 1.
 
@@ -265,18 +220,3 @@ class PredictionSignal:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.trend.load_state_dict(state["trend"])
         self.missed = int(state["missed"])
-
-
-def _about_line(values: list[float]) -> list[float]:
-    """Residuals of ``values`` about their least-squares straight line."""
-    middle = (len(values) - 1) / 2
-    mean = sum(values) / len(values)
-    slope = sum((i - middle) * value for i, value in enumerate(values)) / sum(
-        (i - middle) ** 2 for i in range(len(values))
-    )
-    return [value - mean - slope * (i - middle) for i, value in enumerate(values)]
-
-
-def _correlation(signs: list[int], lag: int) -> float:
-    products: int = sum(map(mul, signs, signs[lag:]))
-    return products / (len(signs) - lag)
