@@ -101,7 +101,7 @@ class HybridConfig:
         default="linear", description="Model that forecasts the loss at the end of a cycle, for the confidence"
     )
     payback_tolerance: Positive = Field(
-        default=0.003, description="A jump is paid back if the loss is at most this fraction above its trend"
+        default=0.01, description="A jump is paid back if the loss is at most this fraction above its trend"
     )
     explore: Share | None = Field(
         default=None,
