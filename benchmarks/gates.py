@@ -164,11 +164,10 @@ def queue(results: Results, regimes: Sequence[str]) -> Iterator[Spec]:
                 statistics = gated["statistics"]
                 rate = statistics["jumps"] / max(1, statistics["decisions"])
                 yield Spec(gate="random", hybrid={"gate": "random", "gate_rate": rate}, **shared)
+            settings = {"gate": "confidence", "confidence_threshold": 0.6}
+            yield Spec(gate="confidence 0.6", hybrid=settings, **shared)
             yield Spec(gate="look", hybrid={"gate": "always", "look_every": 1_000_000}, **shared)
             yield Spec(gate="adamw", **shared)
-        for seed in SEEDS:
-            settings = {"gate": "confidence", "confidence_threshold": 0.6}
-            yield Spec(gate="confidence 0.6", hybrid=settings, regime=regime, seed=seed)
 
 
 def table(results: Results) -> Iterator[str]:

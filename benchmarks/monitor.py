@@ -30,7 +30,7 @@ from hybrid_ray.training.loop import train
 
 HEALTHY = Assessment(level=Level.NORMAL, reasons=(), recovery=Recovery.CONTINUE)
 SERIES = Path(__file__).parents[1] / "tests" / "golden" / "training_series.npz"
-CALIBRATION = 5  # steps that a run trains before its first one
+BEFORE = 12  # batches that a run trains on before its first step: set-up and calibration
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +99,7 @@ def _rule(alarm: Alarm) -> str:
 
 def observed(trouble: Trouble) -> Rules:
     """Train and watch."""
-    rules, forward, batches = Rules(), GPT2.forward, -CALIBRATION
+    rules, forward, batches = Rules(), GPT2.forward, -BEFORE
 
     def disturbed(self: GPT2, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         nonlocal batches
@@ -114,7 +114,7 @@ def observed(trouble: Trouble) -> Rules:
     )  # fmt: skip
     config = TrainConfig(
         steps=trouble.steps, batch_size=16, learning_rate=trouble.rate, min_lr_ratio=0.0, lr_warmup_fraction=0.1,
-        schedule="linear", evaluations=1, sample_tokens=0, calibration_steps=CALIBRATION, device="cpu",
+        schedule="linear", evaluations=1, sample_tokens=0, calibration_steps=5, device="cpu",
     )  # fmt: skip
     run = RunConfig(
         arm="baseline" if trouble.predictor == "none" else "hybrid", seed=1, model=ModelConfig(preset="pico"),
