@@ -151,8 +151,32 @@ def execute_missing(execute: Execute, tasks: Sequence[Task]) -> list[RunResult]:
         if task.directory.exists() and _results_version(task.directory) != RESULTS_VERSION:
             shutil.rmtree(task.directory)
     stored = [stored_result(task) for task in tasks]
+    _check_replaceable([task for task, result in zip(tasks, stored, strict=True) if result is None])
     fresh = iter(execute([task for task, result in zip(tasks, stored, strict=True) if result is None]))
     return [result or next(fresh) for result in stored]
+
+
+def _check_replaceable(tasks: Sequence[Task]) -> None:
+    """Refuse to train where a finished result would be removed.
+
+    Raises:
+        ConfigError: a directory holds a finished run that is not this task's, or a damaged result.
+    """
+    problems = []
+    for task in tasks:
+        path = task.directory / "result.json"
+        try:
+            status = read_json(path).get("status") if path.exists() else None
+        except (StoreError, AttributeError) as error:
+            problems.append(f"{error}: restore it, or remove {task.directory} to train that run again")
+            continue
+        if status in ("finished", "diverged"):
+            problems.append(
+                f"{task.directory} holds a finished run of other settings, or its run.json is damaged: restore that "
+                "file, or remove the folder to train the run again"
+            )
+    if problems:
+        raise ConfigError(problems)
 
 
 def _results_version(directory: Path) -> int | None:
@@ -178,8 +202,11 @@ def cached(execute: Execute, cache: RunCache, *, corpus: str, machine: Mapping[s
 
     def execute_cached(tasks: Sequence[Task]) -> list[RunResult]:
         keys = [baseline_key(task.run, corpus=corpus, machine=machine) for task in tasks]
-        known = [_own(key, task) or cache.fetch(key, task.directory) for key, task in zip(keys, tasks, strict=True)]
+        known = [
+            _own(key, task, machine) or cache.fetch(key, task.directory) for key, task in zip(keys, tasks, strict=True)
+        ]
         missing = [index for index, result in enumerate(known) if result is None]
+        _check_replaceable([tasks[index] for index in missing])
         for index in missing:
             _claim(keys[index], tasks[index].directory)
         fresh = iter(execute([tasks[index] for index in missing]))
@@ -200,9 +227,13 @@ def _as_asked(result: RunResult) -> bool:
     return not result.machine.get("fallbacks") and not result.fingerprint.get("setting", {}).get("others")
 
 
-def _own(key: str, task: Task) -> RunResult | None:
-    """The stored result in the task's directory, if its run has this cache key."""
-    return stored_result(task) if _mark(task.directory) == key else None
+def _own(key: str, task: Task, machine: Mapping[str, Any]) -> RunResult | None:
+    """The stored result in the task's directory, if its run has this cache key, or lost it but ran on this machine."""
+    result = stored_result(task)
+    if result is None or _mark(task.directory) == key:
+        return result
+    here = all(result.fingerprint.get(name) == value for name, value in machine.items())
+    return result if here else None
 
 
 def _claim(key: str, directory: Path) -> None:

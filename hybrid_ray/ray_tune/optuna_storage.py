@@ -20,7 +20,7 @@ from hybrid_ray.run_result import TrialEnd, was_trained
 from hybrid_ray.storage.jsonl import repair_last_line
 from hybrid_ray.storage.study_store import StudyStore
 
-__all__ = ["counted_trials", "open_study", "queue_settings", "reconcile"]
+__all__ = ["NAME", "counted_trials", "open_study", "queue_settings", "reconcile"]
 
 NAME = "optuna.journal"
 
@@ -33,7 +33,7 @@ def open_study(directory: Path, job: JobConfig) -> optuna.Study:
     """
     path = directory / NAME
     repair_last_line(path)  # Optuna skips an incomplete last line, but fails once another is appended
-    for leftover in directory.glob(f"{NAME}.*"):  # Optuna's lock; after a kill it would wait 30 s for it
+    for leftover in directory.glob(f"{NAME}.lock*"):  # Optuna's lock; after a kill it would wait 30 s for it
         leftover.unlink()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     directions = [StudyDirection.MAXIMIZE]

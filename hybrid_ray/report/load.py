@@ -4,15 +4,16 @@ Everything comes from the study's own files, except the list of waiting and runn
 journal. A rescored study (study/rescore.py) has its own trials; everything else is read from the study it rescores.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from hybrid_ray.config import JobConfig
-from hybrid_ray.config.jobfile import read_job
+from hybrid_ray.config.jobfile import job_from_text, read_job
 from hybrid_ray.config.task import task_words
 from hybrid_ray.errors import ConfigError, StoreError
 from hybrid_ray.objective import degradation, pareto_front, ranked, score, speedup
@@ -20,12 +21,15 @@ from hybrid_ray.report.rescoring import Rescoring, read_rescoring
 from hybrid_ray.run_result import TRIAL_COLUMNS, Evaluation, RunResult, StepRecord, TrialEnd, TrialRow
 from hybrid_ray.storage.json_files import read_json
 from hybrid_ray.storage.jsonl import read_jsonl
+from hybrid_ray.storage.parquet import read_steps
 from hybrid_ray.storage.results_version import check_study_version
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 __all__ = ["Study", "load_study"]
+
+log = logging.getLogger("hybrid_ray")
 
 _RUN_COLUMNS = (
     "run", "arm", "seed", "status", "loss", "test_loss", "time", "train_seconds", "calibration", "steps",
@@ -73,6 +77,10 @@ class Study:
     def finished(self) -> bool:
         """Whether the driver finished, so that nothing is left to resume."""
         return not self.events.empty and bool((self.events["event"] == "finished").iloc[-1])
+
+    def ended(self, event: str, note: str | None) -> "Study":
+        """The study as it will be once this last event is stored."""
+        return replace(self, events=pd.concat([self.events, pd.DataFrame([{"event": event, "note": note}])]))
 
     @property
     def note(self) -> str | None:
@@ -160,13 +168,13 @@ class Study:
             StoreError: there is no such run, or it has no steps.
         """
         directory = self.run_directory(run)
-        # Try the lines first: if both files exist, the writer was killed before it removed the lines.
-        if (directory / "steps.jsonl").exists():
-            rows = {row["step"]: row for row in read_jsonl(directory / "steps.jsonl")}
-            return pd.DataFrame([rows[step] for step in sorted(rows)], columns=_names(StepRecord))
-        if (directory / "steps.parquet").exists():
-            return pd.read_parquet(directory / "steps.parquet")
-        raise StoreError(f"{directory} has no steps: it is not a run of this study, or it has not started")
+        rows = read_steps(directory)
+        result = self.result(run)
+        if result is not None and result.status == "finished" and rows and len(rows) != result.steps:
+            raise StoreError(f"{directory} has records of {len(rows)} of its {result.steps} steps: they are damaged")
+        if not rows:
+            raise StoreError(f"{directory} has no steps: it is not a run of this study, or it has not started")
+        return pd.DataFrame(rows, columns=_names(StepRecord))
 
     def result(self, run: int | str) -> RunResult | None:
         """The result of a run; None while it runs, or if it never ended."""
@@ -188,13 +196,20 @@ def load_study(study: Path | str | None = None, *, studies_dir: Path | str = "st
     """
     directory = _find(study, Path(studies_dir))
     check_study_version(directory)
-    try:
-        job = read_job(directory / "job.yaml")
-    except ConfigError as error:
-        raise StoreError(f"{directory / 'job.yaml'} cannot be used: {error}") from error
     rescoring = read_rescoring(directory)
     runs = rescoring.study if rescoring else directory
-    environment, statistics = runs / "environment.json", runs / "confirmation.json"
+    place, statistics = runs / "environment.json", runs / "confirmation.json"
+    environment = read_json(place) if place.exists() else {}
+    events = read_jsonl(runs / "events.jsonl")
+    trials = _trials(directory)
+    if rescoring is None:
+        lost = [] if not statistics.exists() else _lost_confirmations(directory, read_json(statistics))
+        _check_complete(directory, events, lost, {int(number) for number in trials["number"]})
+    try:
+        as_run = environment.get("job") if rescoring is None else None
+        job = job_from_text(as_run, directory / "job.yaml") if as_run else read_job(directory / "job.yaml")
+    except ConfigError as error:
+        raise StoreError(f"{directory / 'job.yaml'} cannot be used: {error}") from error
     baseline = [row for _, row in _runs(runs, "baseline/result.json")]
     frontier = [{"length": float(path.parent.name), **row} for path, row in _runs(runs, "frontier/*/result.json")]
     frontier += [{"length": 1.0, **row} for row in baseline]
@@ -205,15 +220,53 @@ def load_study(study: Path | str | None = None, *, studies_dir: Path | str = "st
     return Study(
         directory=directory,
         job=job,
-        environment=read_json(environment) if environment.exists() else {},
-        events=pd.DataFrame(read_jsonl(runs / "events.jsonl")),
-        trials=_trials(directory),
+        environment=environment,
+        events=pd.DataFrame(events),
+        trials=trials,
         baseline=pd.DataFrame(baseline, columns=list(_RUN_COLUMNS)),
         frontier=_frontier(frontier),
         confirmation=pd.DataFrame(confirmation, columns=["candidate", *_RUN_COLUMNS]),
         statistics=read_json(statistics) if statistics.exists() else None,
         rescoring=rescoring,
     )
+
+
+def _check_complete(
+    directory: Path, events: Sequence[Mapping[str, Any]], lost: list[str], trials: Collection[int]
+) -> None:
+    """Refuse a study that has lost files, whose tables would look complete.
+
+    Raises:
+        StoreError: something that the events say has been made is missing.
+    """
+    if not events or events[0]["event"] != "created":
+        lost.append("events.jsonl has lost its beginning")
+    stages = {event["stage"]: event for event in events if event["event"] == "stage"}
+    if "search" in stages:
+        runs = stages.get("frontier", {}).get("runs", ())
+        lost += [f"{run}/result.json is missing" for run in runs if not (directory / run / "result.json").is_file()]
+    finished = bool(events) and events[-1]["event"] == "finished"
+    if finished and "confirmation" in stages and not (directory / "confirmation.json").is_file():
+        lost.append("confirmation.json is missing")
+    if gone := sorted(_ended_trials(directory / "optuna.journal") - set(trials)):
+        lost.append(f"trials.jsonl has lost {len(gone)} trials that have ended (trial {gone[0]})")
+    if lost:
+        raise StoreError(
+            f"{directory} is damaged: {'; '.join(lost)}. `hybrid-ray resume {directory}` rebuilds what it can from the "
+            "other files, and runs the rest again"
+        )
+
+
+def _lost_confirmations(directory: Path, statistics: Mapping[str, Any]) -> list[str]:
+    """The finished runs in confirmation.json that have lost their result."""
+    runs = {
+        f"confirmation/{'baseline' if arm == 'baseline' else one['trial']}/{arm}-{row['seed']}"
+        for one in statistics["candidates"]
+        for arm, rows in one["runs"].items()
+        for row in rows
+        if row["status"] == "finished"
+    }
+    return [f"{run}/result.json is missing" for run in sorted(runs) if not (directory / run / "result.json").is_file()]
 
 
 def _names(record: type[StepRecord | Evaluation]) -> list[str]:
@@ -244,7 +297,7 @@ def _result(directory: Path) -> RunResult | None:
         return None
     try:
         return RunResult.from_dict(read_json(path))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"{path} is not the result of a run: {error}") from error
 
 
@@ -284,13 +337,6 @@ def _trials(directory: Path) -> pd.DataFrame:
 
 def _open_trials(journal: Path) -> list[dict[str, Any]]:
     """Trials that are running or waiting, from the Optuna journal."""
-    if not journal.exists():
-        return []
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-    from optuna.trial import TrialState
-
-    storage = JournalStorage(JournalFileBackend(str(journal)))
     return [
         {
             "number": trial.number,
@@ -298,9 +344,28 @@ def _open_trials(journal: Path) -> list[dict[str, Any]]:
             "started": trial.datetime_start.timestamp() if trial.datetime_start else None,
             **{f"params_{name}": value for name, value in _settings(trial).items()},
         }
-        for study in storage.get_all_studies()
-        for trial in storage.get_all_trials(study._study_id, states=(TrialState.RUNNING, TrialState.WAITING))
+        for trial in _journal(journal)
+        if not trial.state.is_finished()
     ]
+
+
+def _ended_trials(journal: Path) -> set[int]:
+    return {trial.number for trial in _journal(journal) if trial.state.is_finished()}
+
+
+def _journal(journal: Path) -> "list[FrozenTrial]":
+    """All trials in an Optuna journal; none if it is missing or damaged, since the results are in other files."""
+    if not journal.exists():
+        return []
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    try:
+        storage = JournalStorage(JournalFileBackend(str(journal)))
+        return [trial for study in storage.get_all_studies() for trial in storage.get_all_trials(study._study_id)]
+    except Exception as error:  # Optuna raises many types for a damaged journal
+        log.warning("%s cannot be read (%s): running and queued trials are not listed", journal, type(error).__name__)
+        return []
 
 
 def _settings(trial: "FrozenTrial") -> Mapping[str, Any]:

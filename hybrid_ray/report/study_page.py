@@ -78,13 +78,19 @@ GLOSSARY = (
 )
 
 
-def write_report(directory: Path | str) -> Headline:
+def write_report(directory: Path | str, *, ended: str | None = None, note: str | None = None) -> Headline:
     """Write ``report.html``, ``report.md`` and the plots of a study, replacing old ones. Returns the headline.
+
+    Args:
+        ended: the event that is going to be stored once the report is written (``finished``).
+        note: of that event.
 
     Raises:
         StoreError: the directory is not a study, or it cannot be written; files that could not be replaced are kept.
     """
     study = load_study(directory)
+    if ended is not None:
+        study = study.ended(ended, note)
     found = headline(study)
     environment = templates()
     figures = {plot.name: plot.draw(study) for plot in shown(study)}

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from hybrid_ray.errors import StoreError
 from hybrid_ray.run_result import StepRecord
 from hybrid_ray.storage.atomic import write_atomic
 from hybrid_ray.storage.jsonl import read_jsonl
@@ -32,15 +33,23 @@ def read_steps(directory: Path) -> list[dict[str, Any]]:
     """The steps of a run directory in order (`StepRecord` as plain values); none if it has no steps.
 
     The lines come first: if both files exist, the writer was killed before it removed them.
+
+    Raises:
+        StoreError: the file is damaged.
     """
     if (directory / "steps.jsonl").exists():
         rows = {row["step"]: row for row in read_jsonl(directory / "steps.jsonl")}
         return [rows[step] for step in sorted(rows)]
     if not (directory / "steps.parquet").exists():
         return []
+    import pyarrow
     import pyarrow.parquet
 
-    found: list[dict[str, Any]] = pyarrow.parquet.read_table(directory / "steps.parquet").to_pylist()
+    path = directory / "steps.parquet"
+    try:
+        found: list[dict[str, Any]] = pyarrow.parquet.read_table(path, page_checksum_verification=True).to_pylist()
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise StoreError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from error
     return found
 
 
@@ -55,7 +64,7 @@ def write_parquet(rows: Iterable[Mapping[str, Any]], path: Path, kinds: Mapping[
         name: pyarrow.array([row.get(name) for row in table], type=kinds[name] if kinds else None) for name in names
     }
     sink = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(pyarrow.table(columns), sink)
+    pyarrow.parquet.write_table(pyarrow.table(columns), sink, write_page_checksum=True)
     write_atomic(path, sink.getvalue().to_pybytes())
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from hybrid_ray.errors import StoreError
 from hybrid_ray.storage.json_files import write_json_atomic
-from hybrid_ray.storage.jsonl import JsonLines, read_jsonl, write_jsonl
+from hybrid_ray.storage.jsonl import JsonLines, read_jsonl, remove_damaged_lines, write_jsonl
 from hybrid_ray.storage.parquet import write_parquet
 
 __all__ = ["TRIAL_STATES", "StudyStore", "write_trials"]
@@ -29,6 +29,8 @@ class StudyStore:
         self.directory = Path(directory)
         self._trials = JsonLines(self.directory / "trials.jsonl")
         self._events = JsonLines(self.directory / "events.jsonl")
+        for name in ("trials.jsonl", "events.jsonl"):  # lost trials are rebuilt (ray_tune/recovery/rebuild.py)
+            remove_damaged_lines(self.directory / name)
         self._numbers = {int(row["number"]) for row in self.trials()}
 
     def __enter__(self) -> "StudyStore":

@@ -20,7 +20,7 @@ from typing import IO, Any
 import torch
 
 from hybrid_ray.config import JobConfig
-from hybrid_ray.config.jobfile import dump_job, read_job
+from hybrid_ray.config.jobfile import dump_job, job_from_text, parse_yaml, plain_values, read_job
 from hybrid_ray.config.named import source_of
 from hybrid_ray.errors import ConfigError, StoreError, StudyLocked
 from hybrid_ray.ray_tune.space import SearchSpace
@@ -55,22 +55,22 @@ class StudyDirectory:
         lock = lock_directory(path)
         write_atomic(path / "job.yaml", dump_job(job).encode())
         study = cls(path, job, lock)
-        study.store.write_json("environment.json", {**environment(), **_of_names(job), "identity": made_from})
+        record = {**environment(), **_of_names(job), "identity": made_from, "job": dump_job(job)}
+        study.store.write_json("environment.json", record)
         study.store.event("created", source=None if source is None else str(source), pid=os.getpid())
         return study
 
     @classmethod
     def open(cls, path: Path) -> "StudyDirectory":
         """An existing study. Raises `ConfigError` if there is none, `StudyLocked` if another process uses it."""
-        if not (path / "job.yaml").is_file() or not (path / "environment.json").is_file():
+        if not (path / "environment.json").is_file():
             raise ConfigError(
-                f"{path} is not a study directory (it needs job.yaml and environment.json): give one such as "
-                f"studies/local"
+                f"{path} is not a study directory (it has no environment.json): give one such as studies/local"
             )
         check_study_version(path)
         lock = lock_directory(path)
         try:
-            return cls(path.absolute(), read_job(path / "job.yaml"), lock)
+            return cls(path.absolute(), _read_study_job(path), lock)
         except BaseException:
             lock.close()
             raise
@@ -117,6 +117,8 @@ class StudyDirectory:
     def set_job(self, job: JobConfig) -> None:
         """Write the job again, after a change that is allowed (the number of trials)."""
         self.job = job
+        kept = read_json(self.path / "environment.json")
+        self.store.write_json("environment.json", {**kept, "job": dump_job(job)})
         write_atomic(self.path / "job.yaml", dump_job(job).encode())
 
     def check_identity(self, now: Mapping[str, Any]) -> None:
@@ -155,6 +157,39 @@ class StudyDirectory:
             return
         first = f"{self.path} can't be continued: its trials were made with other settings"
         raise ConfigError([first, *changed, "change them back, or continue in a new study: hybrid-ray resume --fork"])
+
+
+def _read_study_job(path: Path) -> JobConfig:
+    """The job of a study. A missing job.yaml is written again; one that a user has edited is read, with a warning.
+
+    Raises:
+        ConfigError: job.yaml can't be used.
+        StoreError: it lacks settings that it had.
+    """
+    written, as_run = path / "job.yaml", read_json(path / "environment.json").get("job")
+    if as_run is None:
+        return read_job(written)
+    if not written.is_file() or not written.stat().st_size:
+        log.warning("%s was lost; it is written again from environment.json", written)
+        write_atomic(written, as_run.encode())
+    job = read_job(written)
+    before = job_from_text(as_run, written)
+    gone = _leaves(parse_yaml(as_run, source="")) - _leaves(parse_yaml(written.read_text("utf-8"), source=""))
+    if gone:
+        raise StoreError(
+            f"{written} lacks {min(gone)} and {len(gone) - 1} more settings that it had: put them back, or delete the "
+            "file to have it written again"
+        )
+    if changes := differences(plain_values(before), plain_values(job)):
+        log.warning("%s was edited: %s", written, "; ".join(changes))
+    return job
+
+
+def _leaves(values: Any, place: str = "") -> set[str]:
+    """The dotted names of all settings in a job file."""
+    if not isinstance(values, Mapping):
+        return {place}
+    return {leaf for key, value in values.items() for leaf in _leaves(value, f"{place}.{key}".lstrip("."))}
 
 
 def identity(job: JobConfig, space: SearchSpace) -> dict[str, Any]:
@@ -240,7 +275,10 @@ def _free_directory(parent: Path, name: str) -> Path:
 
 def lock_directory(path: Path) -> IO[str]:
     """Lock a directory until the file that this returns is closed. Raises `StudyLocked` if another process has it."""
-    file = (path / "lock").open("a+", encoding="utf-8")
+    try:
+        file = (path / "lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror or error}: make it writable") from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -248,6 +286,12 @@ def lock_directory(path: Path) -> IO[str]:
         holder = file.read().strip() or "another process"
         file.close()
         raise StudyLocked(f"{path} is in use by {holder}: wait for it, or stop it first") from error
+    except OSError as error:
+        file.close()
+        raise StoreError(
+            f"{path} is on a file system without locks ({error.strerror or error}), so two processes could write it at "
+            "once: mount it with locks (NFS: local_lock=none, Lustre: flock), or choose another studies_dir"
+        ) from error
     file.truncate(0)
     file.write(f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
     file.flush()

@@ -1,12 +1,13 @@
 """The stages of a study in order, each over one study directory: frontier, search, confirmation, report."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hybrid_ray.errors import HybridRayError
+from hybrid_ray.errors import HybridRayError, StoreError
 from hybrid_ray.evaluation.arms import frontier_runs
 from hybrid_ray.evaluation.comparable import comparable, fingerprint_of
 from hybrid_ray.evaluation.confirm import confirm, confirmation_runs
@@ -14,7 +15,8 @@ from hybrid_ray.evaluation.frontier import Frontier
 from hybrid_ray.evaluation.runner import Task, cached
 from hybrid_ray.evaluation.scoring import TrialScorer
 from hybrid_ray.ray_tune.cluster import Resources, ray_session, resource_concurrency
-from hybrid_ray.ray_tune.optuna_storage import counted_trials, open_study, queue_settings, reconcile
+from hybrid_ray.ray_tune.optuna_storage import counted_trials, queue_settings, reconcile
+from hybrid_ray.ray_tune.recovery.rebuild import open_whole_study, rebuild_rows
 from hybrid_ray.ray_tune.runner import RayExecute, machine_of_runs
 from hybrid_ray.ray_tune.space import SearchSpace
 from hybrid_ray.ray_tune.trial import TrialSpec
@@ -121,7 +123,7 @@ class Stages:
         """Frontier runs, including the baseline. Those in the cache are not trained again."""
         runs = frontier_runs(self._job)
         display.stage("frontier", len(runs))
-        self._study.store.event("stage", stage="frontier")
+        self._study.store.event("stage", stage="frontier", runs=[_place(length).as_posix() for length in runs])
         tasks = [Task(run=run, directory=self._study.path / _place(length)) for length, run in runs.items()]
         task, machine = load_task(self._job.run()), machine_of_runs(self._job, tasks[0].run, flag=self._flag)
         self._study.check_machine(machine)
@@ -170,7 +172,9 @@ class Stages:
         from hybrid_ray.ray_tune.search import Search
 
         study = self._study
-        optuna_study = open_study(study.path, self._job)
+        scorer = TrialScorer.from_results(results, self._job.objective)
+        optuna_study = open_whole_study(study.store, self._job, lambda trial: self._space.ask(trial, self._job))
+        rebuild_rows(optuna_study, study.store, scorer)
         interrupted = reconcile(optuna_study, study.store, self._job)
         queue_settings(optuna_study, dict(islice(self._queued.items(), self._job.search.trials)))
         missing = self._job.search.trials - counted_trials(study.store.trials())
@@ -184,7 +188,7 @@ class Stages:
             space=self._space,
             spec=TrialSpec(
                 job=self._job,
-                scorer=TrialScorer.from_results(results, self._job.objective),
+                scorer=scorer,
                 trials=study.path / "trials",
                 storage=study.scratch,
             ),
@@ -198,7 +202,7 @@ class Stages:
     def _confirm(self, results: Sequence[RunResult], execute: RayExecute, display: Display) -> None:
         """Repeat the best trials with new seeds, next to their controls. Includes trials that were confirmed before."""
         kept = self._study.path / "confirmation.json"
-        before = [one["trial"] for one in read_json(kept)["candidates"]] if kept.exists() else []
+        before = _confirmed_before(kept)
         best = best_candidates(self._study.store.trials(), self._job, before=before)
         if not best:
             return
@@ -218,8 +222,9 @@ class Stages:
     def _report(self, note: str | None) -> Outcome:
         """Write the report; returns the outcome with the text for the terminal."""
         study = self._study
-        study.store.event("failed" if self._gave_up else "cut_short" if note else "finished", note=note)
-        text = write_report(study.path).text
+        ended = "failed" if self._gave_up else "cut_short" if note else "finished"
+        text = write_report(study.path, ended=ended, note=note).text
+        study.store.event(ended, note=note)
         said = [
             text,
             plain_scores(load_study(study.path)),
@@ -260,6 +265,14 @@ class _Listener:
     def gave_up(self, numbers: Sequence[int]) -> None:
         """Stored at once, because a resumed study tries these trials again (ray_tune/optuna_storage.py)."""
         self._study.store.event("gave_up", trials=numbers)
+
+
+def _confirmed_before(kept: Path) -> list[int]:
+    """The trials in confirmation.json; if that is damaged or gone, those with runs in the folder."""
+    with contextlib.suppress(StoreError):
+        return [one["trial"] for one in read_json(kept)["candidates"]]
+    folders = kept.with_name("confirmation")
+    return sorted(int(path.name) for path in folders.glob("[0-9]*") if path.name.isdigit())
 
 
 def _place(length: float) -> Path:

@@ -1,5 +1,6 @@
 """Reasons to start nothing new: a signal to stop, or a budget that is used up."""
 
+import os
 import signal
 import threading
 import time
@@ -62,6 +63,8 @@ class StopFlag:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self.signal = number
+        # Not print: a handler may run inside another write to the same buffer.
+        os.write(2, b"Stopping: finished runs are kept. A second signal ends this at once.\n")
 
 
 class Budget:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ ReporterFactory = Callable[[Send], Reporter]
 """Makes one rank's reporter from the function that sends metrics to Ray. It is pickled to the workers: build it from
 plain data, so that it decides the same on every rank."""
 
+_LOST_CONNECTION = re.compile(r"Connection (closed|reset) by peer|NCCL.*(remote process exited|peer)", re.IGNORECASE)
 MOST_PREEMPTIONS = 20  # of one run that do not count as failures
 CONTROLLER_FAILURES = 3  # of Ray Train's own controller; without a limit it would retry for ever
 COLLECTIVE_TIMEOUT = 600  # seconds that a rank may wait for the others before the run fails
@@ -40,10 +42,13 @@ _OUT_OF_MEMORY = "out-of-memory"
 
 
 def was_preempted(error: BaseException) -> bool:
-    """Whether a run's process got SIGTERM or its node went away, which says nothing about the run's settings."""
+    """Whether a run's process got SIGTERM or its node went away, which says nothing about the run's settings.
+
+    If only the ranks that lost their connection to another one have reported, that one was probably preempted too.
+    """
     from ray.exceptions import NodeDiedError
 
-    workers = getattr(error, "worker_failures", {}).values()  # of a TrainingFailedError
+    workers = list(getattr(error, "worker_failures", {}).values())  # of a TrainingFailedError
     text = str(error)
     return (
         isinstance(error, NodeDiedError)
@@ -51,6 +56,7 @@ def was_preempted(error: BaseException) -> bool:
         or "SIGTERM" in text
         or "node has died" in text
         or any(was_preempted(worker) for worker in workers)
+        or (bool(workers) and all(_LOST_CONNECTION.search(str(worker)) for worker in workers))
     )
 
 

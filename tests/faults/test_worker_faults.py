@@ -76,11 +76,11 @@ def signals(folder: Path, *planned: tuple[str, signal.Signals], after: int = 30)
     thread.join()
 
 
-def slow_job(folder: Path, **sections: object) -> JobConfig:
+def slow_job(folder: Path, *, steps: int = 400, **sections: object) -> JobConfig:
     """Runs of some seconds, so that heartbeats (one a second) can be followed, with checkpoints."""
     train = TrainConfig(
-        steps=400, batch_size=8, sequence_length=32, evaluations=10, calibration_steps=5, learning_rate=1e-2,
-        checkpoint_every=100,
+        steps=steps, batch_size=8, sequence_length=32, evaluations=10, calibration_steps=5, learning_rate=1e-2,
+        checkpoint_every=steps // 8,
     )  # fmt: skip
     return micro_job(folder, train=train, **sections)
 
@@ -133,9 +133,9 @@ def test_stopped_and_preempted_workers_of_frontier_and_trials_cost_a_study_nothi
 
 
 def test_a_stopped_rank_of_two_is_noticed_and_a_preempted_one_does_not_count(tmp_path: Path) -> None:
-    job = slow_job(tmp_path, resources=ResourcesConfig(workers=2, hang_seconds=3.0))
+    job = slow_job(tmp_path, steps=80, resources=ResourcesConfig(workers=2, hang_seconds=3.0))
     faults = [("a worker of", signal.SIGSTOP), ("a worker of", signal.SIGTERM)]
-    with signals(tmp_path, *faults) as sent:
+    with signals(tmp_path, *faults, after=3) as sent:
         (result,) = execute(job, tmp_path, "run")
     assert len(sent) == 2
-    assert (result.status, result.steps) == ("finished", 400), result.error
+    assert (result.status, result.steps) == ("finished", 80), result.error

@@ -4,7 +4,6 @@ Losses follow a power law in time, so that a trial's true net speedup is the one
 by the real code.
 """
 
-import json
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,8 @@ from hybrid_ray.evaluation.summary import comparisons, net_speedup, rows, verdic
 from hybrid_ray.objective import degradation, score
 from hybrid_ray.run_result import Evaluation, Heldout, Replay, RunResult
 from hybrid_ray.storage.atomic import write_atomic
+from hybrid_ray.storage.json_files import write_json_atomic
+from hybrid_ray.storage.jsonl import write_jsonl
 from hybrid_ray.storage.study_store import StudyStore
 
 STEPS = 600
@@ -164,16 +165,35 @@ def confirmed(
 
 
 def build_study(
-    directory: Path, *, trials: int = 16, net: float = 0.93, finished: bool = True, confirm: bool = True
+    directory: Path,
+    *,
+    trials: int = 16,
+    net: float = 0.93,
+    finished: bool = True,
+    confirm: bool = True,
+    record: bool = False,
 ) -> Path:
-    """A whole study directory: frontier, trials in every state, a confirmation."""
+    """A whole study directory: frontier, trials in every state, a confirmation; with ``record`` also what a driver
+    stores to find lost files.
+    """
     job = JobConfig(name=directory.name, search=SearchConfig(trials=max(1, trials)), confirm=ConfirmConfig())
     write_atomic(directory / "job.yaml", dump_job(job).encode())
     store = StudyStore(directory)
     store.write_json(
-        "environment.json", {"python": "3.11", "packages": {"torch": "2.13"}, "memory_bytes": 2**33, "gpus": []}
+        "environment.json",
+        {
+            "python": "3.11",
+            "packages": {"torch": "2.13"},
+            "memory_bytes": 2**33,
+            "gpus": [],
+            **({"job": dump_job(job)} if record else {}),
+        },
     )
     store.event("created")
+    places = ["baseline" if length == 1.0 else f"frontier/{length:.2f}" for length in job.frontier.lengths]
+    if record:
+        store.event("stage", stage="frontier", runs=places)
+        store.event("stage", stage="search")
     for length in job.frontier.lengths:
         place = "baseline" if length == 1.0 else f"frontier/{length:.2f}"
         keep(directory / place, run_result("baseline" if length == 1.0 else "frontier", steps=round(STEPS * length)))
@@ -192,6 +212,8 @@ def build_study(
             keep(directory / f"trials/{number:04d}", replace(result, status=row["status"]), steps=True)
         store.add_trial(row)
     if confirm:
+        if record:
+            store.event("stage", stage="confirmation")
         _confirm(directory, store, net)
     if finished:
         store.event("finished", note=None)
@@ -218,9 +240,9 @@ def _confirm(directory: Path, store: StudyStore, net: float) -> None:
 def keep(directory: Path, result: RunResult, *, steps: bool = False) -> None:
     """A run directory as a finished run leaves it, if asked with step records that fit its result."""
     directory.mkdir(parents=True)
-    (directory / "result.json").write_text(json.dumps(result.as_dict()))
+    write_json_atomic(directory / "result.json", result.as_dict())
     if steps:
-        (directory / "steps.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in _steps(result)))
+        write_jsonl(directory / "steps.jsonl", _steps(result))
 
 
 def _steps(result: RunResult) -> Iterator[dict[str, Any]]:

@@ -118,6 +118,7 @@ def test_steps_of_a_running_trial_are_those_written_so_far(tmp_path: Path) -> No
     directory = build_study(tmp_path / "study", trials=2)
     path = directory / "trials" / "0001" / "steps.jsonl"
     path.write_bytes(path.read_bytes()[:5000])
+    path.with_name("result.json").unlink()
     steps = load_study(directory).steps(1)
     assert 0 < len(steps) < STEPS
     with pytest.raises(StoreError, match="has no steps"):

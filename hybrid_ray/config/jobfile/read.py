@@ -16,7 +16,7 @@ from hybrid_ray.config.named import module_folder
 from hybrid_ray.config.task import TaskConfig
 from hybrid_ray.errors import ConfigError
 
-__all__ = ["dump_job", "job_from_dict", "read_job"]
+__all__ = ["dump_job", "job_from_dict", "job_from_text", "read_job"]
 
 
 def read_job(path: Path | str, overrides: Sequence[str] = ()) -> JobConfig:
@@ -29,9 +29,17 @@ def read_job(path: Path | str, overrides: Sequence[str] = ()) -> JobConfig:
     if not source.is_file():
         raise ConfigError(f"{source} is not a file: give the path of a job such as jobs/local.yaml")
     try:
-        data = parse_yaml(source.read_text(encoding="utf-8"), source=str(source))
+        text = source.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{source} is not text in UTF-8: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{source} cannot be read: {error.strerror or error}") from error
+    return job_from_text(text, source, overrides)
+
+
+def job_from_text(text: str, source: Path, overrides: Sequence[str] = ()) -> JobConfig:
+    """As `read_job`, from the text of the file ``source``, which need not exist."""
+    data = parse_yaml(text, source=str(source))
     if data is None:
         raise ConfigError(f"{source} is empty: a job is a mapping of settings, for example train: {{steps: 600}}")
     if not isinstance(data, dict):
