@@ -90,7 +90,6 @@ class _Climb:
 
     def _study(self, name: str, rung: str, job_of: Callable[[], JobConfig]) -> Outcome | None:
         """Run or resume a study. Returns its outcome if it failed."""
-        self._flag.raise_if_set()
         place = self._directory.path / name
         begun = self._directory.has_study(name)
         if begun and load_study(place).finished:
@@ -98,7 +97,9 @@ class _Climb:
         self._say(f"{self._job.name}: {name} {'continues' if begun else 'begins'}")
         with ray_session(self._rungs[rung]):
             self._flag.listen()  # because Ray has installed its own signal handler
-            outcome = resume_study(place) if begun else run_study(job_of(), source=self._directory.path / JOB)
+            job = None if begun else job_of()
+            self._flag.raise_if_set()
+            outcome = resume_study(place) if job is None else run_study(job, source=self._directory.path / JOB)
         if outcome.status == "stopped":
             raise Stopped(outcome.text)
         return outcome if outcome.status == "failed" else None

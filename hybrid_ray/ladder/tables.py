@@ -30,10 +30,10 @@ def sentence(ladder: Ladder) -> str:
     done = [(rung, best) for rung in ladder.rungs if (best := rung.study.best) is not None]
     if not done:
         return "No rung has a finished trial that predicts yet."
-    sizes = (
-        f"From {done[0][0].parameters:,} to {done[-1][0].parameters:,} parameters, the best net speedup per rung is "
-    )
+    first, last = done[0][0].parameters, done[-1][0].parameters
     nets = ", ".join(with_error(best["net_speedup"], best["net_error"], 2) for _, best in done)
+    if len(done) == 1:
+        return f"At {first:,} parameters the best net speedup is {nets}; no larger rung has finished trials yet."
     neighbours = [pair for pair in ladder.pairs if _are_neighbours(ladder, pair)]
     shown = [f"{pair.below} to {pair.above}" for pair in neighbours if pair.correlation.shown]
     order = (
@@ -41,7 +41,7 @@ def sentence(ladder: Ladder) -> str:
         if shown
         else "no step of the ladder was shown to keep the order of the settings"
     )
-    return f"{sizes}{nets}; {order}."
+    return f"From {first:,} to {last:,} parameters, the best net speedup per rung is {nets}; {order}."
 
 
 def results(ladder: Ladder) -> Table:

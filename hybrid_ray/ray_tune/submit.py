@@ -76,7 +76,7 @@ def submit(
     with tempfile.TemporaryDirectory(prefix="hr-job-") as folder:
         (Path(folder) / "job.yaml").write_text(dump_job(_on_the_cluster(job)), encoding="utf-8")
         _take_along(job, Path(folder))
-        name = _send(client, folder)
+        name = _send(client, folder, command="ladder" if job.ladder.rungs else "run")
     print(f"submitted as {name}", file=sys.stderr)
     try:
         _follow(client, name)
@@ -162,7 +162,7 @@ def _client(address: str, token: str | None) -> "JobSubmissionClient":
         raise HybridRayError(f"no Ray cluster answers at {address}: {error}") from error
 
 
-def _send(client: "JobSubmissionClient", folder: str) -> str:
+def _send(client: "JobSubmissionClient", folder: str, *, command: str) -> str:
     """Submit the job in the folder; returns its name. Retries: a new cluster accepts no jobs for some seconds."""
     environment = {
         "working_dir": folder,
@@ -172,7 +172,7 @@ def _send(client: "JobSubmissionClient", folder: str) -> str:
     until = time.monotonic() + _AGENT_SECONDS
     while True:
         try:
-            return client.submit_job(entrypoint="python -m hybrid_ray.cli run job.yaml", runtime_env=environment)
+            return client.submit_job(entrypoint=f"python -m hybrid_ray.cli {command} job.yaml", runtime_env=environment)
         except RuntimeError as error:
             if "No available agent" not in str(error) or time.monotonic() > until:
                 raise HybridRayError(f"the cluster refused the job: {error}") from error

@@ -37,6 +37,10 @@ def run_study(job: JobConfig, *, source: Path | None = None) -> Outcome:
         HybridRayError: Ray does not start (no directory is made), or the study had to end early (finished runs are
             kept).
     """
+    if job.ladder.rungs:
+        raise ConfigError(
+            "ladder.rungs names rungs, but a single study reads none: use hybrid-ray ladder, or --set ladder.rungs={}"
+        )
     job = resolve_auto(job)
     space, planned = load_space(job), plan(job)
     with _ray(job) as flag, StudyDirectory.create(job, space=space, source=source) as study:

@@ -23,7 +23,7 @@ from hybrid_ray.ray_tune.space import load_space
 from hybrid_ray.report.load import load_study
 from hybrid_ray.storage.atomic import write_atomic
 from hybrid_ray.storage.study_store import StudyStore
-from hybrid_ray.study.pipeline import Outcome
+from hybrid_ray.study.pipeline import Outcome, run_study
 
 RUNGS = {"small": {}, "medium": {"model.preset": "pico", "train.steps": 900}, "large": {"model.preset": "nano"}}
 
@@ -192,6 +192,8 @@ def test_a_study_is_not_taken_for_a_ladder(job: JobConfig, studies: SimulatedStu
         climb(job, say=silent)
     with pytest.raises(ConfigError, match=r"ladder.rungs is empty"):
         climb(replace(job, ladder=LadderConfig()), say=silent)
+    with pytest.raises(ConfigError, match="use hybrid-ray ladder"):
+        run_study(job)
     assert not studies.begun
 
 
