@@ -83,14 +83,16 @@ def trial(config: dict[str, Any], *, spec: TrialSpec) -> None:
 
     from hybrid_ray.training.loop import train
 
-    run, directory = spec.run(config["params"]), spec.directory(config["number"])
+    directory = spec.directory(config["number"])
     reporter = TrialReporter(tune.report, scorer=spec.scorer, schedule=spec.job.train.evaluation_steps)
     node, name = ray.get_runtime_context().get_node_id(), f"trial {config['number']}"
-    with Heartbeat(spec.storage / FOLDER, run, name=name, node=node) as heartbeat:
-        outcome = attempt(
-            lambda: train(run, reporter=Reporters(reporter, heartbeat), directory=directory), spec.scorer, directory
-        )
-    tune.report({**outcome, "done": True})
+
+    def execute() -> RunResult:
+        run = spec.run(config["params"])
+        with Heartbeat(spec.storage / FOLDER, run, name=name, node=node) as heartbeat:
+            return train(run, reporter=Reporters(reporter, heartbeat), directory=directory)
+
+    tune.report({**attempt(execute, spec.scorer, directory), "done": True})
 
 
 def trial_with_workers(config: dict[str, Any], *, spec: TrialSpec) -> None:

@@ -1,5 +1,6 @@
 """Runs without a search: ``train`` (one training run), ``compare`` (a comparison of arms), and learning-rate tuning."""
 
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -140,6 +141,7 @@ def _executor(job: JobConfig, directory: Path, most: int, flag: StopFlag) -> Ite
             storage=directory / ".ray",
             done=lambda result: print(f"  {_line(result)}", file=sys.stderr, flush=True),
         )
+        shutil.rmtree(directory / ".ray", ignore_errors=True)
 
 
 def _line(result: RunResult) -> str:

@@ -64,6 +64,7 @@ class SimulatedStudies:
         write_atomic(directory / "job.yaml", dump_job(job).encode())
         store = StudyStore(directory)
         store.write_json("environment.json", {"python": "3.11"})
+        store.event("created")
         for length in job.frontier.lengths:
             place = "baseline" if length == 1.0 else f"frontier/{length:.2f}"
             keep(directory / place, run_result("baseline" if length == 1.0 else "frontier", steps=round(600 * length)))
@@ -75,7 +76,11 @@ class SimulatedStudies:
 
     def resume(self, directory: Path) -> Outcome:
         job = read_job(directory / "job.yaml")
-        space, store, study = load_space(job), StudyStore(directory), optuna.create_study()
+        space, store, study = (
+            load_space(job),
+            StudyStore(directory),
+            optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)),
+        )
         for name, values in space.presets.items():
             study.enqueue_trial(dict(values), user_attrs={"preset": name})
         for number in range(job.search.trials):
