@@ -84,7 +84,7 @@ def test_a_run_stopped_in_any_phase_goes_on_bit_for_bit(changes: dict[str, Any],
 def test_what_was_seen_of_memory_and_of_jumps_taken_back_is_kept() -> None:
     trainer, _ = start(quick(), None)
     trainer.stats.begin_jump([1.0, 1.0])
-    trainer.stats.withdraw_jump()
+    trainer.stats.withdraw_jump(None)
     state = trainer.state_dict()
     peaks = {"full": {"allocated": 7, "reserved": 9}}  # as on a GPU
     state["parts"]["stats"]["memory"] = peaks

@@ -127,6 +127,12 @@ def test_where_stopping_early_wins_it_is_said_whatever_was_searched(tmp_path: Pa
     (study.directory / "trials.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     study = load_study(study.directory)
     statistics = read_json(study.directory / "confirmation.json")
+    confirmed, best = (
+        study.directory / "confirmation" / str(number)
+        for number in (statistics["candidates"][0]["trial"], int(study.best["number"]))
+    )
+    if confirmed != best:
+        confirmed.rename(best)
     statistics["candidates"][0]["trial"] = int(study.best["number"])
     (study.directory / "confirmation.json").write_text(json.dumps(statistics))
     found = headline(load_study(study.directory))
