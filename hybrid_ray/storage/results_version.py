@@ -26,7 +26,7 @@ __all__ = [
     "warn_of_other_commit",
 ]
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 """Raise it in the commit that changes what a run computes or how it is scored. Results of different versions are never
 compared, and runs of an older version are not reused."""
 
