@@ -24,6 +24,7 @@ __all__ = [
     "git_state",
     "run_settings",
     "warn_of_other_commit",
+    "without_workers",
 ]
 
 RESULTS_VERSION = 2
@@ -43,6 +44,14 @@ def run_settings(run: RunConfig, directory: Path) -> dict[str, Any]:
     if run.replay is not None:
         settings["replay"] = Path(os.path.relpath(run.replay, directory)).as_posix()
     return settings
+
+
+def without_workers(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`run_settings` less how many workers train the run and how they share the model: a run that was stopped may go on
+    with others.
+    """
+    shared = {name: value for name, value in settings.items() if name != "workers"}
+    return {**shared, "train": {name: value for name, value in settings["train"].items() if name != "parallel"}}
 
 
 def code_record() -> dict[str, Any]:

@@ -21,14 +21,14 @@ from hybrid_ray.ray_tune.runner import RayExecute, machine_of_runs
 from hybrid_ray.run_result import Evaluation, Replay, RunResult, Status
 from hybrid_ray.storage.atomic import write_atomic
 from hybrid_ray.storage.json_files import read_json
-from hybrid_ray.storage.results_version import run_settings
+from hybrid_ray.storage.results_version import run_settings, without_workers
 from hybrid_ray.study.plan import plan_concurrency, resolve_auto, run_cache
 from hybrid_ray.study.stopping import Budget, StopFlag
 from hybrid_ray.tasks import load_task
 from hybrid_ray.training.ray_worker import fit_with_workers
 from hybrid_ray.training.reporter import NullReporter
 
-__all__ = ["compare_arms", "train_once", "tune_learning_rate"]
+__all__ = ["check_directory", "compare_arms", "train_once", "tune_learning_rate"]
 
 
 class _Progress(NullReporter):
@@ -53,7 +53,7 @@ def train_once(job: JobConfig, *, arm: Literal["baseline", "hybrid"], directory:
     job = resolve_auto(_as_before(job, directory))
     plan_concurrency(job, most=1)
     run = job.run() if arm == "hybrid" else baseline(job.run())
-    _check_directory(directory, run)
+    check_directory(directory, run)
     if run.workers == 1:
         from hybrid_ray.training.loop import train
 
@@ -82,12 +82,16 @@ def _as_before(job: JobConfig, directory: Path) -> JobConfig:
     return replace(job, train=replace(job.train, micro_batch_size=resolved))
 
 
-def _check_directory(directory: Path, run: RunConfig) -> None:
-    """Raises `ConfigError` if the directory holds a finished run, or a stopped run with other settings."""
+def check_directory(directory: Path, run: RunConfig) -> None:
+    """Check that a run may start or go on in a directory; its workers may differ from those it was stopped with.
+
+    Raises:
+        ConfigError: the directory holds a finished run, or a stopped run with other settings.
+    """
     result, made_by = directory / "result.json", directory / "run.json"
     if result.is_file() and read_json(result)["status"] != "stopped":
         raise ConfigError(f"{directory} holds a run that has ended: choose another folder with --out")
-    if made_by.is_file() and read_json(made_by) != run_settings(run, directory):
+    if made_by.is_file() and without_workers(read_json(made_by)) != without_workers(run_settings(run, directory)):
         raise ConfigError(f"{directory} holds a run with other settings: choose another folder with --out")
 
 

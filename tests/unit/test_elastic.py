@@ -11,7 +11,9 @@ from micro_runs import CYCLES, Listener, micro_run
 from rank_pool import RankPool
 
 from hybrid_ray.config import RunConfig
+from hybrid_ray.errors import ConfigError
 from hybrid_ray.run_result import RunResult, StepRecord
+from hybrid_ray.study.commands import check_directory
 from hybrid_ray.training.checkpoint.shards import divide
 from hybrid_ray.training.loop import train
 
@@ -90,6 +92,13 @@ def test_from_one_worker_to_two_that_share_the_model(two: RankPool, whole: RunRe
     until(with_workers(1, "ddp"), tmp_path, 16)
     resumed = two.run(to_the_end, with_workers(2, "fsdp"), tmp_path, timeout=300.0)[0]
     assert [point.loss for point in resumed.curve] == pytest.approx([point.loss for point in whole.curve], rel=1e-5)
+
+
+def test_the_command_goes_on_with_other_workers_and_with_no_other_change(tmp_path: Path) -> None:
+    until(RUN, tmp_path, 11)
+    check_directory(tmp_path, with_workers(2, "fsdp"))
+    with pytest.raises(ConfigError, match="other settings"):
+        check_directory(tmp_path, with_workers(1, "ddp", learning_rate=0.5))
 
 
 def test_state_in_8_bits_is_not_joined_wrongly() -> None:

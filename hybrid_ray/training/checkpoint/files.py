@@ -35,7 +35,7 @@ from hybrid_ray.method.ranks import any_rank, rank
 from hybrid_ray.optim.local import local_part
 from hybrid_ray.storage.atomic import publish_directory
 from hybrid_ray.storage.fsync import sync_to_disk
-from hybrid_ray.storage.results_version import run_settings
+from hybrid_ray.storage.results_version import run_settings, without_workers
 
 __all__ = ["Checkpoint", "load", "save"]
 
@@ -227,12 +227,8 @@ def _weights(folder: Path) -> Path:
 
 
 def _hash(run: RunConfig, checkpoint: Path) -> str:
-    """Hash of the settings of the run whose directory is two folders above ``checkpoint``.
-
-    How many workers train it, and whether they shard the model, may change between sessions.
-    """
-    settings = run_settings(run, checkpoint.parent.parent)
-    del settings["workers"], settings["train"]["parallel"]
+    """Hash of the settings of the run whose directory is two folders above ``checkpoint``."""
+    settings = without_workers(run_settings(run, checkpoint.parent.parent))
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
