@@ -91,9 +91,14 @@ def signals(study: Study) -> Figure:
             heights = confidence.fillna(0.5)[chosen]
             axes.plot(steps["step"][chosen], heights, marker, color=colour, ms=6, label=label)
     shade_outside(axes, study, steps["step"].max())
-    axes.set_ylim(-0.08, 1.05)
     axes.set_xlabel("nominal step")
-    axes.set_ylabel("confidence" if computed else "no confidence was computed")
+    if computed:
+        axes.set_ylim(-0.08, 1.05)
+        axes.set_ylabel("confidence")
+    else:  # two rows of marks, whose height says nothing
+        axes.set_ylim(-0.15, 0.6)
+        rows = {"predicted": -0.04} | ({"events": 0.5} if (events != "").any() else {})
+        axes.set_yticks(list(rows.values()), list(rows))
     legend(figure, axes)
     return figure
 
