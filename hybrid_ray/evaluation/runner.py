@@ -206,7 +206,8 @@ def cached(execute: Execute, cache: RunCache, *, corpus: str, machine: Mapping[s
             _own(key, task, machine) or cache.fetch(key, task.directory) for key, task in zip(keys, tasks, strict=True)
         ]
         missing = [index for index, result in enumerate(known) if result is None]
-        _check_replaceable([tasks[index] for index in missing])
+        # What the same run gave on another machine is trained again; what cannot be recognised is not removed.
+        _check_replaceable([tasks[index] for index in missing if stored_result(tasks[index]) is None])
         for index in missing:
             _claim(keys[index], tasks[index].directory)
         fresh = iter(execute([tasks[index] for index in missing]))
