@@ -7,31 +7,30 @@ BIN := $(VENV)/bin
 JOB ?= jobs/local.yaml
 ARGS ?=
 
-.PHONY: tune test lint tests tests-ray tests-rest notebook clean
+.PHONY: tune test lint tests-ray tests-rest notebook clean
 
 tune: $(VENV)/.runtime
 	$(BIN)/hybrid-ray run $(JOB) $(ARGS)
 
-test: lint tests
+# Tests that start Ray wait for processes most of their time: the others run beside them. With ARGS, one pytest as asked.
+test: $(VENV)/.dev
+ifeq ($(ARGS),)
+	$(MAKE) --no-print-directory --jobs 2 --output-sync=target tests-ray lint tests-rest
+else
+	$(BIN)/python -m pytest $(ARGS)
+endif
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Tests that start Ray wait for processes most of their time: the others run beside them. With ARGS, one pytest as asked.
-tests: $(VENV)/.dev
-ifeq ($(ARGS),)
-	$(MAKE) --no-print-directory --jobs 2 --output-sync=target tests-ray tests-rest
-else
-	$(BIN)/python -m pytest $(ARGS)
-endif
-
+# tests/faults starts clusters, so it comes before tests/ray_local, which keeps one Ray until the end.
 tests-ray: $(VENV)/.dev
-	$(BIN)/python -m pytest tests/ray_local tests/faults
+	$(BIN)/python -m pytest --durations 30 tests/faults tests/ray_local
 
 tests-rest: $(VENV)/.dev
-	$(BIN)/python -m pytest tests --ignore tests/ray_local --ignore tests/faults
+	$(BIN)/python -m pytest --durations 30 tests --ignore tests/ray_local --ignore tests/faults
 
 notebook: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt jupyterlab

@@ -108,7 +108,7 @@ def _disk() -> Finding:
 
 def _folders() -> Iterator[Finding]:
     from hybrid_ray.data.cache import cache_root
-    from hybrid_ray.ray_tune.cluster import temporary_root
+    from hybrid_ray.ray_tune.session_folder import temporary_root
 
     places: dict[str, Callable[[], Path]] = {"Ray's files": temporary_root, "cache": lambda: cache_root(None)}
     for what, find in places.items():

@@ -50,7 +50,7 @@ class StoreError(HybridRayError):
 
 
 class StudyLocked(StoreError):
-    """Another driver holds this study."""
+    """Another process writes into this study, ladder, comparison or run."""
 
 
 class CheckpointError(HybridRayError):

@@ -83,10 +83,15 @@ class SlowMomentumOptions:
     beta3: float = Field(
         default=0.996, ge=0.0, le=0.999999, description="Decay rate of the slow average at the end of the run"
     )
+    matrices: Literal["second_moment", "orthogonal"] = Field(
+        default="second_moment",
+        description="Step of hidden matrices, for Adam and similar optimizers: the slow average over the root of the "
+        "second moment, or made orthogonal as in Muon, once per jump",
+    )
     caution: Literal["none", "sign", "shrink"] = Field(
         default="none",
         description="Experimental, for Adam and similar optimizers. sign: move only weights whose fast average has the "
-        "same sign; shrink: shorten the move where the slow average is mostly noise",
+        "same sign; shrink: shorten the move where the slow average is mostly noise. Not for orthogonal matrices",
     )
 
 

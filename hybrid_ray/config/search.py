@@ -141,7 +141,8 @@ class ResourcesConfig:
         ge=1,
         le=100_000,
         description="Maximum number of runs at a time; null: as many as fit. A search then runs at most a quarter of "
-        "its trials at a time, but at least 2",
+        "its trials at a time, but at least 2. On a cluster the number follows the nodes; if it is set, one more run "
+        "than fits waits, so that an autoscaler adds nodes",
     )
     hang_seconds: float = Field(
         default=60.0,
@@ -169,5 +170,8 @@ class BudgetConfig:
         default=None, gt=0.0, le=1e7, description="Maximum time of the search in minutes; null: no limit"
     )
     gpu_hours: float | None = Field(
-        default=None, ge=0.0, le=1e9, description="Maximum GPU hours of all its runs; null: no limit"
+        default=None,
+        ge=0.0,
+        le=1e9,
+        description="Maximum GPU hours of all its runs, without their waiting for a free GPU; null: no limit",
     )

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -13,12 +13,12 @@ from torch import Tensor
 from hybrid_ray.config import DataConfig, Split
 from hybrid_ray.data.batches import BatchSampler, heldout_batches
 from hybrid_ray.data.cache import cache_root, cached_directory, is_whole, remember, remembered
-from hybrid_ray.data.sources import SHIPPED, Document, list_files, read_documents
+from hybrid_ray.data.sources import SHIPPED, Document, SourceFile, list_files, read_documents
 from hybrid_ray.data.split import SPLITS, hold_out, never_held_out
 from hybrid_ray.data.tokenizer import BPETokenizer, ByteTokenizer, NumberVocabulary, Tokenizer, Vocabulary, train_bpe
 from hybrid_ray.errors import ConfigError
 
-__all__ = ["Corpus", "prepare_text"]
+__all__ = ["Corpus", "prepare_text", "quick_to_prepare"]
 
 FORMAT = 3  # version of the cached directory; if it changes, every corpus is rebuilt
 GPT2_VOCABULARY = 50_257
@@ -92,7 +92,7 @@ def prepare_text(config: DataConfig) -> Corpus:
         name = _name(config, [b"random", str(config.max_bytes).encode()])
         return _load(cached_directory(root, name, lambda directory: _write_random(directory, config)), config)
     files, no_files = list_files(config.corpus)
-    look = _name(config, [str(config.max_bytes).encode(), *(file.stamp for file in files)])
+    look = _look(config, files)
     known = remembered(root, look)
     if known and is_whole(root / known):
         return _load(root / known, config)
@@ -109,6 +109,26 @@ def prepare_text(config: DataConfig) -> Corpus:
     directory = cached_directory(root, name, lambda directory: _write(directory, config, documents))
     remember(root, look, name)
     return _load(directory, config)
+
+
+def quick_to_prepare(config: DataConfig) -> DataConfig:
+    """The corpus itself, or random tokens of the same vocabulary if a BPE would have to be trained on it first.
+
+    Training a BPE and encoding a large corpus takes many minutes. A plan needs only the sizes of the batches.
+
+    Raises:
+        ConfigError: the folder is missing or is not a folder.
+    """
+    if config.tokenizer == "bytes" or config.corpus == "random":
+        return config
+    root, (files, _) = cache_root(config.cache_dir), list_files(config.corpus)
+    known = remembered(root, _look(config, files))
+    return config if known and is_whole(root / known) else replace(config, corpus="random", max_bytes=None)
+
+
+def _look(config: DataConfig, files: Iterable[SourceFile]) -> str:
+    """The key of a corpus before its text is read."""
+    return _name(config, [str(config.max_bytes).encode(), *(file.stamp for file in files)])
 
 
 def _name(config: DataConfig, parts: Iterable[bytes]) -> str:

@@ -113,15 +113,19 @@ class TrainedSettings:
     ) -> None:
         self._settings, self._directory = settings, directory
         self._trials: dict[int, HybridConfig] = {}
+        self._any_threshold: dict[int, HybridConfig] = {}  # of trials with a confidence gate: settings but for it
         self._ranges: dict[int, tuple[float, float] | None] = {}  # of finished trials
 
     def add(self, number: int, params: Mapping[str, Any]) -> None:
         """Trial ``number`` is being trained with these values. Raises ConfigError if they are impossible."""
-        self._trials[number] = effective(self._settings(params))
+        self._trials[number] = hybrid = effective(self._settings(params))
+        if hybrid.gate_kind == "confidence":
+            self._any_threshold[number] = _without_threshold(hybrid)
 
     def remove(self, number: int) -> None:
         """The trial failed or was interrupted, so its settings may be tried again."""
         self._trials.pop(number, None)
+        self._any_threshold.pop(number, None)
 
     def equal(self, params: Mapping[str, Any]) -> int | None:
         """The number of a trial that trains the same weights, still running or ended; None if there is none.
@@ -135,9 +139,11 @@ class TrainedSettings:
 
     def _same_decisions(self, wanted: HybridConfig) -> int | None:
         """A finished trial that differs in its threshold only, and would decide the same with this one."""
-        threshold = wanted.confidence_threshold
-        for number, hybrid in self._trials.items():
-            if replace(hybrid, confidence_threshold=threshold) == wanted and (range_ := self._range(number)):
+        if wanted.gate_kind != "confidence":
+            return None
+        threshold, others = wanted.confidence_threshold, _without_threshold(wanted)
+        for number, hybrid in self._any_threshold.items():
+            if hybrid == others and (range_ := self._range(number)):
                 refused, opened = range_
                 if refused < threshold <= opened:
                     return number
@@ -152,3 +158,7 @@ class TrainedSettings:
             confidences = [row["confidence"] for row in read_steps(directory)]
             self._ranges[number] = equal_thresholds(self._trials[number], result, confidences)
         return self._ranges[number]
+
+
+def _without_threshold(hybrid: HybridConfig) -> HybridConfig:
+    return replace(hybrid, confidence_threshold=HybridConfig().confidence_threshold)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from hybrid_ray.run_result import RunResult
 
@@ -81,6 +81,8 @@ def bootstrap_interval(
         raise ValueError(f"{len(logs)} paired seeds but a bootstrap needs at least {MIN_BOOTSTRAP}: use the t-interval")
     if len(set(logs)) == 1:
         return _exp(logs[0]), _exp(logs[0])
+    from scipy import stats  # takes a second to import, and every process that trains imports this module
+
     found = stats.bootstrap(
         (np.asarray(logs),), np.mean, confidence_level=level, n_resamples=resamples, rng=np.random.default_rng(seed)
     ).confidence_interval
@@ -139,6 +141,8 @@ def median_interval(values: Sequence[float], *, level: float = 0.95) -> MedianIn
     n = len(values)
     if n < MIN_SEEDS:
         raise ValueError(f"{n} values but a median's interval needs at least {MIN_SEEDS}: run more seeds")
+    from scipy import stats
+
     ordered = sorted(values)
     drop = max(0, int(stats.binom.ppf((1 - level) / 2, n, 0.5)) - 1)
     return MedianInterval(

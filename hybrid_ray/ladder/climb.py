@@ -11,7 +11,7 @@ from typing import Any
 
 from hybrid_ray.config import JobConfig
 from hybrid_ray.config.jobfile import read_job, rung_jobs
-from hybrid_ray.errors import ConfigError, HybridRayError
+from hybrid_ray.errors import HybridRayError
 from hybrid_ray.ladder.directory import JOB, LadderDirectory, from_nothing_name
 from hybrid_ray.ladder.page import write_ladder
 from hybrid_ray.ladder.plan import plan_ladder
@@ -46,8 +46,9 @@ def climb(job: JobConfig, *, say: Callable[[str], None] = print) -> Outcome:
             failed = _Climb(job, directory, flag, say).run()
         except Stopped:
             return Outcome(status="stopped", text=_continue_with(directory), directory=directory.path)
-        except ConfigError as error:  # nothing else starts, but something was
-            raise HybridRayError("; ".join(error.problems)) from error
+        except HybridRayError as error:  # a ConfigError too: nothing else starts, but something was
+            said = "; ".join(str(error).splitlines()).rstrip(".")
+            raise HybridRayError(f"{said}. Finished runs are kept. {_continue_with(directory)}") from error
         if failed is not None:
             return replace(failed, text=f"{failed.text}\n\n{_continue_with(directory)}", directory=directory.path)
         text = write_ladder(directory.path)

@@ -17,8 +17,8 @@ from hybrid_ray.config import JobConfig
 from hybrid_ray.config.jobfile import dump_job, read_job
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.storage.atomic import write_atomic
-from hybrid_ray.storage.json_files import read_json, write_json_atomic
-from hybrid_ray.study.directory import differences, lock_directory
+from hybrid_ray.storage.json_files import differences, read_json, write_json_atomic
+from hybrid_ray.storage.lock import LOCK, lock_directory
 
 __all__ = ["JOB", "LadderDirectory", "from_nothing_name", "is_ladder", "job_of", "read_transfer"]
 
@@ -42,12 +42,11 @@ class LadderDirectory:
         self._lock: IO[str] | None = None
 
     def __enter__(self) -> "LadderDirectory":
-        others = self.path.is_dir() and any(path.name != "lock" for path in self.path.iterdir())
+        others = self.path.is_dir() and any(path.name != LOCK for path in self.path.iterdir())
         if others and not (self.path / JOB).is_file():
             raise ConfigError(f"{self.path} exists and is not a ladder: give the job another name")
         if (self.path / JOB).is_file():
             _check_same(self.path, read_job(self.path / JOB), self._job)
-        self.path.mkdir(parents=True, exist_ok=True)
         self._lock = lock_directory(self.path)
         write_atomic(self.path / JOB, dump_job(self._job).encode())
         return self

@@ -87,7 +87,7 @@ class HybridTrainer:
         )
         self.model, self.optimizer, self.config = model, optimizer, config
         self.total_steps, self.accumulate, self.clip_norm, self.seed = total_steps, accumulate, clip_norm, seed
-        self.weights = Weights(optimizer)
+        self.weights = Weights(optimizer, model)
         self.clock = StepClock(self.weights.device)
         self.phases = PhaseMachine(config, None if replay is None else replay.phases, total_steps=total_steps)
         self.stats = TrainerStats(self.weights.device)
@@ -262,7 +262,7 @@ class HybridTrainer:
     def _start_over(self) -> None:
         """The optimizer's parameters changed since the last step: discard all that was learnt about the old ones."""
         self._state_at_hand()
-        self.weights = Weights(self.optimizer)
+        self.weights = Weights(self.optimizer, self.model)
         self._cycle = None  # free the old buffers before allocating new ones
         self._cycle = self._new_cycle()
         self._rate.note()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import torch
+from torch import nn
 
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.method.ranks import world_size
@@ -16,9 +17,12 @@ class Weights:
     """The parameters that ``optimizer`` trains, group by group, without frozen ones (no ``requires_grad``).
 
     Tied parameters are one tensor and appear once. A DTensor (FSDP2) is represented by this rank's shard.
+
+    Args:
+        model: tells embedding tables from other matrices.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, model: nn.Module | None = None) -> None:
         self._optimizer = optimizer
         self.signature = self._sign()
         self.parameters: list[torch.Tensor] = []
@@ -28,6 +32,12 @@ class Weights:
                 if parameter.requires_grad:
                     self.parameters.append(parameter)
                     self.group_of.append(number)
+        modules = () if model is None else model.modules()
+        tables = {id(module.weight) for module in modules if isinstance(module, nn.Embedding)}
+        self.hidden_matrices = [
+            number for number, one in enumerate(self.parameters) if one.ndim == 2 and id(one) not in tables
+        ]
+        """Numbers of the matrices that are no embedding table (or tied to one)."""
         if not self.parameters:
             raise ConfigError("the optimizer has no parameter that requires a gradient: unfreeze one")
         strange = {str(p.dtype) for p in self.parameters if not p.is_floating_point()}
@@ -67,7 +77,7 @@ class Weights:
         """Sum one number per parameter to one number per group, weighted by the shares."""
         sums = [torch.zeros((), dtype=torch.float32, device=self.device) for _ in range(self.groups)]
         for group, share, number in zip(self.group_of, self.shares, numbers, strict=True):
-            sums[group] = sums[group] + share * number.to(self.device)
+            sums[group].add_(number.to(self.device) if share == 1.0 else share * number.to(self.device))
         return sums
 
     def _sign(self) -> tuple[tuple[int, bool, int], ...]:

@@ -1,32 +1,23 @@
 """Muon (kellerjordan.github.io/posts/muon) for hidden matrices and AdamW for all other parameters, in one optimizer."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import AdamW
-from torch.optim._muon import (
-    DEFAULT_A,
-    DEFAULT_B,
-    DEFAULT_C,
-    DEFAULT_NS_STEPS,
-    EPS,
-    _adjust_lr,
-    _zeropower_via_newtonschulz,
-    muon,
-)
 
 from hybrid_ray.optim.streamed import loss_of
 
 __all__ = ["MuonAdamW", "orthogonal_step"]
 
-_COEFFICIENTS = (DEFAULT_A, DEFAULT_B, DEFAULT_C)
-_SIZE = "match_rms_adamw"
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_ITERATIONS = 5
 
 
 class MuonAdamW(AdamW):
-    """torch's Muon step for groups with ``muon: True``, which must hold matrices; AdamW for the other groups.
+    """Muon's step for groups with ``muon: True``, which must hold matrices; AdamW for the other groups.
 
     Muon's updates are scaled to the RMS of AdamW's (arXiv 2502.16982, section 2.2), so both share one learning rate and
     one weight decay. The state takes 4 bytes per parameter for Muon's matrices and 8 for the rest. The Newton-Schulz
@@ -58,30 +49,35 @@ class MuonAdamW(AdamW):
         return loss
 
     def _step_matrices(self, group: dict[str, Any]) -> None:
-        matrices = [parameter for parameter in group["params"] if parameter.grad is not None]
-        for parameter in matrices:
+        momentum = group["momentum"]
+        for parameter in group["params"]:
+            gradient = parameter.grad
+            if gradient is None:
+                continue
             state = self.state[parameter]
-            if "momentum_buffer" not in state:
+            if not state:
                 state["momentum_buffer"] = torch.zeros_like(parameter)
                 state["step"] = torch.zeros(())  # AdamW.load_state_dict expects it in every state
             state["step"] += 1
-        muon(
-            matrices,
-            [parameter.grad for parameter in matrices],
-            [self.state[parameter]["momentum_buffer"] for parameter in matrices],
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            momentum=group["momentum"],
-            nesterov=True,
-            ns_coefficients=_COEFFICIENTS,
-            ns_steps=DEFAULT_NS_STEPS,
-            eps=EPS,
-            adjust_lr_fn=_SIZE,
-            has_complex=False,
-        )
+            buffer = state["momentum_buffer"].lerp_(gradient, 1.0 - momentum)
+            step = orthogonal_step(gradient.lerp(buffer, momentum))
+            parameter.mul_(1.0 - group["lr"] * group["weight_decay"]).sub_(step.mul_(group["lr"]))
 
 
 def orthogonal_step(matrix: Tensor) -> Tensor:
-    """Muon's update of a matrix at learning rate 1, a new fp32 tensor. The scale of ``matrix`` has no effect."""
-    step = _zeropower_via_newtonschulz(matrix, _COEFFICIENTS, DEFAULT_NS_STEPS, EPS)
-    return step.float().mul_(_adjust_lr(1.0, _SIZE, matrix.shape))
+    """Muon's update of a matrix at learning rate 1, a new fp32 tensor. The scale of ``matrix`` has no effect.
+
+    The quintic Newton-Schulz iteration moves all singular values close to 1: in bf16 on a GPU, and in fp32 on a CPU,
+    where a small matrix takes a fifth of bf16's time or less. The scale, 0.2 x sqrt(longer side), is that of AdamW's
+    updates.
+    """
+    a, b, c = _COEFFICIENTS
+    rows, columns = matrix.shape
+    x = matrix.to(torch.float32 if matrix.device.type == "cpu" else torch.bfloat16, copy=True)
+    x = x if rows <= columns else x.T
+    x.div_(x.norm().clamp_min(1e-7))
+    for _ in range(_ITERATIONS):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    x = x if rows <= columns else x.T
+    return x.float().mul_(0.2 * math.sqrt(max(rows, columns)))

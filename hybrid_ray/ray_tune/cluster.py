@@ -10,8 +10,6 @@ import logging
 import os
 import resource
 import secrets
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +19,8 @@ from typing import Any
 from hybrid_ray.config import JobConfig
 from hybrid_ray.errors import ConfigError, HybridRayError
 from hybrid_ray.processors import cpu_count
+from hybrid_ray.ray_tune.recovery.local_ray import LocalRay
+from hybrid_ray.ray_tune.session_folder import session_folder
 
 __all__ = [
     "CONTROLLER_CPUS",
@@ -30,7 +30,7 @@ __all__ = [
     "ray_session",
     "resource_concurrency",
     "run_needs",
-    "temporary_root",
+    "worker_slots",
 ]
 
 CONTROLLER_CPUS = 0.01  # for the task that holds a TorchTrainer; Tune rejects 0, and 1 can deadlock
@@ -38,7 +38,9 @@ CONTROLLER_CPUS = 0.01  # for the task that holds a TorchTrainer; Tune rejects 0
 WORKER_SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # one report is read per interval (default: 2 s)
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process per trial that we do not need: `recovery/preemption.py`
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # for a stopped trial to end; if it takes longer, the next one fails (2 s)
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "OMP_NUM_THREADS": "1",  # for the import of torch; each run then sets its number of threads
 }
@@ -50,12 +52,8 @@ _SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints a box at any verbosity
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the driver has its own signal handler
-    "TUNE_MAX_PENDING_TRIALS_PG": "1",
 }
 _AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-_LONGEST_TEMP_DIR = 36  # bytes; a socket's path can have 103 (macOS) or 107 (Linux), and Ray adds up to 67
-_TEMP_NAME = "hr-"  # followed by 8 characters
-_TEMP_INNER = "ray"  # Ray makes its folder accessible to all users, so it is put inside a private folder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,13 +78,15 @@ def run_needs(job: JobConfig) -> Resources:
 
 
 def resource_concurrency(job: JobConfig, there: Resources) -> int:
-    """How many runs fit at a time. Raises `ConfigError` if not even one does."""
+    """How many runs fit at a time. Raises `ConfigError` if not even one does. A cluster that has no worker node at the
+    moment may get some (`ClusterNodes.start` waits for one).
+    """
+    resources = job.resources
+    if resources.address != "local" and (there.cpus <= 0 or (resources.gpus and there.gpus <= 0)):
+        return resources.max_concurrent or 1
     check_resources(job, there)
-    needs = run_needs(job)
-    fit = int(there.cpus // needs.cpus)
-    if needs.gpus:
-        fit = min(fit, _gpus_fit(job, there))
-    return min(fit, job.resources.max_concurrent or fit)
+    fit = worker_slots(job, there) // resources.workers
+    return min(fit, resources.max_concurrent or fit)
 
 
 def check_resources(job: JobConfig, there: Resources) -> None:
@@ -102,7 +102,7 @@ def check_resources(job: JobConfig, there: Resources) -> None:
             f"resources: {resources.workers} workers x {resources.cpus_per_worker} processors need {needs.cpus:g} but "
             f"there are {there.cpus:g}: lower resources.workers or resources.cpus_per_worker"
         )
-    if needs.gpus and _gpus_fit(job, there) < 1:
+    if needs.gpus and _gpu_slots(job, there) < resources.workers:
         problems.append(
             f"resources: {resources.workers} workers x {resources.gpus:g} GPUs need {needs.gpus:g} but there are "
             f"{there.gpus:g}: lower resources.workers or resources.gpus_per_worker, or train on processors "
@@ -112,11 +112,16 @@ def check_resources(job: JobConfig, there: Resources) -> None:
         raise ConfigError(problems)
 
 
-def _gpus_fit(job: JobConfig, there: Resources) -> int:
-    """Runs that fit on the GPUs. A fraction of a GPU must be on one GPU."""
-    share, workers = job.resources.gpus, job.resources.workers
-    slots = int(there.gpus) * int(1 // share) if share < 1 else int(there.gpus // share)
-    return slots // workers
+def worker_slots(job: JobConfig, there: Resources) -> int:
+    """How many workers fit on a machine or node."""
+    slots = int(there.cpus // job.resources.cpus_per_worker)
+    return min(slots, _gpu_slots(job, there)) if job.resources.gpus else slots
+
+
+def _gpu_slots(job: JobConfig, there: Resources) -> int:
+    """How many workers fit on the GPUs. A fraction of a GPU must be on one GPU."""
+    share = job.resources.gpus
+    return int(there.gpus) * int(1 // share) if share < 1 else int(there.gpus // share)
 
 
 @contextlib.contextmanager
@@ -125,7 +130,7 @@ def ray_session(job: JobConfig) -> Iterator[Resources]:
 
     Raises:
         ConfigError: no cluster answers at ``resources.address``, or a local Ray has no folder for its files.
-        HybridRayError: a local Ray does not start.
+        HybridRayError: a local Ray does not start, or dies in the block.
     """
     local = job.resources.address == "local"
     for name, value in _SETTINGS.items():
@@ -142,7 +147,7 @@ def ray_session(job: JobConfig) -> Iterator[Resources]:
         return
     with (
         warnings.catch_warnings(),
-        _short_folder() if local else contextlib.nullcontext() as folder,
+        session_folder() if local else contextlib.nullcontext() as folder,
         _authentication(local=local),
     ):
         warnings.simplefilter("ignore", FutureWarning)
@@ -150,8 +155,12 @@ def ray_session(job: JobConfig) -> Iterator[Resources]:
             _join(job.resources.address)
         else:
             _start_local(job, folder)
+        ray_here = LocalRay(cluster=not local)
         try:
             yield _cluster_resources(job)
+        except Exception:
+            ray_here.check()  # its death has many faces
+            raise
         finally:
             ray.shutdown()
 
@@ -251,38 +260,3 @@ def _read_authentication() -> None:
     raylet: Any = _raylet  # its type annotations lack these members
     raylet.Config.initialize("")
     raylet.AuthenticationTokenLoader.instance().reset_cache()
-
-
-def temporary_root() -> Path:
-    """Folder for a local Ray's files: the default one, or /tmp if its path is too long, as on macOS.
-
-    Raises:
-        ConfigError: neither can be used, or ``TMPDIR`` is not a writable folder.
-    """
-    asked = os.environ.get("TMPDIR")
-    if asked and not (os.path.isdir(asked) and os.access(asked, os.W_OK | os.X_OK)):
-        raise ConfigError(
-            f"TMPDIR is {asked!r} but that is not a writable folder, and Ray stores its files there: create the "
-            "folder, name another, or unset TMPDIR"
-        )
-    try:
-        usual = Path(tempfile.gettempdir())
-    except FileNotFoundError as error:
-        raise ConfigError("there is no writable folder for temporary files: set TMPDIR to one") from error
-    for root in (usual, Path("/tmp")):
-        longest = root / f"{_TEMP_NAME}12345678" / _TEMP_INNER
-        if len(os.fsencode(longest)) <= _LONGEST_TEMP_DIR and os.access(root, os.W_OK | os.X_OK):
-            return root
-    raise ConfigError(
-        f"TMPDIR is {usual}, whose path is too long for Ray's sockets, and /tmp is not writable: set TMPDIR to a "
-        f"folder whose path has at most {_LONGEST_TEMP_DIR - len(_TEMP_NAME) - len(_TEMP_INNER) - 10} bytes"
-    )
-
-
-@contextlib.contextmanager
-def _short_folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix=_TEMP_NAME, dir=temporary_root()))
-    try:
-        yield folder / _TEMP_INNER
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

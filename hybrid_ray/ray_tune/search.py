@@ -3,8 +3,10 @@
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import optuna
@@ -16,6 +18,8 @@ from hybrid_ray.config import JobConfig
 from hybrid_ray.evaluation.equal_settings import TrainedSettings
 from hybrid_ray.ray_tune.checks import build_callbacks
 from hybrid_ray.ray_tune.cluster import CONTROLLER_CPUS
+from hybrid_ray.ray_tune.nodes.follow import ClusterNodes
+from hybrid_ray.ray_tune.recovery.cleaners import CleanerReaper
 from hybrid_ray.ray_tune.recovery.placement_groups import GroupReaper, sweep_groups
 from hybrid_ray.ray_tune.recovery.preemption import preemptions_not_counted
 from hybrid_ray.ray_tune.recovery.watchdog import Watchdog, WatchTrials
@@ -27,6 +31,7 @@ from hybrid_ray.run_result import was_trained
 from hybrid_ray.study.candidates import params_of
 from hybrid_ray.study.directory import StudyDirectory
 from hybrid_ray.study.stopping import Budget, StopFlag
+from hybrid_ray.training.hardware.node import node_selector
 
 __all__ = ["Search", "run_search", "tuner_arguments"]
 
@@ -57,7 +62,8 @@ class Search:
     space: SearchSpace
     spec: TrialSpec
     trials: int  # number of missing trials
-    concurrency: int
+    concurrency: int  # maximum number of trials at a time
+    nodes: ClusterNodes | None  # fewer trials start while fewer fit; None: a single machine
     listener: Listener
     flag: StopFlag
     budget: Budget
@@ -71,11 +77,17 @@ class Search:
             mode=job.objective.mode,
             listener=self.listener,
             may_start=lambda: not self.flag and self.budget.used_up is None,
+            room=(lambda: self.concurrency) if self.nodes is None else self.nodes.runs,
             reason=self.study.error_of,
             stop_after_failures=job.search.stop_after_failures,
             trained=self._trained_settings(),
             rows=self.study.store.trials(),
         )
+
+    @property
+    def resources(self) -> Callable[[Mapping[str, Any]], tune.PlacementGroupFactory]:
+        """What a trial that starts now asks for, as a function of its config. Tune pickles it."""
+        return partial(_resources, job=self.study.job, nodes=None if self.nodes is None else self.nodes.file)
 
     def _trained_settings(self) -> TrainedSettings:
         """The settings of the trials of earlier sessions that need no new run."""
@@ -92,7 +104,7 @@ class Search:
         """End all trials that are still RUNNING in Optuna, and free the resources of stopped trainers."""
         searcher.close("the driver was asked to stop" if self.flag else "the driver left the search")
         if self.study.job.resources.workers > 1:
-            sweep_groups()
+            sweep_groups(self.spec.storage)
 
 
 def run_search(search: Search) -> str | None:
@@ -103,7 +115,7 @@ def run_search(search: Search) -> str | None:
     """
     job, searcher = search.study.job, search.searcher()
     try:
-        with _quiet_tune(), preemptions_not_counted():
+        with _quiet_tune(), preemptions_not_counted(search.resources, cluster=search.nodes is not None):
             tune.Tuner(**tuner_arguments(search, searcher)).fit()
     finally:
         search.leave(searcher)
@@ -130,7 +142,8 @@ def tuner_arguments(
     job, study = search.study.job, search.study
     workers = job.resources.workers
     callbacks = [*build_callbacks(job), *callbacks]
-    watchdog = Watchdog(search.spec.storage, least=job.resources.hang_seconds)
+    hang, cluster = job.resources.hang_seconds, search.nodes is not None
+    watchdog = Watchdog(search.spec.storage, least=hang, cluster=cluster, ran=search.budget.spend)
     if run_config is None:
         run_config = tune.RunConfig(
             storage_path=str(study.path if callbacks else study.scratch),
@@ -143,7 +156,7 @@ def tuner_arguments(
     known = scheduler.metric is not None  # Tune accepts it in one place only
     return {
         "trainable": tune.with_resources(
-            tune.with_parameters(trial_with_workers if workers > 1 else trial, spec=search.spec), _resources(job)
+            tune.with_parameters(trial_with_workers if workers > 1 else trial, spec=search.spec), search.resources
         ),
         "tune_config": tune.TuneConfig(
             metric=None if known else "objective",
@@ -162,7 +175,7 @@ def tuner_arguments(
             stop=_either(FlagStopper(search.flag), run_config.stop),
             callbacks=[
                 WatchTrials(watchdog),
-                *([GroupReaper()] if workers > 1 else []),
+                *([GroupReaper(search.spec.storage), CleanerReaper()] if workers > 1 else []),
                 *callbacks,
                 *(run_config.callbacks or []),
             ],
@@ -187,12 +200,14 @@ def _number(trial: Any) -> str:
     return f"{trial.config['number']:04d}"
 
 
-def _resources(job: JobConfig) -> dict[str, float]:
-    """Resources of a trial's process. With several workers it holds only a TorchTrainer; the workers reserve theirs."""
-    resources = job.resources
-    if resources.workers > 1:
-        return {"cpu": CONTROLLER_CPUS}
-    return {"cpu": resources.cpus_per_worker, "gpu": resources.gpus}
+def _resources(config: Mapping[str, Any], *, job: JobConfig, nodes: Path | None) -> tune.PlacementGroupFactory:
+    """Resources of a trial's process, without the nodes that must not train. With several workers it holds only a
+    TorchTrainer; the workers reserve theirs.
+    """
+    needs, several = job.resources, job.resources.workers > 1
+    bundle = {"CPU": CONTROLLER_CPUS} if several else {"CPU": needs.cpus_per_worker, "GPU": needs.gpus}
+    selector = node_selector(nodes, controller=several)
+    return tune.PlacementGroupFactory([bundle], bundle_label_selector=[selector] if selector else None)
 
 
 def _advice(study: StudyDirectory, job: JobConfig) -> str:

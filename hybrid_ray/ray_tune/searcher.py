@@ -18,6 +18,7 @@ names that trial (``equal_to``). If the earlier one is still running, the result
 A trial's row is stored *before* Optuna gets the result, so that a kill between the two loses nothing.
 """
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -75,6 +76,7 @@ class OptunaSearcher(Searcher):
         mode: ``pareto`` tells (speedup, degradation), the others the one ``objective``.
         listener: receives the events of every trial; ``ended`` stores its row.
         may_start: whether another trial may start (budgets, a requested stop).
+        room: how many trials may be under way, at least 1. It may change.
         reason: why a trial raised, by its number.
         trained: recognises settings that train the same weights; None: every trial is trained.
         rows: the trials of earlier sessions.
@@ -90,6 +92,7 @@ class OptunaSearcher(Searcher):
         mode: Mode,
         listener: Listener,
         may_start: Callable[[], bool] = lambda: True,
+        room: Callable[[], int] = lambda: sys.maxsize,
         reason: Callable[[int], str] = lambda number: "the trial's process died",
         trained: TrainedSettings | None = None,
         rows: Iterable[Mapping[str, Any]] = (),
@@ -98,7 +101,7 @@ class OptunaSearcher(Searcher):
     ) -> None:
         super().__init__(metric="objective", mode="max")
         self._study, self._ask, self._objective = study, ask, mode
-        self._listener, self._may_start, self._reason = listener, may_start, reason
+        self._listener, self._may_start, self._room, self._reason = listener, may_start, room, reason
         self._stop_after_failures, self._clock = stop_after_failures, clock
         self._failed: list[int] = []  # consecutive failures
         self.gave_up = False  # set after too many failures in a row; a trial that finishes later does not reset it
@@ -117,9 +120,13 @@ class OptunaSearcher(Searcher):
         """Whether the sampler proposes nothing new any more."""
         return self._equal >= MOST_EQUAL
 
-    def suggest(self, trial_id: str) -> Any:  # a dict or FINISHED; Ray's annotation lacks the second
-        """Settings for a new trial that equals no earlier one, or FINISHED if no more may start."""
+    def suggest(self, trial_id: str) -> Any:  # a dict, None or FINISHED; Ray's annotation lacks the last
+        """Settings for a new trial that equals no earlier one; None if there is no room for it at the moment; FINISHED
+        if no more may start.
+        """
         while not (self.gave_up or self.exhausted) and self._may_start():
+            if len(self._running) >= self._room():
+                return None
             trial = self._study.ask()
             try:
                 params = dict(self._ask(trial))

@@ -20,10 +20,11 @@ from hybrid_ray.errors import TrialOutOfMemory
 from hybrid_ray.evaluation.scoring import TrialScorer, failed_scores
 from hybrid_ray.ray_tune.space import settings
 from hybrid_ray.run_result import Evaluation, Replay, RunResult, Status, TrialEnd
+from hybrid_ray.training.hardware.node import check_node
 from hybrid_ray.training.reporter import NullReporter, Reporters
 from hybrid_ray.training.telemetry.heartbeat import FOLDER, Heartbeat
 
-__all__ = ["TrialReporter", "TrialSpec", "in_one_line", "trial", "trial_with_workers"]
+__all__ = ["TrialReporter", "TrialSpec", "in_one_line", "run_name", "trial", "trial_with_workers"]
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -36,6 +37,7 @@ class TrialSpec:
     scorer: TrialScorer
     trials: Path  # contains the run directories of the trials
     storage: Path  # folder for the state of Ray Train
+    nodes: Path | None = None  # the driver's file on the nodes of a cluster (`training.hardware.node`)
 
     def run(self, params: Mapping[str, Any]) -> RunConfig:
         """The run of a trial. It has the baseline's seed and data order, so that only the method differs."""
@@ -83,6 +85,7 @@ def trial(config: dict[str, Any], *, spec: TrialSpec) -> None:
 
     from hybrid_ray.training.loop import train
 
+    check_node(spec.nodes, spec.job.run())
     directory = spec.directory(config["number"])
     reporter = TrialReporter(tune.report, scorer=spec.scorer, schedule=spec.job.train.evaluation_steps)
     node, name = ray.get_runtime_context().get_node_id(), f"trial {config['number']}"
@@ -107,6 +110,7 @@ def trial_with_workers(config: dict[str, Any], *, spec: TrialSpec) -> None:
 
     from hybrid_ray.training.ray_worker import fit_with_workers
 
+    check_node(spec.nodes, None)
     directory = spec.directory(config["number"])
     callback = TuneReportCallback()  # type: ignore[no-untyped-call]
     outcome = attempt(
@@ -114,9 +118,10 @@ def trial_with_workers(config: dict[str, Any], *, spec: TrialSpec) -> None:
             spec.run(config["params"]),
             directory=directory,
             storage=spec.storage,
-            name=f"train-{tune.get_context().get_trial_id()}",
+            name=run_name(tune.get_context().get_trial_id()),
             resources=spec.job.resources,
             max_failures=spec.job.search.max_failures,
+            nodes=spec.nodes,
             callbacks=[callback],
             reporter_factory=partial(TrialReporter, scorer=spec.scorer, schedule=spec.job.train.evaluation_steps),
         ),
@@ -126,6 +131,11 @@ def trial_with_workers(config: dict[str, Any], *, spec: TrialSpec) -> None:
     )
     _wait_until_heard(callback)
     tune.report({**outcome, "done": True})
+
+
+def run_name(trial_id: str) -> str:
+    """The name of a trial's TorchTrainer."""
+    return f"train-{trial_id}"
 
 
 def phase_counts(replay: Replay) -> dict[str, int]:

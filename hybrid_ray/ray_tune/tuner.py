@@ -53,7 +53,7 @@ class StudyTuner(tune.Tuner):
             )
         search, self._search = self._search, None
         try:
-            with search.flag, preemptions_not_counted():
+            with search.flag, preemptions_not_counted(search.resources, cluster=search.nodes is not None):
                 return super().fit()
         finally:
             search.leave(self._searcher)

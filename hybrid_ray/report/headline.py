@@ -214,8 +214,9 @@ def _confirmed(candidate: Mapping[str, Any], found: str, optimizer: str) -> Head
     if candidate["verdict"] == "real gain":
         text = (
             f"A real gain over {optimizer}: on fresh seeds, trial {trial} reaches its loss {net['mean']:.2f} times as "
-            f"fast as stopping plain {optimizer} early ({measured}); {found}. No other optimizer (peer) was compared, "
-            "so a better optimizer may give the same gain: hybrid-ray compare tests that."
+            f"fast as stopping plain {optimizer} early ({measured}); {found}. A study compares no "
+            f"other optimizer and does not tune {optimizer}'s learning rate, which may give the same gain: hybrid-ray "
+            "compare tests both."
         )
         return Headline(kind="gain", text=text)
     if candidate["verdict"] == "worse than stopping early":

@@ -14,7 +14,7 @@ from typing import Any
 from hybrid_ray.errors import StoreError
 from hybrid_ray.storage.atomic import write_atomic
 
-__all__ = ["dumps", "read_json", "write_json_atomic"]
+__all__ = ["differences", "dumps", "read_json", "write_json_atomic"]
 
 _CHECK = "sha256"
 
@@ -54,6 +54,19 @@ def dumps(data: Any, indent: int | None = None) -> str:
         TypeError: ``data`` contains another type that JSON does not have.
     """
     return json.dumps(data, indent=indent, ensure_ascii=False, default=_plain)
+
+
+def differences(stored: Mapping[str, Any], now: Mapping[str, Any], place: str = "") -> list[str]:
+    """One line per changed value of two JSON objects: ``model.preset: 'nano' -> 'micro'``."""
+    lines = []
+    for key in sorted({*stored, *now}):
+        where = f"{place}{key}"
+        old, new = stored.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            lines.extend(differences(old, new, f"{where}."))
+        elif old != new:
+            lines.append(f"{where}: {old!r} -> {new!r}")
+    return lines
 
 
 def _plain(value: Any) -> Any:

@@ -15,12 +15,15 @@ from hybrid_ray.evaluation.arms import baseline, check_arms
 from hybrid_ray.evaluation.comparison.compare import compare
 from hybrid_ray.evaluation.comparison.peers import check_peers
 from hybrid_ray.evaluation.comparison.tuning import Tuned, tune
-from hybrid_ray.evaluation.runner import cached
+from hybrid_ray.evaluation.runner import Execute, cached
 from hybrid_ray.ray_tune.cluster import ray_session, resource_concurrency
-from hybrid_ray.ray_tune.runner import RayExecute, machine_of_runs
+from hybrid_ray.ray_tune.nodes.follow import cluster_nodes
+from hybrid_ray.ray_tune.runner import RayExecute
 from hybrid_ray.run_result import Evaluation, Replay, RunResult, Status
 from hybrid_ray.storage.atomic import write_atomic
 from hybrid_ray.storage.json_files import read_json
+from hybrid_ray.storage.kept_machine import KeptMachine
+from hybrid_ray.storage.lock import lock_directory
 from hybrid_ray.storage.results_version import run_settings, without_workers
 from hybrid_ray.study.plan import plan_concurrency, resolve_auto, run_cache
 from hybrid_ray.study.stopping import Budget, StopFlag
@@ -49,11 +52,18 @@ def train_once(job: JobConfig, *, arm: Literal["baseline", "hybrid"], directory:
 
     Raises:
         ConfigError: the job can't be run here, or the directory holds a finished run or one with other settings.
+        StudyLocked: another process works in the directory.
     """
     job = resolve_auto(_as_before(job, directory))
     plan_concurrency(job, most=1)
     run = job.run() if arm == "hybrid" else baseline(job.run())
     check_directory(directory, run)
+    with lock_directory(directory):
+        check_directory(directory, run)  # again: it was not locked until now
+        return _train(job, run, directory)
+
+
+def _train(job: JobConfig, run: RunConfig, directory: Path) -> RunResult:
     if run.workers == 1:
         from hybrid_ray.training.loop import train
 
@@ -101,7 +111,9 @@ def compare_arms(job: JobConfig, *, directory: Path) -> dict[str, Any]:
     Returns what ``comparison.json`` in the directory holds; ``comparison.txt`` is the table.
 
     Raises:
-        ConfigError: the job can't be run here, or the directory holds another job's comparison.
+        ConfigError: the job can't be run here, or the directory holds another job's comparison, or one of a machine
+            with other hardware or software.
+        StudyLocked: another process works in the directory.
         Stopped: a signal came.
     """
     directory = directory.absolute()
@@ -111,10 +123,10 @@ def compare_arms(job: JobConfig, *, directory: Path) -> dict[str, Any]:
     _check_claim(directory, job)
     check_peers(job, load_task(job.run()))
     flag = StopFlag()
-    with _executor(job, directory, most, flag) as execute:
+    with lock_directory(directory), _executor(job, directory, most, flag) as execute:
+        _check_claim(directory, job)  # again: it was not locked until now
+        plain = _cached(job, execute, directory, instead="continue there, or choose another folder with --out")
         _claim(directory, job)
-        machine = machine_of_runs(job, job.run(), flag=flag)
-        plain = cached(execute, run_cache(job), corpus=load_task(job.run()).fingerprint, machine=machine)
         return compare(job, execute=execute, directory=directory, execute_plain=plain)
 
 
@@ -122,37 +134,59 @@ def tune_learning_rate(job: JobConfig, *, directory: Path) -> Tuned:
     """Tune the learning rate of plain training by ``compare.lr_factors``, one run per value. Finished runs are kept.
 
     Raises:
-        ConfigError: the job can't be run here.
+        ConfigError: the job can't be run here, or the directory holds runs of other hardware or software.
+        StudyLocked: another process works in the directory.
         HybridRayError: no run finished.
         Stopped: a signal came.
     """
     job, flag = resolve_auto(job), StopFlag()
-    with _executor(job, directory, plan_concurrency(job).runs, flag) as execute:
-        machine = machine_of_runs(job, job.run(), flag=flag)
-        plain = cached(execute, run_cache(job), corpus=load_task(job.run()).fingerprint, machine=machine)
+    most = plan_concurrency(job).runs
+    with lock_directory(directory), _executor(job, directory, most, flag) as execute:
+        plain = _cached(job, execute, directory, instead="continue there, or remove the folder to tune again")
         return tune(job, execute=plain, directory=directory)
+
+
+def _cached(job: JobConfig, execute: RayExecute, directory: Path, *, instead: str) -> Execute:
+    """Execute for runs that depend on the job alone, with its cache. Chooses the kind of machine that trains: that of
+    the folder's earlier runs.
+
+    Raises:
+        ConfigError: there is no such machine any more. ``instead``: what a user can do then.
+    """
+    kept = KeptMachine(directory / "machine.json", instead=instead)
+    machine = execute.machine_of_runs(job.run(), known=kept.known)
+    kept.check(machine)
+    return cached(execute, run_cache(job), corpus=load_task(job.run()).fingerprint, machine=machine)
 
 
 @contextmanager
 def _executor(job: JobConfig, directory: Path, most: int, flag: StopFlag) -> Iterator[RayExecute]:
     with flag, ray_session(job) as there:
         flag.listen()  # because Ray has installed its own signal handler
+        nodes = cluster_nodes(job, directory / ".ray")
+        if nodes is None:
+            most = min(most, resource_concurrency(job, there))
+        else:
+            most = job.resources.max_concurrent or sys.maxsize  # as many of them as fit on the nodes at the time
         yield RayExecute(
             job,
-            concurrency=min(most, resource_concurrency(job, there)),
+            concurrency=most,
             flag=flag,
             budget=Budget(job),
             storage=directory / ".ray",
-            done=lambda result: print(f"  {_line(result)}", file=sys.stderr, flush=True),
+            nodes=nodes,
+            done=lambda run, result: print(f"  {_line(run, result)}", file=sys.stderr, flush=True),
         )
         shutil.rmtree(directory / ".ray", ignore_errors=True)
 
 
-def _line(result: RunResult) -> str:
-    name = f"{result.arm} (seed {result.seed}, {result.steps} steps)"
+def _line(run: RunConfig, result: RunResult) -> str:
+    """What a run did. The loss is that of the val split: the test split is only for the comparison itself."""
+    rate = run.optimizer_settings.learning_rate
+    name = f"{result.arm} (seed {result.seed}, {result.steps} steps, learning rate {rate:g})"
     if result.status != "finished":
         return f"{name}: {result.status}, {result.error}"
-    return f"{name}: loss {result.heldout['test'].loss:.4f} in the time of {result.time:.0f} plain steps"
+    return f"{name}: val loss {result.heldout['val'].loss:.4f} in the time of {result.time:.0f} plain steps"
 
 
 def _check_claim(directory: Path, job: JobConfig) -> None:
@@ -164,7 +198,6 @@ def _check_claim(directory: Path, job: JobConfig) -> None:
 
 def _claim(directory: Path, job: JobConfig) -> None:
     """Write the job to the directory, so that no other job can use it."""
-    directory.mkdir(parents=True, exist_ok=True)
     write_atomic(directory / "job.yaml", _text_for(directory, job).encode())
 
 

@@ -6,12 +6,10 @@
 Both hold ``lock`` (flock) until the block ends. A second process is refused; the lock of a dead process is released.
 """
 
-import fcntl
 import json
 import logging
 import os
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -22,10 +20,12 @@ import torch
 from hybrid_ray.config import JobConfig
 from hybrid_ray.config.jobfile import dump_job, job_from_text, parse_yaml, plain_values, read_job
 from hybrid_ray.config.named import source_of
-from hybrid_ray.errors import ConfigError, StoreError, StudyLocked
+from hybrid_ray.errors import ConfigError, StoreError
 from hybrid_ray.ray_tune.space import SearchSpace
 from hybrid_ray.storage.atomic import write_atomic
-from hybrid_ray.storage.json_files import read_json
+from hybrid_ray.storage.json_files import differences, read_json
+from hybrid_ray.storage.kept_machine import KeptMachine
+from hybrid_ray.storage.lock import lock_directory
 from hybrid_ray.storage.results_version import RESULTS_VERSION, check_study_version, warn_of_other_commit
 from hybrid_ray.storage.study_store import StudyStore
 from hybrid_ray.study.environment import environment
@@ -34,7 +34,7 @@ from hybrid_ray.tasks.load import words_of
 from hybrid_ray.training.hardware.fingerprint import machine
 from hybrid_ray.training.hardware.placement import choose_device
 
-__all__ = ["StudyDirectory", "differences", "identity", "lock_directory"]
+__all__ = ["StudyDirectory", "identity"]
 
 log = logging.getLogger("hybrid_ray")
 
@@ -125,7 +125,10 @@ class StudyDirectory:
         """Raises `ConfigError` with every difference if the settings that define the study have changed. Another
         commit of the code, or a changed file of the user's, is a warning.
         """
-        self._refuse(differences(self.stored_identity, now))
+        if changed := differences(self.stored_identity, now):
+            first = f"{self.path} can't be continued: its trials were made with other settings"
+            instead = "change them back, or continue in a new study: hybrid-ray resume --fork"
+            raise ConfigError([first, *changed, instead])
         kept = read_json(self.path / "environment.json")
         warn_of_other_commit(str(self.path), kept.get("git"))
         self._warn_of_other_sources(kept.get("sources", {}))
@@ -140,23 +143,11 @@ class StudyDirectory:
                 ", ".join(changed), self.path,
             )  # fmt: skip
 
-    def check_machine(self, found: Mapping[str, Any]) -> None:
-        """Check the machine that trains. On a cluster only Ray knows it, so the first session stores it.
-
-        Raises:
-            ConfigError: the machine has changed.
-        """
-        kept = read_json(self.path / "environment.json")
-        if "runs_on" not in kept:
-            self.store.write_json("environment.json", {**kept, "runs_on": found})
-            return
-        self._refuse(differences(kept["runs_on"], found, "machine."))
-
-    def _refuse(self, changed: list[str]) -> None:
-        if not changed:
-            return
-        first = f"{self.path} can't be continued: its trials were made with other settings"
-        raise ConfigError([first, *changed, "change them back, or continue in a new study: hybrid-ray resume --fork"])
+    @property
+    def machine(self) -> KeptMachine:
+        """The machine of the study's runs."""
+        instead = "continue there, or continue in a new study: hybrid-ray resume --fork"
+        return KeptMachine(self.path / "environment.json", instead=instead)
 
 
 def _read_study_job(path: Path) -> JobConfig:
@@ -234,25 +225,12 @@ def _own_files(job: JobConfig) -> dict[str, Path]:
 
 
 def _machine(job: JobConfig) -> dict[str, Any]:
-    """Device and software of the runs. For the devices of a cluster see `check_machine`."""
+    """Device and software of the runs. For the devices of a cluster see `StudyDirectory.machine`."""
     run = job.run()
     if job.resources.address != "local":
         return dict(machine(run, torch.device("cpu"))["software"])
     found = machine(run, choose_device(run))
     return {"device": found["hardware"]["device"], **found["software"]}
-
-
-def differences(stored: Mapping[str, Any], now: Mapping[str, Any], place: str = "") -> list[str]:
-    """One line per changed value: ``model.preset: 'nano' -> 'micro'``."""
-    lines = []
-    for key in sorted({*stored, *now}):
-        where = f"{place}{key}"
-        old, new = stored.get(key), now.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            lines.extend(differences(old, new, f"{where}."))
-        elif old != new:
-            lines.append(f"{where}: {old!r} -> {new!r}")
-    return lines
 
 
 def _free_directory(parent: Path, name: str) -> Path:
@@ -271,28 +249,3 @@ def _free_directory(parent: Path, name: str) -> Path:
             f"{parent} cannot be written: {error.strerror or error}; set studies_dir to a writable folder"
         ) from error
     raise StoreError(f"{parent} holds 99,999 studies named {name}: choose another name")
-
-
-def lock_directory(path: Path) -> IO[str]:
-    """Lock a directory until the file that this returns is closed. Raises `StudyLocked` if another process has it."""
-    try:
-        file = (path / "lock").open("a+", encoding="utf-8")
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error.strerror or error}: make it writable") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.seek(0)
-        holder = file.read().strip() or "another process"
-        file.close()
-        raise StudyLocked(f"{path} is in use by {holder}: wait for it, or stop it first") from error
-    except OSError as error:
-        file.close()
-        raise StoreError(
-            f"{path} is on a file system without locks ({error.strerror or error}), so two processes could write it at "
-            "once: mount it with locks (NFS: local_lock=none, Lustre: flock), or choose another studies_dir"
-        ) from error
-    file.truncate(0)
-    file.write(f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
-    file.flush()
-    return file

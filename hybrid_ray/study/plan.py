@@ -19,8 +19,9 @@ from hybrid_ray.memory.estimate import memory_need, size_text
 from hybrid_ray.memory.micro_batch import check_open_micro_batch, resolve_micro_batch
 from hybrid_ray.memory.plan_text import MemoryPlan, memory_lines
 from hybrid_ray.ray_tune.checks import check_search
-from hybrid_ray.ray_tune.cluster import Resources, local_resources, ray_session, resource_concurrency, temporary_root
+from hybrid_ray.ray_tune.cluster import Resources, local_resources, ray_session, resource_concurrency
 from hybrid_ray.ray_tune.scheduler import grace_steps, rungs
+from hybrid_ray.ray_tune.session_folder import temporary_root
 from hybrid_ray.ray_tune.space import SearchSpace, load_space
 from hybrid_ray.storage.run_cache import RunCache, baseline_key, read_result
 from hybrid_ray.study.concurrency import Concurrency, free_memory, memory_concurrency, room, sharing
@@ -31,7 +32,17 @@ from hybrid_ray.tasks.task import AUTOCAST, MatmulProbe, batch_to
 from hybrid_ray.training.hardware.fingerprint import machine
 from hybrid_ray.training.setup import synchronize
 
-__all__ = ["Plan", "Stage", "duration", "plan", "plan_concurrency", "plan_memory", "resolve_auto", "run_cache"]
+__all__ = [
+    "Plan",
+    "Stage",
+    "duration",
+    "most_at_a_time",
+    "plan",
+    "plan_concurrency",
+    "plan_memory",
+    "resolve_auto",
+    "run_cache",
+]
 
 _OVERHEAD = 2.0  # time of a step / time of its matrix products; the rest is norms, softmax, optimizer, Python
 _PROBE_ROWS = {"cpu": 1024, "cuda": 16_384}
@@ -113,7 +124,7 @@ def _free_for_one(job: JobConfig) -> int:
     """Bytes for each worker if the largest allowed number of runs share the device."""
     load_task(job.run())
     check_open_micro_batch(job)
-    runs = min(resource_concurrency(job, local_resources()), job.resources.max_concurrent or _most_trials(job))
+    runs = min(resource_concurrency(job, local_resources()), most_at_a_time(job))
     device = _device(job)
     return room(free_memory(device), device) // sharing(job, runs)
 
@@ -165,7 +176,7 @@ def plan(job: JobConfig) -> Plan:
     space = load_space(job)
     check_search(job, space)
     check_arms(job)
-    found = plan_concurrency(job, most=job.resources.max_concurrent or _most_trials(job))
+    found = plan_concurrency(job, most=most_at_a_time(job))
     task = load_task(job.run())
     seconds, measured = _step_seconds(job, task)
     device = _device(job)
@@ -221,12 +232,11 @@ def plan_memory(job: JobConfig, *, gibibytes: float) -> MemoryPlan:
     return MemoryPlan(job=job, task=load_task(job.run()), room=free)
 
 
-def _most_trials(job: JobConfig) -> int:
-    """At most a quarter of the trials run at a time, because a sampler learns from trials that have ended.
-
-    If all started at once, any sampler could only draw at random after the presets.
+def most_at_a_time(job: JobConfig) -> int:
+    """Maximum number of runs of a study at a time: ``max_concurrent``, else a quarter of the trials, because a sampler
+    learns from trials that have ended. If all started at once, any sampler could only draw at random after the presets.
     """
-    return max(2, job.search.trials // 4)
+    return job.resources.max_concurrent or max(2, job.search.trials // 4)
 
 
 def _resources(job: JobConfig) -> Resources:

@@ -20,6 +20,7 @@ from hybrid_ray.run_result import MEASURES, Evaluation, RunResult, TrialEnd, was
 from hybrid_ray.storage.atomic import write_atomic
 from hybrid_ray.storage.json_files import write_json_atomic
 from hybrid_ray.storage.jsonl import read_jsonl
+from hybrid_ray.storage.lock import lock_directory
 from hybrid_ray.storage.study_store import write_trials
 
 __all__ = ["Rescored", "rescore", "rescored_trials"]
@@ -44,6 +45,7 @@ def rescore(directory: Path | str, overrides: Sequence[str] = ()) -> Path:
     Raises:
         ConfigError: an override is not a setting of the objective or has a wrong value; or the study is a rescored one.
         StoreError: there is no such study, or its baseline or frontier is missing.
+        StudyLocked: another process writes to that folder.
     """
     study = load_study(directory)
     if study.rescoring:
@@ -58,10 +60,11 @@ def rescore(directory: Path | str, overrides: Sequence[str] = ()) -> Path:
         stopped_now=found.stopped_now,
         trials=len(found.rows),
     )
-    write_json_atomic(place / RESCORED, note.as_dict(place))
-    write_trials(place, found.rows)
-    write_atomic(place / "job.yaml", dump_job(job).encode())  # last: it makes the folder a study
-    write_report(place)
+    with lock_directory(place):
+        write_json_atomic(place / RESCORED, note.as_dict(place))
+        write_trials(place, found.rows)
+        write_atomic(place / "job.yaml", dump_job(job).encode())  # last: it makes the folder a study
+        write_report(place)
     return place
 
 

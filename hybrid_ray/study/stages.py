@@ -15,9 +15,10 @@ from hybrid_ray.evaluation.frontier import Frontier
 from hybrid_ray.evaluation.runner import Task, cached
 from hybrid_ray.evaluation.scoring import TrialScorer
 from hybrid_ray.ray_tune.cluster import Resources, ray_session, resource_concurrency
+from hybrid_ray.ray_tune.nodes.follow import ClusterNodes, cluster_nodes
 from hybrid_ray.ray_tune.optuna_storage import counted_trials, queue_settings, reconcile
 from hybrid_ray.ray_tune.recovery.rebuild import open_whole_study, rebuild_rows
-from hybrid_ray.ray_tune.runner import RayExecute, machine_of_runs
+from hybrid_ray.ray_tune.runner import RayExecute
 from hybrid_ray.ray_tune.space import SearchSpace
 from hybrid_ray.ray_tune.trial import TrialSpec
 from hybrid_ray.report.load import load_study
@@ -28,7 +29,7 @@ from hybrid_ray.storage.json_files import read_json
 from hybrid_ray.study.candidates import best_candidates
 from hybrid_ray.study.directory import StudyDirectory
 from hybrid_ray.study.display import Display, show
-from hybrid_ray.study.plan import Plan, run_cache
+from hybrid_ray.study.plan import Plan, most_at_a_time, run_cache
 from hybrid_ray.study.stopping import Budget, StopFlag, Stopped
 from hybrid_ray.tasks import load_task
 
@@ -72,6 +73,7 @@ class Stages:
         self._study, self._job, self._space, self._plan = study, study.job, space, plan
         self._queued = {**(queued or {}), **space.presets}
         self._flag, self._budget = flag or StopFlag(), Budget(study.job)
+        self._nodes: ClusterNodes | None = None  # once Ray runs
         self._gave_up: str | None = None  # the reason, once too many trials have failed in a row
         self._exhausted: str | None = None  # the note, once the space has no further settings
 
@@ -106,16 +108,20 @@ class Stages:
         return note
 
     def _executor(self, there: Resources, display: Display) -> tuple[RayExecute, int]:
-        """The executor of runs on the connected Ray, and the number of runs at a time."""
+        """The executor of runs on the connected Ray, and the maximum number of runs at a time."""
         self._flag.listen()  # because Ray has installed its own signal handler
         side_by_side = min(self._plan.concurrency.runs, resource_concurrency(self._job, there))
+        self._nodes = cluster_nodes(self._job, self._study.scratch)
+        if self._nodes is not None:
+            side_by_side = most_at_a_time(self._job)  # as many of them as fit on the nodes that there are at the time
         execute = RayExecute(
             self._job,
             concurrency=side_by_side,
             flag=self._flag,
             budget=self._budget,
             storage=self._study.scratch,
-            done=display.run_done,
+            nodes=self._nodes,
+            done=lambda run, result: display.run_done(result),
         )
         return execute, side_by_side
 
@@ -125,8 +131,9 @@ class Stages:
         display.stage("frontier", len(runs))
         self._study.store.event("stage", stage="frontier", runs=[_place(length).as_posix() for length in runs])
         tasks = [Task(run=run, directory=self._study.path / _place(length)) for length, run in runs.items()]
-        task, machine = load_task(self._job.run()), machine_of_runs(self._job, tasks[0].run, flag=self._flag)
-        self._study.check_machine(machine)
+        kept, task = self._study.machine, load_task(self._job.run())
+        machine = execute.machine_of_runs(tasks[0].run, known=kept.known)
+        kept.check(machine)
         execute_cached = cached(execute, run_cache(self._job), corpus=task.fingerprint, machine=machine)
         results = execute_cached(tasks)
         results = comparable(results, fingerprint_of(results))
@@ -167,7 +174,7 @@ class Stages:
 
         Args:
             results: baseline and frontier runs.
-            side_by_side: trials at a time.
+            side_by_side: maximum number of trials at a time.
         """
         from hybrid_ray.ray_tune.search import Search
 
@@ -191,10 +198,12 @@ class Stages:
                 scorer=scorer,
                 trials=study.path / "trials",
                 storage=study.scratch,
+                nodes=None if self._nodes is None else self._nodes.file,
             ),
             trials=missing,
             concurrency=side_by_side,
-            listener=_Listener(study, self._budget, display),
+            nodes=self._nodes,
+            listener=_Listener(study, display),
             flag=self._flag,
             budget=self._budget,
         )
@@ -246,10 +255,10 @@ class Stages:
 
 
 class _Listener:
-    """Stores the row of every trial, adds its cost to the budget and shows it."""
+    """Stores the row of every trial and shows it."""
 
-    def __init__(self, study: StudyDirectory, budget: Budget, display: Display) -> None:
-        self._study, self._budget, self._display = study, budget, display
+    def __init__(self, study: StudyDirectory, display: Display) -> None:
+        self._study, self._display = study, display
 
     def started(self, number: int, params: Mapping[str, Any], preset: str | None) -> None:
         self._display.started(number, params, preset)
@@ -259,7 +268,6 @@ class _Listener:
 
     def ended(self, row: Mapping[str, Any]) -> None:
         self._study.store.add_trial(row)
-        self._budget.spend(row["ended"] - row["started"])
         self._display.ended(row)
 
     def gave_up(self, numbers: Sequence[int]) -> None:

@@ -71,12 +71,12 @@ class Budget:
     """Limits on the minutes of this session and the GPU-hours of its runs. Once reached, no new run starts."""
 
     def __init__(self, job: JobConfig) -> None:
-        self._limits, self._gpus = job.budget, run_needs(job).gpus
+        self._limits, self._gpus = job.budget, job.resources.gpus
         self._started = time.monotonic()
         self._gpu_seconds = 0.0
 
     def spend(self, seconds: float) -> None:
-        """Count one run's wall time, on all its GPUs."""
+        """Count wall time of one worker, on its GPUs (`Watchdog` measures it)."""
         self._gpu_seconds += seconds * self._gpus
 
     @property

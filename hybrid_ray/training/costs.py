@@ -72,7 +72,7 @@ class RunCosts:
 
     @property
     def plain_step(self) -> float:
-        """Seconds per plain step as measured by `StepTimer` before the run and at each evaluation.
+        """Seconds per plain step as measured by `StepTimer` before the run and during it.
 
         The mean over the run: each training second is weighted by the estimates before and after it.
         """

@@ -94,6 +94,8 @@ def _nominal_steps(training_run: TrainingRun, stop: StopRequest, monitor: Monito
 
             costs.count(training_run.step, result, seconds)
             monitor.spent(str(result.phase), started, started + seconds)
+            if not result.predicted:  # it needs a real step's memory, and ranks that meet
+                training_run.time_plain_steps()
             training_run.report_step(
                 StepRecord(
                     step=training_run.step,

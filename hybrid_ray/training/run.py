@@ -20,7 +20,7 @@ from hybrid_ray.training.hardware.placement import check_placement
 from hybrid_ray.training.heldout import heldout_loss
 from hybrid_ray.training.reporter import Reporter, Reporters, RunWriter
 from hybrid_ray.training.setup import Training, TrainSetup
-from hybrid_ray.training.step_timer import StepTimer
+from hybrid_ray.training.step_timer import ESTIMATES, StepTimer
 from hybrid_ray.training.telemetry.monitor import Monitor, device_name, energy_of_all
 
 __all__ = ["TrainingRun"]
@@ -59,6 +59,7 @@ class TrainingRun:
         resumed = directory is not None and resume.restore(directory, setup, training, costs)
         self._writer = RunWriter(directory, setup.run, resumed=resumed) if directory and rank() == 0 else None
         self._reporter = Reporters(self._writer, reporter) if self._writer else reporter
+        self._next_timing = self.step + max(1, setup.run.train.steps // ESTIMATES)
         if setup.setting() not in costs.settings:
             costs.settings.append(setup.setting())
         if resumed:
@@ -76,6 +77,18 @@ class TrainingRun:
     def report_step(self, record: StepRecord) -> None:
         """Pass a finished step to the reporters."""
         self._reporter.step(record)
+
+    def time_plain_steps(self) -> None:
+        """If it is time again, measure what a plain step costs now (collective). It is no training time.
+
+        Raises:
+            ConfigError: some weights are no longer on the device of the run.
+        """
+        if self.step >= self._next_timing:
+            check_placement(self.setup.module, self.setup.device)
+            with self.costs.other("calibration"):
+                self.costs.update_step_cost(self._timer.estimate())
+            self._next_timing = self.step + max(1, self.setup.run.train.steps // ESTIMATES)
 
     def evaluation_due(self) -> bool:
         """Whether to evaluate now: at the first end of a cycle at or after the next point, and at the end of the run.
@@ -98,8 +111,6 @@ class TrainingRun:
         """
         costs = self.costs
         check_placement(self.setup.module, self.setup.device)
-        with costs.other("calibration"):
-            costs.update_step_cost(self._timer.estimate())
         loss = self._evaluate("val")
         if not math.isfinite(loss):
             raise Diverged(f"the held-out loss is {loss} at nominal step {self.step}")

@@ -8,6 +8,7 @@ import torch
 
 from hybrid_ray.config import PredictorConfig, RunConfig
 from hybrid_ray.method.gradients import compute_gradients
+from hybrid_ray.method.guard.module_buffers import ModuleBuffers
 from hybrid_ray.method.ranks import from_first_rank
 from hybrid_ray.method.step_clock import StepClock
 from hybrid_ray.training.setup import Training, TrainSetup, synchronize
@@ -15,7 +16,8 @@ from hybrid_ray.training.setup import Training, TrainSetup, synchronize
 __all__ = ["StepTimer", "middle_mean"]
 
 DROPPED = 5  # first steps, not counted: allocations, first use of kernels, cold caches
-PROBES = 8  # gradients timed per estimate
+PROBES = 2  # gradients timed per estimate
+ESTIMATES = 32  # per run, evenly spaced: the load of the machine at a few moments is not its mean
 STANDSTILL = 1e-12  # learning rate of timed steps: nothing can diverge, and the arithmetic is the same
 
 
@@ -30,9 +32,8 @@ class StepTimer:
     The unit of a run's time is its own real steps (`RunResult.calibration`). This independent measurement gives
     `RunResult.plain_step`; their ratio, `RunResult.real_step_cost`, should be 1.
 
-    A cost is the interquartile mean. Over some 30 steps one preempted step shifts the mean by percents; the
-    interquartile mean drops the tails and averages more values than the median. It is lower than the mean, which
-    includes disturbances, as the run's own steps do.
+    Before the run a cost is the interquartile mean: over some 30 steps one preempted step shifts the mean by percents.
+    During the run it is the mean over all its moments, because the run's own steps include disturbances too.
     """
 
     def __init__(self, setup: TrainSetup) -> None:
@@ -77,9 +78,12 @@ class StepTimer:
     def estimate(self) -> float:
         """Seconds of a plain step now, from a few probes (collective). The run's state is not changed."""
         devices = [self._setup.device] if self._setup.device.type == "cuda" else []
+        buffers = ModuleBuffers(self._setup.model)  # BatchNorm's statistics
+        buffers.keep()
         with torch.random.fork_rng(devices=devices):  # dropout in a probe must not change the run's random state
             seconds = [_seconds(self._setup.device, self._probe) for _ in range(PROBES)]
-        return from_first_rank([middle_mean(seconds) * self._steps_per_probe])[0]
+        buffers.settle(applied=False)
+        return from_first_rank([sum(seconds) / PROBES * self._steps_per_probe])[0]
 
     def _probe(self) -> None:
         setup = self._setup

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from micro_jobs import micro_job
 
@@ -68,13 +69,17 @@ def driver(job: JobConfig, tmp_path: Path) -> Iterator[Callable[..., subprocess.
         process.communicate()
 
 
-def wait_for_trials(study: Path, number: int) -> None:
+def complete(study: Path) -> list[int]:
+    return [row["number"] for row in read_jsonl(study / "trials.jsonl") if row["state"] == "COMPLETE"]
+
+
+def wait_for_trials(study: Path, number: int, *, seconds: int = 240) -> None:
     """Until so many trials have finished."""
-    for _ in range(1200):
-        if len(read_jsonl(study / "trials.jsonl")) >= number:
+    for _ in range(10 * seconds):
+        if len(complete(study)) >= number:
             return
         time.sleep(0.1)
-    raise AssertionError(f"no {number} trials after 2 minutes")
+    raise AssertionError(f"no {number} trials after {seconds} seconds")
 
 
 def test_a_killed_driver_is_resumed_and_nothing_finished_is_lost(
@@ -118,12 +123,36 @@ def test_a_driver_asked_to_stop_says_143_tells_its_trials_and_refuses_a_second_o
     os.kill(first.pid, signal.SIGTERM)
     said, _ = first.communicate(timeout=60)
     assert first.returncode == 143, said
-    assert f"hybrid-ray resume {study}" in said
+    assert said.index("Stopping: finished runs are kept") < said.index(f"hybrid-ray resume {study}")
     stopped = load_study(study)
     assert not stopped.finished
     assert (stopped.trials["state"] == "COMPLETE").any()
     assert "RUNNING" not in set(stopped.trials["state"])
     assert stopped.events["event"].iloc[-1] == "stopped"
+
+
+def test_when_a_part_of_ray_is_killed_the_command_ends_and_nothing_finished_is_lost(
+    driver: Callable[..., subprocess.Popen[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "5")  # by default Ray waits for a minute
+    study, command = tmp_path / "micro", ("run", "job.yaml", "--set", "search.trials=8")
+    done: list[int] = []
+    for part in ("gcs_server", "raylet"):
+        session = driver(*command)
+        wait_for_trials(study, len(done) + 1)
+        (process,) = (child for child in psutil.Process(session.pid).children(recursive=True) if child.name() == part)
+        process.kill()
+        said, _ = session.communicate(timeout=300)
+        assert session.returncode == 1, said
+        assert set(done) < set(complete(study))
+        done = complete(study)
+        command = ("resume", str(study))
+
+    last = driver(*command)
+    said, _ = last.communicate(timeout=300)
+    assert last.returncode == 0, said
+    assert len(complete(study)) == 8
+    assert set(done) <= set(complete(study))
 
 
 def test_resources_that_are_not_there_start_nothing(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from micro_jobs import micro_job
+from ray_warnings import RAY_WARNINGS
 
 from hybrid_ray.config import ConfirmConfig, JobConfig, ObjectiveConfig, ResourcesConfig, SearchConfig, TrainConfig
 from hybrid_ray.evaluation.arms import baseline
@@ -30,9 +31,7 @@ pytestmark = [
     pytest.mark.ray_local,
     pytest.mark.slow,
     pytest.mark.timeout(900),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    *RAY_WARNINGS,
 ]
 
 
@@ -44,7 +43,9 @@ def ray_with_two_workers() -> Iterator[None]:
 
 @contextmanager
 def signals(folder: Path, *planned: tuple[str, signal.Signals], after: int = 30) -> Iterator[list[str]]:
-    """Send each signal once, in this order, to a process whose run has that name, past step ``after``."""
+    """Send each signal once, in this order, to a process whose run has that name, past step ``after``. It is in the
+    middle of steps then: during an evaluation or a checkpoint, a hang would be noticed later.
+    """
     sent: list[str] = []
     over = threading.Event()
 
@@ -58,15 +59,17 @@ def signals(folder: Path, *planned: tuple[str, signal.Signals], after: int = 30)
                 sent.append(f"{number.name} to {name}")
 
     def send(name: str, number: signal.Signals) -> bool:
-        for path in folder.rglob(f"{FOLDER}/*.json"):
+        # No search through all folders: it fails when one of them, say a checkpoint's, is removed meanwhile.
+        for path in (*folder.glob(f"{FOLDER}/*.json"), *folder.glob(f"studies/*/.ray/{FOLDER}/*.json")):
             try:
                 beat = json.loads(path.read_text())
-            except (OSError, ValueError):
+                there = name in beat["name"] and beat["step"] >= after and beat["interval"] is not None
+                if there and beat["pid"] not in hit:
+                    os.kill(beat["pid"], number)
+                    hit.add(beat["pid"])
+                    return True
+            except (OSError, ValueError):  # the file, or the process, is gone
                 continue
-            if name in beat["name"] and beat["step"] >= after and beat["pid"] not in hit:
-                os.kill(beat["pid"], number)
-                hit.add(beat["pid"])
-                return True
         return False
 
     thread = threading.Thread(target=follow, daemon=True)
@@ -77,9 +80,9 @@ def signals(folder: Path, *planned: tuple[str, signal.Signals], after: int = 30)
 
 
 def slow_job(folder: Path, *, steps: int = 400, **sections: object) -> JobConfig:
-    """Runs of some seconds, so that heartbeats (one a second) can be followed, with checkpoints."""
+    """Runs of some seconds, so that heartbeats can be followed, with a checkpoint after every evaluation."""
     train = TrainConfig(
-        steps=steps, batch_size=8, sequence_length=32, evaluations=10, calibration_steps=5, learning_rate=1e-2,
+        steps=steps, batch_size=8, sequence_length=32, evaluations=8, calibration_steps=5, learning_rate=1e-2,
         checkpoint_every=steps // 8,
     )  # fmt: skip
     return micro_job(folder, train=train, **sections)
@@ -133,9 +136,9 @@ def test_stopped_and_preempted_workers_of_frontier_and_trials_cost_a_study_nothi
 
 
 def test_a_stopped_rank_of_two_is_noticed_and_a_preempted_one_does_not_count(tmp_path: Path) -> None:
-    job = slow_job(tmp_path, steps=80, resources=ResourcesConfig(workers=2, hang_seconds=3.0))
+    job = slow_job(tmp_path, steps=160, resources=ResourcesConfig(workers=2, hang_seconds=3.0))
     faults = [("a worker of", signal.SIGSTOP), ("a worker of", signal.SIGTERM)]
     with signals(tmp_path, *faults, after=3) as sent:
         (result,) = execute(job, tmp_path, "run")
     assert len(sent) == 2
-    assert (result.status, result.steps) == ("finished", 80), result.error
+    assert (result.status, result.steps) == ("finished", 160), result.error

@@ -24,7 +24,10 @@ from names import COMMAND_LINE, as_today, text_as_recorded
 __all__ = ["command_traces", "micro_job", "run_command", "run_commands", "workplace", "write_job"]
 
 REPOSITORY = Path(__file__).parents[2]
-COMMANDS = ("run", "plan", "train", "compare", "submit", "resume", "extend", "report", "rescore", "init", "doctor")
+COMMANDS = (
+    *("run", "plan", "train", "compare", "ladder", "resume", "extend", "report", "rescore"),
+    *("submit", "logs", "stop", "fetch", "init", "doctor"),
+)
 _NUMBER = re.compile(r"(?<![\w#])[+-]?\d+(?:[.,:]\d+)*(?:e[+-]?\d+)?|\d+(?:[.,]\d+)*")
 _PATH = re.compile(r"(?<![\w.])/(?:[\w.+-]+/)*[\w.+-]+")
 

@@ -1,4 +1,4 @@
-"""A ladder of two micro models on a real local Ray, stopped after its first rung and resumed."""
+"""A ladder of two micro models, searched for net speedup on a real local Ray, stopped and resumed."""
 
 import os
 import signal
@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 from micro_jobs import micro_job
+from ray_warnings import RAY_WARNINGS
 
-from hybrid_ray.config import ConfirmConfig, FrontierConfig, LadderConfig, SearchConfig
+from hybrid_ray.config import ConfirmConfig, FrontierConfig, LadderConfig, ObjectiveConfig, SearchConfig
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.ladder.climb import climb
 from hybrid_ray.ladder.results import load_ladder
+from hybrid_ray.ray_tune.optuna_storage import open_study
 from hybrid_ray.report.load import load_study
 from hybrid_ray.study.pipeline import run_study
 
@@ -19,9 +21,7 @@ pytestmark = [
     pytest.mark.ray_local,
     pytest.mark.slow,
     pytest.mark.usefixtures("local_ray"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    *RAY_WARNINGS,
 ]
 
 
@@ -30,6 +30,7 @@ def test_a_ladder_is_stopped_by_a_signal_and_goes_on_with_what_it_has(tmp_path: 
         micro_job(shared_folder),
         name="climb",
         studies_dir=str(tmp_path),
+        objective=ObjectiveConfig(mode="net", max_degradation=100.0),
         search=SearchConfig(trials=3, scheduler="none"),
         frontier=FrontierConfig(lengths=(0.4, 0.55, 0.7, 0.85, 1.0)),
         confirm=ConfirmConfig(best=0),
@@ -47,7 +48,13 @@ def test_a_ladder_is_stopped_by_a_signal_and_goes_on_with_what_it_has(tmp_path: 
     stopped = climb(job, say=stop_before_the_second_rung)
     assert stopped.status == "stopped"
     assert f"hybrid-ray resume {stopped.directory}" in stopped.text
-    small = load_study(stopped.directory / "small").trials
+    study = load_study(stopped.directory / "small")
+    small, told = study.trials, open_study(stopped.directory / "small", study.job).trials
+    assert [trial.value for trial in told] == small["objective"].tolist()
+    assert small["objective"].max() == study.winner["objective"]
+    heading = list(told[0].intermediate_values.values())
+    assert len(heading) == 4
+    assert heading[-1] == told[0].value
     assert load_ladder(stopped.directory).finished is False
 
     outcome = climb(job, say=lambda text: None)

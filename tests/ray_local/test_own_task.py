@@ -3,17 +3,18 @@
 from pathlib import Path
 
 import pytest
+from ray_warnings import RAY_WARNINGS
 
 from hybrid_ray.cli import main
 from hybrid_ray.config.jobfile import read_job
 from hybrid_ray.report.load import load_study
 
-pytestmark = pytest.mark.ray_local
+pytestmark = [pytest.mark.ray_local, pytest.mark.usefixtures("local_ray"), *RAY_WARNINGS]
 JOB = str(Path(__file__).parents[2] / "examples/own_model.yaml")
 MICRO = (
     "train.steps=40", "train.evaluations=2", "train.calibration_steps=5", "hybrid.warmup_steps=5",
     "hybrid.full_steps=3", "search.trials=2", "search.startup_trials=2",
-    "confirm.best=0", "compare.interim_analyses=[3]", "compare.arms=[]",
+    "confirm.best=0", "compare.interim_analyses=[3]", "compare.arms=[]", "compare.tune_baseline=false",
 )  # fmt: skip
 SETTINGS = [part for setting in MICRO for part in ("--set", setting)]
 
@@ -21,7 +22,6 @@ SETTINGS = [part for setting in MICRO for part in ("--set", setting)]
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYBRID_RAY_CACHE", str(tmp_path / "cache"))
 
 
 def test_a_search_ends_with_a_report_in_its_own_words(tmp_path: Path) -> None:

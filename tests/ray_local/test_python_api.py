@@ -10,6 +10,7 @@ import pytest
 from micro_jobs import micro_job
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
+from ray_warnings import RAY_WARNINGS
 
 from hybrid_ray import build_tuner, load_job, load_study, run_study
 from hybrid_ray.config import ConfirmConfig, JobConfig
@@ -20,10 +21,7 @@ from hybrid_ray.study.pipeline import resume_study
 pytestmark = [
     pytest.mark.ray_local,
     pytest.mark.usefixtures("local_ray"),
-    # Ray's own, in the driver's process: sockets and files of processes that are gone, notices of what will change
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    *RAY_WARNINGS,
 ]
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

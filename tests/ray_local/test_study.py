@@ -4,10 +4,10 @@ import sys
 import types
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from micro_jobs import micro_job
+from ray_warnings import RAY_WARNINGS
 
 from hybrid_ray.config import BudgetConfig, ConfirmConfig, JobConfig, ObjectiveConfig, SearchConfig
 from hybrid_ray.errors import ConfigError
@@ -18,10 +18,7 @@ from hybrid_ray.study.pipeline import extend_study, resume_study, run_study
 pytestmark = [
     pytest.mark.ray_local,
     pytest.mark.usefixtures("local_ray"),
-    # Ray's own, in the driver's process: sockets and files of processes that are gone, notices of what will change
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    *RAY_WARNINGS,
 ]
 
 
@@ -32,7 +29,7 @@ def job(tmp_path: Path, shared_folder: Path) -> JobConfig:
 
 
 @pytest.mark.slow
-def test_a_whole_study_then_more_trials(job: JobConfig) -> None:
+def test_a_whole_study_then_more_trials_then_moved_to_another_folder(job: JobConfig) -> None:
     outcome = run_study(job)
     study = load_study(outcome.directory)
     assert outcome.status == "finished"
@@ -53,6 +50,8 @@ def test_a_whole_study_then_more_trials(job: JobConfig) -> None:
     assert (outcome.directory / "report.html").stat().st_size > 10_000
     assert "net speedup" in outcome.text
     assert not (outcome.directory / ".ray").exists()
+    assert study.events["event"].iloc[-1] == "finished"
+    assert study.events["time"].iloc[-1] >= (outcome.directory / "report.html").stat().st_mtime
 
     again = extend_study(outcome.directory, trials=6)
     more = load_study(again.directory)
@@ -66,64 +65,52 @@ def test_a_whole_study_then_more_trials(job: JobConfig) -> None:
     with pytest.raises(ConfigError, match="already has 6 trials"):
         extend_study(outcome.directory, trials=6)
 
+    runs = [path.relative_to(again.directory) for path in again.directory.rglob("result.json")]
+    before = {run: (again.directory / run).read_bytes() for run in runs}
+    moved = again.directory.with_name("moved")
+    again.directory.rename(moved)
+    resumed = resume_study(moved)
+    assert resumed.text.splitlines()[0] == again.text.splitlines()[0]
+    assert {run: (moved / run).read_bytes() for run in before} == before
+    assert load_study(moved).trials.equals(more.trials)
+
 
 def space_of(*horizons: int) -> types.ModuleType:
-    """A space whose presets have these horizons. 0 can't be, and is found out by the trial itself."""
+    """A space whose presets have these horizons. Below 1 they can't be, which the trial itself finds out."""
     module = types.ModuleType("tune_spaces.these")
-    module.space = lambda trial, job: {"prediction_horizon": trial.suggest_int("prediction_horizon", 0, 9)}  # type: ignore[attr-defined]
+    module.space = lambda trial, job: {"prediction_horizon": trial.suggest_int("prediction_horizon", -2, 9)}  # type: ignore[attr-defined]
     module.presets = lambda job: {  # type: ignore[attr-defined]
         f"preset {index}": {"prediction_horizon": horizon} for index, horizon in enumerate(horizons)
     }
     return module
 
 
-def searched(job: JobConfig, **search: Any) -> JobConfig:
-    return replace(
-        job,
-        search=replace(job.search, space="these", max_failures=0, scheduler="none", **search),
-        confirm=ConfirmConfig(best=0),
-    )
-
-
-def test_a_trial_that_raises_fails_alone_with_several_objectives_too(
+def test_a_trial_that_raises_fails_alone_and_several_in_a_row_end_the_search_with_advice(
     job: JobConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "tune_spaces.these", space_of(4, 0, 5, 6))
-    outcome = run_study(replace(searched(job), objective=ObjectiveConfig(mode="pareto", max_degradation=100.0)))
-    trials = load_study(outcome.directory).trials
-    assert outcome.status == "finished"
-    assert list(trials["state"]) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
-    assert "prediction_horizon is 0 but must be at least 1" in trials["error"][1]
-    assert "Traceback" in (outcome.directory / "trials" / "0001" / "error.txt").read_text()
+    """With several objectives. One trial at a time, so that the last two fail in a row."""
+    monkeypatch.setitem(sys.modules, "tune_spaces.these", space_of(4, 0, 5, 6, -1, -2))
+    outcome = run_study(
+        replace(
+            job,
+            search=replace(
+                job.search, space="these", max_failures=0, scheduler="none", trials=50, stop_after_failures=2
+            ),
+            objective=ObjectiveConfig(mode="pareto", max_degradation=100.0),
+            confirm=ConfirmConfig(best=0),
+            resources=replace(job.resources, max_concurrent=1),
+        )
+    )
     study = load_study(outcome.directory)
-    assert outcome.text.count("on the front of speedup and degradation") == 1
+    assert list(study.trials["state"]) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE", "FAIL", "FAIL"]
+    assert "prediction_horizon is 0 but must be at least 1" in study.trials["error"][1]
+    assert "Traceback" in (outcome.directory / "trials" / "0001" / "error.txt").read_text()
     told = open_study(outcome.directory, study.job)
     assert {trial.number for trial in told.best_trials} == set(study.front["number"])
-    again = extend_study(outcome.directory, trials=5)
-    assert len(load_study(again.directory).trials) == 5
-
-
-def test_a_search_for_net_speedup_tells_it_and_leads_with_it(job: JobConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tune_spaces.these", space_of(4, 6))
-    wanted = replace(searched(job, trials=2), objective=ObjectiveConfig(mode="net", max_degradation=100.0))
-    outcome = run_study(wanted)
-    study = load_study(outcome.directory)
-    told = open_study(outcome.directory, study.job)
-    assert [trial.value for trial in told.trials] == study.trials["objective"].tolist()
-    assert study.trials["objective"].max() == study.winner["objective"]
-    heading = list(told.trials[0].intermediate_values.values())
-    assert len(heading) == 4
-    assert heading[-1] == told.trials[0].value
-    assert "net speedup" in outcome.text.split("score")[0]
-
-
-def test_when_every_trial_fails_the_search_ends_with_advice(job: JobConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tune_spaces.these", space_of(*[0] * 1))
-    outcome = run_study(searched(job, trials=50, stop_after_failures=1))
+    assert outcome.text.count("on the front of speedup and degradation") == 1
     assert outcome.status == "failed"
-    assert "1 trials failed in a row" in outcome.text
+    assert "2 trials failed in a row" in outcome.text
     assert "error.txt" in outcome.text
-    assert len(load_study(outcome.directory).trials) < 5
 
 
 def test_a_budget_lets_nothing_new_start_and_still_reports(job: JobConfig) -> None:

@@ -1,45 +1,33 @@
-"""`submit`: what is refused before anything is sent, and a job run on a real Ray head on loopback."""
+"""Commands for a cluster: what is refused before anything is sent, and what is said when something is missing."""
 
-import json
+import hashlib
+import math
 import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
+import tarfile
 import time
-import urllib.request
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from micro_jobs import micro_job
+from free_ports import free_ports
+from ray.job_submission import JobStatus
 
 from hybrid_ray.cli import main
-from hybrid_ray.config import ConfirmConfig, JobConfig, SearchConfig
-from hybrid_ray.config.jobfile import dump_job
-from hybrid_ray.errors import ConfigError, HybridRayError
-from hybrid_ray.ray_tune.submit import submit
-from hybrid_ray.report.load import load_study
+from hybrid_ray.cli.parser import build_parser
+from hybrid_ray.config.jobfile import read_job
+from hybrid_ray.errors import ConfigError, HybridRayError, StudyLocked
+from hybrid_ray.ray_tune.submission.dashboard import Dashboard
+from hybrid_ray.ray_tune.submission.pack import pack
+from hybrid_ray.ray_tune.submission.running import logs, stop
+from hybrid_ray.ray_tune.submission.submit import Command, submit
+from hybrid_ray.storage.lock import lock_directory
 
 
-@pytest.fixture
-def job(tmp_path: Path, shared_folder: Path) -> JobConfig:
-    return replace(
-        micro_job(shared_folder),
-        studies_dir=str(tmp_path / "studies"),
-        search=SearchConfig(trials=1),
-        confirm=ConfirmConfig(best=0),
-    )
-
-
-@pytest.fixture
-def job_file(tmp_path: Path, job: JobConfig) -> Path:
-    path = tmp_path / "job.yaml"
-    path.write_text(dump_job(job))
-    return path
+def send(job_file: Path, address: str, *, token: str | None = None, overrides: Sequence[str] = ()) -> int:
+    """Submit a study."""
+    command = Command(name="run", target=str(job_file), overrides=overrides)
+    return submit(command, dashboard=Dashboard(address=address, token=token))
 
 
 @pytest.mark.parametrize(
@@ -56,9 +44,13 @@ def test_an_unsafe_or_unusable_address_is_refused_before_anything_is_sent(
     job_file: Path, address: str, said: str
 ) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
-        submit(job_file, address=address, token="hush-hush")
+        send(job_file, address, token="hush-hush")
     assert "secret" not in str(caught.value)
     assert "hush-hush" not in str(caught.value)
+    dashboard = Dashboard(address=address)
+    for asks in (lambda: logs("x", dashboard=dashboard), lambda: stop("x", dashboard=dashboard)):
+        with pytest.raises(ConfigError, match=said):
+            asks()
 
 
 def test_plain_http_to_another_machine_needs_the_users_word_and_the_log_says_so(
@@ -67,10 +59,10 @@ def test_plain_http_to_another_machine_needs_the_users_word_and_the_log_says_so(
     caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def sends(address: str, token: str | None) -> None:
+    def sends(address: str, headers: dict[str, str]) -> None:
         raise HybridRayError(f"sends to {address}")
 
-    monkeypatch.setattr("hybrid_ray.ray_tune.submit._client", sends)  # before it reaches the network
+    monkeypatch.setattr("hybrid_ray.ray_tune.submission.dashboard._client", sends)  # before it reaches the network
     monkeypatch.setenv("RAY_AUTH_TOKEN", "hush-hush")
     command = ["submit", str(job_file), "--address", "http://192.0.2.7:8265"]
     assert main(command) == 2
@@ -82,99 +74,118 @@ def test_plain_http_to_another_machine_needs_the_users_word_and_the_log_says_so(
     assert "hush-hush" not in caplog.text + out.out + out.err
 
 
-def test_a_studies_folder_that_would_vanish_with_the_job_is_refused(job_file: Path) -> None:
-    with pytest.raises(ConfigError, match="studies_dir is 'studies' but must be an absolute path"):
-        submit(job_file, address="http://127.0.0.1:1", overrides=["studies_dir=studies"])
-
-
-def test_no_cluster_there_is_said_without_the_token(job_file: Path) -> None:
-    with pytest.raises(HybridRayError, match="no Ray cluster answers") as caught:
-        submit(job_file, address=f"http://127.0.0.1:{_free_ports(1)[0]}", token="hush-hush")
-    assert "hush-hush" not in str(caught.value)
-
-
-def _free_ports(number: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(number)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
-
-
-@pytest.fixture
-def head() -> Iterator[str]:
-    """A Ray head of our own on loopback that asks for the tests' token; its dashboard's address."""
-    folder = tempfile.mkdtemp(prefix="hr-")
-    port, dashboard, agent, agent_rpc, metrics = _free_ports(5)
-    command = [
-        str(Path(sys.executable).parent / "ray"),
-        "start",
-        "--head",
-        "--block",
-        "--disable-usage-stats",
-        "--node-ip-address=127.0.0.1",
-        "--num-cpus=2",
-        "--include-dashboard=true",
-        "--dashboard-host=127.0.0.1",
-        f"--port={port}",
-        f"--dashboard-port={dashboard}",
-        f"--dashboard-agent-listen-port={agent}",
-        f"--dashboard-agent-grpc-port={agent_rpc}",
-        f"--metrics-export-port={metrics}",
-        f"--temp-dir={folder}",
-    ]
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # a cluster's own python is this one
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    address = f"http://127.0.0.1:{dashboard}"
-    try:
-        _wait_until_up(address, process)
-        yield address
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=60)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _wait_until_up(address: str, process: subprocess.Popen[bytes]) -> None:
-    token = {"Authorization": f"Bearer {os.environ['RAY_AUTH_TOKEN']}"}
-    asked = urllib.request.Request(f"{address}/api/version", headers=token)
-    for _ in range(600):
-        assert process.poll() is None, "the head ended"
-        try:
-            with urllib.request.urlopen(asked, timeout=5) as answer:
-                assert "ray_version" in json.load(answer)
-                return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError("the head did not come up in 2 minutes")
-
-
-@pytest.mark.ray_local
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_a_submitted_job_runs_on_the_cluster_and_its_exit_code_is_ours(
-    head: str, job: JobConfig, job_file: Path, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["JOB", "--set", "studies_dir=studies"], "studies_dir is 'studies' but must be an absolute path"),
+        (["run", "JOB", "--set", "studies_dir=studies"], "studies_dir is 'studies' but must be an absolute path"),
+        (["compare", "JOB", "--out", "comparisons/x"], "--out is 'comparisons/x' but must be an absolute path"),
+        (["train", "JOB", "--out", "runs"], "--out is 'runs' but must be an absolute path"),
+        (["resume", "studies/x"], "the study is 'studies/x' but must be an absolute path"),
+        (["extend", "studies/x", "--trials", "9"], "the study is 'studies/x' but must be an absolute path"),
+        (["report", "/shared/x", "--module", "nothing.py"], "--module is 'nothing.py' but must be a Python file"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_would_vanish_with_the_job_or_is_not_there_is_refused(
+    job_file: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    token = os.environ["RAY_AUTH_TOKEN"]
-    with pytest.raises(HybridRayError, match=r"refuses: .*; set RAY_AUTH_TOKEN to the cluster's token"):
-        submit(job_file, address=head, token="wrong")
-    assert submit(job_file, address=head, token=token) == 0
-    out = capfd.readouterr().out
-    assert "trial 0 (quick)" in out
-    study = load_study(Path(job.studies_dir) / "micro")
-    assert study.finished
-    assert study.job.resources.address == "auto"
-    # Wrong where it runs, though not where it was sent from: the job's own exit code comes back.
-    assert submit(job_file, address=head, token=token, overrides=["resources.cpus_per_worker=3"]) == 2
-    assert "need 3 but there are 2" in capfd.readouterr().out
+    words = [str(job_file) if word == "JOB" else word for word in words]
+    assert main(["submit", *words, "--address", "http://127.0.0.1:1"]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("variable", ["RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"])
+def test_no_cluster_there_is_said_without_the_token_and_no_other_is_asked(
+    job_file: Path, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port, other = free_ports(2)
+    monkeypatch.setenv(variable, f"http://127.0.0.1:{other}")
+    with pytest.raises(HybridRayError, match=f"no Ray cluster answers at .*: Failed to connect .*:{port}") as caught:
+        send(job_file, f"http://127.0.0.1:{port}", token="hush-hush")
+    assert "hush-hush" not in str(caught.value)
+    assert os.environ[variable] == f"http://127.0.0.1:{other}"
+
+
+@pytest.mark.parametrize(
+    "words, sent",
+    [
+        (["JOB", "--set", "train.steps=70"], ["run", "job.yaml"]),
+        (["JOB", "--set", "ladder.rungs={a: {}, b: {}}"], ["ladder", "job.yaml"]),
+        (["compare", "JOB", "--out", "/shared/c"], ["compare", "job.yaml", "--out", "/shared/c"]),
+        (["train", "JOB", "--out", "/s/t"], ["train", "job.yaml", "--arm", "hybrid", "--out", "/s/t"]),
+        (["resume", "/shared/x", "--fork"], ["resume", "/shared/x", "--fork"]),
+        (["extend", "/shared/x", "--trials", "9"], ["extend", "/shared/x", "--trials", "9"]),
+        (["report", "/shared/x"], ["report", "/shared/x"]),
+        (["rescore", "/shared/x", "--set", "seed=1"], ["rescore", "/shared/x", "--set", "seed=1"]),
+    ],
+    ids=lambda value: value[0],
+)
+def test_each_command_arrives_with_its_arguments(
+    job_file: Path, words: list[str], sent: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrived = []
+
+    def arrives(client: object, command: Sequence[str], *, folder: str | None) -> str:
+        arrived.extend(command)
+        if "job.yaml" in command:
+            assert folder is not None
+            assert read_job(Path(folder) / "job.yaml").resources.address == "auto"
+        raise HybridRayError("sent")
+
+    monkeypatch.setattr("hybrid_ray.ray_tune.submission.dashboard._client", lambda *_: None)
+    monkeypatch.setattr("hybrid_ray.ray_tune.submission.submit.send", arrives)
+    words = [str(job_file) if word == "JOB" else word for word in words]
+    assert main(["submit", *words, "--address", "http://127.0.0.1:1"]) == 1
+    assert arrived == ["-m", "hybrid_ray.cli", *sent]
+    build_parser().parse_args(arrived[2:])  # what arrives is a command line of ours
+
+
+def test_a_packed_study_is_whole_and_none_is_packed_while_a_driver_works_on_it(tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    (study / ".ray").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="is no study, ladder, comparison or run"):
+        pack(study, tmp_path / "x.tar.gz")
+    for name in ("job.yaml", ".ray/session", "trials/0/result.json"):
+        (study / name).parent.mkdir(parents=True, exist_ok=True)
+        (study / name).write_text(name)
+    with lock_directory(study), pytest.raises(StudyLocked, match="is in use by process"):
+        pack(study, tmp_path / "x.tar.gz")
+    packed = pack(study, tmp_path / "x.tar.gz")
+    assert packed["sha256"] == hashlib.sha256((tmp_path / "x.tar.gz").read_bytes()).hexdigest()
+    with tarfile.open(tmp_path / "x.tar.gz") as tar:
+        files = {Path(entry.name).as_posix() for entry in tar if entry.isfile()}
+    assert files == {"job.yaml", "trials/0/result.json"}
+
+
+@pytest.mark.parametrize("environment, seconds", [({}, 3), ({"RAY_JOB_STOP_WAIT_TIME_S": "1"}, 1)])
+@pytest.mark.parametrize("killed", [True, False])
+def test_stop_says_whether_a_job_ended_in_the_time_it_had(
+    environment: dict[str, str],
+    seconds: int,
+    killed: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Cluster:
+        """What `stop` asks of Ray's client, of a job that was not sent by `submit`."""
+
+        stopped = math.inf
+
+        def get_job_info(self, name: str) -> SimpleNamespace:
+            ended = time.monotonic() >= self.stopped + (seconds if killed else 0)
+            status = JobStatus.STOPPED if ended else JobStatus.RUNNING
+            return SimpleNamespace(status=status, runtime_env={"env_vars": environment})
+
+        def get_job_logs(self, name: str) -> str:
+            return ""
+
+        def stop_job(self, name: str) -> None:
+            self.stopped = time.monotonic()
+
+    monkeypatch.setattr("hybrid_ray.ray_tune.submission.dashboard._client", lambda *_: Cluster())
+    monkeypatch.setattr("hybrid_ray.ray_tune.submission.running.POLL_SECONDS", 0.05)
+    assert main(["stop", "x", "--address", "http://127.0.0.1:1"]) == (1 if killed else 0)
+    said = capsys.readouterr().err
+    assert f"x was asked to stop; waiting up to {seconds} s" in said
+    assert (f"x did not end within {seconds} s and was killed; its finished runs are kept" in said) == killed

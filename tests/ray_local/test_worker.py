@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import ray
 import torch
+from ray_warnings import RAY_WARNINGS
 
 from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, ResourcesConfig, RunConfig, TrainConfig
 from hybrid_ray.errors import TrialOutOfMemory
@@ -23,10 +24,7 @@ pytestmark = [
     pytest.mark.ray_local,
     pytest.mark.slow,
     pytest.mark.usefixtures("local_ray"),
-    # Ray's own, in the driver's process: sockets and files of processes that are gone, notices of what will change
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    *RAY_WARNINGS,
 ]
 
 RUN = RunConfig(

@@ -22,7 +22,7 @@ from hybrid_ray.evaluation.arms import frontier_runs
 from hybrid_ray.evaluation.runner import Task, failed_result
 from hybrid_ray.ray_tune.space import load_space
 from hybrid_ray.run_result import Replay, RunResult
-from hybrid_ray.study.directory import differences
+from hybrid_ray.storage.json_files import differences
 
 __all__ = ["Knobs", "RunTable", "write_run_table"]
 

@@ -89,7 +89,7 @@ def test_a_cluster_cannot_be_looked_into(tmp_path: Path) -> None:
 
 
 def test_advice_goes_from_cheap_to_dear_and_each_step_helps(tmp_path: Path) -> None:
-    job = micro_job(tmp_path, train=TrainConfig(batch_size=16, sequence_length=32, device="cuda"))
+    job = micro_job(tmp_path, train=replace(OPEN, micro_batch_size=16, device="cuda", precision="bf16"))
     before, measures = needed(job, 16), list(advice(job, load_task(job.run()), 0))
     sizes = [measure.need.total for measure in measures]
     assert [before, *sizes] == sorted([before, *sizes], reverse=True)

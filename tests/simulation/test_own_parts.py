@@ -14,14 +14,14 @@ from ray.tune.logger import CSVLoggerCallback
 from ray.tune.schedulers import HyperBandScheduler
 
 from hybrid_ray.config import CompareConfig, JobConfig, ObjectiveConfig, RunConfig
-from hybrid_ray.config.jobfile import dump_job, job_from_dict, read_job
+from hybrid_ray.config.jobfile import dump_job, job_from_dict, read_job, rung_jobs
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.evaluation.arms import Finished, check_arms, control
 from hybrid_ray.ray_tune.checks import build_callbacks, check_search
 from hybrid_ray.ray_tune.sampler import build_sampler
 from hybrid_ray.ray_tune.scheduler import build_scheduler
 from hybrid_ray.ray_tune.space import load_space
-from hybrid_ray.ray_tune.submit import _on_the_cluster, _take_along
+from hybrid_ray.ray_tune.submission.submit import on_the_cluster, take_along
 from hybrid_ray.study.directory import identity
 
 EXAMPLE = Path(__file__).parents[2] / "examples/own_search.yaml"
@@ -67,9 +67,24 @@ def test_the_example_finds_its_parts_next_to_the_job_file(tmp_path: Path) -> Non
 
 def test_its_file_travels_with_a_submitted_job(tmp_path: Path) -> None:
     job = read_job(EXAMPLE)
-    _take_along(job, tmp_path)
+    take_along(job, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["own_search.py"]
-    assert _on_the_cluster(job).folders == ()
+    assert on_the_cluster(job).folders == ()
+
+
+def test_modules_that_only_a_rung_or_a_variant_names_are_found_and_travel_too(tmp_path: Path) -> None:
+    (tmp_path / "large_task.py").write_text("")
+    (tmp_path / "my_predictor.py").write_text("")
+    (tmp_path / "job.yaml").write_text(
+        "ladder: {rungs: {small: {}, large: {task.factory: 'large_task:Task'}}}\n"
+        "compare: {variants: {own: {hybrid.predictor.name: 'my_predictor:Predictor'}}}\n"
+    )
+    job = read_job(tmp_path / "job.yaml")
+    assert job.folders == (str(tmp_path),)
+    assert rung_jobs(job)["large"].folders == (str(tmp_path),)
+    (tmp_path / "sent").mkdir()
+    take_along(job, tmp_path / "sent")
+    assert {path.name for path in (tmp_path / "sent").iterdir()} == {"large_task.py", "my_predictor.py"}
 
 
 def test_ray_tunes_and_optunas_own_are_named_alike(tmp_path: Path) -> None:

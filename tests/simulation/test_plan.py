@@ -24,7 +24,8 @@ from hybrid_ray.config.jobfile import read_job
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.evaluation.arms import baseline
 from hybrid_ray.evaluation.runner import Task, execute_here
-from hybrid_ray.ray_tune.cluster import Resources, resource_concurrency, temporary_root
+from hybrid_ray.ray_tune.cluster import Resources, resource_concurrency
+from hybrid_ray.ray_tune.session_folder import temporary_root
 from hybrid_ray.storage.json_files import read_json
 from hybrid_ray.storage.run_cache import baseline_key
 from hybrid_ray.study import plan as planner

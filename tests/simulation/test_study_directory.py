@@ -16,10 +16,10 @@ from hybrid_ray.ray_tune.searcher import tell
 from hybrid_ray.ray_tune.space import load_space
 from hybrid_ray.report.load import load_study
 from hybrid_ray.run_result import TrialEnd
-from hybrid_ray.storage.json_files import read_json, write_json_atomic
+from hybrid_ray.storage.json_files import differences, read_json, write_json_atomic
 from hybrid_ray.storage.results_version import RESULTS_VERSION
 from hybrid_ray.storage.study_store import StudyStore
-from hybrid_ray.study.directory import StudyDirectory, differences, identity
+from hybrid_ray.study.directory import StudyDirectory, identity
 from hybrid_ray.study.pipeline import extend_study, resume_study
 from hybrid_ray.study.plan import resolve_auto
 
@@ -160,10 +160,10 @@ def test_a_study_of_another_corpus_is_refused(tmp_path: Path) -> None:
 def test_what_a_cluster_trains_on_is_written_down_once_and_then_compared(tmp_path: Path) -> None:
     with create(micro_job(tmp_path, resources=ResourcesConfig(address="auto"))) as study:
         assert "device" not in study.stored_identity["machine"]
-        study.check_machine({"hardware": {"device": "H200"}})
-        study.check_machine({"hardware": {"device": "H200"}})
+        study.machine.check({"hardware": {"device": "H200"}})
+        study.machine.check({"hardware": {"device": "H200"}})
         with pytest.raises(ConfigError, match=r"machine\.hardware\.device: 'H200' -> 'A100'"):
-            study.check_machine({"hardware": {"device": "A100"}})
+            study.machine.check({"hardware": {"device": "A100"}})
 
 
 def test_a_refused_extension_leaves_the_study_as_it_was(tmp_path: Path) -> None:

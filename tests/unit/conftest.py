@@ -1,9 +1,11 @@
-"""A small study that was really run, shared by the tests that read studies."""
+"""What tests share because it takes long to make: a small study that was really run, and two ranks."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rank_pool import RankPool
 
 from hybrid_ray.config import ConfirmConfig, DataConfig, HybridConfig, JobConfig, ModelConfig, SearchConfig, TrainConfig
 from hybrid_ray.config.jobfile import dump_job
@@ -17,6 +19,13 @@ from hybrid_ray.storage.atomic import write_atomic
 from hybrid_ray.storage.study_store import StudyStore
 
 KNOBS = ({"prediction_horizon": 2}, {"prediction_horizon": 5}, {"prediction_horizon": 1})
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[RankPool]:
+    pool = RankPool(2)
+    yield pool
+    pool.close()
 
 
 @pytest.fixture(scope="session")

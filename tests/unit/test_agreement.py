@@ -50,6 +50,14 @@ def test_a_sample_of_everything_is_exact_and_none_reads_as_zero() -> None:
     assert sample.read([None, weights.local()[1]])[:21].abs().max() == 0.0
 
 
+def test_pairs_multiplied_at_once_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = CoordinateSample(weights_of((40, 30), (30,)), one_in=4, seed=0)
+    pairs = [(torch.randn(len(sample)), torch.randn(len(sample))) for _ in range(3)]
+    at_once = sample.products_of(pairs)
+    monkeypatch.setattr("hybrid_ray.method.gate.coordinate_sample._SMALL", 0)
+    assert torch.equal(at_once, sample.products_of(pairs))
+
+
 def test_a_window_is_compared_with_what_was_foreseen() -> None:
     weights = weights_of((200,))
     sample = AgreementMeter(CoordinateSample(weights, one_in=1, seed=0))

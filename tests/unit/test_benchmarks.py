@@ -4,8 +4,6 @@ import importlib
 import json
 import random
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -35,11 +33,6 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Any:
         return importlib.import_module(name)
 
     return found
-
-
-def on_gpu_command(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, str(ROOT / "benchmarks/gpu.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
 
 
 def test_the_plain_model_is_the_same_function_as_ours(load: Any) -> None:
@@ -81,28 +74,30 @@ def test_counted_peaks_are_what_the_plan_says(load: Any) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_the_gpu_command_says_so_in_a_line() -> None:
-    done = on_gpu_command()
-    assert done.returncode == 2
-    assert done.stdout.count("\n") == 1
-    assert "no" in done.stdout
-    assert "--cpu" in done.stdout
+def test_without_a_gpu_the_gpu_command_says_so_in_a_line(load: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert load("gpu").main([]) == 2
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert "no" in said
+    assert "--cpu" in said
 
 
-def test_the_gpu_command_rehearses_on_a_cpu(tmp_path: Path) -> None:
-    done = on_gpu_command("--cpu", "--folder", str(tmp_path), "--sections", "steps", "350M")
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_the_gpu_command_rehearses_on_a_cpu(load: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ended = load("gpu").main(["--cpu", "--folder", str(tmp_path), "--sections", "steps", "350M"])
+    said = capsys.readouterr().out
+    assert ended == 0, said
     assert "finished after 20 steps" in (tmp_path / "350M.log").read_text()
     (found,) = json.loads((tmp_path / "steps.json").read_text())
     assert median(found["hybrid"]["predict"]) < 0.5 * median(found["baseline"])
     assert len(found["baseline"]) == sum(map(len, found["hybrid"].values())) == 60
-    assert [line.split()[:1] for line in done.stdout.splitlines()[-3:-1]] == [["steps"], ["350M"]]
+    assert [line.split()[:1] for line in said.splitlines()[-3:-1]] == [["steps"], ["350M"]]
 
 
-def test_a_section_whose_time_is_over_is_stopped_and_told(tmp_path: Path) -> None:
-    done = on_gpu_command("--cpu", "--folder", str(tmp_path), "--sections", "steps", "--minutes", "0")
-    assert done.returncode == 1
-    assert "when its time was over" in done.stdout
+def test_a_section_whose_time_is_over_is_stopped_and_told(
+    load: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert load("gpu").main(["--cpu", "--folder", str(tmp_path), "--sections", "steps", "--minutes", "0"]) == 1
+    assert "when its time was over" in capsys.readouterr().out
 
 
 def test_every_row_of_the_guide_is_a_job_that_can_be_asked_for(load: Any) -> None:
@@ -140,3 +135,22 @@ def test_confidence_is_scored_by_what_jumps_really_did(load: Any, capsys: pytest
     areas = {line[:22].strip(): float(line[22:].split()[1]) for line in lines[4:]}
     assert areas["exact outcomes"] > 0.7
     assert abs(areas["linear"] - 0.5) < 0.2
+
+
+def test_a_rule_that_is_left_out_raises_nothing_and_the_others_still_do(load: Any) -> None:
+    """A gradient that doubles in every step, after 100 quiet ones: the rules that are left have to see it."""
+    monitor = load("monitor")
+    draw = random.Random(0)
+    norms = [draw.uniform(0.9, 1.1) for _ in range(100)] + [4.0 * 2.0**k for k in range(7)]
+
+    def advice(*off: str) -> list[str]:
+        watched = monitor.Watched(off)
+        found = [watched.observe_real(2.0 + draw.gauss(0.0, 0.1), norm, after_prediction=False) for norm in norms]
+        assert watched.first["gradient: caution"] >= 100
+        return [str(assessment.recovery) for assessment in found if assessment.recovery != "continue"]
+
+    everything = advice()
+    assert everything == ["force_full"]  # 5 of the last 6
+    assert advice("gradient: 5 of the last 6") == ["skip_batch"]  # 100 times the mean
+    assert advice("gradient: 5 of the last 6", "gradient: warning") == []
+    assert advice("force_full") == advice("all recoveries") == []

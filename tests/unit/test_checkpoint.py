@@ -6,8 +6,6 @@ import pickle
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from micro_runs import CYCLES, Listener, micro_run
+from rank_pool import RankError, RankPool
 from safetensors.torch import load_file
 
 from hybrid_ray.errors import CheckpointError
@@ -86,15 +85,13 @@ def test_a_run_that_fell_over_goes_on_to_the_same_bits(step: int, tmp_path: Path
     assert_same_end(result, tmp_path, whole)
 
 
+def train_until_killed(directory: Path) -> None:
+    train(RUN, directory=directory, reporter=Fault(IN_PREDICT, lambda: os.kill(os.getpid(), signal.SIGKILL)))
+
+
 def test_a_killed_process_goes_on_to_the_same_bits(tmp_path: Path, whole) -> None:
-    script = (
-        "import os, signal, pathlib; from test_checkpoint import *;"
-        f"train(RUN, directory=pathlib.Path({str(tmp_path)!r}), "
-        f"reporter=Fault({IN_PREDICT}, lambda: os.kill(os.getpid(), signal.SIGKILL)))"
-    )
-    here = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    ended = subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": here}, check=False)
-    assert ended.returncode == -signal.SIGKILL
+    with pytest.raises(RankError, match="it died"):
+        RankPool(1).run(train_until_killed, tmp_path)
     result = train(RUN, directory=tmp_path)
     assert result.steps == 48
     assert_same_end(result, tmp_path, whole)

@@ -1,5 +1,7 @@
 """The command line as a user meets it: exit codes, all problems at once, nothing started."""
 
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -65,3 +67,16 @@ def test_output_that_nobody_reads_is_no_traceback() -> None:
         process.stdout.close()  # type: ignore[union-attr]  # as `head` does
         assert process.stderr.read() == b""  # type: ignore[union-attr]
         assert process.wait() == 1
+
+
+def test_ctrl_c_while_a_cluster_does_not_answer_is_no_traceback() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        command = [sys.executable, "-m", "hybrid_ray.cli", "stop", "x", "--address"]
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        asks = subprocess.Popen([*command, address], stderr=subprocess.PIPE, text=True)
+        silent.settimeout(120)
+        with silent.accept()[0]:
+            asks.send_signal(signal.SIGINT)
+            said = asks.communicate(timeout=60)[1]
+    assert asks.returncode == 130
+    assert said.strip() == "Interrupted."

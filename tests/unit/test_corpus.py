@@ -1,10 +1,10 @@
 """Corpora: what is read, what is held out, and a cache that several processes may fill at once."""
 
-import multiprocessing
 import os
 import shutil
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rank_pool import forking
 from tokenizers import pre_tokenizers
 
 from hybrid_ray.config import DataConfig
 from hybrid_ray.data import Corpus, prepare_text
 from hybrid_ray.data.cache import cached_directory
+from hybrid_ray.data.corpus import quick_to_prepare
 from hybrid_ray.data.sources import Document, list_files, read_documents
 from hybrid_ray.data.split import SPLITS
 from hybrid_ray.data.tokenizer import BPETokenizer, ByteTokenizer, train_bpe
@@ -159,9 +161,9 @@ def _prepare_and_log(config: DataConfig, log: str, together: Any) -> None:
 
 def test_processes_that_prepare_at_once_build_once(tmp_path: Path) -> None:
     config = tiny(tmp_path, tokenizer="bpe", vocab_size=400)
-    spawn = multiprocessing.get_context("spawn")
-    arguments = (config, str(tmp_path / "log"), spawn.Barrier(2))
-    processes = [spawn.Process(target=_prepare_and_log, args=arguments) for _ in range(2)]
+    context = forking()
+    arguments = (config, str(tmp_path / "log"), context.Barrier(2))
+    processes = [context.Process(target=_prepare_and_log, args=arguments) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:
@@ -278,6 +280,17 @@ def test_random_corpus_is_the_same_everywhere(tmp_path: Path) -> None:
     assert corpus.vocab_size == 50_257
     assert len(corpus.train) == 200_000
     assert 50_000 < corpus.train.max() < 50_257
+
+
+def test_a_plan_does_not_wait_for_a_tokenizer(tmp_path: Path) -> None:
+    config = tiny(tmp_path, tokenizer="bpe", vocab_size=300)
+    planned = prepare_text(quick_to_prepare(config))
+    assert not list((tmp_path / "cache").glob("**/tokenizer.json"))
+    assert prepare_text(config).vocab_size <= planned.vocab_size == 300  # a short text has fewer pairs to learn
+    assert quick_to_prepare(config) == config  # it is prepared now
+    assert quick_to_prepare(tiny(tmp_path)) == tiny(tmp_path)
+    with pytest.raises(ConfigError, match="no such folder"):
+        quick_to_prepare(replace(config, corpus=str(tmp_path / "nothing")))
 
 
 def test_bpe_corpus_is_shorter_and_reads_the_same(tmp_path: Path) -> None:

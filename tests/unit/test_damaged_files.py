@@ -19,8 +19,9 @@ from hybrid_ray.ray_tune.space import load_space
 from hybrid_ray.report.load import Study, load_study
 from hybrid_ray.storage.json_files import read_json, write_json_atomic
 from hybrid_ray.storage.jsonl import write_jsonl
+from hybrid_ray.storage.lock import lock_directory
 from hybrid_ray.storage.study_store import StudyStore
-from hybrid_ray.study.directory import StudyDirectory, lock_directory
+from hybrid_ray.study.directory import StudyDirectory
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(damaged lines|incomplete line|out of range)")
 

@@ -46,13 +46,6 @@ def with_workers(workers: int, way: str, **train_settings: Any) -> RunConfig:
 
 
 @pytest.fixture(scope="module")
-def two() -> Iterator[RankPool]:
-    pool = RankPool(2)
-    yield pool
-    pool.close()
-
-
-@pytest.fixture(scope="module")
 def three() -> Iterator[RankPool]:
     pool = RankPool(3)
     yield pool
@@ -66,9 +59,9 @@ def whole() -> RunResult:
 
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
 def test_two_workers_then_one_then_three_end_at_the_same_loss(
-    way: str, two: RankPool, three: RankPool, whole: RunResult, tmp_path: Path
+    way: str, ranks: RankPool, three: RankPool, whole: RunResult, tmp_path: Path
 ) -> None:
-    two.run(until, with_workers(2, way), tmp_path, 11, timeout=300.0)
+    ranks.run(until, with_workers(2, way), tmp_path, 11, timeout=300.0)
     until(with_workers(1, way), tmp_path, 22)
     first, *others = three.run(to_the_end, with_workers(3, way), tmp_path, timeout=300.0)
     assert all(result.curve == first.curve for result in others)
@@ -78,19 +71,19 @@ def test_two_workers_then_one_then_three_end_at_the_same_loss(
     assert first.tokens == whole.tokens
 
 
-def test_sharded_on_two_then_on_three_with_a_slow_average(three: RankPool, two: RankPool, tmp_path: Path) -> None:
+def test_sharded_on_two_then_on_three_with_a_slow_average(three: RankPool, ranks: RankPool, tmp_path: Path) -> None:
     """AdEMAMix keeps three tensors per parameter; the predictor has buffers of its own."""
     hybrid = replace(CYCLES, predictor={"name": "slow_momentum", "alpha": 4.0, "beta3": 0.9})  # type: ignore[arg-type]
     run = replace(with_workers(2, "fsdp", optimizer="ademamix"), hybrid=hybrid)
-    two.run(until, run, tmp_path, 16, timeout=300.0)
+    ranks.run(until, run, tmp_path, 16, timeout=300.0)
     resumed = three.run(to_the_end, replace(run, workers=3), tmp_path, timeout=300.0)[0]
     plain = train(replace(run, workers=1))
     assert [point.loss for point in resumed.curve] == pytest.approx([point.loss for point in plain.curve], rel=1e-5)
 
 
-def test_from_one_worker_to_two_that_share_the_model(two: RankPool, whole: RunResult, tmp_path: Path) -> None:
+def test_from_one_worker_to_two_that_share_the_model(ranks: RankPool, whole: RunResult, tmp_path: Path) -> None:
     until(with_workers(1, "ddp"), tmp_path, 16)
-    resumed = two.run(to_the_end, with_workers(2, "fsdp"), tmp_path, timeout=300.0)[0]
+    resumed = ranks.run(to_the_end, with_workers(2, "fsdp"), tmp_path, timeout=300.0)[0]
     assert [point.loss for point in resumed.curve] == pytest.approx([point.loss for point in whole.curve], rel=1e-5)
 
 

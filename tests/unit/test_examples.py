@@ -1,7 +1,7 @@
 """What `examples/` shows does what it says, from any folder."""
 
 import re
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import pytest
 
 from hybrid_ray.cli import main
 from hybrid_ray.config import JobConfig, TaskConfig
-from hybrid_ray.ray_tune.submit import _on_the_cluster, _take_along
+from hybrid_ray.ray_tune.submission.submit import on_the_cluster, take_along
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 JOB = str(EXAMPLES / "own_model.yaml")
@@ -18,7 +18,6 @@ JOB = str(EXAMPLES / "own_model.yaml")
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYBRID_RAY_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(sys, "path", list(sys.path))
 
 
@@ -46,14 +45,14 @@ def test_a_misspelt_option_starts_nothing(capsys: pytest.CaptureFixture[str]) ->
 
 def test_its_file_travels_with_a_submitted_job(tmp_path: Path) -> None:
     job = JobConfig(task=TaskConfig(factory="own_model:SeriesTask"), folders=(str(EXAMPLES),))
-    _take_along(job, tmp_path)
+    take_along(job, tmp_path)
     assert (tmp_path / "own_model.py").read_text() == (EXAMPLES / "own_model.py").read_text()
-    assert _on_the_cluster(job).folders == ()
+    assert on_the_cluster(job).folders == ()
 
 
-def test_the_trainer_in_a_loop_of_ones_own_resumes_to_the_same_bits() -> None:
-    script = EXAMPLES / "trainer_in_a_loop.py"
-    said = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300, check=True).stdout
+def test_the_trainer_in_a_loop_of_ones_own_resumes_to_the_same_bits(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(EXAMPLES / "trainer_in_a_loop.py"), run_name="__main__")
+    said = capsys.readouterr().out
     assert re.search(r"^hybrid .* predictions \(warmup \d+%, full \d+%, predict [1-9]\d*%, correct \d+%\)$", said, re.M)
     assert re.search(r"^plain .* 800 gradients for 800 steps, 0 predictions", said, re.M)
     assert said.endswith("the resumed run ended with the same bits: yes\n")

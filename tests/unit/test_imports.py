@@ -35,7 +35,7 @@ ALLOWED = {
     "doctor": {"data", "training", "ray_tune", "errors", "processors"},
     "starter": {"errors", "Task"},  # its task is a user's, who knows `hybrid_ray.Task`
     "ladder": EVALUATION | {"study", "ray_tune"},
-    "cli": EVALUATION | {"study", "ray_tune", "ladder", "doctor", "starter"},
+    "cli": {"version"} | EVALUATION | {"study", "ray_tune", "ladder", "doctor", "starter"},
 }
 """Each part of the package and the parts it may import: no import runs upward. The study starts Ray where it is needed,
 and Ray's side of a search writes to the study's directory, so these two know each other."""

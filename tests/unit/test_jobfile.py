@@ -14,7 +14,7 @@ from hybrid_ray.config.jobfile.yaml_core import dump_yaml, parse_yaml
 from hybrid_ray.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
-JOBS = sorted((ROOT / "jobs").rglob("*.yaml"))
+JOBS = sorted({*(ROOT / "jobs").rglob("*.yaml")} - {*(ROOT / "jobs/cluster").iterdir()})
 OURS = sorted([*JOBS, *(ROOT / "examples").glob("*.yaml"), *(ROOT / "hybrid_ray/starter").glob("*.yaml")])
 
 

@@ -14,7 +14,7 @@ from study_builder import keep, run_result, trial_row
 from hybrid_ray.cli import main
 from hybrid_ray.config import DataConfig, JobConfig, LadderConfig, ModelConfig, ObjectiveConfig, SearchConfig
 from hybrid_ray.config.jobfile import dump_job, read_job
-from hybrid_ray.errors import ConfigError
+from hybrid_ray.errors import ConfigError, HybridRayError
 from hybrid_ray.ladder import climb as climbing
 from hybrid_ray.ladder.climb import climb
 from hybrid_ray.ladder.plan import plan_ladder
@@ -175,6 +175,23 @@ def test_a_killed_ladder_goes_on_and_carries_the_same(job: JobConfig, monkeypatc
     assert ladder.rungs[1].transfer == before
     assert main(["resume", str(directory)]) == 0
     assert killed.begun == ["small", "medium", "large"]
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_ray_that_does_not_start_in_the_middle_says_how_to_go_on(
+    job: JobConfig, studies: SimulatedStudies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ray_session(rung: JobConfig) -> contextlib.AbstractContextManager[None]:
+        if rung.name == "medium":
+            raise HybridRayError("Ray does not start on this machine")
+        return contextlib.nullcontext()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(climbing, "ray_session", ray_session)
+        with pytest.raises(HybridRayError, match=f"hybrid-ray resume {Path(job.studies_dir) / job.name}"):
+            climb(job, say=silent)
+    assert climb(job, say=silent).status == "finished"
+    assert studies.begun == ["small", "medium", "large"]
 
 
 @pytest.mark.usefixtures("no_report")

@@ -1,5 +1,6 @@
 """The training loop: what it trains, what it counts, how it ends."""
 
+import gc
 import json
 import math
 from dataclasses import replace
@@ -246,3 +247,14 @@ def test_prediction_off_predicts_nothing() -> None:
 def test_a_run_in_fp16_trains_with_a_scaled_loss() -> None:
     result = train(micro_run(precision="fp16"))
     assert (result.status, result.error) == ("finished", None)
+
+
+def test_a_process_that_trains_again_keeps_nothing_of_its_earlier_runs(tmp_path: Path) -> None:
+    run, alive, ends = micro_run(hybrid=CYCLES, evaluations=2), [], []
+    for number in range(4):
+        result = train(run, directory=tmp_path / str(number))
+        gc.collect()
+        alive.append(sum(issubclass(type(found), torch.Tensor) for found in gc.get_objects()))
+        ends.append([point.loss for point in result.curve])
+    assert alive[1] == alive[2] == alive[3]
+    assert ends[0] == ends[1] == ends[2] == ends[3]

@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -116,13 +115,6 @@ def rank_story(
             again.micro_batches, again.steps, training = training.micro_batches, training.steps, again
         losses.append(training.step().loss)
     return losses, training.weights()
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[RankPool]:
-    pool = RankPool(2)
-    yield pool
-    pool.close()
 
 
 RANKS: list[tuple[str, dict[str, Any]]] = [

@@ -17,7 +17,7 @@ from hybrid_ray.method.gate.payback import Payback
 from hybrid_ray.method.gate.real_step_trend import RealStepTrend
 from hybrid_ray.method.guard.divergence import Level
 
-SAFE, TOO_LONG = 1.0, 16.0  # gains
+SAFE, TOO_LONG = 1.0, 64.0  # gains
 STEPS = 500
 
 

@@ -30,6 +30,7 @@ def random_gradients(model: torch.nn.Module, seed: int) -> None:
 
 
 def test_muon_steps_hidden_matrices_alone_and_adamw_the_rest() -> None:
+    """torch's own iterates in bf16, ours in fp32 on a CPU: so an update differs by up to one part in 30."""
     model, optimizer = built("muon")
     twin = deepcopy(model)
     hidden = [p for name, p in twin.named_parameters() if p.ndim == 2 and name.startswith("h.")]
@@ -42,13 +43,19 @@ def test_muon_steps_hidden_matrices_alone_and_adamw_the_rest() -> None:
             [{"params": tables}, {"params": vectors, "weight_decay": 0.0}], betas=(0.9, 0.95), fused=True, **options
         ),
     ]
+    before = {name: parameter.detach().clone() for name, parameter in twin.named_parameters()}
     for seed in range(3):
         random_gradients(model, seed)
         random_gradients(twin, seed)
         optimizer.step()
         for part in parts:
             part.step()
-    assert torch.equal(flat(model), flat(twin))
+    for (name, ours), torchs in zip(model.named_parameters(), twin.parameters(), strict=True):
+        if any(torchs is matrix for matrix in hidden):
+            difference = (ours - torchs).detach().norm() / (torchs - before[name]).detach().norm()
+            assert difference.item() < 0.03, name
+        else:
+            assert torch.equal(ours, torchs), name
 
 
 def test_muon_goes_on_from_a_saved_state() -> None:

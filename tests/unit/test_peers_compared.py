@@ -70,6 +70,22 @@ def test_without_peers_it_is_said_that_none_was_compared(tmp_path: Path) -> None
     )
 
 
+def test_a_gain_over_an_optimizer_whose_rate_is_not_tuned_well_is_called_uncertain(tmp_path: Path) -> None:
+    _, _, tuned = compared(tmp_path / "tuned", gain=1.3, peers={"ademamix": (1.1, 1.0), "muon": (1.05, 1.0)})
+    assert "learning rate" not in tuned.splitlines()[0]
+    _, _, edge = compared(tmp_path / "edge", gain=1.3, learning_rate=6e-3, peers={"ademamix": (1.1, 1.0)})
+    assert edge.splitlines()[0].endswith(
+        "The learning rate of AdamW and AdEMAMix is the lowest or highest tried, so with a better one this gain may be "
+        "smaller or none."
+    )
+    two = replace(JOB, compare=replace(JOB.compare, lr_factors=(0.5, 1.0), peers=()))
+    assert "The learning rate of AdamW is the lowest or" in compared(tmp_path / "two", two, gain=1.3)[2].splitlines()[0]
+    none = replace(JOB, compare=replace(JOB.compare, tune_baseline=False, peers=()))
+    assert (
+        "The learning rate of AdamW was not tuned, so" in compared(tmp_path / "none", none, gain=1.3)[2].splitlines()[0]
+    )
+
+
 def test_a_peers_dearer_steps_count_against_it(tmp_path: Path) -> None:
     """As good a step, at 1.3 plain steps each: it gets fewer of them in the hybrid's time, and gains nothing."""
     cheap, runs, _ = compared(tmp_path / "cheap", gain=1.2, peers={"muon": (1.2, 1.0)})

@@ -1,6 +1,5 @@
 """Two ranks train as one process does: the same decisions on every rank, the same weights, no needless traffic."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,13 +10,6 @@ from rank_scenarios import CONFIG, Fault, Job, Story, energy, gradient_size, han
 from hybrid_ray.run_result import Replay
 
 SMALL = 40  # numbers that ranks may exchange to decide; the smallest gradient of the model is larger
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[RankPool]:
-    pool = RankPool(2)
-    yield pool
-    pool.close()
 
 
 def together(ranks: RankPool, job: Job) -> Story:

@@ -12,7 +12,8 @@ from hybrid_ray.cli import main
 from hybrid_ray.config.jobfile.yaml_core import parse_yaml
 
 ROOT = Path(__file__).parents[2]
-JOBS = sorted([*(ROOT / "jobs").rglob("*.yaml"), *(ROOT / "examples").glob("*.yaml")])
+MANIFESTS = {*(ROOT / "jobs/cluster").iterdir()}
+JOBS = sorted({*(ROOT / "jobs").rglob("*.yaml"), *(ROOT / "examples").glob("*.yaml")} - MANIFESTS)
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -9,6 +9,7 @@ import torch
 from hybrid_toy import flat, toy_model, toy_run, with_options
 
 from hybrid_ray.config import HybridConfig
+from hybrid_ray.config.jobfile import job_from_dict
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.method import HybridTrainer
 from hybrid_ray.method.predictors import build_predictor
@@ -161,6 +162,57 @@ def test_after_every_step_of_muon_it_is_muon_with_the_slow_average_in_its_own_st
         weights = (1.0 - lr * 0.1) * weights - lr * (fast + 8.0 * progress * slow)
     assert hybrid.taken == steps
     torch.testing.assert_close(hybrid.weights.detach(), weights, rtol=1e-4, atol=1e-5)
+
+
+def test_orthogonal_matrices_jump_as_on_muon_with_adams_first_moment() -> None:
+    steps, lr, q, first = 20, 1e-2, torch.zeros(2, 2), torch.zeros(2, 2)
+    hybrid = Given(
+        lambda p: torch.optim.AdamW(p, lr=lr, betas=(0.9, 0.95), weight_decay=0.0),
+        settings(full_steps=5, prediction_horizon=1, matrices="orthogonal"),
+        total_steps=6 * steps // 5,
+        shape=(2, 2),
+    )
+    hybrid.run(6 * steps // 5)
+    expected = []
+    for number in range(steps):
+        gradient, progress = hybrid.rows[number], (number + number // 5 + 1) / (6 * steps // 5)
+        first = 0.9 * first + 0.1 * gradient
+        q.lerp_(gradient, 1.0 - slow_decay(progress, 0.95))
+        if number % 5 == 4:
+            expected.append(-lr * 8.0 * progress * 5 * orthogonal_step(q) * (q.norm() / first.norm()))
+    torch.testing.assert_close(torch.tensor(hybrid.jumps), torch.stack(expected), rtol=1e-4, atol=1e-6)
+
+
+def test_only_hidden_matrices_are_orthogonal_and_an_optimizer_without_a_first_moment_is_refused() -> None:
+    model = torch.nn.Sequential(torch.nn.Embedding(7, 4), torch.nn.Linear(4, 4), torch.nn.Linear(4, 7, bias=False))
+    model[2].weight = model[0].weight
+    jumps = {}
+    for matrices in ("second_moment", "orthogonal"):
+        torch.manual_seed(0)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
+        predictor = build_predictor(Weights(optimizer, model), optimizer, settings(matrices=matrices), total_steps=40)
+        assert predictor is not None
+        for parameter in model.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        optimizer.step()
+        predictor.observe([p.grad for p in model.parameters()], rates=[1.0], progress=0.5)
+        predictor.plan(5, [1.0], None)
+        jumps[matrices] = [tensor.clone() for tensor in predictor.direction.tensors]
+    same = [torch.equal(*pair) for pair in zip(*jumps.values(), strict=True)]
+    assert same == [True, False, True]  # the table, the matrix, its bias
+    singular = torch.linalg.svdvals(jumps["orthogonal"][1])
+    assert float(singular.max() / singular.min()) < 2.5
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ConfigError, match="SGD has no first moment"):
+        build_predictor(Weights(optimizer, model), optimizer, settings(matrices="orthogonal"), total_steps=40)
+    job: dict[str, Any] = {
+        "hybrid": {"predictor": {"name": "slow_momentum", "matrices": "orthogonal"}},
+        "train": {"parallel": "fsdp"},
+        "resources": {"workers": 2},
+    }
+    with pytest.raises(ConfigError, match="needs each matrix as a whole"):
+        job_from_dict(job)
+    job_from_dict({**job, "train": {"parallel": "ddp"}})
 
 
 def test_reversed_makes_the_opposite_of_each_of_its_jumps() -> None:

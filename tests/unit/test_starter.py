@@ -15,7 +15,6 @@ SETTINGS = [part for setting in [*FEW, "hybrid.full_steps=3"] for part in ("--se
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYBRID_RAY_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(sys, "path", list(sys.path))
 
 

@@ -32,13 +32,6 @@ def path_as_it_was() -> Iterator[None]:
     sys.path[:] = before
 
 
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[RankPool]:
-    pool = RankPool(2)
-    yield pool
-    pool.close()
-
-
 def train_own(run: RunConfig, directory: Path, stop_at: int | None) -> RunResult:
     """On one rank. It stops at its evaluation of that number."""
     reporter = None if stop_at is None else Listener({stop_at: "stopped"})
@@ -166,6 +159,36 @@ def test_a_run_is_repeated_and_resumed_to_the_same_bits(tmp_path: Path) -> None:
     assert set(whole.heldout["test"].metrics) == {"absolute error"}
     assert whole.tokens_read == 8 * 16 * whole.real_steps
     assert 0 < whole.heldout["test"].loss < 1
+
+
+NORMED = """
+import torch
+from hybrid_ray import Task
+
+class Normed(Task):
+    def build_model(self):
+        return torch.nn.Sequential(torch.nn.Linear(1, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1))
+
+    def datasets(self):
+        x = torch.linspace(-1, 1, 64)[:, None]
+        return dict.fromkeys(("train", "val", "test"), torch.utils.data.TensorDataset(x, 2 * x))
+
+    def loss(self, model, batch):
+        x, y = batch
+        return torch.nn.functional.mse_loss(model(x), y)
+"""
+
+
+def test_timing_plain_steps_during_a_run_does_not_change_the_statistics_of_batch_norm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "normed_task.py").write_text(NORMED)
+    settings = TrainConfig(steps=12, batch_size=4, evaluations=1, calibration_steps=5, device="cpu")
+    task = TaskConfig(factory="normed_task:Normed")
+    run = RunConfig(arm="baseline", task=task, folders=(str(tmp_path),), train=settings)
+    often = train(run)
+    monkeypatch.setattr("hybrid_ray.training.run.ESTIMATES", 1)
+    assert train(run).heldout == often.heldout
 
 
 def test_its_memory_is_traced() -> None:

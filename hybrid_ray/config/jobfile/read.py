@@ -16,7 +16,7 @@ from hybrid_ray.config.named import module_folder
 from hybrid_ray.config.task import TaskConfig
 from hybrid_ray.errors import ConfigError
 
-__all__ = ["dump_job", "job_from_dict", "job_from_text", "read_job"]
+__all__ = ["dump_job", "job_from_dict", "job_from_text", "named_modules", "read_job"]
 
 
 def read_job(path: Path | str, overrides: Sequence[str] = ()) -> JobConfig:
@@ -74,10 +74,16 @@ def dump_job(job: JobConfig) -> str:
     return dump_yaml(plain)
 
 
+def named_modules(job: JobConfig) -> list[str]:
+    """All ``package.module:Name`` values of a checked job, of its rungs and of the variants that it compares."""
+    jobs = [job, *check_rungs(job)[0].values(), *check_variants(job)[0].values()]
+    return list(dict.fromkeys(name for one in jobs for name in one.named.values()))
+
+
 def _located(job: JobConfig, beside: Path) -> JobConfig:
     """The job with ``folders`` filled in: the folders of the modules it names. Folders it already has come first."""
     there: list[str | Path] = [*job.folders, beside, Path.cwd()]
-    found = (module_folder(name, there) for name in job.named.values())
+    found = (module_folder(name, there) for name in named_modules(job))
     return replace(job, folders=tuple(dict.fromkeys(folder for folder in found if folder is not None)))
 
 

@@ -142,6 +142,15 @@ def _memory_problems(job: JobConfig) -> Iterator[str]:
             "train.optimizer is 'muon' but train.parallel is 'fsdp': muon needs each matrix as a whole; use "
             "parallel: ddp"
         )
+    if (
+        job.hybrid.predictor.options.get("matrices") == "orthogonal"
+        and train.parallel == "fsdp"
+        and job.resources.workers > 1
+    ):
+        yield (
+            "hybrid.predictor.matrices is 'orthogonal' but train.parallel is 'fsdp': it needs each matrix as a whole; "
+            "use parallel: ddp, or matrices: second_moment"
+        )
     if train.optimizer == "adamwprune" and train.parallel == "fsdp" and job.resources.workers > 1:
         yield (
             "train.optimizer is 'adamwprune' but train.parallel is 'fsdp': its threshold is computed from all "

@@ -141,7 +141,8 @@ def _tune(
             raise HybridRayError(f"no tuning run of {directory.name} finished: {first_error(results)}")
         lowest, best[setting.name] = min(known)
         job = setting.put(job, best[setting.name])
-        edges = (setting.values[0], setting.values[-1]) if len(setting.values) > 2 else ()  # of two, each is an edge
+        # Of two learning rates each is an edge; two values of another setting may be all that makes sense.
+        edges = (setting.values[0], setting.values[-1]) if len(setting.values) > 2 or setting is settings[0] else ()
         at_edge += [setting.name] * (best[setting.name] in edges)
     return Tuned(job=job, tried=tried, best=best, at_edge=at_edge)
 

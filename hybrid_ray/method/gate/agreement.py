@@ -86,7 +86,7 @@ class AgreementMeter:
         jump = self.forecast * predicted
         usual = torch.zeros_like(jump) if self._before is None else self._before
         pairs = [(move, jump), (usual, jump), (jump, jump), (move, move), (move + jump, move + jump)]
-        sums = sum_over_ranks(torch.stack([self._sample.products(*pair).sum() for pair in pairs]))
+        sums = sum_over_ranks(self._sample.products_of(pairs).sum(-1))
         along, slope, length, moved, back = sums
         if not length > 0.0:
             return None
@@ -129,7 +129,7 @@ class AgreementMeter:
             (total, self._real),
         ]
         self._before = actual
-        sums = sum_over_ranks(torch.cat([self._sample.products(*pair) for pair in pairs]))
+        sums = sum_over_ranks(self._sample.products_of(pairs).flatten())
         rows = [sums[at : at + len(sums) // len(pairs)] for at in range(0, len(sums), len(sums) // len(pairs))]
         act, both, pred, half, first, second, lagged, last, way, real = map(sum, rows)
         if real > 0.0:

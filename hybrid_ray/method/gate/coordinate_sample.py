@@ -8,6 +8,7 @@ from hybrid_ray.method.weights import Weights
 
 __all__ = ["CoordinateSample"]
 
+_SMALL = 1 << 14  # coordinates; ten pairs of them need 0.7 MB
 _AT_LEAST = 64  # sampled coordinates per tensor; a smaller tensor is read whole
 
 
@@ -47,12 +48,25 @@ class CoordinateSample:
         for tensor, index in zip(tensors, self._indices, strict=True):
             if tensor is None:
                 parts.append(torch.zeros(index.numel(), device=self.device))
-            else:
-                picked = tensor.reshape(-1)[index.to(tensor.device)]
-                parts.append(picked.to(self.device, torch.float32))
+                continue
+            part = torch.take(tensor, index.to(tensor.device))
+            parts.append(part if part.dtype is torch.float32 else part.float())
+        if any(part.device != self.device for part in parts):
+            parts = [part.to(self.device) for part in parts]
         return torch.cat(parts)
 
     def products(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         """<first, second> of each parameter group."""
-        weighted = first * second * self._factors
-        return torch.stack([part.sum() for part in torch.split(weighted, self._sizes)])
+        return self._by_group(first * second * self._factors)
+
+    def products_of(self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+        """`products` of each pair, one row per pair. Those of a small sample are weighted and summed all at once."""
+        if len(self) > _SMALL:
+            return torch.stack([self.products(*pair) for pair in pairs])
+        rows = torch.empty(len(pairs), len(self), device=self.device)
+        for row, (first, second) in zip(rows, pairs, strict=True):
+            torch.mul(first, second, out=row)
+        return self._by_group(rows.mul_(self._factors))
+
+    def _by_group(self, weighted: torch.Tensor) -> torch.Tensor:
+        return torch.stack([part.sum(-1) for part in torch.split(weighted, self._sizes, dim=-1)], dim=-1)

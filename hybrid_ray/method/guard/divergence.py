@@ -20,7 +20,6 @@ entry repeats:
 | Warning, near | Rollback | RaiseThreshold | ResetPredictor | | |
 | Warning, one bad step, not near | SkipBatch | SkipBatch | ForceFull | | |
 | Warning that lasts, not near; vanishing gradients | ForceFull | ForceFull | ResetPredictor | | |
-| Warning, prediction error | RaiseThreshold | ResetPredictor | | | |
 | Critical, near | Rollback | ResetPredictor | ForceFull | ForceFull | Abort |
 | Critical, not near | SkipBatch if one step, else ForceFull | ResetPredictor | ForceFull | ForceFull | Abort |
 | not finite: loss or gradient, near | Rollback | ForceFull | ResetPredictor | ForceFull | Abort |
@@ -86,7 +85,6 @@ _LADDERS: dict[str, tuple[Recovery, ...]] = {
         "overshoot": "rollback raise_threshold reset_predictor",
         "bad_step": "skip_batch skip_batch force_full",
         "lasting": "force_full force_full reset_predictor",
-        "prediction": "raise_threshold reset_predictor",
         "critical:near": "rollback reset_predictor force_full force_full abort",
         "critical:single": "skip_batch reset_predictor force_full force_full abort",
         "critical:lasting": "force_full reset_predictor force_full force_full abort",
@@ -181,8 +179,6 @@ class DivergenceMonitor:
             return (
                 "critical:near" if self.near_prediction else "critical:single" if worst.single else "critical:lasting"
             )
-        if worst.cause == "prediction":
-            return "prediction"
         if self.near_prediction and worst.cause != "vanishing":
             return "overshoot"
         return "bad_step" if worst.single else "lasting"
@@ -209,7 +205,6 @@ class DivergenceMonitor:
             self.since_prediction = None
         self.loss.forget_recent()
         self.gradient.forget_recent()
-        self.prediction.forget_recent()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the next assessment depends on, ready for JSON."""

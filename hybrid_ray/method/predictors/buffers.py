@@ -129,7 +129,7 @@ class Buffers:
         if self._on_host:
             return [self._square(tensor) for tensor in self.tensors]
         norms = torch._foreach_norm(self.tensors, 2, dtype=torch.float32)
-        return [norm.square() for norm in norms]
+        return list(torch._foreach_mul(norms, norms))
 
     def _square(self, tensor: torch.Tensor) -> torch.Tensor:
         parts = [torch.linalg.vector_norm(self._load(mine)).square() for mine, _ in pieces(tensor, tensor)]

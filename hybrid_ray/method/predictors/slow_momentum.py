@@ -39,6 +39,8 @@ class SlowMomentum(Predictor):
     - SGD has no second moment: D = -lr x (alpha s) x K x q.
     - For Muon's matrices, q is orthogonalised as in Muon and scaled to |q| / |b| times the length of Muon's own step,
       where b is Muon's momentum. So, as in AdEMAMix, the ratio of the slow part to the fast part is alpha |q| / |b|.
+      ``matrices: orthogonal`` does the same with Adam's first moment as b. The iteration that makes a matrix orthogonal
+      then runs once per jump, not in every step as in Muon.
     - D contains no weight decay.
 
     With K = 1 this is AdEMAMix, except that a jump is applied after the real step, not together with it.
@@ -67,6 +69,17 @@ class SlowMomentum(Predictor):
             )
         self._rule = _rule(self.optimizer)
         self._most = self.config.cycle_steps - self.config.prediction_horizon
+        self._orthogonal = self.weights.hidden_matrices if self.options.matrices == "orthogonal" else []
+        if self._orthogonal and self._rule is _as_it_is:
+            raise ConfigError(
+                f"hybrid.predictor.matrices is 'orthogonal' but {type(self.optimizer).__name__} has no first moment: "
+                "use an optimizer of Adam's family, or matrices: second_moment"
+            )
+        if any(hasattr(self.weights.parameters[number], "to_local") for number in self._orthogonal):
+            raise ConfigError(
+                "hybrid.predictor.matrices is 'orthogonal' but FSDP splits the matrices: use train.parallel: ddp, or "
+                "matrices: second_moment"
+            )
         self.average = self.add_buffers("average")
 
     def initial_numbers(self) -> dict[str, Number | list[Number]]:
@@ -97,13 +110,16 @@ class SlowMomentum(Predictor):
         ]
         if self._rule is _over_second_moment and self.direction.direct and self.options.caution == "none":
             self._write_in_place(sizes)
-            return
+            numbers: Sequence[int] = self._orthogonal
+        else:
+            numbers = range(len(self.weights.parameters))
         groups = self.optimizer.param_groups
-        for number, (parameter, place) in enumerate(zip(self.weights.parameters, self.weights.group_of, strict=True)):
-            state = self.optimizer.state.get(parameter, {})
+        for number in numbers:
+            state = self.optimizer.state.get(self.weights.parameters[number], {})
             average = self.average.tensors[number].to(self.weights.device)
-            step = self._rule(average, state, groups[place])
-            if self.options.caution != "none" and "exp_avg" in state:
+            rule = _orthogonal if number in self._orthogonal else self._rule
+            step = rule(average, state, groups[self.weights.group_of[number]])
+            if rule is not _orthogonal and self.options.caution != "none" and "exp_avg" in state:
                 restrain_(step, state, kind=self.options.caution, decay=slow_decay(self.progress, self.options.beta3))
             self.direction.put(number, step.mul_(sizes[number]))
 
@@ -120,16 +136,30 @@ class SlowMomentum(Predictor):
                 continue
             name, sign = "max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq", -1.0 if group["maximize"] else 1.0
             steps = [self.direction.tensors[number] for number in known]
-            corrections = torch._foreach_pow(float(group["betas"][1]), [state["step"] for state in known.values()])
-            torch._foreach_neg_(corrections)
-            torch._foreach_add_(corrections, 1.0)
+            corrections = _bias_corrections([state["step"] for state in known.values()], float(group["betas"][1]))
+            eps: Sequence[Any] = [float(group["eps"])] * len(known)
+            factors: Sequence[Any] = [sign * sizes[number] for number in known]
+            if steps[0].device.type == "cpu":  # where tensors of one number take a third of the time of plain numbers
+                eps, factors = list(torch.tensor(eps)), list(torch.tensor(factors))
             torch._foreach_copy_(steps, [local_part(state[name]) for state in known.values()])
             torch._foreach_div_(steps, corrections)
             torch._foreach_sqrt_(steps)
-            torch._foreach_add_(steps, float(group["eps"]))
+            torch._foreach_add_(steps, eps)
             torch._foreach_reciprocal_(steps)
             torch._foreach_mul_(steps, [self.average.tensors[number] for number in known])
-            torch._foreach_mul_(steps, [sign * sizes[number] for number in known])
+            torch._foreach_mul_(steps, factors)
+
+
+def _bias_corrections(steps: Sequence[torch.Tensor], beta2: float) -> list[torch.Tensor]:
+    """1 - beta2^t for each t, without a wait for the device; each different t once if reading it is free."""
+    if all(step.device.type == "cpu" for step in steps):
+        known = {float(step): step for step in steps}
+        corrections = {t: 1.0 - beta2**step for t, step in known.items()}
+        return [corrections[float(step)] for step in steps]
+    powers = list(torch._foreach_pow(beta2, list(steps)))
+    torch._foreach_neg_(powers)
+    torch._foreach_add_(powers, 1.0)
+    return powers
 
 
 def _rule(optimizer: torch.optim.Optimizer) -> Rule:
@@ -163,13 +193,18 @@ def _over_second_moment(average: torch.Tensor, state: Mapping[str, Any], group: 
 
 
 def _of_muon(average: torch.Tensor, state: Mapping[str, Any], group: Mapping[str, Any]) -> torch.Tensor:
-    """q orthogonalised and scaled to |q| / |b| times Muon's own step; AdamW's rule for the other parameters."""
-    if not group["muon"]:
-        return _over_second_moment(average, state, group)
+    """`_orthogonal` for Muon's matrices; AdamW's rule for the other parameters."""
+    return (_orthogonal if group["muon"] else _over_second_moment)(average, state, group)
+
+
+def _orthogonal(average: torch.Tensor, state: Mapping[str, Any], group: Mapping[str, Any]) -> torch.Tensor:
+    """q made orthogonal and scaled to |q| / |b| times Muon's step; b is the optimizer's own average of gradients."""
     if not state:
         return torch.zeros_like(average, dtype=torch.float32)
-    ratio = average.float().norm() / state["momentum_buffer"].float().norm().clamp_min(1e-30)
-    return orthogonal_step(average).mul_(ratio)
+    own = state["momentum_buffer"] if group.get("muon") else state["exp_avg"]
+    ratio = average.float().norm() / own.to(average.device).float().norm().clamp_min(1e-30)
+    step = orthogonal_step(average).mul_(ratio)
+    return step.neg_() if group["maximize"] else step
 
 
 def _as_it_is(average: torch.Tensor, state: Mapping[str, Any], group: Mapping[str, Any]) -> torch.Tensor:

@@ -3,90 +3,61 @@
 Tune kills the process that holds a stopped trial's trainer (ray#54305, #58515, #65447). Train then frees the workers'
 resources through Ray's State API, but only for groups whose workers had started. This module removes the other groups.
 It waits before it does so: a controller that is still shutting down replaces a lost group by a new one.
+
+Every group has its run's name in a label condition (`group_label`), from the moment it is made. So the group of a trial
+is known even if its workers never started, and no other trial's group is removed.
 """
 
 import time
 from typing import TYPE_CHECKING, Any
 
-import ray
 from ray.tune import Callback
-from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
-from hybrid_ray.ray_tune.cluster import CONTROLLER_CPUS
+from hybrid_ray.ray_tune.trial import run_name
+from hybrid_ray.training.hardware.node import group_label
+from hybrid_ray.training.ray_worker import remove_groups
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ray.tune.experiment import Trial
 
 __all__ = ["GroupReaper", "sweep_groups"]
 
-_GRACE_SECONDS = 3.0  # a trial's controller is dead by then; a new trial takes longer to make its group
+_GRACE_SECONDS = 3.0  # a trial's controller is dead by then
 _LONGEST_SWEEP_SECONDS = 15.0
 
 
 class GroupReaper(Callback):
     """Removes the placement groups of a trial some seconds after it has ended.
 
-    A worker reports the id of its group with every evaluation. If a trial ended before its first report, its group is
-    unknown; all unknown groups are then removed, provided that every running trial has reported its own.
+    Args:
+        storage: folder for the state of Ray Train (`fit_with_workers`).
     """
 
-    def __init__(self) -> None:
-        self._groups: dict[str, str] = {}  # key: running trial
-        self._left: set[str] = set()
+    def __init__(self, storage: "Path") -> None:
+        self._storage = storage
+        self._ended: set[str] = set()  # labels
         self._due = 0.0
 
-    def on_trial_result(
-        self, iteration: int, trials: "list[Trial]", trial: "Trial", result: dict[str, Any], **_: Any
-    ) -> None:
-        if group := result.get("placement_group"):
-            self._groups[trial.trial_id] = group
-
     def on_trial_complete(self, iteration: int, trials: "list[Trial]", trial: "Trial", **_: Any) -> None:
-        self._ended(trial, trials)
-
-    def on_trial_error(self, iteration: int, trials: "list[Trial]", trial: "Trial", **_: Any) -> None:
-        self._ended(trial, trials)
-
-    def on_step_end(self, iteration: int, trials: "list[Trial]", **_: Any) -> None:
-        if self._left and time.monotonic() >= self._due:
-            for group in self._left & _worker_groups():
-                _remove(group)
-            self._left.clear()
-
-    def _ended(self, trial: "Trial", trials: "list[Trial]") -> None:
-        own = self._groups.pop(trial.trial_id, None)
-        running = [other.trial_id for other in trials if other.status == "RUNNING" and other is not trial]
-        if own:
-            self._left.add(own)
-        elif all(other in self._groups for other in running):
-            self._left |= _worker_groups() - set(self._groups.values())
+        self._ended.add(group_label(self._storage, run_name(trial.trial_id)))
         self._due = time.monotonic() + _GRACE_SECONDS
 
+    def on_trial_error(self, iteration: int, trials: "list[Trial]", trial: "Trial", **_: Any) -> None:
+        self.on_trial_complete(iteration, trials, trial)
 
-def sweep_groups() -> None:
-    """Remove all worker groups of this driver, repeatedly until none comes back. Call it when no trainer is alive."""
-    until, calm = time.monotonic() + _LONGEST_SWEEP_SECONDS, 0
-    while calm < 3 and time.monotonic() < until:
-        left = _worker_groups()
-        for group in left:
-            _remove(group)
-        calm = 0 if left else calm + 1
-        time.sleep(0.5)
+    def on_step_end(self, iteration: int, trials: "list[Trial]", **_: Any) -> None:
+        if self._ended and time.monotonic() >= self._due:
+            remove_groups(self._ended.__contains__)
+            self._ended.clear()
 
 
-def _worker_groups() -> set[str]:
-    """Groups of this driver that hold workers. A group's id ends in the id of the Ray job that made it; Tune's own
-    groups, which hold a trial's process, reserve almost no resources.
+def sweep_groups(storage: "Path") -> None:
+    """Remove all worker groups of the runs in ``storage``, repeatedly until none comes back. Call it when no trainer is
+    alive.
     """
-    job = ray.get_runtime_context().get_job_id()
-    return {
-        group
-        for group, row in placement_group_table().items()
-        if row["state"] != "REMOVED"
-        and group.endswith(job)
-        and sum(bundle.get("CPU", 0) for bundle in row["bundles"].values()) > CONTROLLER_CPUS
-    }
-
-
-def _remove(group: str) -> None:
-    remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group))))
+    prefix, until, calm = group_label(storage), time.monotonic() + _LONGEST_SWEEP_SECONDS, 0
+    while calm < 3 and time.monotonic() < until:
+        calm = 0 if remove_groups(lambda label: label.startswith(prefix)) else calm + 1
+        time.sleep(0.5)

@@ -1,19 +1,25 @@
-"""Ends training processes whose heartbeats show no progress. Ray then reports them dead, and their runs are retried.
+"""Follows the heartbeats of training processes: ends those without progress, and measures how long each ran.
 
-Ray itself notices a dead process, but not one that is stopped or waits for ever. `Watchdog.check` is called by the
-loops that wait for runs (RayExecute, Tune); time in which the driver itself sleeps does not count.
+Ray itself notices a dead process, but not one that is stopped or waits for ever. Once it is ended, Ray reports it dead
+and its run is retried. `Watchdog.check` is called by the loops that wait for runs (RayExecute, Tune).
+
+A process that was killed leaves its heartbeat behind. Nothing is said of it here, since Ray reports it. On this machine
+that is seen at the next look; on a cluster, when the heartbeat is as old as that of a process that hangs.
 """
 
 import json
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 from ray.tune import Callback
 
+from hybrid_ray.ray_tune.recovery.local_ray import LocalRay
 from hybrid_ray.training.telemetry.heartbeat import FOLDER
 
 __all__ = ["WatchTrials", "Watchdog", "end_process"]
@@ -21,7 +27,7 @@ __all__ = ["WatchTrials", "Watchdog", "end_process"]
 log = logging.getLogger("hybrid_ray")
 
 _POLL_SECONDS = 1.0
-_LONGEST_GAP = 5.0  # seconds that count between two checks: after a longer gap it was the driver that slept
+_LONGEST_GAP = 5.0  # seconds that count as quiet between two looks: after a longer gap it was the driver that slept
 _INTERVALS = 10  # planned evaluation intervals without a step
 _SLOW = 15  # a start, an evaluation or a checkpoint may take this many times as long as steps
 _SAME_PROCESS = 60.0  # seconds by which a process's start may seem to differ after the clock was set
@@ -33,7 +39,10 @@ class Watchdog:
     Args:
         storage: the study's folder for files of Ray.
         least: seconds without progress that are always allowed (``resources.hang_seconds``).
-        end: ends a process, by the content of its heartbeat.
+        cluster: whether the runs are on a cluster, not on this machine's own Ray.
+        ran: receives the seconds that each process was seen to run, while it does. Waiting for a free GPU and the time
+            between two attempts do not count; a process that was killed or hung counts until its last heartbeat.
+        end: ends a process, by the content of its heartbeat. The future says whether it still ran.
         clock: seconds; monotonic.
     """
 
@@ -42,18 +51,26 @@ class Watchdog:
         storage: Path,
         *,
         least: float,
-        end: Callable[[dict[str, Any]], None] | None = None,
+        cluster: bool = False,
+        ran: Callable[[float], None] = lambda seconds: None,
+        end: Callable[[dict[str, Any]], "Future[bool]"] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._folder, self._least, self._end, self._clock = storage / FOLDER, least, end or end_process, clock
+        self._folder, self._least, self._clock = storage / FOLDER, least, clock
+        self._ran, self._end, self._cluster = ran, end or end_process, cluster
         self._checked = clock()
         self._quiet: dict[Path, tuple[str, float]] = {}  # the last content, and the seconds since it changed
+        self.ray = LocalRay(cluster=cluster)
 
     def check(self) -> None:
-        """Look at all heartbeats, at most once a second."""
+        """Look at all heartbeats, at most once a second. Raises `HybridRayError` if this machine's Ray has died."""
+        if self._clock() - self._checked >= _POLL_SECONDS:
+            self.ray.check()
+            self.look()
+
+    def look(self) -> None:
+        """Look at all heartbeats now. Called after the last run too, so that its end is seen."""
         elapsed = self._clock() - self._checked
-        if elapsed < _POLL_SECONDS:
-            return
         self._checked += elapsed
         before, self._quiet = self._quiet, {}
         for path in self._folder.glob("*.json"):
@@ -62,17 +79,22 @@ class Watchdog:
                 limit = self._limit(beat := json.loads(content))
             except (OSError, ValueError):  # just removed, or read while it was written
                 continue
-            last, quiet = before.get(path, ("", 0.0))
-            quiet = quiet + min(elapsed, _LONGEST_GAP) if content == last else 0.0
-            if quiet <= limit:
+            quiet = 0.0
+            if path in before:
+                last, quiet = before.pop(path)
+                quiet += min(elapsed, _LONGEST_GAP)
+                if content != last:
+                    self._ran(quiet)
+                    quiet = 0.0
+            if not self._cluster and _running(beat["pid"], beat["created"]) is None:
+                path.unlink(missing_ok=True)
+            elif quiet <= limit:
                 self._quiet[path] = (content, quiet)
-                continue
-            log.warning(
-                "%s made no progress for %.0f s after step %d: its process (%d) is ended and the run is tried again",
-                beat["name"], quiet, beat["step"], beat["pid"],
-            )  # fmt: skip
-            path.unlink(missing_ok=True)
-            self._end(beat)
+            else:
+                path.unlink(missing_ok=True)
+                self._end(beat).add_done_callback(partial(_say_if_it_ran, beat, quiet))
+        for _, quiet in before.values():  # these processes have ended their runs
+            self._ran(quiet + elapsed)
 
     def _limit(self, beat: dict[str, Any]) -> float:
         """Seconds that a process may take until its next heartbeat."""
@@ -90,20 +112,47 @@ class WatchTrials(Callback):
     def on_step_end(self, iteration: int, trials: Any, **_: Any) -> None:
         self._watchdog.check()
 
+    def on_experiment_end(self, trials: Any, **_: Any) -> None:
+        self._watchdog.look()
 
-def end_process(beat: dict[str, Any]) -> None:
-    """SIGKILL the process of a heartbeat on its own machine, unless it has ended. Does not wait."""
+
+def _say_if_it_ran(beat: dict[str, Any], quiet: float, ended: "Future[bool]") -> None:
+    """Warn of a process that hung. Its node may have gone away too, which Ray reports."""
+    if ended.exception() is None and ended.result():
+        log.warning(
+            "%s made no progress for %.0f s after step %d: its process (%d) was ended",
+            beat["name"], quiet, beat["step"], beat["pid"],
+        )  # fmt: skip
+
+
+def end_process(beat: dict[str, Any]) -> "Future[bool]":
+    """SIGKILL the process of a heartbeat on its own machine. Does not wait. The future says whether it still ran."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     there = NodeAffinitySchedulingStrategy(beat["node"], soft=False)
-    ray.remote(_kill).options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(beat["pid"], beat["created"])
+    task = ray.remote(_kill).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+    ended: Future[bool] = task.remote(beat["pid"], beat["created"]).future()
+    return ended
 
 
-def _kill(pid: int, created: float) -> None:
+def _kill(pid: int, created: float) -> bool:
+    """Returns whether the process still ran."""
+    process = _running(pid, created)
+    if process is None:
+        return False
+    try:
+        process.kill()
+    except psutil.NoSuchProcess:  # it has just ended
+        return False
+    return True
+
+
+def _running(pid: int, created: float) -> psutil.Process | None:
+    """The process of this machine that was started then; None if it has ended."""
     try:
         process = psutil.Process(pid)
-        if abs(process.create_time() - created) < _SAME_PROCESS:
-            process.kill()
-    except psutil.Error:  # it has ended
-        return
+        same = abs(process.create_time() - created) < _SAME_PROCESS
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.NoSuchProcess:
+        return None

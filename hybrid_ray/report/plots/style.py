@@ -14,6 +14,7 @@ from typing import Any, ParamSpec
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 __all__ = [
@@ -129,8 +130,12 @@ def legend(figure: Figure, axes: Axes, columns: int = 4) -> None:
 def png(figure: Figure) -> bytes:
     """The figure as PNG for report.md and slides, 2 pixels per point, light background."""
     buffer = io.BytesIO()
+    before = figure.dpi
+    figure.dpi = 144
     with _style():
-        figure.savefig(buffer, format="png", dpi=144, metadata={"Software": None})
+        target: Any = FigureCanvasAgg(figure)
+        target.print_png(buffer, metadata={"Software": None})  # savefig would draw everything twice
+    figure.dpi = before
     return buffer.getvalue()
 
 
@@ -141,7 +146,8 @@ def svg(figure: Figure) -> str:
     """
     buffer = io.StringIO()
     with _style():
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        target: Any = FigureCanvasSVG(figure)
+        target.print_svg(buffer, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', text, count=1)

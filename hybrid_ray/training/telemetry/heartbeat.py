@@ -7,6 +7,7 @@ process hangs. Files work the same for every stage, for one worker or several, a
 
 import contextlib
 import json
+import math
 import os
 import socket
 import time
@@ -36,7 +37,7 @@ class Heartbeat(NullReporter):
     """
 
     def __init__(self, folder: Path, run: RunConfig, *, name: str, node: str) -> None:
-        self._run, self._written = run, 0.0
+        self._run, self._written = run, -math.inf
         self._steps, self._seconds, self._evaluated = 0, 0.0, 0
         process = psutil.Process()
         self._process = {"name": name, "node": node, "pid": process.pid, "created": process.create_time()}
@@ -65,13 +66,13 @@ class Heartbeat(NullReporter):
             self._write(record.step, None if slow else interval)
 
     def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
-        self._evaluated, self._written = evaluation.step, 0.0
+        self._evaluated = evaluation.step
         return None
 
     def _write(self, step: int, interval: float | None) -> None:
         """``interval``: planned seconds of an evaluation interval; None if something of unknown length comes next
-        (start, evaluation, checkpoint).
+        (start, evaluation, checkpoint), so that the step after it is written at once.
         """
-        self._written = time.monotonic()
+        self._written = time.monotonic() if interval is not None else -math.inf
         with contextlib.suppress(OSError):
             self._path.write_text(json.dumps({**self._process, "step": step, "interval": interval}), encoding="utf-8")

@@ -1,0 +1,34 @@
+"""A part of the local Ray that has died is noticed, also while its parent has not read its exit code."""
+
+import pickle
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from hybrid_ray.errors import HybridRayError
+from hybrid_ray.ray_tune.recovery.local_ray import LocalRay
+
+
+def test_a_dead_scheduler_is_noticed_and_on_a_cluster_it_is_not_looked_for(tmp_path: Path) -> None:
+    sleep = shutil.which("sleep")
+    assert sleep is not None
+    raylet = tmp_path / "raylet"  # the name by which it is known
+    shutil.copy(Path(sleep).resolve(), raylet)
+    process = subprocess.Popen([raylet, "600"])
+    try:
+        here, cluster = LocalRay(cluster=False), LocalRay(cluster=True)
+        pickle.loads(pickle.dumps(here)).check()  # Tune pickles it
+    finally:
+        process.kill()
+    while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    cluster.check()
+    with pytest.raises(HybridRayError, match=rf"its scheduler \(raylet, process {process.pid}\) was killed.*resume"):
+        here.check()
+    process.wait()
+    with pytest.raises(HybridRayError, match="has died"):
+        here.check()
