@@ -2,6 +2,7 @@
 
     python benchmarks/confidence.py collect --regime main --seed 0 --out cycles.jsonl     # main, short or diverging
     python benchmarks/confidence.py score cycles.jsonl [--tolerance 0.01]
+    python benchmarks/confidence.py live [--regime main short] [--seeds 1]
 
 collect trains with slow momentum and jumps of random length (none, a quarter, a half, all), and writes a line per
 cycle: the 64 features before it, the jump, and the outcome that the trainer measured from training losses. For
@@ -13,6 +14,9 @@ sides without further jumps. The standard error of an effect comes from its batc
 score runs every model over the cycles of each run as training would: forecast first, observe after. A jump is paid back
 if its effect is at most log(1 + tolerance). Printed per regime: Brier score, AUROC (at the cycle's end, and later), the
 reliability curve, and CPU milliseconds per cycle (a forecast of the jump and of none, and an update).
+
+live scores what a user's run has: the confidence in each full jump, forecast before it is made, against the outcome
+that the trainer measures from noisy training losses. The gate's threshold is 0, so every jump is made.
 
 - "look outcomes": the linear model, which learns from the loss of one decide batch before and after every cycle.
 - "share so far" forecasts the share of earlier jumps that were paid back, and "exact outcomes" is the linear model that
@@ -35,7 +39,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from hybrid_ray.calibration import auroc, brier, reliability
+from hybrid_ray.calibration import CalibrationCounts, auroc, brier, reliability
 from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, TrainConfig
 from hybrid_ray.config.predictors import PredictorConfig
 from hybrid_ray.data import BatchSampler, Corpus, heldout_batches, prepare_text
@@ -136,9 +140,9 @@ def measured_later(model: GPT2, twin: Side, main: Side, train: Sequence[Batch], 
 
 
 def training(
-    corpus: Corpus, regime: Regime, seed: int
+    corpus: Corpus, regime: Regime, seed: int, **hybrid: Any
 ) -> tuple[GPT2, torch.optim.Optimizer, TrainConfig, HybridTrainer]:
-    """Model, optimizer, settings and trainer of a run that makes jumps of random length."""
+    """Model, optimizer, settings and trainer of a run that makes jumps of random length. ``hybrid``: other settings."""
     train = TrainConfig(
         steps=regime.steps,
         batch_size=16,
@@ -148,15 +152,15 @@ def training(
         min_lr_ratio=0.0,
         lr_warmup_fraction=0.1,
     )
+    settings = {"gate": "always", "explore": regime.explore, **hybrid}
     config = HybridConfig(
         predictor=PredictorConfig(name="slow_momentum", options={"alpha": regime.alpha}),
-        gate="always",
         trust="off",
-        explore=regime.explore,
         warmup_steps=0,
         full_steps=5,
         prediction_horizon=1,
         correct_steps=0,
+        **settings,
     )
     torch.manual_seed(seed)
     model = build_model(
@@ -224,6 +228,27 @@ def collect(corpus: Corpus, name: str, seed: int) -> Iterator[dict[str, Any]]:
             yield found | row
         twin, look = None, [pick.choice(decide)]
         old = losses(model, look)[0]
+
+
+def live(corpus: Corpus, name: str, seed: int) -> CalibrationCounts:
+    """Train one run that makes every jump. Returns its confidence in them, and which were paid back within 1 %."""
+    forecasting = {"gate": "confidence", "confidence_threshold": 0.0, "explore": 0.0}
+    model, _, train, trainer = training(corpus, REGIMES[name], seed, **forecasting)
+    sampler = BatchSampler(corpus.train, batch_size=16, sequence_length=64, seed=seed)
+    for _ in range(train.steps):
+        trainer.step(lambda: model(*sampler.next()))
+    return CalibrationCounts(trainer.stats.measures()["calibration"])
+
+
+def print_live(name: str, counts: CalibrationCounts) -> None:
+    """Print how good the forecasts of `live` are, next to the best constant in hindsight: s (1 - s)."""
+    share, sums = counts.happened / counts.count, [row[3] for row in counts.rows]
+    area = "-" if counts.auroc is None else f"{counts.auroc:.2f}"
+    print(
+        f"{name}: {counts.count} jumps, mean confidence {sum(sums) / counts.count:.3f}, paid back {share:.3f}; Brier "
+        f"score {counts.brier:.3f}, of a constant {share * (1.0 - share):.3f}; AUROC {area}",
+        flush=True,
+    )
 
 
 def forecasts(rows: Sequence[Mapping[str, Any]], name: DynamicsName, tolerance: float, label: str) -> Iterator[float]:
@@ -350,6 +375,9 @@ def main() -> None:
     scoring = commands.add_parser("score")
     scoring.add_argument("file", type=Path)
     scoring.add_argument("--tolerance", type=float, nargs="+", default=[0.01, 0.002])
+    living = commands.add_parser("live")
+    living.add_argument("--regime", choices=REGIMES, nargs="+", default=list(REGIMES))
+    living.add_argument("--seeds", type=int, default=1, help="runs of each regime, from seed 1; default: %(default)s")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.command == "collect":
@@ -357,6 +385,12 @@ def main() -> None:
         with arguments.out.open("a") as file:
             for row in collect(corpus, arguments.regime, arguments.seed):
                 print(json.dumps(row), file=file, flush=True)
+        return
+    if arguments.command == "live":
+        corpus = prepare_text(DataConfig())
+        for name in arguments.regime:
+            for seed in range(1, arguments.seeds + 1):
+                print_live(f"{name}, seed {seed}", live(corpus, name, seed))
         return
     rows = [json.loads(line) for line in arguments.file.read_text().splitlines()]
     for regime in sorted({row["regime"] for row in rows}):

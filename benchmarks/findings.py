@@ -1,6 +1,6 @@
 """Train the runs that docs/findings.md reports, one after another, and store one JSON line for each.
 
-    nice -n 15 python benchmarks/findings.py --out RESULTS.jsonl [--only TEXT] [--list]
+    nice -n 15 python benchmarks/findings.py --out RESULTS.jsonl [--only TEXT] [--processes N] [--list]
 
 Every run uses the training loop of hybrid_ray (`hybrid_ray.training`) on one thread, without Ray. `queue` lists the
 runs, the most informative first. Runs that are already in the file are skipped, so the command can be stopped and
@@ -15,10 +15,14 @@ import argparse
 import json
 import logging
 import os
+import signal
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from multiprocessing import get_context
+from multiprocessing.pool import AsyncResult
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -163,6 +167,12 @@ def slow_alpha(alpha: float, width: int, steps: int, seed: int, rate: float) -> 
     return replace(spec, arm=f"slow_alpha_{alpha:g}", hybrid=_with(spec, alpha=alpha))
 
 
+def orthogonal_jumps(width: int, steps: int, seed: int, rate: float) -> Spec:
+    """AdamW, and jumps in which the slow average of a hidden matrix is made orthogonal, as Muon does in each step."""
+    spec = slow(width, steps, seed, rate)
+    return replace(spec, arm="orthogonal_jumps", hybrid=_with(spec, matrices="orthogonal"))
+
+
 def muon(width: int, steps: int, seed: int, rate: float) -> Spec:
     return Spec(arm="muon", width=width, steps=steps, seed=seed, rate=rate, train={"optimizer": "muon"})
 
@@ -204,6 +214,7 @@ ARMS = {
     "placebo": placebo,
     "slow_momentum_trust": slow_trusting,
     "muon": muon,
+    "orthogonal_jumps": orthogonal_jumps,
     "muon_slow_momentum": muon_slow,
     "muon_slow_each_step": muon_slow_each_step,
     "schedule_free": schedule_free,
@@ -215,13 +226,15 @@ RATES: Mapping[tuple[str, int], Sequence[float]] = {
     ("slow_momentum", 32): (2e-3, 3e-3, 4e-3, 6e-3),
     ("ademamix", 32): (2e-3, 3e-3, 4e-3, 6e-3),
     ("ema_nesterov", 32): (4e-3, 6e-3, 8e-3),
-    ("adamw", 64): (3e-3, 4e-3, 6e-3, 8e-3),
+    ("adamw", 64): (4e-3, 6e-3, 8e-3, 1.1e-2),
     ("slow_momentum", 64): (1.5e-3, 2e-3, 3e-3),
     ("ademamix", 64): (1.5e-3, 2e-3, 3e-3),
     ("ema_nesterov", 64): (2e-3, 3e-3, 4e-3),
     ("muon", 32): (4e-3, 8e-3, 1.6e-2, 3.2e-2),
     ("muon_slow_momentum", 32): (2e-3, 4e-3, 8e-3, 1.6e-2),
     ("muon_slow_each_step", 32): (4e-3, 8e-3, 1.6e-2),
+    ("orthogonal_jumps", 32): (4e-3, 6e-3, 8e-3),
+    ("orthogonal_jumps", 64): (1.5e-3, 2e-3, 3e-3),
     ("muon", 64): (2e-3, 4e-3, 8e-3),
     ("muon_slow_momentum", 64): (1e-3, 2e-3, 4e-3),
     ("schedule_free", 32): (4e-3, 8e-3, 1.6e-2),
@@ -298,14 +311,17 @@ def queue(results: Results) -> Iterator[Spec]:
     yield from stage(results, 32, 4000, ("ema_nesterov",))
     for kind, alpha in (("sign", 12.0), ("shrink", 12.0), ("shrink", 8.0), ("sign", 8.0)):
         yield slow_cautious(kind, alpha, 32, 4000, TUNING_SEEDS[0], 4e-3)
-    yield from stage(results, 32, 4000, ("muon", "muon_slow_momentum", "muon_slow_each_step"))
-    yield from frontier(results, "muon", 32, 4000, (4800, 5600), SEEDS[:3])
     yield from stage(results, 64, 4000, ("adamw", "slow_momentum", "ademamix"))
     yield from frontier(results, "adamw", 64, 4000, (4800, 5600, 6400), SEEDS[:3])
-    yield from stage(results, 64, 4000, ("muon", "muon_slow_momentum"))
-    yield from stage(results, 32, 8000, ("adamw", "slow_momentum", "ademamix"))
     yield from stage(results, 64, 4000, ("placebo", "ema_nesterov"))
-    yield from stage(results, 32, 2000, ("adamw", "slow_momentum", "ademamix", "placebo", "ema_nesterov"))
+    yield from stage(results, 32, 8000, ("adamw", "slow_momentum", "ademamix"))
+    yield from stage(results, 32, 4000, ("muon", "orthogonal_jumps", "muon_slow_momentum", "muon_slow_each_step"))
+    yield from frontier(results, "muon", 32, 4000, (4800, 5600), SEEDS[:3])
+    yield from stage(results, 64, 4000, ("muon", "orthogonal_jumps", "muon_slow_momentum"))
+    yield from stage(results, 32, 2000, ("muon", "orthogonal_jumps", "ademamix", "adamw"))
+    yield from frontier(results, "muon", 32, 2000, (1600, 2400), SEEDS)
+    yield from frontier(results, "adamw", 32, 2000, (2400, 2800, 3200), SEEDS)
+    yield from stage(results, 32, 2000, ("slow_momentum", "muon_slow_momentum", "placebo", "ema_nesterov"))
     yield from stage(results, 32, 8000, ("placebo", "ema_nesterov"))
     yield from stage(results, 64, 8000, ("adamw", "slow_momentum", "ademamix"))
     # The cost of the trust rule in healthy runs, and its benefit at twice the best rate.
@@ -353,14 +369,43 @@ def frontier(
         yield from (ARMS[arm](width, length, seed, rate) for seed in seeds for length in lengths)
 
 
-def next_run(results: Results, only: str) -> Spec | None:
-    return next((spec for spec in queue(results) if only in spec.key and not results.has(spec)), None)
+def next_run(results: Results, only: str, under_way: Sequence[Spec] = ()) -> Spec | None:
+    missing = (spec for spec in queue(results) if only in spec.key and not results.has(spec))
+    return next((spec for spec in missing if spec not in under_way), None)
+
+
+def work(results: Results, only: str, processes: int) -> None:
+    """Train all missing runs, several at a time, each in a process with one thread."""
+    under_way: dict[AsyncResult[RunResult], tuple[Spec, float]] = {}
+    with get_context("spawn").Pool(processes) as pool:
+        while True:
+            while len(under_way) < processes:
+                spec = next_run(results, only, [spec for spec, _ in under_way.values()])
+                if spec is None:
+                    break
+                under_way[pool.apply_async(train, (spec.run(),))] = spec, time.time()
+            if not under_way:
+                return
+            time.sleep(0.5)
+            for pending in [pending for pending in under_way if pending.ready()]:
+                spec, started = under_way.pop(pending)
+                result = pending.get()
+                if result.status == "stopped":  # by a signal; the next call trains this run again
+                    return
+                results.add(spec, result)
+                row = results.rows[-1]
+                print(
+                    f"{spec.arm} width {spec.width} steps {spec.steps} rate {spec.rate:g} seed {spec.seed}: "
+                    f"{row['val']} / {row['test']} in {time.time() - started:.0f} s, {row['statistics']['events']}",
+                    flush=True,
+                )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="file with one JSON line per run")
     parser.add_argument("--only", default="", help="only runs whose settings, as JSON, contain this text")
+    parser.add_argument("--processes", type=int, default=1, help="runs at a time; at most one per core")
     parser.add_argument("--list", action="store_true", help="count the missing runs known so far; train none")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
@@ -370,18 +415,8 @@ def main() -> None:
         print(f"{len(results.rows)} done, {len(missing)} known to be missing")
         return
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    while (spec := next_run(results, arguments.only)) is not None:
-        started = time.time()
-        result = train(spec.run())
-        if result.status == "stopped":  # by a signal; the next call trains this run again
-            return
-        results.add(spec, result)
-        row = results.rows[-1]
-        print(
-            f"{spec.arm} width {spec.width} steps {spec.steps} rate {spec.rate:g} seed {spec.seed}: "
-            f"{row['val']} / {row['test']} in {time.time() - started:.0f} s, {row['statistics']['events']}",
-            flush=True,
-        )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; the runs under way are lost"))
+    work(results, arguments.only, arguments.processes)
 
 
 if __name__ == "__main__":

@@ -137,13 +137,13 @@ def _stopped(process: subprocess.Popen[bytes]) -> str:
     return ended
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=[*SECTIONS], metavar="NAME", help=_about())
     parser.add_argument("--minutes", type=float, default=9.0, help="for all sections together")
     parser.add_argument("--folder", help="where logs and figures go")
     parser.add_argument("--cpu", action="store_true", help="rehearse on a CPU")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if not options.cpu and (missing := _no_gpu()):
         print(f"benchmarks/gpu.py needs a GPU, and there is no usable one ({missing}); --cpu rehearses it on a CPU")
         return 2
