@@ -3,8 +3,8 @@
     nice -n 15 python benchmarks/gates.py --out RESULTS.jsonl [--regime diverging main short] [--only TEXT] [--table]
 
 Slow momentum without the rule of the loss's trend (``trust: off``), six paired seeds, in three regimes: the main job's
-(pico, alpha 8, 2,000 real steps if every cycle predicts; the tuned rates of the hybrid and of AdamW, 6.4e-3 and
-1.6e-2), a short run (nano, 300 real steps) and one whose jumps are too long (pico, alpha 16, 600 real steps). Each run
+(pico, alpha 8, orthogonal jumps, 2,000 real steps if every cycle predicts; the tuned rates of the hybrid and of AdamW,
+6.4e-3 and 1.6e-2), a short run (nano, 300 real steps) and one whose jumps are too long (pico, alpha 16, 600 real steps). Each run
 appends one JSON line. Runs that are in the file are skipped, so the command can be stopped and started again. A random
 gate jumps at the rate of the confidence gate of the same seed, so it is trained after it. ``--table`` prints what is
 there and trains nothing.
@@ -49,11 +49,12 @@ class Regime:
     plain_rate: float  # of AdamW
     alpha: float
     steps: int  # real, if every cycle predicts
+    matrices: str = "second_moment"
 
 
 REGIMES = {
     "diverging": Regime(preset="pico", rate=1.6e-2, plain_rate=1.6e-2, alpha=16.0, steps=600),
-    "main": Regime(preset="pico", rate=6.4e-3, plain_rate=1.6e-2, alpha=8.0, steps=2000),
+    "main": Regime(preset="pico", rate=6.4e-3, plain_rate=1.6e-2, alpha=8.0, steps=2000, matrices="orthogonal"),
     "short": Regime(preset="nano", rate=5e-3, plain_rate=5e-3, alpha=8.0, steps=300),
 }
 
@@ -95,7 +96,7 @@ class Spec:
     def run(self) -> RunConfig:
         plain, regime = self.gate == "adamw", REGIMES[self.regime]
         settings: dict[str, Any] = {
-            "predictor": {"name": "slow_momentum", "alpha": regime.alpha, "beta3": 0.996},
+            "predictor": {"name": "slow_momentum", "alpha": regime.alpha, "beta3": 0.996, "matrices": regime.matrices},
             "warmup_steps": 0, "full_steps": HORIZON, "prediction_horizon": HORIZON, "correct_steps": 0,
             "trust": "off", **self.hybrid,
         }  # fmt: skip
