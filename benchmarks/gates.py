@@ -4,10 +4,10 @@
 
 Slow momentum without the rule of the loss's trend (``trust: off``), six paired seeds, in three regimes: the main job's
 (pico, alpha 8, orthogonal jumps, 2,000 real steps if every cycle predicts; the tuned rates of the hybrid and of AdamW,
-6.4e-3 and 1.6e-2), a short run (nano, 300 real steps) and one whose jumps are too long (pico, alpha 16, 600 real steps). Each run
-appends one JSON line. Runs that are in the file are skipped, so the command can be stopped and started again. A random
-gate jumps at the rate of the confidence gate of the same seed, so it is trained after it. ``--table`` prints what is
-there and trains nothing.
+6.4e-3 and 1.6e-2), a short run (nano, 300 real steps) and one whose jumps are too long (pico, alpha 16, 600 real
+steps). Each run appends one JSON line. Runs that are in the file are skipped, so the command can be stopped and started
+again. A random gate jumps at the rate of the confidence gate of the same seed, so it is trained after it. ``--table``
+prints what is there and trains nothing.
 
 The immediate look takes a jump back if it raises the loss of one held-out batch by more than 0.5 % at once.
 
