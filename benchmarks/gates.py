@@ -1,4 +1,4 @@
-"""Compare gates by the final loss: always, confidence, random at the same rate, the immediate look, and AdamW.
+"""Compare gates by the final loss: always, confidence, random at the same rate, two others, and AdamW.
 
     nice -n 15 python benchmarks/gates.py --out RESULTS.jsonl [--regime diverging main short] [--only TEXT] [--table]
 
@@ -9,7 +9,8 @@ steps). Each run appends one JSON line. Runs that are in the file are skipped, s
 again. A random gate jumps at the rate of the confidence gate of the same seed, so it is trained after it. ``--table``
 prints what is there and trains nothing.
 
-The immediate look takes a jump back if it raises the loss of one held-out batch by more than 0.5 % at once.
+The immediate look takes a jump back if it raises the loss of one held-out batch by more than 0.5 % at once. The loss
+trend is the default of slow momentum: no jump while the training loss rises (``trust: loss_trend``).
 
 All runs of a regime but AdamW's have the same nominal steps, so a gate that predicts less takes more real steps; the
 table has them.
@@ -169,6 +170,7 @@ def queue(results: Results, regimes: Sequence[str]) -> Iterator[Spec]:
                 yield Spec(gate="random", hybrid={"gate": "random", "gate_rate": rate}, **shared)
             settings = {"gate": "confidence", "confidence_threshold": 0.6}
             yield Spec(gate="confidence 0.6", hybrid=settings, **shared)
+            yield Spec(gate="loss trend", hybrid={"gate": "always", "trust": "loss_trend"}, **shared)
             yield Spec(gate="look", hybrid={"gate": "always", "look_every": 1_000_000}, **shared)
             yield Spec(gate="adamw", **shared)
 
