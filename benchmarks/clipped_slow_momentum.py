@@ -17,6 +17,7 @@ class Options:
     alpha: float = 8.0
     beta3: float = 0.996
     caution: str = "none"
+    matrices: str = "second_moment"
     longest: float = 1.0
 
 
