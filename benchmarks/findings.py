@@ -38,6 +38,8 @@ TUNING_SEEDS = (101, 102)
 SEEDS = (1, 2, 3, 4, 5, 6)
 PRESETS = {32: "pico", 64: "pico64", 128: "pico128", 384: "mini"}
 
+BETA3 = 0.996  # decay of the slow average at the end of a run
+LONG_BETA3 = 0.9984  # of a longer average, in the arms named so
 STABILITY_STEPS = 2000  # a run of 4,000 takes over ten minutes
 
 PLAIN: Mapping[str, Any] = {"predictor": "none"}
@@ -107,18 +109,13 @@ def adamw_long_warmup(width: int, steps: int, seed: int, rate: float) -> Spec:
     )
 
 
-def beta3(steps: int) -> float:
-    """Decay of the slow average at the end of a run of this many real steps."""
-    return 0.996 if steps < 8000 else 0.9984
-
-
 def ademamix(width: int, steps: int, seed: int, rate: float) -> Spec:
-    options = {"optimizer": "ademamix", "alpha": 8.0, "beta3": beta3(steps)}
+    options = {"optimizer": "ademamix", "alpha": 8.0, "beta3": BETA3}
     return Spec(arm="ademamix", width=width, steps=steps, seed=seed, rate=rate, train=options)
 
 
 def slow(width: int, steps: int, seed: int, rate: float) -> Spec:
-    options = {**JUMPS, "predictor": {"name": "slow_momentum", "alpha": 8.0, "beta3": beta3(steps)}}
+    options = {**JUMPS, "predictor": {"name": "slow_momentum", "alpha": 8.0, "beta3": BETA3}}
     return Spec(arm="slow_momentum", width=width, steps=steps, seed=seed, rate=rate, hybrid=options)
 
 
@@ -167,6 +164,16 @@ def slow_alpha(alpha: float, width: int, steps: int, seed: int, rate: float) -> 
     return replace(spec, arm=f"slow_alpha_{alpha:g}", hybrid=_with(spec, alpha=alpha))
 
 
+def slow_long_average(width: int, steps: int, seed: int, rate: float) -> Spec:
+    spec = slow(width, steps, seed, rate)
+    return replace(spec, arm="slow_momentum_long_average", hybrid=_with(spec, beta3=LONG_BETA3))
+
+
+def ademamix_long_average(width: int, steps: int, seed: int, rate: float) -> Spec:
+    spec = ademamix(width, steps, seed, rate)
+    return replace(spec, arm="ademamix_long_average", train={**spec.train, "beta3": LONG_BETA3})
+
+
 def orthogonal_jumps(width: int, steps: int, seed: int, rate: float) -> Spec:
     """AdamW, and jumps in which the slow average of a hidden matrix is made orthogonal, as Muon does in each step."""
     spec = slow(width, steps, seed, rate)
@@ -201,7 +208,7 @@ def ademamix_slow(width: int, steps: int, seed: int, rate: float) -> Spec:
         spec,
         arm="ademamix_slow_momentum",
         train=ademamix(width, steps, seed, rate).train,
-        hybrid=_with(spec, alpha=4.0, beta3=1.0 - (1.0 - beta3(steps)) / 4),
+        hybrid=_with(spec, alpha=4.0, beta3=1.0 - (1.0 - BETA3) / 4),
     )
 
 
@@ -219,6 +226,8 @@ ARMS = {
     "muon_slow_each_step": muon_slow_each_step,
     "schedule_free": schedule_free,
     "ademamix_slow_momentum": ademamix_slow,
+    "slow_momentum_long_average": slow_long_average,
+    "ademamix_long_average": ademamix_long_average,
 }
 RATES: Mapping[tuple[str, int], Sequence[float]] = {
     ("adamw", 32): (4e-3, 6e-3, 8e-3, 1.1e-2, 1.6e-2),
@@ -239,6 +248,8 @@ RATES: Mapping[tuple[str, int], Sequence[float]] = {
     ("muon_slow_momentum", 64): (1e-3, 2e-3, 4e-3),
     ("schedule_free", 32): (4e-3, 8e-3, 1.6e-2),
     ("ademamix_slow_momentum", 32): (2e-3, 3e-3, 4e-3),
+    ("slow_momentum_long_average", 32): (1.5e-3, 2e-3, 3e-3, 4e-3),
+    ("ademamix_long_average", 32): (1.5e-3, 2e-3, 3e-3, 4e-3),
 }
 
 
@@ -323,6 +334,8 @@ def queue(results: Results) -> Iterator[Spec]:
     yield from frontier(results, "adamw", 32, 2000, (2400, 2800, 3200), SEEDS)
     yield from stage(results, 32, 2000, ("slow_momentum", "muon_slow_momentum", "placebo", "ema_nesterov"))
     yield from stage(results, 32, 8000, ("placebo", "ema_nesterov"))
+    for arm in ("slow_momentum_long_average", "ademamix_long_average"):
+        yield from tuning(arm, 32, 8000)
     yield from stage(results, 64, 8000, ("adamw", "slow_momentum", "ademamix"))
     # The cost of the trust rule in healthy runs, and its benefit at twice the best rate.
     if (rate := results.best_rate("slow_momentum", 32, 4000)) is not None:
