@@ -4,7 +4,7 @@ Every real step adds its gradient to a slow average q. After K real steps, one j
 AdEMAMix would have made one by one, and the next gradient is taken at the new weights.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -69,7 +69,7 @@ class SlowMomentum(Predictor):
             )
         self._rule = _rule(self.optimizer)
         self._most = self.config.cycle_steps - self.config.prediction_horizon
-        self._orthogonal = self.weights.hidden_matrices if self.options.matrices == "orthogonal" else []
+        self._orthogonal = self._orthogonal_numbers()
         if self._orthogonal and self._rule is _as_it_is:
             raise ConfigError(
                 f"hybrid.predictor.matrices is 'orthogonal' but {type(self.optimizer).__name__} has no first moment: "
@@ -77,10 +77,16 @@ class SlowMomentum(Predictor):
             )
         if any(hasattr(self.weights.parameters[number], "to_local") for number in self._orthogonal):
             raise ConfigError(
-                "hybrid.predictor.matrices is 'orthogonal' but FSDP splits the matrices: use train.parallel: ddp, or "
-                "matrices: second_moment"
+                "slow_momentum makes whole matrices orthogonal but FSDP splits them: use train.parallel: ddp, or an "
+                "optimizer other than muon with matrices: second_moment"
             )
         self.average = self.add_buffers("average")
+
+    def _orthogonal_numbers(self) -> set[int]:
+        """Numbers of the matrices whose step is `_orthogonal`: Muon's own, and all hidden ones if asked."""
+        groups = self.optimizer.param_groups
+        chosen = {number for number, place in enumerate(self.weights.group_of) if groups[place].get("muon")}
+        return chosen.union(self.weights.hidden_matrices if self.options.matrices == "orthogonal" else ())
 
     def initial_numbers(self) -> dict[str, Number | list[Number]]:
         return {"since": 0, "progress": 0.0, "rates": [0.0] * self.weights.groups}
@@ -110,7 +116,7 @@ class SlowMomentum(Predictor):
         ]
         if self._rule is _over_second_moment and self.direction.direct and self.options.caution == "none":
             self._write_in_place(sizes)
-            numbers: Sequence[int] = self._orthogonal
+            numbers: Iterable[int] = self._orthogonal
         else:
             numbers = range(len(self.weights.parameters))
         groups = self.optimizer.param_groups
@@ -124,10 +130,14 @@ class SlowMomentum(Predictor):
             self.direction.put(number, step.mul_(sizes[number]))
 
     def _write_in_place(self, sizes: Sequence[float]) -> None:
-        """`_over_second_moment` for a whole parameter group, computed in the buffer: no temporary, few kernels."""
+        """`_over_second_moment` for all other parameters of a group, in the buffer: no temporary, few kernels."""
         assert self.direction is not None
         for place, group in enumerate(self.optimizer.param_groups):
-            numbers = [number for number, other in enumerate(self.weights.group_of) if other == place]
+            numbers = [
+                number
+                for number, other in enumerate(self.weights.group_of)
+                if other == place and number not in self._orthogonal
+            ]
             states = {number: self.optimizer.state.get(self.weights.parameters[number]) for number in numbers}
             known = {number: state for number, state in states.items() if state}
             for number in states.keys() - known.keys():
@@ -169,10 +179,8 @@ def _rule(optimizer: torch.optim.Optimizer) -> Rule:
     weights that AdamWPrune keeps at zero.
     """
     kind = type(optimizer)
-    if kind in (torch.optim.Adam, torch.optim.AdamW, StreamedAdam, StreamedAdamW, AdamWSPAM, AdEMAMix):
+    if kind in (torch.optim.Adam, torch.optim.AdamW, StreamedAdam, StreamedAdamW, AdamWSPAM, AdEMAMix, MuonAdamW):
         return _over_second_moment
-    if kind is MuonAdamW:
-        return _of_muon
     if kind in (torch.optim.SGD, StreamedSGD):
         return _as_it_is
     raise ConfigError(
@@ -190,11 +198,6 @@ def _over_second_moment(average: torch.Tensor, state: Mapping[str, Any], group: 
     root = (square.to(average.device).float() / correction).sqrt_().add_(float(group["eps"]))
     step = torch.div(average, root, out=root)
     return step.neg_() if group["maximize"] else step
-
-
-def _of_muon(average: torch.Tensor, state: Mapping[str, Any], group: Mapping[str, Any]) -> torch.Tensor:
-    """`_orthogonal` for Muon's matrices; AdamW's rule for the other parameters."""
-    return (_orthogonal if group["muon"] else _over_second_moment)(average, state, group)
 
 
 def _orthogonal(average: torch.Tensor, state: Mapping[str, Any], group: Mapping[str, Any]) -> torch.Tensor:
