@@ -343,13 +343,14 @@ def queue(results: Results) -> Iterator[Spec]:
             yield slow_trusting(32, 4000, seed, rate)
             yield from (arm(64, 4000, seed, 6e-3) for arm in (slow, slow_trusting))
     yield from stage(results, 32, 4000, ("ademamix_slow_momentum", "schedule_free"))
-    yield from stability(128, STABILITY_STEPS, 1, 2e-3)
+    for rate in (2e-3, 4e-3):
+        yield from stability(128, STABILITY_STEPS, 1, rate)
 
 
 def stability(width: int, steps: int, seed: int, rate: float) -> Iterator[Spec]:
     """What keeps slow momentum from diverging at AdamW's own rate, where its default gain is too large?"""
-    yield slow(width, steps, seed, rate)
     yield adamw(width, steps, seed, rate)
+    yield slow(width, steps, seed, rate)
     yield slow_trusting(width, steps, seed, rate)
     yield slow(width, steps, seed, rate / 2)
     yield slow_alpha(4.0, width, steps, seed, rate)
