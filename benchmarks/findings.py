@@ -303,7 +303,8 @@ def _kept(result: RunResult) -> dict[str, Any]:
         "part_seconds": dict(result.part_seconds),
         "phase_seconds": dict(result.phase_seconds),
         "statistics": {name: statistics.get(name) for name in names},
-        "data": result.fingerprint.get("data"),
+        "corpus": result.fingerprint["corpus"],
+        "hardware": result.fingerprint["hardware"],
         "finished_at": time.time(),
     }
 
