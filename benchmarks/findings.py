@@ -238,7 +238,7 @@ RATES: Mapping[tuple[str, int], Sequence[float]] = {
     ("adamw", 64): (4e-3, 6e-3, 8e-3, 1.1e-2),
     ("slow_momentum", 64): (1.5e-3, 2e-3, 3e-3),
     ("ademamix", 64): (1.5e-3, 2e-3, 3e-3),
-    ("ema_nesterov", 64): (2e-3, 3e-3, 4e-3),
+    ("ema_nesterov", 64): (3e-3, 4e-3, 6e-3),  # 4e-3 was the best of the first two
     ("muon", 32): (4e-3, 8e-3, 1.6e-2, 3.2e-2),
     ("muon_slow_momentum", 32): (2e-3, 4e-3, 8e-3, 1.6e-2),
     ("muon_slow_each_step", 32): (4e-3, 8e-3, 1.6e-2),
