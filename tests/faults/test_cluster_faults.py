@@ -17,6 +17,7 @@ import pytest
 import ray
 from free_ports import free_ports
 from micro_jobs import micro_job
+from ray._common.utils import get_ray_address_file
 from ray.cluster_utils import Cluster
 from ray_warnings import RAY_WARNINGS
 
@@ -44,6 +45,8 @@ class Nodes:
         dashboard = {"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": port}
         # A lost node is noticed after 3 s instead of 15 s.
         health = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 500}
+        # Cluster writes its address into Ray's default folder, which is not there where no Ray has ever been started.
+        Path(get_ray_address_file(None)).parent.mkdir(exist_ok=True)
         head = {"num_cpus": 0, "temp_dir": str(folder), "_system_config": health, **dashboard}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self._cluster._shutdown_at_exit = False  # nodes are added in threads, where no signal handler can be set

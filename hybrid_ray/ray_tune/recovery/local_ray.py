@@ -1,5 +1,7 @@
 """Notice that the Ray of this machine has died. Ray itself reports dead trials, waits for ever, or aborts."""
 
+import contextlib
+
 import psutil
 
 from hybrid_ray.errors import HybridRayError
@@ -17,9 +19,11 @@ class LocalRay:
     """
 
     def __init__(self, *, cluster: bool) -> None:
-        children = [] if cluster else psutil.Process().children(recursive=True)
-        parts = [child for child in children if child.name() in _PARTS]
-        self._parts = {child.pid: (child.name(), child.create_time()) for child in parts}  # plain: Tune pickles it
+        self._parts: dict[int, tuple[str, float]] = {}  # plain values: Tune pickles them
+        for child in [] if cluster else psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # a worker that has just ended
+                if (name := child.name()) in _PARTS:
+                    self._parts[child.pid] = name, child.create_time()
 
     def check(self) -> None:
         """Raises `HybridRayError` if a part of it has died. Quick: it reads two files of the operating system.
