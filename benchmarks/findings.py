@@ -289,7 +289,7 @@ class Results:
 
 def _kept(result: RunResult) -> dict[str, Any]:
     statistics = result.statistics
-    names = ("decisions", "jumps", "misses", "events", "mean_cosine", "mean_alpha", "mean_error", "false_accept_rate")
+    names = ("decisions", "jumps", "overshoots", "events", "mean_cosine", "mean_alpha", "mean_error")
     return {
         "status": result.status,
         "error": result.error,

@@ -1,6 +1,6 @@
 """Your own predictor: a short average of the displacement of the last windows of real steps.
 
-`examples/own_predictor.yaml` trains with it: ``hybrid-ray compare examples/own_predictor.yaml``.
+`examples/own_predictor.yaml` searches with it: ``hybrid-ray run examples/own_predictor.yaml``.
 """
 
 from collections.abc import Sequence

@@ -35,7 +35,7 @@ def _add_job_commands(subparsers: Any) -> None:
         arguments.add_set(command)
         return command
 
-    add("run", commands.run, "run a whole study: baseline, frontier, search, confirmation, report")
+    add("run", commands.run, "run a whole study: baseline, frontier, search, confirmation; the report is in studies/NAME")
     plan = add("plan", commands.plan, "estimate the time and memory that a job needs; trains nothing")
     plan.add_argument(
         "--memory",
@@ -60,16 +60,17 @@ def _add_job_commands(subparsers: Any) -> None:
 def _add_study_commands(subparsers: Any) -> None:
     """Commands that read a study's directory."""
 
-    def add(name: str, run: arguments.Run, text: str) -> argparse.ArgumentParser:
+    def add(name: str, run: arguments.Run, text: str, what: str = "a study") -> argparse.ArgumentParser:
         command = arguments.add_command(subparsers, name, run, text)
-        command.add_argument("study", metavar="DIR", help="a study directory, such as studies/local")
+        command.add_argument("study", metavar="DIR", help=f"directory of {what}, such as studies/local")
         return command
 
-    resume = add("resume", commands.resume, "continue a study or ladder that was stopped; finished trials are kept")
+    resume = add("resume", commands.resume, "continue a study or ladder that was stopped; finished trials are kept", "a study or ladder")
     arguments.add_fork(resume)
     extend = add("extend", commands.extend, "add trials to a finished study")
     arguments.add_trials(extend)
-    add("report", commands.report, "write report.html and report.md again from the stored results")
+    stored = "a study, ladder or comparison"
+    add("report", commands.report, "write report.html and report.md again from the stored results", stored)
     rescore = add("rescore", commands.rescore, "score a study's trials by another objective; trains nothing")
     arguments.add_set(rescore, "change a setting of the objective, e.g. objective.mode=net")
 

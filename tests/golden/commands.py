@@ -19,11 +19,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
-from names import COMMAND_LINE, as_today, text_as_recorded
 
 __all__ = ["command_traces", "micro_job", "run_command", "run_commands", "workplace", "write_job"]
 
 REPOSITORY = Path(__file__).parents[2]
+COMMAND_LINE = "hybrid_ray.cli"  # run with python -m
 COMMANDS = (
     *("run", "plan", "train", "compare", "ladder", "resume", "extend", "report", "rescore"),
     *("submit", "logs", "stop", "fetch", "init", "doctor"),
@@ -60,7 +60,7 @@ _WRONG: Mapping[str, tuple[str, ...]] = {
 
 
 def micro_job(**sections: Mapping[str, Any]) -> dict[str, Any]:
-    """A job, in recorded names, whose runs take about a second; ``sections`` replace parts of it."""
+    """A job whose runs take about a second; ``sections`` replace parts of it."""
     job: dict[str, Any] = {
         "name": "micro",
         "studies_dir": "studies",
@@ -77,7 +77,7 @@ def micro_job(**sections: Mapping[str, Any]) -> dict[str, Any]:
         },
         "search": {"trials": 2, "startup_trials": 2, "sampler": "random", "scheduler": "none"},
         "confirm": {"best": 4, "seeds": 3},
-        "compare": {"looks": [3], "arms": ["placebo", "random_direction"], "tune_baseline": False},
+        "compare": {"interim_analyses": [3], "arms": ["placebo", "random_direction"], "tune_baseline": False},
         "resources": {"max_concurrent": 1},
     }
     for section, values in sections.items():
@@ -86,7 +86,7 @@ def micro_job(**sections: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_job(path: Path, job: Mapping[str, Any]) -> None:
-    path.write_text(yaml.safe_dump(as_today(job), sort_keys=False), encoding="utf-8")
+    path.write_text(yaml.safe_dump(job, sort_keys=False), encoding="utf-8")
 
 
 @contextmanager
@@ -186,7 +186,7 @@ def _environment(folder: Path) -> dict[str, str]:
 def _lines(text: str, folder: Path, masked: bool) -> list[str]:
     """The lines of a text without varying parts; if ``masked``, also without blank lines and column widths."""
     text = text.replace(str(folder), "FOLDER").replace(str(REPOSITORY), "REPOSITORY")
-    text = _PATH.sub("PATH", text_as_recorded(text))
+    text = _PATH.sub("PATH", text)
     if not masked:
         return text.splitlines()
     lines = (re.sub(r"\s+", " ", _NUMBER.sub("#", line)).strip() for line in text.splitlines())

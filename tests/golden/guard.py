@@ -4,10 +4,11 @@
     python tests/golden/guard.py compare           compute them again and print each difference; exit code 1 on any
     python tests/golden/guard.py compare --fast    only the trainer and the commands that train nothing
 
-Use it for a change that moves and renames code and must do nothing else. Map changed names in ``names.py``. Record a
-trace again only for an intended change, in a commit that says why. Losses are equal to the last bit only on the machine
-and torch build that recorded them. Elsewhere `compare` says so (exit code 2), and ``test_guard.py`` compares losses to
-the digits on which different processors agree.
+Use it for a change that moves code and must do nothing else: record from the sources before it, compare after it. The
+losses are equal to the last bit only on the machine and torch build that recorded them; elsewhere `compare` says so
+(exit code 2). The traces of the trainer alone are kept in the repository, because ``test_guard.py`` compares them on
+any machine, to the digits on which processors agree. Record those again only for an intended change, in a commit that
+says why.
 """
 
 import argparse

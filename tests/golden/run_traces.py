@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 from commands import micro_job, run_command, run_commands, workplace, write_job
-from names import as_recorded, result_as_recorded
 
 from hybrid_ray.storage.json_files import read_json
 
@@ -22,7 +21,7 @@ RUNS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "pruned, bf16 weights": ("hybrid", {"train": {"optimizer": "adamwprune", "precision": "bf16", "weights": "bf16"}}),
     "cnn": (
         "hybrid",
-        {"model": {"preset": "cnn"}, "data": {"corpus": "digits"}, "hybrid": {"predictor": "coast"}},
+        {"model": {"preset": "cnn"}, "data": {"corpus": "digits"}, "hybrid": {"predictor": "momentum"}},
     ),
 }
 _EXACT = ("loss", "confidence", "learning_rate", "grad_norm")
@@ -68,24 +67,23 @@ def files_of(directory: Path) -> list[str]:
 
 def result_of(directory: Path) -> dict[str, Any]:
     """The content of ``result.json`` without times and values that depend on them."""
-    result = result_as_recorded(read_json(directory / "result.json"))
+    result = read_json(directory / "result.json")
     return {
         "keys": sorted(result),
-        **{name: result[name] for name in ("arm", "seed", "status", "steps", "real_steps", "predicted_steps")},
-        **{name: result[name] for name in ("phase_steps", "tokens", "error")},
+        **{name: result[name] for name in ("arm", "seed", "status", "tokens", "error")},
         "heldout": {split: exact(row) for split, row in result["heldout"].items()},
         "curve": [[point["step"], point["real_steps"], exact(point["loss"])] for point in result["curve"]],
         "letters": result["replay"]["phases"],
         "jumps": exact(result["replay"]["norms"]),
         "statistics": sorted(result["statistics"]),
-        "misses": result["statistics"].get("misses"),
+        "overshoots": result["statistics"].get("overshoots"),
         "sample": None if result["sample"] is None else hashlib.sha256(result["sample"].encode()).hexdigest()[:16],
     }
 
 
 def steps_of(steps: pd.DataFrame) -> dict[str, Any]:
     """Step records without their seconds."""
-    rows = as_recorded(steps.to_dict("records"))
+    rows = steps.to_dict("records")
     columns = list(rows[0])
     assert {"phase", *_EXACT} <= set(columns)
     events = {str(row["step"]): row["event"] for row in rows if isinstance(row["event"], str)}

@@ -11,8 +11,9 @@ from typing import Any
 
 import pandas as pd
 from commands import micro_job, run_command, run_commands, workplace, write_job
-from names import NEW_COLUMNS, as_recorded, as_today, load_study
 from run_traces import exact, files_of, result_of, steps_of
+
+from hybrid_ray import load_study
 
 __all__ = ["study_traces"]
 
@@ -20,7 +21,7 @@ STUDY = "studies/micro"
 _SHORT = {"steps": 40, "evaluations": 2, "sample_tokens": 0}
 _STEPS = ("steps", "real_steps", "predicted_steps")
 _TRIAL = ("number", "state", "preset", "loss", "baseline_loss", "inert", "status", *_STEPS)
-_RUN = ("run", "arm", "seed", "status", "loss", "confirm_loss", *_STEPS)
+_RUN = ("run", "arm", "seed", "status", "loss", "test_loss", *_STEPS)
 
 
 def study_traces() -> dict[str, Any]:
@@ -76,9 +77,7 @@ def _tables(directory: Path) -> dict[str, Any]:
     params = [name for name in study.trials.columns if name.startswith("params_")]
     tables = {"trials": study.trials, "frontier": study.frontier, "confirmation": study.confirmation}
     return {
-        "columns": {
-            name: sorted(as_recorded(dict.fromkeys({*table.columns} - NEW_COLUMNS))) for name, table in tables.items()
-        },
+        "columns": {name: sorted(table.columns) for name, table in tables.items()},
         "trials": _rows(study.trials, [*_TRIAL, *params], by="number"),
         "frontier": _rows(study.frontier, ["length", *_RUN], by="length"),
         "baseline": _rows(study.baseline, _RUN, by="run"),
@@ -87,16 +86,13 @@ def _tables(directory: Path) -> dict[str, Any]:
 
 
 def _rows(table: pd.DataFrame, columns: Sequence[str], *, by: str) -> list[dict[str, Any]]:
-    rows = table.sort_values(by)[list(as_today(dict.fromkeys(columns)))].to_dict("records")
-    return [
-        exact(as_recorded({name: None if value != value else value for name, value in row.items()})) for row in rows
-    ]
+    rows = table.sort_values(by)[list(columns)].to_dict("records")
+    return [exact({name: None if value != value else value for name, value in row.items()}) for row in rows]
 
 
 def _statistics(found: Mapping[str, Any] | None) -> dict[str, Any]:
     """The names and the losses in ``confirmation.json``."""
     assert found is not None
-    found = as_recorded(found)
     candidates = sorted(found["candidates"], key=lambda one: one["trial"])
     return {
         "names": sorted(set(_places(found))),
@@ -112,7 +108,7 @@ def _statistics(found: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _comparison(directory: Path) -> dict[str, Any]:
-    written = as_recorded(json.loads((directory / "comparison.json").read_text(encoding="utf-8")))
+    written = json.loads((directory / "comparison.json").read_text(encoding="utf-8"))
     runs = [path.parent.relative_to(directory).as_posix() for path in sorted(directory.rglob("result.json"))]
     return {
         "files": [name for name in files_of(directory) if not name.endswith(".png")],

@@ -9,16 +9,18 @@ import io
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from names import HybridTrainer, as_recorded, as_today, hybrid_config
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
+
+from hybrid_ray import HybridConfig, HybridTrainer
+from hybrid_ray.config.predictors import OPTIONS
 
 __all__ = ["rank_traces", "trainer_traces"]
 
@@ -34,6 +36,8 @@ BASE: Mapping[str, Any] = {
     "time_constant": 20.0,
     "sample_one_in": 2,
     "gain": 0.6,
+    "first_fraction": 0.0,
+    "off_fraction": 0.0,
 }
 OPTIMIZERS: Mapping[str, Callable[[Any], torch.optim.Optimizer]] = {
     "adamw": lambda groups: torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.95)),
@@ -62,14 +66,14 @@ _TROUBLE = {15: math.nan, 34: 1e4, 41: math.inf, 58: 30.0}
 SCENARIOS: Mapping[str, Scenario] = {
     **{
         f"{name}, {optimizer}": Scenario(settings=_predictor(name), optimizer=optimizer)
-        for name in ("off", "ema_nesterov", "snoo", "linear_fit", "coast", "nothing")
+        for name in ("none", "ema_nesterov", "snoo", "linear_fit", "momentum", "zero")
         for optimizer in OPTIMIZERS
     },
     **{name: Scenario(settings=_predictor(name), replay_of="ema_nesterov, adamw") for name in ("random", "reversed")},
     "micro-corrections": Scenario(settings=_MICRO),
-    "nothing, replayed": Scenario(settings=_predictor("nothing"), replay_of="micro-corrections"),
+    "zero, replayed": Scenario(settings=_predictor("zero"), replay_of="micro-corrections"),
     "resumed in mid-Predict": Scenario(settings=_MICRO, restore_at=12),
-    "micro-corrections, coast": Scenario(settings=_predictor("coast", **_MICRO)),
+    "micro-corrections, momentum": Scenario(settings=_predictor("momentum", **_MICRO)),
     "no Correct phase": Scenario(settings={"correct_steps": 0, "full_steps": 2}),
     "gated by confidence": Scenario(settings={"confidence_threshold": 0.45}),
     "gated by confidence, sgd": Scenario(settings={"confidence_threshold": 0.6}, optimizer="sgd"),
@@ -81,7 +85,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "host buffers, offloaded": Scenario(settings={"buffer_device": "host", "offload_optimizer": True, **_MICRO}),
     "rollback, skip and reset": Scenario(spoiled=_TROUBLE),
     "rollback in a micro-correction": Scenario(settings=_MICRO, spoiled={12: math.nan, 45: 1e3}),
-    "trouble without prediction": Scenario(settings=_predictor("off"), spoiled=_TROUBLE),
+    "trouble without prediction": Scenario(settings=_predictor("none"), spoiled=_TROUBLE),
     "trouble after a long jump": Scenario(settings={"gain": 8.0}, optimizer="sgd"),
     "diverged": Scenario(spoiled=dict.fromkeys(range(30, STEPS), math.nan)),
 }
@@ -131,10 +135,10 @@ class _Training:
         groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = OPTIMIZERS[scenario.optimizer](groups)
         schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1.0 - 0.8 * step / STEPS)
-        settings = as_today({"first_fraction": 0.0, "off_fraction": 0.0, **BASE, **scenario.settings})
+        settings = {**BASE, **scenario.settings}
         arguments = {name: settings.pop(name) for name in TRAINER_ARGUMENTS if name in settings}
         self.trainer = HybridTrainer(
-            self.model, self.optimizer, hybrid_config(settings), lr_scheduler=schedule, replay=replay, **arguments
+            self.model, self.optimizer, _hybrid_config(settings), lr_scheduler=schedule, replay=replay, **arguments
         )
         self.factors, self.steps, self.batches = scenario.spoiled, 0, 0
         generator = torch.Generator().manual_seed(1)
@@ -169,6 +173,18 @@ class _Training:
         return other
 
 
+def _hybrid_config(settings: Mapping[str, Any]) -> HybridConfig:
+    """The configuration for settings in which the predictor's options stand beside those of the method."""
+    name = settings.get("predictor", "ema_nesterov")
+    moving = "ema_nesterov" if name == "reversed" else name
+    own = {option.name for option in fields(OPTIONS[moving])}
+    every = {option.name for kind in OPTIONS.values() for option in fields(kind)}
+    predictor: dict[str, Any] = {"name": moving, **{key: settings[key] for key in own & settings.keys()}}
+    if name == "reversed":
+        predictor = {"name": name, "of": predictor}
+    return HybridConfig(**{**{key: settings[key] for key in settings.keys() - every}, "predictor": predictor})
+
+
 def _parallel(module: nn.Module, how: str) -> nn.Module:
     if how == "fsdp":
         return fully_shard(module)
@@ -182,15 +198,15 @@ def _trace(scenario: Scenario, records: dict[str, Any], name: str) -> dict[str, 
         if step == scenario.restore_at:
             training = training.restored(scenario, replay)
         try:
-            results.append(as_recorded(_fields(training.step())))
+            results.append(_fields(training.step()))
         except ArithmeticError as raised:
             error = f"{type(raised).__name__}: {raised}"
             break
     record = records[name] = training.trainer.replay_record()
-    numbers = as_recorded(training.trainer.statistics())
+    numbers = training.trainer.statistics()
     return {
         "letters": record.phases,
-        "phases": "".join(as_recorded(str(row["phase"]), key="phase")[0] for row in results),
+        "phases": "".join(str(row["phase"])[0] for row in results),
         "predicted": sum(row["predicted"] for row in results),
         "losses": [_exact(row["loss"]) for row in results if row["loss"] is not None],
         "grad_norms": _hash(_exact(row["grad_norm"]) for row in results),
