@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from hybrid_ray.config import JobConfig
 from hybrid_ray.ray_tune.sampler import build_sampler
-from hybrid_ray.ray_tune.searcher import queue_again, tell, was_interrupted
+from hybrid_ray.ray_tune.searcher import queue_again, tell, trial_row, was_interrupted
 from hybrid_ray.run_result import TrialEnd, was_trained
 from hybrid_ray.storage.jsonl import repair_last_line
 from hybrid_ray.storage.study_store import StudyStore
@@ -71,7 +71,9 @@ def reconcile(study: optuna.Study, store: StudyStore, job: JobConfig) -> int:
     rows = {row["number"]: row for row in store.trials()}
     for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if frozen.number not in rows:
-            rows[frozen.number] = _interrupted_row(frozen)
+            killed = {"status": "failed", "error": "interrupted: the driver was killed; its settings are queued again"}
+            started = frozen.datetime_start.timestamp() if frozen.datetime_start else None
+            rows[frozen.number] = trial_row(frozen, TrialEnd.INTERRUPTED, killed, started=started, ended=None)
             store.add_trial(rows[frozen.number])
         tell(study, optuna.trial.Trial(study, frozen._trial_id), rows[frozen.number], job.objective.mode)
     return sum(queue_again(study, number) for number, row in rows.items() if was_interrupted(row))
@@ -90,18 +92,3 @@ def _give_another_chance(store: StudyStore) -> None:
     }
     if changes:
         store.amend_trials(changes)
-
-
-def _interrupted_row(frozen: optuna.trial.FrozenTrial) -> dict[str, Any]:
-    return {
-        "number": frozen.number,
-        "state": TrialState.FAIL.name,
-        **{f"params_{name}": value for name, value in frozen.params.items()},
-        "status": "failed",
-        "error": "interrupted: the driver was killed; its settings are queued again",
-        "end": TrialEnd.INTERRUPTED,
-        "preset": frozen.user_attrs.get("preset"),
-        "equal_to": None,
-        "started": frozen.datetime_start.timestamp() if frozen.datetime_start else None,
-        "ended": None,
-    }

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from hybrid_ray.errors import ConfigError
@@ -33,7 +33,16 @@ from hybrid_ray.evaluation.equal_settings import TrainedSettings
 from hybrid_ray.evaluation.summary import INERT_SHARE
 from hybrid_ray.run_result import MEASURES, TrialEnd, TrialRow
 
-__all__ = ["MOST_EQUAL", "Listener", "OptunaSearcher", "queue_again", "tell", "values_of", "was_interrupted"]
+__all__ = [
+    "MOST_EQUAL",
+    "Listener",
+    "OptunaSearcher",
+    "queue_again",
+    "tell",
+    "trial_row",
+    "values_of",
+    "was_interrupted",
+]
 
 MOST_EQUAL = 50
 """So many proposals in a row that equal earlier trials end a search: its space seems to have no other settings."""
@@ -220,7 +229,7 @@ class OptunaSearcher(Searcher):
 
     def _end(self, trial_id: str, end: TrialEnd, result: Mapping[str, Any]) -> None:
         running = self._running[trial_id]
-        row = self._row(running, end, result)
+        row = trial_row(running.trial, end, result, started=running.started, ended=self._clock())
         self._listener.ended(row)
         del self._running[trial_id]
         tell(self._study, running.trial, row, self._objective)
@@ -230,21 +239,6 @@ class OptunaSearcher(Searcher):
                 self._trained.remove(running.trial.number)
             for trial in self._waiting.pop(running.trial.number, ()):
                 self._end_equal(trial, row)
-
-    def _row(self, running: _Running, end: TrialEnd, result: Mapping[str, Any]) -> dict[str, Any]:
-        """The row of ``trials.jsonl``."""
-        trial = running.trial
-        row = TrialRow(
-            number=trial.number,
-            state=end.state,
-            end=end,
-            preset=trial.user_attrs.get("preset"),
-            equal_to=None,
-            started=running.started,
-            ended=self._clock(),
-            **{name: result.get(name) for name in MEASURES},
-        )
-        return asdict(row) | {f"params_{name}": value for name, value in trial.params.items()}
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Does nothing: a study is resumed from the journal in its directory."""
@@ -258,6 +252,28 @@ class OptunaSearcher(Searcher):
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles it to a file that nothing reads. The study can't be pickled and is left out."""
         return {}
+
+
+def trial_row(
+    trial: optuna.Trial | FrozenTrial,
+    end: TrialEnd,
+    measures: Mapping[str, Any],
+    *,
+    started: float | None,
+    ended: float | None,
+) -> dict[str, Any]:
+    """The row of ``trials.jsonl`` for a trained trial. Measures that are missing are None."""
+    row = TrialRow(
+        number=trial.number,
+        state=end.state,
+        end=end,
+        preset=trial.user_attrs.get("preset"),
+        equal_to=None,
+        started=started,
+        ended=ended,
+        **{name: measures.get(name) for name in MEASURES},
+    )
+    return asdict(row) | {f"params_{name}": value for name, value in trial.params.items()}
 
 
 def tell(study: optuna.Study, trial: optuna.Trial, row: Mapping[str, Any], mode: Mode) -> None:

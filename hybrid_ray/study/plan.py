@@ -300,12 +300,10 @@ def _timed_gradient(job: JobConfig, task: Task) -> float:
 
 
 def _timed_product(left: torch.Tensor, right: torch.Tensor) -> float:
-    if left.is_cuda:
-        torch.cuda.synchronize()
+    synchronize(left.device)
     start = time.perf_counter()
     left @ right
-    if left.is_cuda:
-        torch.cuda.synchronize()
+    synchronize(left.device)
     return time.perf_counter() - start
 
 

@@ -8,7 +8,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import optuna
@@ -17,10 +16,11 @@ from optuna.trial import FrozenTrial, TrialState
 from hybrid_ray.config import JobConfig
 from hybrid_ray.evaluation.scoring import TrialScorer
 from hybrid_ray.ray_tune.optuna_storage import NAME, open_study
-from hybrid_ray.ray_tune.searcher import tell
-from hybrid_ray.run_result import MEASURES, TrialEnd, TrialRow
+from hybrid_ray.ray_tune.searcher import tell, trial_row
+from hybrid_ray.run_result import TrialEnd
 from hybrid_ray.storage.run_cache import read_result
 from hybrid_ray.storage.study_store import StudyStore
+from hybrid_ray.study.candidates import params_of
 
 __all__ = ["open_whole_study", "rebuild_rows"]
 
@@ -67,7 +67,7 @@ def _fill(study: optuna.Study, store: StudyStore, job: JobConfig, ask: Ask) -> N
     folders = [int(path.name) for path in (store.directory / "trials").glob("[0-9]*") if path.name.isdigit()]
     for number in range(max([*rows, *folders], default=-1) + 1):
         row = rows.get(number, {"number": number, "state": "FAIL"})
-        params = {name.removeprefix("params_"): value for name, value in row.items() if name.startswith("params_")}
+        params = params_of(row)
         if not params:
             study.tell(study.ask(), state=TrialState.FAIL)
             continue
@@ -103,14 +103,10 @@ def _row(trial: FrozenTrial, store: StudyStore, scorer: TrialScorer) -> dict[str
     if result is not None and result.status in ("finished", "diverged"):
         measures = scorer.final(result)
         end = TrialEnd.of(measures)
-    row = TrialRow(
-        number=trial.number,
-        state=end.state,
-        end=end,
-        preset=trial.user_attrs.get("preset"),
-        equal_to=None,
+    return trial_row(
+        trial,
+        end,
+        measures,
         started=trial.datetime_start.timestamp() if trial.datetime_start else None,
         ended=trial.datetime_complete.timestamp() if trial.datetime_complete else None,
-        **{name: measures.get(name) for name in MEASURES},
     )
-    return asdict(row) | {f"params_{name}": value for name, value in trial.params.items()}
