@@ -1,14 +1,13 @@
 """Batches from tokens: an endless, resumable training stream, and one pass over a held-out split."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hybrid_ray.data.stream import SharedStream
+from hybrid_ray.data.stream import SharedStream, StreamSampler
 from hybrid_ray.errors import ConfigError
 
 __all__ = ["BatchSampler", "heldout_batches"]
@@ -16,7 +15,7 @@ __all__ = ["BatchSampler", "heldout_batches"]
 Tokens = npt.NDArray[np.uint16]
 
 
-class BatchSampler:
+class BatchSampler(StreamSampler):
     """Draws random windows of the training text in the order of a ``SharedStream``.
 
     The order does not depend on the number of ranks or on the micro-batch size.
@@ -46,14 +45,6 @@ class BatchSampler:
     def next(self) -> tuple[Tensor, Tensor]:
         """Return this rank's tokens_BT and targets_BT (int64, on the CPU) and advance the stream by one batch."""
         return _pair(self.tokens[self.stream.next()[:, None] + self.window])
-
-    def state_dict(self) -> dict[str, Any]:
-        """The position in the stream; the same on every rank."""
-        return self.stream.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a saved position. Raises ConfigError if the state is from another stream."""
-        self.stream.load_state_dict(state)
 
 
 def heldout_batches(tokens: Tokens, *, batch_size: int, sequence_length: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -14,7 +14,7 @@ from hybrid_ray.config import DataConfig, Split
 from hybrid_ray.data.batches import BatchSampler, heldout_batches
 from hybrid_ray.data.cache import cache_root, cached_directory, is_whole, remember, remembered
 from hybrid_ray.data.sources import SHIPPED, Document, SourceFile, list_files, read_documents
-from hybrid_ray.data.split import SPLITS, hold_out, never_held_out
+from hybrid_ray.data.split import SPLITS, STRETCHES, hold_out, never_held_out
 from hybrid_ray.data.tokenizer import BPETokenizer, ByteTokenizer, NumberVocabulary, Tokenizer, Vocabulary, train_bpe
 from hybrid_ray.errors import ConfigError
 
@@ -24,7 +24,6 @@ FORMAT = 3  # version of the cached directory; if it changes, every corpus is re
 GPT2_VOCABULARY = 50_257
 RANDOM_TOKENS = 4_000_000  # size of the random corpus if max_bytes is not set
 TOGETHER = 256  # files encoded at a time: enough to use all cores, few enough to fit in memory
-STRETCHES = 32  # batches of one pass over a held-out split
 LARGEST_BATCH = 16_384  # tokens; a larger batch needs more memory and is not faster
 LARGEST_LOGITS = 2**26  # elements; with a large vocabulary, evaluation would otherwise set the memory peak
 TOKEN = np.dtype(np.uint16)

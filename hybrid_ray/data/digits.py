@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +18,8 @@ from torch import Tensor
 
 from hybrid_ray.config import Split
 from hybrid_ray.data.cache import cache_root, cached_directory
-from hybrid_ray.data.split import SPLITS
-from hybrid_ray.data.stream import SharedStream
+from hybrid_ray.data.split import SPLITS, STRETCHES
+from hybrid_ray.data.stream import SharedStream, StreamSampler
 
 __all__ = ["DigitSampler", "Digits", "heldout_digits", "prepare_digits"]
 
@@ -30,7 +29,6 @@ FORMAT = 3  # version of the rendering; if it changes, all images are rendered a
 TRAIN_IMAGES = 30_000
 HELDOUT_IMAGES = 5_000  # of each split
 TOGETHER = 2_000  # images bent at a time
-STRETCHES = 32  # batches of one pass over a held-out split
 FONTS = (
     *(f"DejaVu{name}" for name in ("Sans", "Sans-Bold", "Sans-Oblique", "SansMono", "SansMono-Bold")),
     *(f"DejaVu{name}" for name in ("Serif", "Serif-Bold", "Serif-Italic", "Serif-BoldItalic")),
@@ -140,7 +138,7 @@ def _bend(glyphs_BHW: Tensor, draw: torch.Generator) -> Tensor:
     return (floor + (strength - floor) * bent_B1HW[:, 0] + noise).clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
-class DigitSampler:
+class DigitSampler(StreamSampler):
     """Draws random training images in the order of a ``SharedStream``. Has the interface of ``BatchSampler``."""
 
     def __init__(self, digits: Digits, *, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
@@ -151,14 +149,6 @@ class DigitSampler:
     def next(self) -> tuple[Tensor, Tensor]:
         """Return this rank's images_B1HW (fp32, mean about 0) and labels_B (int64) and advance by one batch."""
         return _pair(self.digits, "train", self.stream.next())
-
-    def state_dict(self) -> dict[str, Any]:
-        """The position in the stream; the same on every rank."""
-        return self.stream.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a saved position. Raises ConfigError if the state is from another stream."""
-        self.stream.load_state_dict(state)
 
 
 def heldout_digits(digits: Digits, split: Split, *, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -12,9 +12,10 @@ from hybrid_ray.data.sources import Document
 from hybrid_ray.data.tokenizer import Tokenizer
 from hybrid_ray.errors import ConfigError
 
-__all__ = ["SPLITS", "HeldoutSplit", "hold_out", "never_held_out"]
+__all__ = ["SPLITS", "STRETCHES", "HeldoutSplit", "hold_out", "never_held_out"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
+STRETCHES = 32  # batches of one pass over a held-out split
 SLICE_TOKENS = 512  # about this many tokens per held-out file, so that a split mixes many files
 MOST_FILES = 256  # files per split
 MOST_SHARE = 0.2  # share of all files held out in the three splits together, unless the files are too short

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from hybrid_ray.errors import ConfigError
 
-__all__ = ["SharedStream"]
+__all__ = ["SharedStream", "StreamSampler"]
 
 BLOCK = 4096  # items drawn at a time
 
@@ -71,3 +71,17 @@ class SharedStream:
             if state[name] != mine:
                 raise ConfigError(f"the saved data position has {name} {state[name]} but this run has {mine}")
         self.position = state["position"]
+
+
+class StreamSampler:
+    """A sampler whose position is that of its ``stream``."""
+
+    stream: SharedStream
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position in the stream; the same on every rank."""
+        return self.stream.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a saved position. Raises `ConfigError` if the state is from another stream."""
+        self.stream.load_state_dict(state)

@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset
 
-from hybrid_ray.data.stream import SharedStream
+from hybrid_ray.data.split import STRETCHES
+from hybrid_ray.data.stream import SharedStream, StreamSampler
 
 __all__ = ["DatasetSampler", "Sampler", "dataset_fingerprint", "heldout_stretches", "own_draws"]
 
-STRETCHES = 32  # number of batches in one pass over a held-out split
 LOOKED_AT = 16  # maximum number of items per data set that the fingerprint reads
 
 Collate = Callable[[Sequence[Any]], Any]
@@ -39,7 +39,7 @@ class Sampler(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-class DatasetSampler:
+class DatasetSampler(StreamSampler):
     """Random items of a data set, drawn with replacement in the order of a `SharedStream`.
 
     Args:
@@ -59,14 +59,6 @@ class DatasetSampler:
         items = self.stream.next()
         keys = [f"{self.stream.seed},{first + place}" for place in range(len(items))]
         return self._collate(_read(self._dataset, items.tolist(), keys))
-
-    def state_dict(self) -> dict[str, Any]:
-        """The position in the stream; the same on every rank."""
-        return self.stream.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a saved position. Raises `ConfigError` if the state is from another stream."""
-        self.stream.load_state_dict(state)
 
 
 def heldout_stretches(dataset: Dataset[Any], collate: Collate, *, most: int) -> Iterator[Any]:
