@@ -44,6 +44,14 @@ def test_a_rung_is_the_job_with_its_settings_over_it_and_fewer_trials_than_the_o
     assert all(job.ladder == LadderConfig() for job in jobs.values())
 
 
+def test_a_rung_keeps_the_predictor_that_it_gives_and_may_not_replace_a_section_by_a_number() -> None:
+    slow = {"name": "slow_momentum", "beta3": 0.9}
+    jobs = rung_jobs(job_from_dict(ladder(small={}, large={"train.steps": 1200, "hybrid.predictor": slow})))
+    assert jobs["large"].hybrid.predictor.options["beta3"] == 0.9
+    with pytest.raises(ConfigError, match=r"ladder\.rungs\.large: train"):
+        job_from_dict(ladder(large={"train": 5}))
+
+
 def test_any_task_climbs_by_its_options() -> None:
     values = ladder(narrow={"task.options.width": 16}, wide={"task.options.width": 64})
     jobs = rung_jobs(job_from_dict(values | {"task": {"factory": "my_task:MyTask"}}))

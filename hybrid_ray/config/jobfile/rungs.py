@@ -1,12 +1,11 @@
 """The rungs of a ladder: each is the job with some settings changed, and with step counts as shares of its run."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Any
 
 from hybrid_ray.config.job import JobConfig
-from hybrid_ray.config.jobfile.relations import job_problems
-from hybrid_ray.config.jobfile.values import check_values, plain_values, put
+from hybrid_ray.config.jobfile.values import changed_job, plain_values
 from hybrid_ray.config.ladder import LadderConfig
 from hybrid_ray.errors import ConfigError
 
@@ -34,7 +33,7 @@ def rung_jobs(job: JobConfig) -> dict[str, JobConfig]:
 def check_rungs(job: JobConfig) -> tuple[dict[str, JobConfig], list[str]]:
     """The rungs, and the problems that the job itself does not have."""
     jobs: dict[str, JobConfig] = {}
-    problems, own, trials = [], set(job_problems(job)), job.search.trials
+    problems, trials = [], job.search.trials
     for name, settings in job.ladder.rungs.items():
         found = [] if name not in _OTHER_FOLDERS else [f"the ladder has a folder {name!r} of its own: rename the rung"]
         values = plain_values(replace(job, ladder=LadderConfig(), name="rung"))
@@ -42,18 +41,18 @@ def check_rungs(job: JobConfig) -> tuple[dict[str, JobConfig], list[str]]:
         if jobs:
             trials = max(2, round(job.ladder.trials_factor * trials))
         values["search"]["trials"] = trials
-        for path, value in settings.items():
-            if any(path == place or path.startswith(f"{place}.") for place in _SAME_ON_ALL):
-                found.append(f"{path} is the same on all rungs, or set by the ladder: leave it out")
-            elif (single := put(values, path.split("."), value)) is not None:
-                found.append(f"{path}: {single} is a single value, not a section")
-        _keep_shares(values, job, settings)
-        jobs[name], wrong_values = check_values(values)
+        _keep_shares(values, job, settings.get("train.steps", job.train.steps))
+        jobs[name], wrong = changed_job(job, values, settings, _path_problem)
         trials = jobs[name].search.trials
-        found += wrong_values
-        found += [problem for problem in job_problems(jobs[name]) if problem not in own]
-        problems += [f"ladder.rungs.{name}: {problem}" for problem in found]
+        problems += [f"ladder.rungs.{name}: {problem}" for problem in [*found, *wrong]]
     return jobs, [*problems, *_ladder_problems(job)]
+
+
+def _path_problem(path: str, value: Any) -> str | None:
+    """Why a rung can't change this setting; None if it can."""
+    if any(path == place or path.startswith(f"{place}.") for place in _SAME_ON_ALL):
+        return f"{path} is the same on all rungs, or set by the ladder: leave it out"
+    return None
 
 
 def keep_share(name: str, value: Any, *, factor: float, shares: Collection[str]) -> Any:
@@ -73,22 +72,15 @@ def keep_share(name: str, value: Any, *, factor: float, shares: Collection[str])
     return max(1 if value else 0, round(value * factor))
 
 
-def _keep_shares(values: dict[str, Any], job: JobConfig, settings: Mapping[str, Any]) -> None:
-    """Change the job's own step counts in ``values``, except those that the rung sets itself."""
-    steps = values["train"]["steps"]
+def _keep_shares(values: dict[str, Any], job: JobConfig, steps: Any) -> None:
+    """Change the job's own step counts in ``values`` to those of a rung of ``steps``."""
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
         return  # reported with the other wrong values
-    options = [f"predictor.{name}" for name in job.hybrid.predictor.options if name in _MEMORY]
-    for place, names in (("hybrid", (*_STEPS, *options)), ("train", ("beta3",))):
+    hybrid, factor = values["hybrid"], steps / job.train.steps
+    for section, names in ((hybrid, _STEPS), (hybrid["predictor"], _MEMORY), (values["train"], ("beta3",))):
         for name in names:
-            path = f"{place}.{name}"
-            section = values[place]["predictor"] if name in options else values[place]
-            last = name.rpartition(".")[2]
-            if path in settings or not isinstance(section, dict) or last not in section:
-                continue
-            section[last] = keep_share(
-                name, section[last], factor=steps / job.train.steps, shares=job.ladder.shares_of_run
-            )
+            if name in section:
+                section[name] = keep_share(name, section[name], factor=factor, shares=job.ladder.shares_of_run)
 
 
 def _ladder_problems(job: JobConfig) -> Iterator[str]:

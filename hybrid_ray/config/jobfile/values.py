@@ -1,18 +1,18 @@
 """Make a job from plain values; check types and bounds."""
 
 import json
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from hybrid_ray.config.job import JobConfig
+from hybrid_ray.config.jobfile.relations import job_problems
 from hybrid_ray.config.predictors import OPTIONS
 from hybrid_ray.config.section import place_of, sentences
 
-__all__ = ["check_values", "plain_values", "put"]
-
+__all__ = ["changed_job", "check_values", "plain_values", "put"]
 
 _NAMED = ("hybrid.predictor", "train.optimizer", "search.scheduler", "search.sampler")
 """Settings that are either a name or a mapping of a name and options."""
@@ -32,6 +32,24 @@ def check_values(values: Mapping[str, Any]) -> tuple[JobConfig, list[str]]:
             wrong += sentences(error, data, JobConfig)
             for place in {place_of(detail["loc"], data) for detail in error.errors(include_url=False)}:
                 _leave_out(data, place)
+
+
+def changed_job(
+    job: JobConfig, values: dict[str, Any], settings: Mapping[str, Any], refusal: Callable[[str, Any], str | None]
+) -> tuple[JobConfig, list[str]]:
+    """The job of ``values`` with these settings, by path, over it; and the problems that ``job`` itself does not have.
+
+    ``refusal`` says why a setting can't be changed here; None if it can.
+    """
+    problems, own = [], set(job_problems(job))
+    for path, value in settings.items():
+        problem = refusal(path, value)
+        if problem is None and (single := put(values, path.split("."), value)) is not None:
+            problem = f"{path}: {single} is a single value, not a section"
+        if problem is not None:
+            problems.append(problem)
+    changed, wrong_values = check_values(values)
+    return changed, problems + wrong_values + [found for found in job_problems(changed) if found not in own]
 
 
 def put(values: MutableMapping[str, Any], path: Sequence[str], value: Any) -> str | None:

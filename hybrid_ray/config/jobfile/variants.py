@@ -5,8 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from hybrid_ray.config.job import JobConfig
-from hybrid_ray.config.jobfile.relations import job_problems
-from hybrid_ray.config.jobfile.values import check_values, plain_values, put
+from hybrid_ray.config.jobfile.values import changed_job, plain_values
 from hybrid_ray.errors import ConfigError
 
 __all__ = ["check_variants", "variant_jobs"]
@@ -29,22 +28,14 @@ def variant_jobs(job: JobConfig) -> dict[str, JobConfig]:
 
 def check_variants(job: JobConfig) -> tuple[dict[str, JobConfig], list[str]]:
     """The variants, and the problems that the job itself does not have."""
-    jobs, problems, own = {}, [], set(job_problems(job))
+    jobs, problems = {}, []
+    alone = replace(job, compare=replace(job.compare, variants={}))
     for name, settings in job.compare.variants.items():
         found: list[str] = []
         if not re.fullmatch(r"[a-z0-9_]+", name) or name in ("baseline", "hybrid") or name.endswith("_plain"):
             found.append(f"the name {name!r} must match [a-z0-9_]+, be neither baseline nor hybrid, not end in _plain")
-        values = plain_values(replace(job, compare=replace(job.compare, variants={})))
-        for path, value in settings.items():
-            wrong = _path_problem(path, value)
-            if wrong is None:
-                put(values, path.split("."), value)
-            else:
-                found.append(wrong)
-        jobs[name], wrong_values = check_values(values)
-        found += wrong_values
-        found += [problem for problem in job_problems(jobs[name]) if problem not in own]
-        problems += [f"compare.variants.{name}: {problem}" for problem in found]
+        jobs[name], wrong = changed_job(job, plain_values(alone), settings, _path_problem)
+        problems += [f"compare.variants.{name}: {problem}" for problem in [*found, *wrong]]
     return jobs, problems
 
 
