@@ -3,8 +3,10 @@
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 
+import pytest
 from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -20,6 +22,12 @@ _CACHE = os.environ["HYBRID_RAY_CACHE"] = tempfile.mkdtemp(prefix="hybrid-ray-te
 
 settings.register_profile("any machine", deadline=None)  # a busy one is slow, which is no fault of an example
 settings.load_profile("any machine")
+
+
+@pytest.fixture
+def path_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``sys.path``, to which a user's own parts add their folders, is restored after the test."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
 
 
 def pytest_unconfigure() -> None:

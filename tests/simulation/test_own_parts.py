@@ -1,7 +1,5 @@
 """A user's own scheduler, sampler, space, callbacks and arms: found by name, checked before anything starts."""
 
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,11 +25,7 @@ from hybrid_ray.study.directory import identity
 EXAMPLE = Path(__file__).parents[2] / "examples/own_search.yaml"
 
 
-@pytest.fixture(autouse=True)
-def path_as_it_was() -> Iterator[None]:
-    before = list(sys.path)
-    yield
-    sys.path[:] = before
+pytestmark = pytest.mark.usefixtures("path_as_it_was")
 
 
 def searched(job: JobConfig, **search: Any) -> JobConfig:

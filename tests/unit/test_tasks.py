@@ -1,8 +1,6 @@
 """A task of one's own: found by name, checked before anything starts, and trained as ours are."""
 
 import re
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +23,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 SERIES = TaskConfig(factory="own_model:SeriesTask", options={"width": 8, "length": 16})
 
 
-@pytest.fixture(autouse=True)
-def path_as_it_was() -> Iterator[None]:
-    before = list(sys.path)
-    yield
-    sys.path[:] = before
+pytestmark = pytest.mark.usefixtures("path_as_it_was")
 
 
 def train_own(run: RunConfig, directory: Path, stop_at: int | None) -> RunResult:
