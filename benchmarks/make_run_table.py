@@ -14,7 +14,6 @@ steps, so other programs on the machine hardly affect them; losses are those of 
 """
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +36,7 @@ from hybrid_ray.evaluation.paired import Candidate, run_arms
 from hybrid_ray.evaluation.runner import Execute, Task, execute_here, execute_missing
 from hybrid_ray.evaluation.scoring import TrialScorer
 from hybrid_ray.run_result import RunResult
+from hybrid_ray.storage.json_files import read_json
 
 TABLE = Path("tests/simulation/nano_runs.parquet")
 SHORTER = (
@@ -132,8 +132,7 @@ def confirmed_runs(job: JobConfig, best: Sequence[Candidate], execute: Execute, 
 def kept_runs(folder: Path) -> Iterator[tuple[Mapping[str, Any], RunResult]]:
     """All finished runs, of this command and of earlier ones."""
     for path in sorted(folder.glob("**/result.json")):
-        run = json.loads((path.parent / "run.json").read_text())
-        yield run, RunResult.from_dict(json.loads(path.read_text()))
+        yield read_json(path.parent / "run.json"), RunResult.from_dict(read_json(path))
 
 
 def main() -> None:

@@ -115,8 +115,9 @@ def _gaps(rows: list[dict[str, float]]) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trials", nargs="*", type=int, default=[10, 100, 1000])
+    options = parser.parse_args()
     print("  ".join(f"{name:>16}" for name in COLUMNS))
-    for trials in parser.parse_args().trials:
+    for trials in options.trials:
         with tempfile.TemporaryDirectory() as folder:
             found = measure(Path(folder), trials)
         print("  ".join(f"{found[name]:16.4g}" for name in COLUMNS), flush=True)

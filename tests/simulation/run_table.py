@@ -185,7 +185,7 @@ def write_run_table(path: Path, job: JobConfig, runs: Iterable[tuple[Mapping[str
 
 
 def _row(run: Mapping[str, Any], result: RunResult) -> dict[str, Any]:
-    plain = run["hybrid"]["predictor"] == "none"
+    plain = run["hybrid"]["predictor"]["name"] == "none"
     kept = replace(
         result,
         part_seconds={},

@@ -1,16 +1,19 @@
 """The table of real runs: which run represents which settings, and what it refuses."""
 
+import importlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from nano_runs import TABLE, run_table, table_job
-from run_table import Knobs, RunTable
+from run_table import Knobs, RunTable, write_run_table
 
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.evaluation.arms import frontier_runs
 from hybrid_ray.evaluation.runner import Task
+from hybrid_ray.storage.json_files import write_json_atomic
+from hybrid_ray.storage.results_version import run_settings
 
 
 def snapped(threshold: float, horizon: int, interval: int) -> Knobs:
@@ -99,6 +102,19 @@ def test_a_space_whose_ranges_have_changed_is_refused() -> None:
     ranges = {**run_table().ranges, "prediction_horizon": {**run_table().ranges["prediction_horizon"], "high": 99}}
     with pytest.raises(ConfigError, match=r"search\.ranges\.prediction_horizon\.high: 99 -> 30"):
         replace(run_table(), ranges=ranges).check(table_job())
+
+
+def test_a_table_is_written_from_the_folders_of_finished_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    job, path = table_job(), tmp_path / "two.parquet"
+    runs = [Task(run=run, directory=tmp_path / run.arm) for run in (frontier_runs(job)[1.0], job.run())]
+    results = run_table().execute(runs)
+    for task, result in zip(runs, results, strict=True):
+        write_json_atomic(task.directory / "run.json", run_settings(task.run, task.directory))
+        write_json_atomic(task.directory / "result.json", result.as_dict())
+    write_run_table(path, job, importlib.import_module("make_run_table").kept_runs(tmp_path))
+    table = RunTable.read(path)
+    assert (len(table.runs), table.execute(runs)) == (2, results)
 
 
 def test_no_table_is_told_with_what_makes_one(tmp_path: Path) -> None:

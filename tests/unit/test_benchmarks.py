@@ -4,6 +4,8 @@ import importlib
 import json
 import random
 import re
+import runpy
+import sys
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -33,6 +35,20 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Any:
         return importlib.import_module(name)
 
     return found
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_every_benchmark_says_how_it_is_used(
+    script: Path, load: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "__main__" not in script.read_text():
+        load(script.stem)  # shared by others
+        return
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: {script.name}")
 
 
 def test_the_plain_model_is_the_same_function_as_ours(load: Any) -> None:
