@@ -129,7 +129,7 @@ def effect_of(jumped: GPT2, plain: GPT2, batches: Sequence[Batch]) -> tuple[floa
     return statistics.mean(logs), statistics.stdev(logs) / len(logs) ** 0.5
 
 
-def measured_later(model: GPT2, twin: Side, main: Side, train: Sequence[Batch], val: Sequence[Batch]) -> float:
+def measured_later(twin: Side, main: Side, train: Sequence[Batch], val: Sequence[Batch]) -> float:
     """The effect after `LATER` more real steps on both sides."""
     twin = Side(twin.model, twin.optimizer, TrainConfig())
     rate = main.optimizer.param_groups[0]["lr"]
@@ -224,7 +224,7 @@ def collect(corpus: Corpus, name: str, seed: int) -> Iterator[dict[str, Any]]:
             jumps += 1
             if jumps % LATER_EVERY == 0:
                 extra = [other.next() for _ in range(LATER)]
-                row["later"] = measured_later(model, twin, Side(model, optimizer, train), extra, val)
+                row["later"] = measured_later(twin, Side(model, optimizer, train), extra, val)
             yield found | row
         twin, look = None, [pick.choice(decide)]
         old = losses(model, look)[0]
