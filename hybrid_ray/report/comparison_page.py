@@ -14,7 +14,7 @@ from hybrid_ray.report.pages import shown_directory, write_pages
 from hybrid_ray.report.plots.comparison import arms_over_frontier
 from hybrid_ray.report.tables import comparison as tables
 from hybrid_ray.report.tables.calibration import comparison_calibration
-from hybrid_ray.report.tables.cells import ends, number, percent
+from hybrid_ray.report.tables.cells import ends, mean_of, number, percent
 from hybrid_ray.report.tables.configurations import configurations, published
 from hybrid_ray.report.tables.trials import ceilings_of
 from hybrid_ray.storage.json_files import read_json
@@ -83,9 +83,8 @@ def _facts(result: Mapping[str, Any]) -> list[str]:
 def _tiles(result: Mapping[str, Any]) -> list[dict[str, str]]:
     """The main numbers: the two net speedups, the speedup, the loss ratio and the share of predicted steps."""
     compared, net = result["comparisons"], result["net_speedup"]
-    shares = [row["predicted_share"] for row in result["arms"]["hybrid"] if row["loss"] is not None]
-    share = sum(shares) / len(shares) if shares else None
-    free, forward = ceilings_of(share or 0.0, result["backward_share"])
+    share = mean_of([row for row in result["arms"]["hybrid"] if row["loss"] is not None], "predicted_share")
+    free, forward = ceilings_of(share, result["backward_share"])
     most = f"upper bound {number(free)}" + (
         f", {number(forward)} if predicted steps ran a forward pass" if forward else ""
     )

@@ -10,7 +10,6 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from hybrid_ray.report.generated_texts import samples
 from hybrid_ray.report.headline import Headline, confirmed_candidate, counted, headline
 from hybrid_ray.report.load import Study, load_study
 from hybrid_ray.report.pages import shown_directory, write_pages
@@ -19,8 +18,9 @@ from hybrid_ray.report.rescoring import rescore_command
 from hybrid_ray.report.tables import runs as tables_runs
 from hybrid_ray.report.tables import study as tables
 from hybrid_ray.report.tables.calibration import study_calibration
-from hybrid_ray.report.tables.cells import loss_unit, number, percent, with_error
-from hybrid_ray.report.tables.trials import backward_share, ceilings_of, trials_table
+from hybrid_ray.report.tables.cells import loss_unit, number, percent, ratio, with_error
+from hybrid_ray.report.tables.trials import backward_share_of, ceilings_of, trials_table
+from hybrid_ray.report.text_samples import samples
 
 __all__ = ["GLOSSARY", "write_report"]
 
@@ -191,7 +191,7 @@ def _tiles(study: Study) -> list[Mapping[str, str]]:
         return []
     if confirmed is not None:
         best = study.trials[study.trials["number"] == confirmed["trial"]].iloc[0]
-    free, forward = ceilings_of(best["predicted_share"], backward_share(study))
+    free, forward = ceilings_of(best["predicted_share"], backward_share_of(study))
     worse = best["degradation"]
     searched = {
         "score": {"score": "search objective; speedup minus loss penalty"},
@@ -235,7 +235,7 @@ def _net_tile(trial: pd.Series, confirmed: Mapping[str, Any] | None, searched: s
         return {
             "value": number(net["mean"], 2, " ×"),
             "name": "net speedup, confirmed",
-            "note": f"{tables.short(net, 2)}, {net['n']} fresh seeds; over stopping early, above 1 is a gain",
+            "note": f"{ratio(net, 2)}, {net['n']} fresh seeds; over stopping early, above 1 is a gain",
         }
     known = pd.notna(trial["net_speedup"])
     return {

@@ -155,6 +155,7 @@ def test_an_end_of_an_interval_that_is_not_known_is_open() -> None:
 def test_ceilings_are_those_of_the_method_page() -> None:
     assert [round(ceiling, 2) for ceiling in ceilings_of(0.4, 2 / 3)] == [1.67, 1.36]
     assert ceilings_of(0.4, None)[1] is None
+    assert ceilings_of(None, 2 / 3) == (None, None)
 
 
 class _Page(HTMLParser):
