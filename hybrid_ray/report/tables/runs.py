@@ -191,7 +191,7 @@ def environment(study: Study) -> Table | None:
     Without the job and the text of the user's files, which environment.json holds too.
     """
     known = {name: value for name, value in study.environment.items() if name not in _NOT_SHOWN}
-    rows = tuple((name.replace("_", " "), _text(name, value)) for name, value in _flat(known))
+    rows = tuple((name.removesuffix("_bytes").replace("_", " "), _text(name, value)) for name, value in _flat(known))
     return Table(title="Environment", columns=("", ""), rows=rows) if rows else None
 
 
