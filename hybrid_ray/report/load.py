@@ -95,6 +95,12 @@ class Study:
         return self.trials[self.trials["equal_to"].isna()]
 
     @property
+    def finished_trials(self) -> pd.DataFrame:
+        """The trained trials that finished and did not diverge, inert or not."""
+        trials = self.trained
+        return trials[(trials["state"] == "COMPLETE") & (trials["diverged"] != 1)]
+
+    @property
     def worth(self) -> pd.Series:
         """The objective of each trial; higher is better.
 
@@ -109,7 +115,7 @@ class Study:
 
         Trials that barely predict (inert) count: a trial that they dominate gained nothing from predicting.
         """
-        done = self._eligible.dropna(subset=["speedup", "degradation"])
+        done = self.finished_trials.dropna(subset=["speedup", "degradation"])
         points = list(zip(done["speedup"].tolist(), done["degradation"].tolist(), strict=True))
         on_front = pd.Series(pareto_front(points), index=done.index, dtype=bool)
         return done[on_front].sort_values("speedup", ascending=False)
@@ -124,7 +130,7 @@ class Study:
     @property
     def winner(self) -> pd.Series | None:
         """The finished trial with the highest objective, inert or not; None before one finished."""
-        worth = self.worth[self._eligible.index].dropna()
+        worth = self.worth[self.finished_trials.index].dropna()
         return None if worth.empty else self.trials.loc[worth.index].iloc[int(worth.to_numpy().argmax())]
 
     @property
@@ -151,11 +157,6 @@ class Study:
         worse = [degradation(one, loss) for one in done["loss"]]
         scores = [score(*pair, self.job.objective) for pair in zip(faster, worse, strict=True)]
         return done.assign(speedup=faster, degradation=worse, score=scores)
-
-    @property
-    def _eligible(self) -> pd.DataFrame:
-        trials = self.trained
-        return trials[(trials["state"] == "COMPLETE") & (trials["diverged"] != 1)]
 
     def run_directory(self, run: int | str) -> Path:
         """The directory of a trial (by number) or of another run (``"baseline"``, ``"frontier/0.40"``)."""

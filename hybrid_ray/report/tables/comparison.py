@@ -73,13 +73,12 @@ def arms(result: Mapping[str, Any]) -> Table:
     for arm, runs in result["arms"].items():
         done = [row for row in runs if row["loss"] is not None]
         accuracy = (percent(mean_of(done, "accuracy"), 2),) if scored else ()
-        against = result["comparisons"].get(f"loss_vs_{arm}")
         rows.append(
             (
                 words(arm), f"{len(done)} of {len(runs)}", number(mean_of(done, "loss"), 4), *accuracy,
                 number(mean_of(done, "time"), 1), number(mean_of(done, "train_seconds"), 2),
                 number(mean_of(done, "real_steps"), 1), percent(mean_of(done, "predicted_share")),
-                _target(result, arm), ratio(against, 4) if against else NONE,
+                _target(result, arm), ratio(result["comparisons"].get(f"loss_vs_{arm}"), 4),
             )
         )  # fmt: skip
     return Table(
