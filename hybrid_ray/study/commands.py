@@ -136,7 +136,7 @@ def tune_learning_rate(job: JobConfig, *, directory: Path) -> Tuned:
     Raises:
         ConfigError: the job can't be run here, or the directory holds runs of other hardware or software.
         StudyLocked: another process works in the directory.
-        HybridRayError: no run finished.
+        NothingFinished: no run finished.
         Stopped: a signal came.
     """
     job, flag = resolve_auto(job), StopFlag()
