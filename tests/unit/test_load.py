@@ -115,9 +115,7 @@ def test_a_run_that_is_removed_while_its_study_is_read_is_left_out(
     assert sorted(load_study(directory).frontier["length"]) == [0.55, 0.7, 0.85, 1.0, 1.1]
 
 
-def test_a_trial_that_ends_while_its_study_is_read_is_not_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_trial_that_ends_while_its_study_is_read_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = build_study(tmp_path / "study", trials=3, finished=False)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     journal = optuna.create_study(storage=JournalStorage(JournalFileBackend(str(directory / "optuna.journal"))))
