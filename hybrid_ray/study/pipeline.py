@@ -39,7 +39,7 @@ def run_study(job: JobConfig, *, source: Path | None = None) -> Outcome:
     """
     if job.ladder.rungs:
         raise ConfigError(
-            f"ladder.rungs names {', '.join(job.ladder.rungs)}, but this runs a single study, which reads no rungs: use "
+            f"ladder.rungs names {', '.join(job.ladder.rungs)}, but this runs a single study, which reads none: use "
             "hybrid-ray ladder, or set ladder.rungs={}"
         )
     job = resolve_auto(job)
