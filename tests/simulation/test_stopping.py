@@ -1,6 +1,8 @@
 """A driver hears a signal, and a budget that cannot limit anything is refused."""
 
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +30,14 @@ def test_a_driver_hears_a_signal_after_ray_has_put_its_handlers_and_gives_the_ha
             flag.raise_if_set()
     assert signal.getsignal(number) is before
     assert capfd.readouterr().err == "Stopping: finished runs are kept. A second signal ends this at once.\n"
+
+
+def test_a_second_signal_ends_a_driver_at_once() -> None:
+    twice = "with StopFlag(): signal.raise_signal(signal.SIGTERM); signal.raise_signal(signal.SIGTERM)"
+    imports = "import signal; from hybrid_ray.study.stopping import StopFlag"
+    command, paths = [sys.executable, "-c", f"{imports}\n{twice}"], {"PYTHONPATH": ":".join(sys.path)}
+    driver = subprocess.run(command, env=paths, check=False)
+    assert driver.returncode == -signal.SIGTERM
 
 
 def test_gpu_hours_need_a_gpu(tmp_path: Path) -> None:
