@@ -47,8 +47,21 @@ def confirmed(simulator: Simulator, job: JobConfig = JOB) -> dict[str, Any]:
 
 
 def test_fresh_seeds_are_none_of_the_searchs() -> None:
-    assert JOB.seed not in fresh_seeds(JOB, 50)
-    assert len({*fresh_seeds(JOB, 50), *fresh_seeds(JOB, 50, block=2)}) == 100
+    most = ConfirmConfig(seeds=1000).seeds
+    assert most == CompareConfig(interim_analyses=(3, 1000)).interim_analyses[-1]
+    assert len({JOB.seed, *fresh_seeds(JOB, most), *fresh_seeds(JOB, most, block=2)}) == 1 + 2 * most
+    for wrong in (lambda: ConfirmConfig(seeds=1001), lambda: CompareConfig(interim_analyses=(3, 1001))):
+        with pytest.raises(ConfigError, match=r"1001.* must be at most 1000"):
+            wrong()
+
+
+def test_a_seed_whose_fresh_seeds_would_be_too_large_is_refused_before_the_search() -> None:
+    last = 2**31 - 3000
+    job = JobConfig(seed=last)
+    for block in (1, 2):
+        assert job.run(seed=fresh_seeds(job, 1000, block=block)[-1]).seed > last
+    with pytest.raises(ConfigError, match=f"seed is {last + 1} but must be at most {last}"):
+        JobConfig(seed=last + 1)
 
 
 def test_each_arm_runs_once_a_seed_and_baselines_are_shared() -> None:
