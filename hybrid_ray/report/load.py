@@ -169,8 +169,8 @@ class Study:
             StoreError: there is no such run, or it has no steps.
         """
         directory = self.run_directory(run)
+        result = self.result(run)  # first, since a run writes it after its steps
         rows = read_steps(directory)
-        result = self.result(run)
         if result is not None and result.status == "finished" and rows and len(rows) != result.steps:
             raise StoreError(f"{directory} has records of {len(rows)} of its {result.steps} steps: they are damaged")
         if not rows:

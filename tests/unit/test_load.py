@@ -17,6 +17,7 @@ from hybrid_ray.report import load
 from hybrid_ray.report.load import load_study
 from hybrid_ray.storage.json_files import read_json
 from hybrid_ray.storage.jsonl import read_jsonl
+from hybrid_ray.storage.parquet import read_steps
 from hybrid_ray.storage.study_store import StudyStore
 
 
@@ -171,6 +172,25 @@ def test_steps_of_a_running_trial_are_those_written_so_far(tmp_path: Path) -> No
     assert 0 < len(steps) < STEPS
     with pytest.raises(StoreError, match="has no steps"):
         load_study(directory).steps(77)
+
+
+def test_steps_can_be_read_while_the_run_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = build_study(tmp_path / "study", trials=2)
+    path = directory / "trials" / "0001" / "steps.jsonl"
+    whole, result = path.read_bytes(), path.with_name("result.json").read_bytes()
+    path.write_bytes(whole[:5000])
+    path.with_name("result.json").unlink()
+
+    def ends_afterwards(run: Path) -> list[dict[str, object]]:
+        rows = read_steps(run)
+        path.write_bytes(whole)
+        path.with_name("result.json").write_bytes(result)
+        return rows
+
+    study = load_study(directory)
+    monkeypatch.setattr(load, "read_steps", ends_afterwards)
+    assert 0 < len(study.steps(1)) < STEPS
+    assert len(study.steps(1)) == STEPS
 
 
 def test_found_by_name_or_newest_and_otherwise_told_what_there_is(tmp_path: Path) -> None:
