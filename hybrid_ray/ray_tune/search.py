@@ -104,11 +104,11 @@ class Search:
                 except Exception as error:  # a user's space may raise anything
                     unknown[row["number"]] = error
         if unknown:
-            number, error = next(iter(unknown.items()))
+            number, why = next(iter(unknown.items()))
             log.warning(
                 "%d earlier trials are not recognised, so trials with equal settings are trained again: search.space "
                 "fails for the values of trial %d (%s: %s)",
-                len(unknown), number, type(error).__name__, error,
+                len(unknown), number, type(why).__name__, why,
             )  # fmt: skip
         return trained
 
