@@ -38,7 +38,8 @@ def _add_job_commands(subparsers: Any) -> None:
     add(
         "run",
         commands.run,
-        "run a whole study: baseline, frontier, search, confirmation; the report is in studies/NAME",
+        "run a whole study (baseline, frontier, search, confirmation), or a ladder if the job has rungs; the report is "
+        "in studies/NAME",
     )
     plan = add("plan", commands.plan, "estimate the time and memory that a job needs; trains nothing")
     plan.add_argument(
@@ -69,11 +70,9 @@ def _add_study_commands(subparsers: Any) -> None:
         command.add_argument("study", metavar="DIR", help=f"directory of {what}, such as studies/local")
         return command
 
+    continued = "a study or ladder"
     resume = add(
-        "resume",
-        commands.resume,
-        "continue a study or ladder that was stopped; finished trials are kept",
-        "a study or ladder",
+        "resume", commands.resume, f"continue {continued} that was stopped; finished trials are kept", continued
     )
     arguments.add_fork(resume)
     extend = add("extend", commands.extend, "add trials to a finished study")

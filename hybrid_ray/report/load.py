@@ -4,8 +4,9 @@ Everything comes from the study's own files, except the list of waiting and runn
 journal. A rescored study (study/rescore.py) has its own trials; everything else is read from the study it rescores.
 """
 
+import contextlib
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -169,8 +170,8 @@ class Study:
             StoreError: there is no such run, or it has no steps.
         """
         directory = self.run_directory(run)
+        result = self.result(run)  # first, since a run writes it after its steps
         rows = read_steps(directory)
-        result = self.result(run)
         if result is not None and result.status == "finished" and rows and len(rows) != result.steps:
             raise StoreError(f"{directory} has records of {len(rows)} of its {result.steps} steps: they are damaged")
         if not rows:
@@ -202,10 +203,12 @@ def load_study(study: Path | str | None = None, *, studies_dir: Path | str = "st
     place, statistics = runs / "environment.json", runs / "confirmation.json"
     environment = read_json(place) if place.exists() else {}
     events = read_jsonl(runs / "events.jsonl")
-    trials = _trials(directory)
+    journal = _journal(directory / "optuna.journal")  # before trials.jsonl, where the row of a trial comes first
+    trials = _trials(directory, journal)
     if rescoring is None:
         lost = [] if not statistics.exists() else _lost_confirmations(directory, read_json(statistics))
-        _check_complete(directory, events, lost, {int(number) for number in trials["number"]})
+        ended = {trial.number for trial in journal if trial.state.is_finished()}
+        _check_complete(directory, events, lost, sorted(ended - set(trials["number"])))
     try:
         as_run = environment.get("job") if rescoring is None else None
         job = job_from_text(as_run, directory / "job.yaml") if as_run else read_job(directory / "job.yaml")
@@ -232,10 +235,8 @@ def load_study(study: Path | str | None = None, *, studies_dir: Path | str = "st
     )
 
 
-def _check_complete(
-    directory: Path, events: Sequence[Mapping[str, Any]], lost: list[str], trials: Collection[int]
-) -> None:
-    """Refuse a study that has lost files, whose tables would look complete.
+def _check_complete(directory: Path, events: Sequence[Mapping[str, Any]], lost: list[str], gone: list[int]) -> None:
+    """Refuse a study that has lost files (``lost``) or trials (``gone``), whose tables would look complete.
 
     Raises:
         StoreError: something that the events say has been made is missing.
@@ -249,7 +250,7 @@ def _check_complete(
     finished = bool(events) and events[-1]["event"] == "finished"
     if finished and "confirmation" in stages and not (directory / "confirmation.json").is_file():
         lost.append("confirmation.json is missing")
-    if gone := sorted(_ended_trials(directory / "optuna.journal") - set(trials)):
+    if gone:
         lost.append(f"trials.jsonl has lost {len(gone)} trials that have ended (trial {gone[0]})")
     if lost:
         raise StoreError(
@@ -289,15 +290,22 @@ def _find(study: Path | str | None, studies: Path) -> Path:
 
 def _touched(directory: Path) -> float:
     """When the driver last worked on a study; writing its report does not count."""
-    return max(path.stat().st_mtime for path in (directory / "job.yaml", directory / "events.jsonl") if path.exists())
+    times = []
+    for name in ("job.yaml", "events.jsonl"):
+        with contextlib.suppress(FileNotFoundError):
+            times.append((directory / name).stat().st_mtime)
+    return max(times, default=0.0)
 
 
 def _result(directory: Path) -> RunResult | None:
+    """The result of a run; None if there is none, or no longer, since a running study may train it again."""
     path = directory / "result.json"
-    if not path.exists():
-        return None
     try:
         return RunResult.from_dict(read_json(path))
+    except StoreError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
     except (KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"{path} is not the result of a run: {error}") from error
 
@@ -307,7 +315,8 @@ def _runs(directory: Path, pattern: str) -> list[tuple[Path, dict[str, Any]]]:
     rows = []
     for path in sorted(directory.glob(pattern)):
         result = _result(path.parent)
-        assert result is not None
+        if result is None:
+            continue
         row = {name: getattr(result, name) for name in _RUN_COLUMNS if hasattr(result, name)}
         row["run"] = path.parent.relative_to(directory).as_posix()
         for column, split in (("loss", "val"), ("test_loss", "test")):
@@ -323,10 +332,10 @@ def _frontier(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return table.assign(on_frontier=losses < before)
 
 
-def _trials(directory: Path) -> pd.DataFrame:
+def _trials(directory: Path, journal: "list[FrozenTrial]") -> pd.DataFrame:
     rows = [{**row, "end": str(TrialEnd.of(row))} for row in read_jsonl(directory / "trials.jsonl")]
     kept = {row["number"] for row in rows}
-    rows += [row for row in _open_trials(directory / "optuna.journal") if row["number"] not in kept]
+    rows += [row for row in _open_trials(journal) if row["number"] not in kept]
     knobs = list(dict.fromkeys(name for row in rows for name in row if name.startswith("params_")))
     others = dict.fromkeys(name for row in rows for name in row if name not in TRIAL_COLUMNS and name not in knobs)
     columns = [*TRIAL_COLUMNS[:3], *knobs, *TRIAL_COLUMNS[3:], *others]
@@ -336,7 +345,7 @@ def _trials(directory: Path) -> pd.DataFrame:
     return table.astype({"number": int})
 
 
-def _open_trials(journal: Path) -> list[dict[str, Any]]:
+def _open_trials(journal: "list[FrozenTrial]") -> list[dict[str, Any]]:
     """Trials that are running or waiting, from the Optuna journal."""
     return [
         {
@@ -345,13 +354,9 @@ def _open_trials(journal: Path) -> list[dict[str, Any]]:
             "started": trial.datetime_start.timestamp() if trial.datetime_start else None,
             **{f"params_{name}": value for name, value in _settings(trial).items()},
         }
-        for trial in _journal(journal)
+        for trial in journal
         if not trial.state.is_finished()
     ]
-
-
-def _ended_trials(journal: Path) -> set[int]:
-    return {trial.number for trial in _journal(journal) if trial.state.is_finished()}
 
 
 def _journal(journal: Path) -> "list[FrozenTrial]":

@@ -68,15 +68,27 @@ def _train(job: JobConfig, run: RunConfig, directory: Path) -> RunResult:
         from hybrid_ray.training.loop import train
 
         return train(run, reporter=_Progress(run.train.steps), directory=directory)
-    with ray_session(job):
+    with _scratch(directory) as storage, ray_session(job):
         return fit_with_workers(
             run,
             directory=directory,
-            storage=directory / ".ray",
+            storage=storage,
             name="train",
             resources=job.resources,
             max_failures=job.search.max_failures,
         )
+
+
+@contextmanager
+def _scratch(directory: Path) -> Iterator[Path]:
+    """A folder for heartbeats and the state of Ray Train. No later command needs it: runs continue from checkpoints in
+    their own directories.
+    """
+    scratch = directory / ".ray"
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _as_before(job: JobConfig, directory: Path) -> JobConfig:
@@ -136,7 +148,7 @@ def tune_learning_rate(job: JobConfig, *, directory: Path) -> Tuned:
     Raises:
         ConfigError: the job can't be run here, or the directory holds runs of other hardware or software.
         StudyLocked: another process works in the directory.
-        HybridRayError: no run finished.
+        NothingFinished: no run finished.
         Stopped: a signal came.
     """
     job, flag = resolve_auto(job), StopFlag()
@@ -161,9 +173,9 @@ def _cached(job: JobConfig, execute: RayExecute, directory: Path, *, instead: st
 
 @contextmanager
 def _executor(job: JobConfig, directory: Path, most: int, flag: StopFlag) -> Iterator[RayExecute]:
-    with flag, ray_session(job) as there:
+    with flag, _scratch(directory) as storage, ray_session(job) as there:
         flag.listen()  # because Ray has installed its own signal handler
-        nodes = cluster_nodes(job, directory / ".ray")
+        nodes = cluster_nodes(job, storage)
         if nodes is None:
             most = min(most, resource_concurrency(job, there))
         else:
@@ -173,11 +185,10 @@ def _executor(job: JobConfig, directory: Path, most: int, flag: StopFlag) -> Ite
             concurrency=most,
             flag=flag,
             budget=Budget(job),
-            storage=directory / ".ray",
+            storage=storage,
             nodes=nodes,
             done=lambda run, result: print(f"  {_line(run, result)}", file=sys.stderr, flush=True),
         )
-        shutil.rmtree(directory / ".ray", ignore_errors=True)
 
 
 def _line(run: RunConfig, result: RunResult) -> str:

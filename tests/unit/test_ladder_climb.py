@@ -214,6 +214,16 @@ def test_a_ray_that_does_not_start_in_the_middle_says_how_to_go_on(
 
 
 @pytest.mark.usefixtures("no_report")
+@pytest.mark.parametrize("command", ["run", "ladder"])
+def test_a_job_with_rungs_is_climbed_by_both_commands(
+    command: str, job: JobConfig, studies: SimulatedStudies, tmp_path: Path
+) -> None:
+    (tmp_path / "job.yaml").write_text(dump_job(job))
+    assert main([command, str(tmp_path / "job.yaml")]) == 0
+    assert studies.begun == ["small", "medium", "large"]
+
+
+@pytest.mark.usefixtures("no_report")
 def test_a_ladder_is_extended_by_rungs_above_and_by_nothing_else(job: JobConfig, studies: SimulatedStudies) -> None:
     two = {name: RUNGS[name] for name in ("small", "medium")}
     climb(replace(job, ladder=replace(job.ladder, rungs=two)), say=silent)

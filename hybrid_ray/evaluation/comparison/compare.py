@@ -12,7 +12,7 @@ from typing import Any
 
 from hybrid_ray.config import JobConfig, OptimizerName
 from hybrid_ray.config.jobfile import variant_jobs
-from hybrid_ray.errors import HybridRayError
+from hybrid_ray.errors import HybridRayError, NothingFinished
 from hybrid_ray.evaluation.arms import frontier_runs
 from hybrid_ray.evaluation.comparable import comparable, fingerprint_of
 from hybrid_ray.evaluation.comparison.decide import SPLIT, decide
@@ -106,7 +106,7 @@ def _tune_hybrid(asked: JobConfig, job: JobConfig, execute: Execute, directory: 
         return tune_hybrid(
             job, rate=asked.train.learning_rate, execute=execute, directory=directory / "tuning" / "hybrid"
         )
-    except HybridRayError:
+    except NothingFinished:
         return None
 
 
