@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
 from hybrid_ray.config.optimizers import optimizer_title
-from hybrid_ray.config.task import stored_words
 from hybrid_ray.report.plots.frontier import arm_styles
 from hybrid_ray.report.plots.style import (
     GREEN,
@@ -77,7 +76,7 @@ def arms_over_frontier(result: Mapping[str, Any]) -> Figure:
     lowest = min([loss for several in points.values() for _, loss in several] + list(line["losses"]))
     axes.set_ylim(lowest / _MARGIN, top)
     axes.set_xlabel(TIME)
-    axes.set_ylabel(f"{loss_label(stored_words(result['job']))}, {result['split']} split")
+    axes.set_ylabel(f"{loss_label(result['job']['words'])}, {result['split']} split")
     legend(figure, axes)
     return figure
 
