@@ -66,11 +66,6 @@ class Spec:
     def key(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
 
-    @property
-    def group(self) -> tuple[str, int, int]:
-        """Runs of the same group are tuned together."""
-        return self.arm, self.width, self.steps
-
     def run(self) -> RunConfig:
         hybrid = HybridConfig(**self.hybrid)
         predicted = 0 if hybrid.predictor.name == "none" else self._predicted(hybrid)

@@ -122,9 +122,7 @@ class RunResult:
     tokens: Mapping[str, int]  # gradient, forward_only
     replay: Replay
     statistics: Mapping[str, Any] = field(default_factory=dict)  # HybridTrainer.measures(), and extremes of the run
-    fingerprint: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # hardware, software, data: what a comparison must share
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)  # hardware, software, data: compared runs share it
     machine: Mapping[str, Any] = field(default_factory=dict)  # what the device did: memory, power, compilation
     optimizer_cost: float = 1.0
     sample: str | None = None  # what the finished model writes, for the report (training/generated_text.py)

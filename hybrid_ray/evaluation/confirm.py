@@ -78,7 +78,6 @@ def confirm(
         ],
         "split": _SPLIT,
         "seeds": seeds,
-        "alpha": ALPHA,
     }
 
 

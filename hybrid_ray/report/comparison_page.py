@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_ray.config.optimizers import optimizer_title
-from hybrid_ray.config.task import stored_words
 from hybrid_ray.report.comparison_headline import comparison_headline
 from hybrid_ray.report.pages import shown_directory, write_pages
 from hybrid_ray.report.plots.comparison import arms_over_frontier
@@ -69,7 +68,7 @@ def _kind(result: Mapping[str, Any]) -> str:
 def _facts(result: Mapping[str, Any]) -> list[str]:
     """What was run and where, in short parts of one line."""
     job, hardware = result["job"], result["machine"].get("hardware", {})
-    words = stored_words(job)
+    words = job["words"]
     return [
         f"model {words['model']}",
         words["data"],

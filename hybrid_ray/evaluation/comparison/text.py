@@ -6,7 +6,6 @@ from statistics import fmean
 from typing import Any
 
 from hybrid_ray.config.optimizers import optimizer_title
-from hybrid_ray.config.task import stored_words
 from hybrid_ray.report.comparison_headline import comparison_headline
 from hybrid_ray.report.tables.cells import ratio
 
@@ -93,7 +92,7 @@ def _configuration_lines(result: Mapping[str, Any]) -> Iterator[str]:
 
 def _footnotes(result: Mapping[str, Any]) -> Iterator[str]:
     net, plan = result["net_speedup"], result["planning"]
-    words = stored_words(result["job"])
+    words = result["job"]["words"]
     loss = f"{words['measure']} per {words['unit']} on the {result['split']} split"
     yield f"losses: {loss}; times: plain steps; time to target: median (interval)"
     if net["note"]:

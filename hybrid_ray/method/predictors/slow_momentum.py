@@ -91,12 +91,6 @@ class SlowMomentum(Predictor):
     def initial_numbers(self) -> dict[str, Number | list[Number]]:
         return {"since": 0, "progress": 0.0, "rates": [0.0] * self.weights.groups}
 
-    def open_window(self) -> None:
-        self.window_open = True
-
-    def close_window(self, steps: int) -> None:
-        self.window_open = False
-
     def observe(self, gradients: Sequence[torch.Tensor | None], *, rates: Sequence[float], progress: float) -> None:
         self.average.average_(gradients, 1.0 - slow_decay(progress, self.options.beta3))
         self.since += 1

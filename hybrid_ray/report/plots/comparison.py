@@ -8,7 +8,6 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from hybrid_ray.config.optimizers import optimizer_title
-from hybrid_ray.config.task import stored_words
 from hybrid_ray.report.plots.frontier import arm_styles
 from hybrid_ray.report.plots.style import (
     GREEN,
@@ -72,7 +71,7 @@ def arms_over_frontier(result: Mapping[str, Any]) -> Figure:
     lowest = min([loss for several in points.values() for _, loss in several] + list(line["losses"]))
     axes.set_ylim(lowest / _MARGIN, top)
     axes.set_xlabel(TIME)
-    axes.set_ylabel(f"{loss_label(stored_words(result['job']))}, {result['split']} split")
+    axes.set_ylabel(f"{loss_label(result['job']['words'])}, {result['split']} split")
     legend(figure, axes)
     return figure
 

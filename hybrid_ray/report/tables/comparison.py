@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hybrid_ray.config.optimizers import optimizer_title
-from hybrid_ray.config.task import stored_words
 from hybrid_ray.report.tables.cells import NONE, Table, loss_unit, mean_of, number, percent, ratio, words
 
 __all__ = ["arms", "findings", "peers", "ratios", "tuning"]
@@ -90,7 +89,7 @@ def arms(result: Mapping[str, Any]) -> Table:
         ),
         rows=tuple(rows),
         note=(
-            f"Means over seeds. Loss: {loss_unit(stored_words(result['job']))} on the {result['split']} split, lower "
+            f"Means over seeds. Loss: {loss_unit(result['job']['words'])} on the {result['split']} split, lower "
             f"is better. Loss ratio: paired by seed, with {result['level']:.1%} confidence interval; below 1 the "
             "hybrid is better than the arm. Time to target: median training time until the val loss reaches the "
             "baselines' mean final val loss plus the tolerance; never: the median run missed it. It is measured during "

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hybrid_ray.config.task import stored_words
 from hybrid_ray.report.tables.cells import NONE, Table, mean_of, number, percent, ratio, words
 from hybrid_ray.report.tables.published import PUBLISHED
 from hybrid_ray.run_result import PHASES
@@ -47,7 +46,7 @@ def _costs(result: Mapping[str, Any]) -> Table:
 
 
 def _rate(result: Mapping[str, Any]) -> str:
-    return f"{stored_words(result['job'])['unit']}s/s"
+    return f"{result['job']['words']['unit']}s/s"
 
 
 def _raw_ratios(result: Mapping[str, Any]) -> Table:
