@@ -74,8 +74,6 @@ REGIMES = {
 class Recorder:
     """Stands in for the trainer's dynamics model and keeps what it is told."""
 
-    memory_bytes = 0
-
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
 

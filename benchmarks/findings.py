@@ -66,11 +66,6 @@ class Spec:
     def key(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
 
-    @property
-    def group(self) -> tuple[str, int, int]:
-        """Runs of the same group are tuned together."""
-        return self.arm, self.width, self.steps
-
     def run(self) -> RunConfig:
         hybrid = HybridConfig(**self.hybrid)
         predicted = 0 if hybrid.predictor.name == "none" else self._predicted(hybrid)
@@ -184,13 +179,19 @@ def muon(width: int, steps: int, seed: int, rate: float) -> Spec:
     return Spec(arm="muon", width=width, steps=steps, seed=seed, rate=rate, train={"optimizer": "muon"})
 
 
+def muon_ademamix(width: int, steps: int, seed: int, rate: float) -> Spec:
+    """Muon with AdEMAMix's slow average mixed into what it makes orthogonal: the peer of jumps on Muon."""
+    options = {"optimizer": "muon_ademamix", "alpha": 2.0, "beta3": BETA3}
+    return Spec(arm="muon_ademamix", width=width, steps=steps, seed=seed, rate=rate, train=options)
+
+
 def muon_slow(width: int, steps: int, seed: int, rate: float) -> Spec:
     """Jumps of slow momentum on top of Muon."""
     return replace(slow(width, steps, seed, rate), arm="muon_slow_momentum", train={"optimizer": "muon"})
 
 
 def muon_slow_each_step(width: int, steps: int, seed: int, rate: float) -> Spec:
-    """The peer of `muon_slow`: a jump after every real step, so none is skipped (docs/method.md, section 3)."""
+    """A jump after every real step, so none is skipped (docs/method.md, section 3)."""
     spec = muon_slow(width, steps, seed, rate)
     return replace(spec, arm="muon_slow_each_step", hybrid={**spec.hybrid, "full_steps": 1, "prediction_horizon": 1})
 
@@ -221,6 +222,7 @@ ARMS = {
     "placebo": placebo,
     "slow_momentum_trust": slow_trusting,
     "muon": muon,
+    "muon_ademamix": muon_ademamix,
     "orthogonal_jumps": orthogonal_jumps,
     "muon_slow_momentum": muon_slow,
     "muon_slow_each_step": muon_slow_each_step,
@@ -240,6 +242,7 @@ RATES: Mapping[tuple[str, int], Sequence[float]] = {
     ("ademamix", 64): (1.5e-3, 2e-3, 3e-3),
     ("ema_nesterov", 64): (3e-3, 4e-3, 6e-3),  # 4e-3 was the best of the first two
     ("muon", 32): (4e-3, 8e-3, 1.6e-2, 3.2e-2),
+    ("muon_ademamix", 32): (8e-3, 1.6e-2, 2.2e-2),
     ("muon_slow_momentum", 32): (2e-3, 4e-3, 8e-3, 1.6e-2),
     ("muon_slow_each_step", 32): (4e-3, 8e-3, 1.6e-2),
     ("orthogonal_jumps", 32): (4e-3, 6e-3, 8e-3),
@@ -327,10 +330,12 @@ def queue(results: Results) -> Iterator[Spec]:
     yield from frontier(results, "adamw", 64, 4000, (4800, 5600, 6400), SEEDS[:3])
     yield from stage(results, 64, 4000, ("placebo", "ema_nesterov"))
     yield from stage(results, 32, 8000, ("adamw", "slow_momentum", "ademamix"))
-    yield from stage(results, 32, 4000, ("muon", "orthogonal_jumps", "muon_slow_momentum", "muon_slow_each_step"))
+    yield from stage(
+        results, 32, 4000, ("muon", "muon_ademamix", "orthogonal_jumps", "muon_slow_momentum", "muon_slow_each_step")
+    )
     yield from frontier(results, "muon", 32, 4000, (4800, 5600), SEEDS[:3])
     yield from stage(results, 64, 4000, ("muon", "orthogonal_jumps", "muon_slow_momentum"))
-    yield from stage(results, 32, 2000, ("muon", "orthogonal_jumps", "ademamix", "adamw"))
+    yield from stage(results, 32, 2000, ("muon", "muon_ademamix", "orthogonal_jumps", "ademamix", "adamw"))
     yield from frontier(results, "muon", 32, 2000, (1600, 2400), SEEDS)
     yield from frontier(results, "adamw", 32, 2000, (2400, 2800, 3200), SEEDS)
     yield from stage(results, 32, 2000, ("slow_momentum", "muon_slow_momentum", "placebo", "ema_nesterov"))

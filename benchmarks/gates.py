@@ -134,9 +134,7 @@ class Results:
         with patch.object(setup, "HybridTrainer", ImmediateLook if spec.gate == "look" else HybridTrainer):
             result = train(spec.run())
         statistics = result.statistics
-        names = (
-            "decisions", "jumps", "events", "calibration", "mean_outcome_with_jump", "mean_outcome_without",
-        )  # fmt: skip
+        names = ("decisions", "jumps", "events", "calibration")
         row = {
             "spec": asdict(spec),
             "status": result.status,

@@ -45,9 +45,10 @@ from simulator import SimulatedStudy, simulate
 from hybrid_ray.config import JobConfig, SearchConfig
 from hybrid_ray.config.jobfile import read_job
 from hybrid_ray.evaluation.arms import frontier_runs
-from hybrid_ray.evaluation.scoring import TrialScorer, claimable
+from hybrid_ray.evaluation.scoring import TrialScorer
 from hybrid_ray.evaluation.statistics import median_interval
 from hybrid_ray.evaluation.summary import INERT_SHARE
+from hybrid_ray.objective import ranked
 from hybrid_ray.ray_tune.scheduler import grace_steps
 from hybrid_ray.ray_tune.space import load_space, settings
 from hybrid_ray.run_result import was_trained
@@ -145,8 +146,9 @@ def judged(study: SimulatedStudy, table: RunTable, there: Truth) -> Found:
     length = study.job.train.steps
     knobs = {row["number"]: table.snap(settings(study.job, params_of(row))) for row in study.rows}
     cost, trials = float("inf"), float("inf")
+    claimable = [row["number"] for row in ranked(study.rows, study.job.objective.mode)]
     for count, row in enumerate(filter(was_trained, study.rows), start=1):
-        if claimable(row) and there.reached(knobs[row["number"]]):
+        if row["number"] in claimable and there.reached(knobs[row["number"]]):
             cost, trials = study.cost_until(row["ended"]) / length, count
             break
     true = {number: there.values[setting] for number, setting in knobs.items()}
@@ -159,8 +161,8 @@ def _regret(study: SimulatedStudy, true: Mapping[int, float], best: float, spent
 
     Until a trial may be called best, the worst setting tried counts as the incumbent.
     """
-    done = [row for row in study.rows if claimable(row) and study.cost_until(row["ended"]) <= spent]
-    incumbent = max(done, key=lambda row: row["objective"], default=None)
+    done = [row for row in study.rows if study.cost_until(row["ended"]) <= spent]
+    incumbent = next(iter(ranked(done, study.job.objective.mode)), None)
     return best - (min(true.values()) if incumbent is None else true[incumbent["number"]])
 
 

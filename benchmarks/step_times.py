@@ -21,13 +21,12 @@ import torch
 from figures import keep, spread, table
 
 from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, RunConfig, TrainConfig
-from hybrid_ray.run_result import Evaluation, Replay, RunResult, Status, StepRecord
+from hybrid_ray.run_result import PHASES, Evaluation, Replay, RunResult, Status, StepRecord
 from hybrid_ray.tasks import load_task
 from hybrid_ray.training.hardware.placement import choose_device
 from hybrid_ray.training.loop import train
 from hybrid_ray.training.setup import TrainSetup, synchronize
 
-PHASES = ("warmup", "full", "predict", "correct")
 # From the seeds' phase 2B validation (RTX 5080): milliseconds per step, as ranges where they give ranges.
 SEEDS_BASELINE = (500.0, 600.0)
 SEEDS = {"warmup": (700.0, 4600.0), "full": (700.0, 700.0), "predict": (20.0, 300.0), "correct": (70.0, 300.0)}

@@ -7,6 +7,7 @@ __all__ = [
     "ConfigError",
     "Diverged",
     "HybridRayError",
+    "NothingFinished",
     "StoreError",
     "StudyLocked",
     "TrialOutOfMemory",
@@ -43,6 +44,10 @@ class Diverged(HybridRayError, ArithmeticError):
 
 class TrialOutOfMemory(HybridRayError, MemoryError):
     """A run asked for more device memory than there is. Not retried: it would only fail again."""
+
+
+class NothingFinished(HybridRayError):
+    """None of several runs finished, so there is nothing to choose from."""
 
 
 class StoreError(HybridRayError):

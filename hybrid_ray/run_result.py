@@ -1,13 +1,14 @@
 """The records of a run: steps, evaluations, the result, a trial's row. Plain values that convert to and from JSON."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Literal
 
 __all__ = [
     "MEASURES",
+    "PHASES",
     "PHASE_OF",
     "TRIAL_COLUMNS",
     "Evaluation",
@@ -18,6 +19,7 @@ __all__ = [
     "StepRecord",
     "TrialEnd",
     "TrialRow",
+    "backward_share",
     "was_trained",
 ]
 
@@ -25,6 +27,9 @@ Status = Literal["finished", "stopped", "diverged", "failed"]
 
 PHASE_OF = {"W": "warmup", "F": "full", "P": "predict", "M": "correct", "C": "correct"}
 """The phase of each letter of a `Replay`. A micro-correction (M) is a real step between predicted steps."""
+
+PHASES = tuple(dict.fromkeys(PHASE_OF.values()))
+"""All phases, in the order in which a run first has them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,9 +122,7 @@ class RunResult:
     tokens: Mapping[str, int]  # gradient, forward_only
     replay: Replay
     statistics: Mapping[str, Any] = field(default_factory=dict)  # HybridTrainer.measures(), and extremes of the run
-    fingerprint: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # hardware, software, data: what a comparison must share
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)  # hardware, software, data: compared runs share it
     machine: Mapping[str, Any] = field(default_factory=dict)  # what the device did: memory, power, compilation
     optimizer_cost: float = 1.0
     sample: str | None = None  # what the finished model writes, for the report (training/generated_text.py)
@@ -180,6 +183,18 @@ class RunResult:
         replay = values["replay"]
         values["replay"] = Replay(phases=replay["phases"], norms=tuple(map(tuple, replay["norms"])))
         return cls(**values)
+
+
+def backward_share(results: Iterable[RunResult]) -> float | None:
+    """Share of a real step's time spent in backward and optimizer, over all these runs; None if none was timed.
+
+    It bounds the speedup: b in docs/method.md, section 2.
+    """
+    parts: Counter[str] = Counter()
+    for result in results:
+        parts.update(result.part_seconds)
+    whole = sum(parts[part] for part in ("data", "forward", "backward", "optimizer"))
+    return (parts["backward"] + parts["optimizer"]) / whole if whole else None
 
 
 class TrialEnd(StrEnum):

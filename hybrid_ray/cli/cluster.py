@@ -123,6 +123,7 @@ def _submit(options: argparse.Namespace) -> int:
     command = Command(
         name=options.name,
         target=options.target,
+        of_study=options.name in _STUDY_COMMANDS,
         overrides=vars(options).get("set", ()),
         out=vars(options).get("out"),
         options=_own_options(options),

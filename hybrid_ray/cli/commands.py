@@ -34,7 +34,8 @@ def run(options: argparse.Namespace) -> int:
     from hybrid_ray.config.jobfile import read_job
     from hybrid_ray.study.pipeline import run_study
 
-    return _print_outcome(run_study(read_job(options.job, options.set), source=Path(options.job)))
+    job = read_job(options.job, options.set)
+    return _climb(job) if job.ladder.rungs else _print_outcome(run_study(job, source=Path(options.job)))
 
 
 def resume(options: argparse.Namespace) -> int:

@@ -35,7 +35,12 @@ def _add_job_commands(subparsers: Any) -> None:
         arguments.add_set(command)
         return command
 
-    add("run", commands.run, "run a whole study: baseline, frontier, search, confirmation; the report is in studies/NAME")
+    add(
+        "run",
+        commands.run,
+        "run a whole study (baseline, frontier, search, confirmation), or a ladder if the job has rungs; the report is "
+        "in studies/NAME",
+    )
     plan = add("plan", commands.plan, "estimate the time and memory that a job needs; trains nothing")
     plan.add_argument(
         "--memory",
@@ -65,7 +70,10 @@ def _add_study_commands(subparsers: Any) -> None:
         command.add_argument("study", metavar="DIR", help=f"directory of {what}, such as studies/local")
         return command
 
-    resume = add("resume", commands.resume, "continue a study or ladder that was stopped; finished trials are kept", "a study or ladder")
+    continued = "a study or ladder"
+    resume = add(
+        "resume", commands.resume, f"continue {continued} that was stopped; finished trials are kept", continued
+    )
     arguments.add_fork(resume)
     extend = add("extend", commands.extend, "add trials to a finished study")
     arguments.add_trials(extend)

@@ -12,6 +12,7 @@ from hybrid_ray.config.section import Listed, NonNegative, Positive, section
 from hybrid_ray.config.training import Betas, OptimizerName
 
 __all__ = [
+    "MOST_SEEDS",
     "Arm",
     "CompareConfig",
     "ConfirmConfig",
@@ -22,6 +23,8 @@ __all__ = [
     "arm_label",
 ]
 
+MOST_SEEDS = 1000
+"""Of one confirmation or comparison: `evaluation.confirm.fresh_seeds` takes them from blocks of so many."""
 Split = Literal["decide", "val", "test"]
 Arm = Literal[
     "baseline",
@@ -97,7 +100,7 @@ class ConfirmConfig:
     """The best trials are repeated with new seeds and measured on the test split, next to controls of equal cost."""
 
     best: int = Field(default=2, ge=0, le=100_000, description="Number of best trials to confirm; 0: no confirmation")
-    seeds: int = Field(default=3, ge=3, le=10_000, description="Number of new seeds for each of them")
+    seeds: int = Field(default=3, ge=3, le=MOST_SEEDS, description="Number of new seeds for each of them")
     arms: ControlArms = Field(
         default=("equal_steps", "placebo"),
         description="Controls run for each of them: names, or package.module:function",
@@ -114,7 +117,7 @@ def _rising(analyses: tuple[int, ...]) -> tuple[int, ...]:
 class CompareConfig:
     """``hybrid-ray compare``: the job's hybrid settings against the controls, over several seeds, with statistics."""
 
-    interim_analyses: Annotated[Listed[Annotated[int, Field(ge=3, le=10_000)]], AfterValidator(_rising)] = Field(
+    interim_analyses: Annotated[Listed[Annotated[int, Field(ge=3, le=MOST_SEEDS)]], AfterValidator(_rising)] = Field(
         default=(6, 12),
         description="Numbers of seeds after which the result is analysed. The comparison stops at the first analysis "
         "that decides. Three seeds detect an effect of 3 % in 4 to 32 % of cases, six seeds in 29 to 81 %",

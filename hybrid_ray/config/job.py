@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from hybrid_ray.config.evaluation import (
+    MOST_SEEDS,
     Arm,
     CompareConfig,
     ConfirmConfig,
@@ -45,7 +46,10 @@ class JobConfig:
         compare=False,
         metadata={"description": "Folders of the modules that the job names; filled in when the job is read"},
     )
-    seed: Seed = Field(default=0, description="Seed of initial weights, data order and dropout")
+    # Confirmation and comparison add less than 3 x MOST_SEEDS (`evaluation.confirm.fresh_seeds`), which must be a Seed.
+    seed: int = Field(
+        default=0, ge=0, le=2**31 - 3 * MOST_SEEDS, description="Seed of initial weights, data order and dropout"
+    )
     studies_dir: str = Field(default="studies", description="Folder that holds the studies")
     published: PublishedName | None = Field(
         default=None, description="A published table to show next to the results of a comparison"

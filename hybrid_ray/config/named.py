@@ -177,15 +177,14 @@ def subclass_problems(found: Any, base: type, *, name: str, setting: str, public
         )
 
 
-def option_problems(called: Any, given: Iterable[str], *, name: str, setting: str, skip: int = 0) -> Iterator[str]:
+def option_problems(called: Any, given: Iterable[str], *, name: str, setting: str) -> Iterator[str]:
     """Problems: options that a class or function does not take, and required options that are missing.
 
     Args:
         given: names of the options.
         setting: path of the options, for messages: ``task.options``.
-        skip: number of leading parameters that are not options.
     """
-    parameters = list(inspect.signature(called).parameters.values())[skip:]
+    parameters = list(inspect.signature(called).parameters.values())
     known = [parameter.name for parameter in parameters if parameter.kind not in _ANY_NUMBER]
     given = list(given)
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):

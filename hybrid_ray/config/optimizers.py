@@ -13,6 +13,7 @@ _TITLES: Mapping[str, str] = {
     "adamw8bit": "8-bit AdamW",
     "ademamix": "AdEMAMix",
     "muon": "Muon",
+    "muon_ademamix": "Muon with AdEMAMix's average",
     "schedule_free": "schedule-free AdamW",
 }
 

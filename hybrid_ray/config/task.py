@@ -14,7 +14,7 @@ from hybrid_ray.config.named import is_module_name
 from hybrid_ray.config.section import section
 from hybrid_ray.config.training import DataConfig, ModelConfig
 
-__all__ = ["OUR_TASKS", "TEXT", "OurTask", "TaskConfig", "our_task", "stored_words", "task_words"]
+__all__ = ["OUR_TASKS", "TEXT", "OurTask", "TaskConfig", "our_task", "task_words"]
 
 
 def _module_name(factory: str) -> str:
@@ -107,12 +107,3 @@ def task_words(
     batch_of = f"× {sequence_length} tokens" if ours.sequences else f"{ours.unit}s"
     words = {"model": model.preset, "data": f"corpus {data.corpus}", "batch_of": batch_of}
     return {**words, "unit": ours.unit, "measure": "nats"}
-
-
-def stored_words(job: Mapping[str, Any]) -> Mapping[str, str]:
-    """`task_words` as a comparison stored them. Older comparisons stored none; theirs follow from the job."""
-    if "words" in job:
-        words: Mapping[str, str] = job["words"]
-        return words
-    model, data = ModelConfig(preset=job["model"]), DataConfig(corpus=job["corpus"])
-    return task_words(TaskConfig(), model, data, job.get("sequence_length", 0))

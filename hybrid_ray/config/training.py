@@ -10,7 +10,7 @@ from hybrid_ray.config.section import MOST, NonNegative, Positive, Share, Whole,
 __all__ = ["DataConfig", "ModelConfig", "OptimizerName", "PruneScore", "TrainConfig"]
 
 OptimizerName = Literal[
-    "adamw", "adam", "sgd", "adamwspam", "adamwprune", "adamw8bit", "ademamix", "muon", "schedule_free"
+    "adamw", "adam", "sgd", "adamwspam", "adamwprune", "adamw8bit", "ademamix", "muon", "muon_ademamix", "schedule_free"
 ]
 PruneScore = Literal["bitter0", "bitter1", "bitter7"]
 Preset = Literal["micro", "pico", "pico64", "pico128", "nano", "mini", "124M", "350M", "774M", "1.5B", "cnn"]
@@ -158,14 +158,16 @@ class TrainConfig:
         le=100_000,
         description="Tokens of sample text that baseline and hybrid runs generate at their end, for the report",
     )
-    alpha: NonNegative = Field(
-        default=8.0, description="For ademamix. Weight of the slow average at the end of the run; it grows from 0"
+    alpha: NonNegative | None = Field(
+        default=None,
+        description="For ademamix and muon_ademamix. Weight of the slow average at the end of the run; it grows from "
+        "0. null: 8 for ademamix, 2 for muon_ademamix",
     )
     beta3: float = Field(
         default=0.996,
         ge=0.0,
         le=0.999999,
-        description="For ademamix. Decay rate of the slow average at the end of the run",
+        description="For ademamix and muon_ademamix. Decay rate of the slow average at the end of the run",
     )
     prune_score: PruneScore = Field(
         default="bitter7", description="For adamwprune. Score that decides which weights are pruned"

@@ -46,7 +46,6 @@ class Corpus:
     train: Tokens
     heldout: dict[Split, Tokens]
     heldout_starts: dict[Split, tuple[int, ...]]
-    heldout_names: dict[Split, tuple[str, ...]]
 
     @property
     def vocab_size(self) -> int:
@@ -156,7 +155,7 @@ def _write(directory: Path, config: DataConfig, documents: Sequence[Document]) -
         )
     for split, part in heldout.items():
         part.tokens.tofile(directory / f"{split}.bin")
-    described = {split: {"starts": part.starts, "names": part.names} for split, part in heldout.items()}
+    described = {split: {"starts": part.starts} for split, part in heldout.items()}
     (directory / "heldout.json").write_text(json.dumps(described))
 
 
@@ -171,7 +170,7 @@ def _write_random(directory: Path, config: DataConfig) -> None:
     for name in ("train", *SPLITS):
         size = train if name == "train" else config.heldout_tokens
         draw.integers(0, vocabulary, size, dtype=TOKEN).tofile(directory / f"{name}.bin")
-    described = {split: {"starts": [0], "names": ["random"]} for split in SPLITS}
+    described = {split: {"starts": [0]} for split in SPLITS}
     (directory / "heldout.json").write_text(json.dumps(described))
 
 
@@ -194,7 +193,6 @@ def _load(directory: Path, config: DataConfig) -> Corpus:
         train=_tokens(directory, "train"),
         heldout={split: _tokens(directory, split) for split in SPLITS},
         heldout_starts={split: tuple(described[split]["starts"]) for split in SPLITS},
-        heldout_names={split: tuple(described[split]["names"]) for split in SPLITS},
     )
 
 

@@ -28,7 +28,6 @@ class HeldoutSplit:
 
     tokens: npt.NDArray[np.uint16]
     starts: tuple[int, ...]
-    names: tuple[str, ...]
 
 
 def hold_out(
@@ -89,7 +88,6 @@ def _slices(
     return HeldoutSplit(
         tokens=np.concatenate(pieces)[:heldout_tokens],
         starts=tuple(map(int, lengths[:used])),
-        names=tuple(document.name for document in documents[:used]),
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_ray.config import JobConfig, Split
+from hybrid_ray.config.evaluation import MOST_SEEDS
 from hybrid_ray.evaluation.arms import REQUIRED
 from hybrid_ray.evaluation.frontier import Frontier
 from hybrid_ray.evaluation.paired import ArmRuns, Candidate, run_arms
@@ -22,16 +23,15 @@ __all__ = ["ALPHA", "Candidate", "confirm", "confirmation_runs", "fresh_seeds"]
 ALPHA = 0.05
 
 _SPLIT: Split = "test"
-_APART = 1000
 
 
 def fresh_seeds(job: JobConfig, number: int, *, block: int = 1) -> list[int]:
     """Seeds that no trial of the search used: trials use ``job.seed``; block n starts at ``job.seed + 1000 * n``.
 
-    Confirmation and later comparison use different blocks. Settings that were selected for their results on some seeds
-    would look too good on those same seeds.
+    Confirmation (block 1) and comparison (block 2) have at most 1000 seeds each, so they share none. Settings that were
+    selected for their results on some seeds would look too good on those same seeds.
     """
-    return [job.seed + block * _APART + index for index in range(number)]
+    return [job.seed + block * MOST_SEEDS + index for index in range(number)]
 
 
 def confirmation_runs(job: JobConfig, candidates: int) -> int:
@@ -78,7 +78,6 @@ def confirm(
         ],
         "split": _SPLIT,
         "seeds": seeds,
-        "alpha": ALPHA,
     }
 
 

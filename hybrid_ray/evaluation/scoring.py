@@ -9,7 +9,7 @@ objectives, only the scheduler uses it.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from hybrid_ray.evaluation.summary import INERT_SHARE
 from hybrid_ray.objective import LARGEST, Baseline, degradation, score, speedup
 from hybrid_ray.run_result import Evaluation, RunResult, Status, TrialEnd
 
-__all__ = ["TrialScorer", "claimable", "failed_scores"]
+__all__ = ["TrialScorer", "failed_scores"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,8 +157,3 @@ class TrialScorer:
 def failed_scores(error: str, end: TrialEnd = TrialEnd.FAILED) -> dict[str, Any]:
     """The report of a trial without measures. Its step is 0, so that the scheduler does not use it."""
     return {"step": 0, "objective": -LARGEST, "finished": 0, "status": "failed", "end": str(end), "error": error}
-
-
-def claimable(row: Mapping[str, Any]) -> bool:
-    """Whether a trial may be selected as best: it finished, did not diverge, and is not inert."""
-    return row["state"] == "COMPLETE" and not row["diverged"] and not row["inert"]

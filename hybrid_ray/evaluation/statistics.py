@@ -129,14 +129,13 @@ class MedianInterval:
     high: float
     n: int
     misses: int
-    coverage: float  # lower bound on the probability that the interval contains the true median
 
 
 def median_interval(values: Sequence[float], *, level: float = 0.95) -> MedianInterval:
     """Distribution-free interval of a median (the inverted sign test), valid for any continuous distribution.
 
-    With few values even the full range can have less coverage than ``level`` (3 values: 75 %, 6 values: 97 %), so
-    ``coverage`` states the coverage of the interval. Raises ValueError below 3 values.
+    With few values even the full range can have less coverage than ``level`` (3 values: 75 %, 6 values: 97 %). Raises
+    ValueError below 3 values.
     """
     n = len(values)
     if n < MIN_SEEDS:
@@ -151,7 +150,6 @@ def median_interval(values: Sequence[float], *, level: float = 0.95) -> MedianIn
         high=ordered[n - 1 - drop],
         n=n,
         misses=sum(math.isinf(value) for value in ordered),
-        coverage=float(1 - 2 * stats.binom.cdf(drop, n, 0.5)),
     )
 
 

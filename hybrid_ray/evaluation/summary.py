@@ -75,15 +75,15 @@ def comparisons(runs: ArmRuns, split: Split, *, level: float = 0.95) -> dict[str
     """
     hybrid = runs["hybrid"]
     found = {
-        f"loss_vs_{arm}": paired_ratio(hybrid, others, lambda result: result.heldout[split].loss, "loss ratio", level)
+        f"loss_vs_{arm}": paired_ratio(hybrid, others, lambda result: result.heldout[split].loss, level)
         for arm, others in runs.items()
         if arm != "hybrid"
     }
     baselines = runs["baseline"]
-    found["speedup"] = paired_ratio(hybrid, baselines, lambda result: 1 / result.time, "times", level)
-    found["step_speedup"] = paired_ratio(hybrid, baselines, lambda result: 1 / result.real_steps, "times", level)
-    found["flop_speedup"] = paired_ratio(hybrid, baselines, lambda result: 1 / _flops(result), "times", level)
-    found["real_step_cost"] = paired_ratio(hybrid, baselines, lambda result: result.real_step_cost, "cost ratio", level)
+    found["speedup"] = paired_ratio(hybrid, baselines, lambda result: 1 / result.time, level)
+    found["step_speedup"] = paired_ratio(hybrid, baselines, lambda result: 1 / result.real_steps, level)
+    found["flop_speedup"] = paired_ratio(hybrid, baselines, lambda result: 1 / _flops(result), level)
+    found["real_step_cost"] = paired_ratio(hybrid, baselines, lambda result: result.real_step_cost, level)
     return found
 
 
@@ -96,31 +96,30 @@ def paired_ratio(
     hybrid: Mapping[int, RunResult],
     others: Mapping[int, RunResult],
     value: Callable[[RunResult], float],
-    unit: str,
     level: float,
 ) -> dict[str, Any]:
     """Geometric mean of value(hybrid) / value(other) over the seeds on which both finished, with its interval."""
     failed = [seed for seed, result in hybrid.items() if result.status != "finished"]
     if failed:
-        return _no_interval(0, unit, f"the hybrid did not finish on seeds {failed}")
+        return _no_interval(0, f"the hybrid did not finish on seeds {failed}")
     dropped = [seed for seed, result in others.items() if result.status != "finished"]
     seeds = [seed for seed in hybrid if seed in others and seed not in dropped]
     note = f"left out: the other arm did not finish on seeds {dropped}" if dropped else None
     logs = log_ratios([value(hybrid[seed]) for seed in seeds], [value(others[seed]) for seed in seeds])
-    return _interval(logs, unit, note, level)
+    return _interval(logs, note, level)
 
 
-def _interval(logs: Sequence[float], unit: str, note: str | None, level: float) -> dict[str, Any]:
+def _interval(logs: Sequence[float], note: str | None, level: float) -> dict[str, Any]:
     if len(logs) < MIN_SEEDS:
-        return _no_interval(len(logs), unit, note or f"an interval needs at least {MIN_SEEDS} seeds")
-    found: dict[str, Any] = {**asdict(paired_interval(logs, level=level)), "unit": unit, "note": note}
+        return _no_interval(len(logs), note or f"an interval needs at least {MIN_SEEDS} seeds")
+    found: dict[str, Any] = {**asdict(paired_interval(logs, level=level)), "note": note}
     if len(logs) >= MIN_BOOTSTRAP:
         found["bootstrap"] = list(bootstrap_interval(logs, level=level))
     return found
 
 
-def _no_interval(n: int, unit: str, note: str) -> dict[str, Any]:
-    return {"mean": None, "low": None, "high": None, "n": n, "p": 1.0, "spread": None, "unit": unit, "note": note}
+def _no_interval(n: int, note: str) -> dict[str, Any]:
+    return {"mean": None, "low": None, "high": None, "n": n, "p": 1.0, "spread": None, "note": note}
 
 
 def net_speedup(runs: ArmRuns, frontier: Frontier, split: Split, *, level: float = 0.95) -> dict[str, Any]:
@@ -143,8 +142,8 @@ def net_speedup(runs: ArmRuns, frontier: Frontier, split: Split, *, level: float
     hybrid = runs["hybrid"]
     failed = [seed for seed, result in hybrid.items() if result.status != "finished"]
     if failed:
-        nothing = _no_interval(0, "times", f"the hybrid did not finish on seeds {failed}")
-        return {**nothing, "advantage": {**nothing, "unit": "loss ratio"}, "seeds": {}, "curve": None}
+        nothing = _no_interval(0, f"the hybrid did not finish on seeds {failed}")
+        return {**nothing, "advantage": dict(nothing), "seeds": {}, "curve": None}
     law = LossCurve.fit(
         {seed: _plain_points(runs, seed, split) for seed in hybrid},
         other=tuple(zip(frontier.times, frontier.losses, strict=True)),
@@ -160,8 +159,8 @@ def over_curve(measured: Mapping[int, tuple[float, float]], law: LossCurve, *, l
     net = {seed: own.net_speedup_bounds(*measured[seed]) for seed, own in known.items()}
     advantage = {seed: own.advantage_bounds(*measured[seed]) for seed, own in known.items()}
     unknown = [seed for seed, own in frontiers.items() if own is None]
-    found = _widened(_censored(net, unknown, "times", level), law.relative_error, level)
-    found["advantage"] = _censored(advantage, unknown, "loss ratio", level)
+    found = _widened(_censored(net, unknown, level), law.relative_error, level)
+    found["advantage"] = _censored(advantage, unknown, level)
     found["p"] = found["advantage"]["p"]
     found["curve"] = law.as_dict()
     found["seeds"] = {seed: [low or None, high if high < math.inf else None] for seed, (low, high) in net.items()}
@@ -188,9 +187,7 @@ def _widened(interval: dict[str, Any], slope_error: float, level: float) -> dict
     return found
 
 
-def _censored(
-    bounds: Mapping[int, tuple[float, float]], unknown: Sequence[int], unit: str, level: float
-) -> dict[str, Any]:
+def _censored(bounds: Mapping[int, tuple[float, float]], unknown: Sequence[int], level: float) -> dict[str, Any]:
     """An interval over seeds; for some of them only a bound is known (low is 0, or high is infinite)."""
     better = [seed for seed, (_, high) in bounds.items() if high == math.inf]
     worse = [seed for seed, (low, _) in bounds.items() if low == 0]
@@ -201,7 +198,7 @@ def _censored(
     ]
     note = "; ".join(f"seeds {list(seeds)} {what}" for seeds, what in parts if seeds) or None
     logs = [math.log(high if low == 0 else low) for low, high in bounds.values()]
-    found = _interval(logs, unit, note, level)
+    found = _interval(logs, note, level)
     if better:
         found["high"] = None
     if worse:

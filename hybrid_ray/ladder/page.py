@@ -1,17 +1,12 @@
 """The report of a ladder: ``report.html`` (one file that loads nothing) and ``report.md`` with ``plots/*.png``."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-from markupsafe import Markup
 
 from hybrid_ray.ladder import tables
 from hybrid_ray.ladder.plots import PLOTS
 from hybrid_ray.ladder.results import Ladder, load_ladder
-from hybrid_ray.report.pages import templates
-from hybrid_ray.report.plots.style import png, svg
-from hybrid_ray.storage.atomic import write_atomic
+from hybrid_ray.report.pages import shown_directory, write_pages
 
 __all__ = ["write_ladder"]
 
@@ -23,22 +18,15 @@ def write_ladder(directory: Path) -> str:
         StoreError: there is no ladder, or the pages cannot be written (earlier pages stay as they are).
     """
     ladder = load_ladder(directory)
-    content, environment = _content(ladder), templates()
-    figures = {plot.name: plot.draw(ladder) for plot in PLOTS}
-    pictures = {name: Markup(svg(figure)) for name, figure in figures.items()}
-    page = environment.get_template("ladder.html.j2").render(content, pictures=pictures)
-    for name, figure in figures.items():
-        write_atomic(directory / "plots" / f"{name}.png", png(figure))
-    write_atomic(directory / "report.md", environment.get_template("ladder.md.j2").render(content).encode())
-    write_atomic(directory / "report.html", page.encode())
+    content = _content(ladder)
+    write_pages(directory, "ladder", content, {plot.name: plot.draw(ladder) for plot in PLOTS})
     return str(content["headline"])
 
 
 def _content(ladder: Ladder) -> dict[str, Any]:
     """The content of both templates."""
-    job, directory = ladder.job, ladder.directory
     return {
-        "name": job.name,
+        "name": ladder.job.name,
         "headline": tables.sentence(ladder),
         "facts": _facts(ladder),
         "finished": ladder.finished,
@@ -50,8 +38,7 @@ def _content(ladder: Ladder) -> dict[str, Any]:
         "costs": tables.costs(ladder),
         "next_rung": tables.next_rung(ladder),
         "rungs": [rung.name for rung in ladder.rungs],
-        "directory": f"{directory.parent.name}/{directory.name}" if directory.is_absolute() else str(directory),
-        "written": datetime.now(tz=UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "directory": shown_directory(ladder.directory),
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from hybrid_ray.ladder.results import Ladder, Rung
 from hybrid_ray.ladder.tables import searched
@@ -23,8 +23,10 @@ from hybrid_ray.report.plots.style import (
     VERMILLION,
     canvas,
     legend,
+    log_axes,
     loss_label,
     message,
+    plain_ticks,
     styled,
 )
 
@@ -51,8 +53,7 @@ def optimum(ladder: Ladder) -> Figure:
         axes.set_title(name.replace("_", " "))
     for axes in panels:
         _size_axis(axes, ladder)
-        axes.yaxis.set_major_formatter(ScalarFormatter())
-        axes.yaxis.set_minor_locator(NullLocator())
+        plain_ticks(axes.yaxis)
     legend(figure, panels[-1])
     return figure
 
@@ -72,11 +73,7 @@ def frontiers(ladder: Ladder) -> Figure:
         if best is not None:
             label = f"best trial of {rung.name}"
             axes.plot(best["time"] * second, best["loss"], marker, color=colour, mec=INK, ms=8, label=label)
-    for scale, axis in ((axes.set_xscale, axes.xaxis), (axes.set_yscale, axes.yaxis)):
-        scale("log")
-        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-        axis.set_major_formatter(ScalarFormatter())
-        axis.set_minor_locator(NullLocator())
+    log_axes(axes)
     axes.set_xlabel("training time (s, at the step time of the rung's baseline)")
     axes.set_ylabel(f"{loss_label(ladder.rungs[0].study.words)}, val split")
     legend(figure, axes, columns=2)
@@ -89,7 +86,7 @@ def net_speedups(ladder: Ladder) -> Figure:
     figure, (axes,) = canvas(3.2)
     drawn = False
     for rung in ladder.rungs:
-        done = _finished(rung).dropna(subset=["net_speedup"])
+        done = rung.study.finished_trials.dropna(subset=["net_speedup"])
         if done.empty:
             continue
         drawn = True
@@ -113,8 +110,7 @@ def net_speedups(ladder: Ladder) -> Figure:
 @styled
 def shared_settings(ladder: Ladder) -> Figure:
     """The objective of the same settings on two neighbouring rungs, one panel per step of the ladder."""
-    names = [rung.name for rung in ladder.rungs]
-    steps = [pair for pair in ladder.pairs if names.index(pair.above) - names.index(pair.below) == 1 and pair.values]
+    steps = [pair for pair in ladder.neighbours if pair.values]
     if not steps:
         return message("No settings have been tried on two rungs yet.")
     figure, panels = canvas(2.9, len(steps))
@@ -137,7 +133,8 @@ def _draw_setting(axes: Axes, ladder: Ladder, name: str) -> None:
         if rung.study.best is not None and pd.api.types.is_number(rung.study.best.get(column))
     ]
     for rung in ladder.rungs:
-        values = pd.to_numeric(_finished(rung).get(column, pd.Series(dtype=float)), errors="coerce").dropna()
+        found = rung.study.finished_trials.get(column, pd.Series(dtype=float))
+        values = pd.to_numeric(found, errors="coerce").dropna()
         axes.plot([rung.parameters] * len(values), values, "o", color=GREY, alpha=0.5, ms=4, label="trials")
         ends = rung.transfer["carried"]["ranges"].get(name)
         if ends:
@@ -146,12 +143,6 @@ def _draw_setting(axes: Axes, ladder: Ladder, name: str) -> None:
         axes.plot(*zip(*bests, strict=True), "D-", color=BLUE, ms=6, label="best trial")
         if min(value for _, value in bests) > 0 and "beta3" not in name:
             axes.set_yscale("log")
-            axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-
-
-def _finished(rung: Rung) -> pd.DataFrame:
-    trials = rung.study.trained
-    return trials[(trials["state"] == "COMPLETE") & (trials["diverged"] != 1)]
 
 
 def _sizes(rungs: Sequence[Rung]) -> list[int]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -100,17 +101,19 @@ class Ladder:
         return len(self.rungs) == len(self.job.ladder.rungs) and all(rung.study.finished for rung in self.rungs)
 
     @property
+    def neighbours(self) -> list[Pair]:
+        """Every rung with the one above it."""
+        return [self._pair(below, above) for below, above in pairwise(self.rungs)]
+
+    @property
     def pairs(self) -> list[Pair]:
-        """Every two rungs with shared settings, neighbours first. Settings shared by rungs farther apart were carried
-        on from rung to rung.
-        """
-        found = []
-        for distance in range(1, len(self.rungs)):
-            for below, above in zip(self.rungs, self.rungs[distance:], strict=False):
-                pair = self._pair(below, above)
-                if distance == 1 or pair.correlation.n >= 3:
-                    found.append(pair)
-        return found
+        """The neighbours, then rungs farther apart that share at least 3 settings, carried on from rung to rung."""
+        farther = (
+            self._pair(below, above)
+            for distance in range(2, len(self.rungs))
+            for below, above in zip(self.rungs, self.rungs[distance:], strict=False)
+        )
+        return [*self.neighbours, *(pair for pair in farther if pair.correlation.n >= 3)]
 
     def saved(self, rung: Rung) -> float | None:
         """Seconds of runs that a search from nothing (as many trials as on the first rung) would have taken more."""

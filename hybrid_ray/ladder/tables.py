@@ -6,10 +6,11 @@ from typing import Any, get_args
 import pandas as pd
 
 from hybrid_ray.config.ladder import ShareOfRun
-from hybrid_ray.ladder.results import Ladder, Pair, Rung
+from hybrid_ray.ladder.results import Ladder, Rung
 from hybrid_ray.memory.estimate import size_text
+from hybrid_ray.report.headline import confirmed_candidate
 from hybrid_ray.report.load import Study
-from hybrid_ray.report.tables.cells import NONE, Table, loss_unit, number, percent, setting, with_error
+from hybrid_ray.report.tables.cells import NONE, Table, loss_unit, number, percent, ratio, setting, with_error
 from hybrid_ray.study.plan import duration
 
 __all__ = [
@@ -34,7 +35,7 @@ def sentence(ladder: Ladder) -> str:
     nets = ", ".join(with_error(best["net_speedup"], best["net_error"], 2) for _, best in done)
     if len(done) == 1:
         return f"At {first:,} parameters the best net speedup is {nets}; no larger rung has finished trials yet."
-    neighbours = [pair for pair in ladder.pairs if _are_neighbours(ladder, pair)]
+    neighbours = ladder.neighbours
     shown = [f"{pair.below} to {pair.above}" for pair in neighbours if pair.correlation.shown]
     order = (
         f"the order of the settings carried over from {', '.join(shown)} ({len(shown)} of {len(neighbours)} steps)"
@@ -60,7 +61,7 @@ def results(ladder: Ladder) -> Table:
                 number(baseline, 4),
                 number(known.get("loss"), 4),
                 with_error(known.get("net_speedup"), known.get("net_error"), 2),
-                _confirmed(study, known),
+                _confirmed(study),
                 number(known.get("speedup"), 2),
                 number(known.get("score"), 2),
                 number(known.get("excess"), 2),
@@ -78,7 +79,8 @@ def results(ladder: Ladder) -> Table:
         note=f"The best trial of each rung. Losses: {unit}, val split, one seed. Net speedup: training time that "
         "stopping early needs for this loss / the trial's; above 1 is a gain. ± is the standard error of one run; the "
         "best of several trials is biased upwards, so only a confirmed value (fresh seeds, test split, 95 % interval) "
-        "supports a claim. Excess: score less that of stopping early at equal time.",
+        "supports a claim. It is the best trial's; where another trial is named, that one was confirmed as a gain. "
+        "Excess: score less that of stopping early at equal time.",
     )  # fmt: skip
 
 
@@ -89,7 +91,7 @@ def optima(ladder: Ladder) -> Table:
     for rung in ladder.rungs:
         best = rung.study.best
         values = [NONE if best is None else best_value(rung, best, name) for name in names]
-        rows.append((rung.name, _rate(rung), *values, *_origin(ladder, rung, best)))
+        rows.append((rung.name, _rate(rung), *values, *_origin(rung, best)))
     return Table(
         title="",
         columns=("rung", "learning rate", *names, "came from", "best carried setting"),
@@ -227,7 +229,7 @@ def _rate(rung: Rung) -> str:
     return setting(rate["learning_rate"]) + (" ↔" if "learning_rate" in rate.get("at_edge", ()) else "")
 
 
-def _origin(ladder: Ladder, rung: Rung, best: pd.Series | None) -> tuple[str, str]:
+def _origin(rung: Rung, best: pd.Series | None) -> tuple[str, str]:
     """Where the best settings came from, and the rank of the best carried ones."""
     if best is None:
         return NONE, NONE
@@ -240,26 +242,18 @@ def _origin(ladder: Ladder, rung: Rung, best: pd.Series | None) -> tuple[str, st
     return source, f"{places[0]} of {len(order)}" if places else NONE
 
 
-def _confirmed(study: Study, best: Mapping[Any, Any]) -> str:
-    """The confirmed net speedup of the rung, with its interval."""
-    if study.statistics is None or not study.statistics["candidates"]:
+def _confirmed(study: Study) -> str:
+    """The confirmed net speedup that the rung's own headline gives; of which trial, if not of the best one."""
+    best, found = study.best, confirmed_candidate(study.statistics, study.best)
+    if found is None:
         return NONE
-    found = max(
-        (one["net_speedup"] for one in study.statistics["candidates"] if one["net_speedup"]["mean"] is not None),
-        key=lambda net: net["mean"],
-        default=None,
-    )
-    return NONE if found is None else f"{found['mean']:.2f} ({number(found['low'])}–{number(found['high'])})"
+    same = best is not None and found["trial"] == int(best["number"])
+    return ratio(found["net_speedup"], 2) + ("" if same else f", trial {found['trial']}")
 
 
 def _first_as_good(other: Study, ours: Study) -> str:
     target = ours.worth[ours.trials["number"] == ours.best["number"]].iloc[0] if ours.best is not None else None
-    done = other.trained.assign(worth=other.worth)
-    usable = done[(done["state"] == "COMPLETE") & (done["diverged"] != 1) & (done["inert"] != 1)].reset_index(drop=True)
+    done = other.finished_trials.assign(worth=other.worth)
+    usable = done[done["inert"] != 1].reset_index(drop=True)
     reached = usable[usable["worth"] >= target]
     return f"{reached.index[0] + 1} trials" if len(reached) else f"not in {len(usable)} trials"
-
-
-def _are_neighbours(ladder: Ladder, pair: Pair) -> bool:
-    names = [rung.name for rung in ladder.rungs]
-    return names.index(pair.above) - names.index(pair.below) == 1

@@ -18,7 +18,6 @@ __all__ = ["AllocationLog", "Peak"]
 class Peak:
     """The largest number of bytes allocated at once during a moment, split into parts such as weights."""
 
-    moment: str
     parts: Mapping[str, int]
 
     @property
@@ -94,7 +93,7 @@ class AllocationLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
             total += change
             if total > most.get(moment, -1):
                 most[moment] = total
-                found[moment] = Peak(moment=moment, parts=dict(now))
+                found[moment] = Peak(parts=dict(now))
         return found
 
     def __torch_dispatch__(

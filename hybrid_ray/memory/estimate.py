@@ -144,7 +144,6 @@ def _peaks(run: RunConfig, batches: Batches) -> dict[str, Peak]:
     names = [name for name in few if name in more and not name.endswith("between")]
     return {
         name: Peak(
-            moment=name,
             parts={part: few[name].of(part) + rest * (more[name].of(part) - few[name].of(part)) for part in PARTS},
         )
         for name in names
@@ -157,7 +156,7 @@ def _device_peaks(run: RunConfig, batches: Batches, layers: int | None) -> dict[
     pinned = elsewhere | {"optimizer"} if run.hybrid.offload_optimizer else elsewhere
     found = trace(run, batches, layers=layers)
     peaks = found.peaks(without=elsewhere if run.train.device == "cuda" else ())
-    return {**peaks, _PINNED: Peak(moment=_PINNED, parts={"predictor": found.pinned(pinned)})}
+    return {**peaks, _PINNED: Peak(parts={"predictor": found.pinned(pinned)})}
 
 
 def _on_worker(run: RunConfig, sizes: _Sizes, parts: dict[str, int]) -> dict[str, int]:
@@ -207,9 +206,9 @@ def _traced(run: RunConfig, batches: Batches) -> tuple[_Sizes, dict[str, Peak]]:
     sizes = _sizes(run, check_gradient(batches.task))
     log.warning("%s can't be traced (%s): the memory estimate leaves out its activations", run.task.factory, problem)
     parts = {"weights": sizes.weights, "gradients": sizes.weights, "optimizer": 8 * sizes.parameters}
-    nothing = Peak(moment=_PINNED, parts={})
+    nothing = Peak(parts={})
     return sizes, {
-        "optimizer": Peak(moment="optimizer", parts={**parts, "predictor": 8 * sizes.parameters}),
+        "optimizer": Peak(parts={**parts, "predictor": 8 * sizes.parameters}),
         _PINNED: nothing,
     }
 

@@ -67,10 +67,7 @@ class TrainerStats:
             self.add_cycle(cycle)
 
     def add_cycle(self, cycle: FinishedCycle) -> None:
-        """Record what a cycle brought, and whether its jump was paid back."""
-        kind = "jump" if cycle.jump > 0.0 else "none"
-        self._sums[f"cycles {kind}"] += 1
-        self._sums[f"outcome {kind}"] += cycle.outcome
+        """Record whether the cycle's jump was paid back."""
         if cycle.jump > 0.0 and cycle.confidence is not None:
             self._calibration.add(cycle.confidence, cycle.paid_back)
 
@@ -126,16 +123,10 @@ class TrainerStats:
             "mean_error_after_jump": self._sums["error_after_jump"] / self._jumped if self._jumped else None,
             **measured,
             "calibration": self._calibration.rows,
-            "mean_outcome_with_jump": self._mean_outcome("jump"),
-            "mean_outcome_without": self._mean_outcome("none"),
             "events": dict(self._events),
             "memory": self._memory.peaks(),
             "memory_bytes_a_step": self._memory.slope,
         }
-
-    def _mean_outcome(self, kind: str) -> float | None:
-        count = self._sums[f"cycles {kind}"]
-        return self._sums[f"outcome {kind}"] / count if count else None
 
     def state_dict(self) -> dict[str, Any]:
         return {

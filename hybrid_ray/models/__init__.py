@@ -4,8 +4,7 @@ from hybrid_ray.models.build import build_model
 from hybrid_ray.models.cnn import CNN
 from hybrid_ray.models.generate import generate
 from hybrid_ray.models.gpt2 import GPT2, count_parameters
-from hybrid_ray.models.huggingface import load_huggingface, save_huggingface
-from hybrid_ray.models.shapes import PRESETS, GPT2Shape, flops_per_token, parameter_count
+from hybrid_ray.models.shapes import PRESETS, GPT2Shape, flops_per_token
 
 __all__ = [
     "CNN",
@@ -16,7 +15,4 @@ __all__ = [
     "count_parameters",
     "flops_per_token",
     "generate",
-    "load_huggingface",
-    "parameter_count",
-    "save_huggingface",
 ]

@@ -1,8 +1,8 @@
-"""The sizes of GPT-2, and the parameter and FLOP counts that follow from them."""
+"""The sizes of GPT-2, and the FLOPs per token that follow from them."""
 
 from dataclasses import dataclass
 
-__all__ = ["PRESETS", "GPT2Shape", "flops_per_token", "parameter_count"]
+__all__ = ["PRESETS", "GPT2Shape", "flops_per_token"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,12 +27,6 @@ PRESETS: dict[str, GPT2Shape] = {
     "774M": GPT2Shape(layers=36, heads=20, width=1280),
     "1.5B": GPT2Shape(layers=48, heads=25, width=1600),
 }
-
-
-def parameter_count(shape: GPT2Shape, vocab_size: int) -> int:
-    """Parameters with tied embeddings: token and position tables, 12 D^2 + 13 D per layer, the final layer norm."""
-    width = shape.width
-    return (vocab_size + shape.context) * width + shape.layers * (12 * width**2 + 13 * width) + 2 * width
 
 
 def flops_per_token(shape: GPT2Shape, vocab_size: int, sequence_length: int) -> int:

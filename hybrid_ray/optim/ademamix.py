@@ -15,9 +15,9 @@ from torch.optim import AdamW
 from hybrid_ray.optim.local import PIECE, local_part, pieces
 from hybrid_ray.optim.streamed import Streamed, loss_of
 
-__all__ = ["FIRST_DECAY", "AdEMAMix", "add_slow_step_", "slow_decay"]
+__all__ = ["FIRST_DECAY", "STEPS_TAKEN", "AdEMAMix", "add_slow_step_", "add_slow_steps_", "slow_decay"]
 
-_TAKEN = "steps_taken"  # kept in the first parameter group, so that it is saved and loaded with the rest
+STEPS_TAKEN = "steps_taken"  # kept in the first parameter group, so that it is saved and loaded with the rest
 
 FIRST_DECAY = 0.9
 """Decay of the slow average at the start of a run: that of the fast average, as in the paper."""
@@ -86,6 +86,27 @@ def _runs(tensors: Sequence[Tensor]) -> Iterator[tuple[int, int]]:
         yield start, len(tensors)
 
 
+def add_slow_steps_(optimizer: AdamW, group: dict[str, Any], *, alpha: float, decay: float) -> None:
+    """Add this step's gradients to the slow averages of a group and step along them; AdamW's step has been taken."""
+    parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+    if not parameters:
+        return
+    states = [optimizer.state[parameter] for parameter in parameters]
+    for parameter, state in zip(parameters, states, strict=True):
+        if "exp_avg_slow" not in state:
+            state["exp_avg_slow"] = torch.zeros_like(state["exp_avg"])
+        state["exp_avg_slow"].lerp_(parameter.grad.to(state["exp_avg_slow"].dtype), 1.0 - decay)
+    add_slow_step_(
+        parameters,
+        [state["exp_avg_slow"] for state in states],
+        [state["exp_avg_sq"] for state in states],
+        [state["step"] for state in states],
+        beta2=group["betas"][1],
+        eps=group["eps"],
+        size=group["lr"] * alpha,
+    )
+
+
 class _WithSlowStep(AdamW):
     """AdamW's step, then the step along the slow average. ``Streamed`` calls it once per window of weights."""
 
@@ -97,23 +118,7 @@ class _WithSlowStep(AdamW):
         loss = loss_of(closure)
         super().step()
         for group in self.param_groups:
-            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if not parameters:
-                continue
-            states = [self.state[parameter] for parameter in parameters]
-            for parameter, state in zip(parameters, states, strict=True):
-                if "exp_avg_slow" not in state:
-                    state["exp_avg_slow"] = torch.zeros_like(state["exp_avg"])
-                state["exp_avg_slow"].lerp_(parameter.grad.to(state["exp_avg_slow"].dtype), 1.0 - self.decay)
-            add_slow_step_(
-                parameters,
-                [state["exp_avg_slow"] for state in states],
-                [state["exp_avg_sq"] for state in states],
-                [state["step"] for state in states],
-                beta2=group["betas"][1],
-                eps=group["eps"],
-                size=group["lr"] * self.alpha,
-            )
+            add_slow_steps_(self, group, alpha=self.alpha, decay=self.decay)
         return loss
 
 
@@ -144,15 +149,15 @@ class AdEMAMix(Streamed, _WithSlowStep):
         self.final_alpha = alpha
         self.beta3 = beta3
         self.total_steps = total_steps
-        self.param_groups[0][_TAKEN] = 0
+        self.param_groups[0][STEPS_TAKEN] = 0
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update. Returns what the closure returns."""
         shared = self.param_groups[0]
-        progress = min(1.0, (shared[_TAKEN] + 1) / self.total_steps)
+        progress = min(1.0, (shared[STEPS_TAKEN] + 1) / self.total_steps)
         self.alpha = self.final_alpha * progress
         self.decay = slow_decay(progress, self.beta3, first=shared["betas"][0])
         loss = super().step(closure)
-        shared[_TAKEN] += 1
+        shared[STEPS_TAKEN] += 1
         return loss

@@ -8,7 +8,6 @@ from functools import cache
 from typing import Any
 
 from torch import Tensor
-from torch.optim import Optimizer
 
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.optim.streamed import Streamed
@@ -74,7 +73,6 @@ def _kind() -> Any:
     def _plain(value: Any) -> Any:
         return {"codes": value.codes, "scale": value.scale} if isinstance(value, OptimState8bit) else value
 
-    assert issubclass(StreamedAdamW8bit, Optimizer)
     return StreamedAdamW8bit
 
 

@@ -35,6 +35,8 @@ from hybrid_ray.training.hardware.node import node_selector
 
 __all__ = ["Search", "run_search", "tuner_arguments"]
 
+log = logging.getLogger("hybrid_ray")
+
 
 class FlagStopper(Stopper):
     """Stops all trials once the driver was asked to stop."""
@@ -93,11 +95,21 @@ class Search:
         """The settings of the trials of earlier sessions that need no new run."""
         job = self.study.job
         trained = TrainedSettings(lambda params: settings(job, params), directory=self.spec.directory)
+        unknown: dict[int, Exception] = {}
         for row in self.study.store.trials():
             if row["state"] != "FAIL" and was_trained(row):
-                with contextlib.suppress(Exception):  # a user's space may not be repeatable
+                try:
                     drawn = optuna.trial.FixedTrial(params_of(row))
                     trained.add(row["number"], self.space.ask(cast(optuna.Trial, drawn), job))
+                except Exception as error:  # a user's space may raise anything
+                    unknown[row["number"]] = error
+        if unknown:
+            number, why = next(iter(unknown.items()))
+            log.warning(
+                "%d earlier trials are not recognised, so trials with equal settings are trained again: search.space "
+                "fails for the values of trial %d (%s: %s)",
+                len(unknown), number, type(why).__name__, why,
+            )  # fmt: skip
         return trained
 
     def leave(self, searcher: OptunaSearcher) -> None:

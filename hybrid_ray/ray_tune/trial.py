@@ -5,7 +5,6 @@ the trial. Both end with one report of how the run ended. Neither raises for div
 would only repeat the failure.
 """
 
-import gc
 import re
 import time
 import traceback
@@ -175,7 +174,9 @@ def attempt(
             said = result.error or f"the run ended as {result.status!r}"
         except ValueError as error:  # not comparable with the baseline; a retry would not help
             said = str(error)
-    _free_memory()
+    from hybrid_ray.training.hardware.out_of_memory import free_memory  # torch, which nothing else here needs
+
+    free_memory()  # this process is reused for the next trial
     return failed_scores(said, end)
 
 
@@ -194,12 +195,3 @@ def _wait_until_heard(callback: Any) -> None:
     while not callback._training_actor_item_queue.empty():
         time.sleep(0.1)
     time.sleep(0.5)
-
-
-def _free_memory() -> None:
-    """Free the memory of a failed run, because the process is reused for the next trial."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from hybrid_ray.config.optimizers import optimizer_title
+from hybrid_ray.report.tables.cells import ratio
 
-__all__ = ["comparison_headline", "interval"]
+__all__ = ["comparison_headline"]
 
 
 def comparison_headline(result: Mapping[str, Any]) -> str:
@@ -60,17 +61,8 @@ def _finding(result: Mapping[str, Any], own: str, best: Mapping[str, Any] | None
 
 def _figures(result: Mapping[str, Any], own: str, best: Mapping[str, Any] | None) -> str:
     net = result["net_speedup"]
-    figures = f"net speedup over {own} {interval(net)}"
-    if net["mean"] is None:
-        figures = f"no net speedup: {net['note']}"
+    figures = f"net speedup over {own} {ratio(net, 2)}" if net["mean"] is not None else f"no net speedup: {net['note']}"
     if best is not None:
-        figures += f", over {optimizer_title(best['name'])} {interval(best['net_speedup'])}"
+        over = best["net_speedup"]
+        figures += f", over {optimizer_title(best['name'])} {ratio(over, 2) if over['mean'] is not None else 'unknown'}"
     return f"{figures}, {100 * result['level']:.3g} % intervals"
-
-
-def interval(found: Mapping[str, Any], digits: int = 2) -> str:
-    """``0.93 (0.90-0.96)``; an unknown end is a question mark."""
-    if found["mean"] is None:
-        return "unknown"
-    low, high = ("?" if found[end] is None else f"{found[end]:.{digits}f}" for end in ("low", "high"))
-    return f"{found['mean']:.{digits}f} ({low}–{high})"

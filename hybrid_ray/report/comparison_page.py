@@ -4,24 +4,18 @@ From ``comparison.json``, in this order: verdict, arms over the frontier, ratios
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from hybrid_ray.config.optimizers import optimizer_title
-from hybrid_ray.config.task import stored_words
 from hybrid_ray.report.comparison_headline import comparison_headline
-from hybrid_ray.report.pages import templates
+from hybrid_ray.report.pages import shown_directory, write_pages
 from hybrid_ray.report.plots.comparison import arms_over_frontier
-from hybrid_ray.report.plots.style import png, svg
 from hybrid_ray.report.tables import comparison as tables
 from hybrid_ray.report.tables.calibration import comparison_calibration
-from hybrid_ray.report.tables.cells import ends, number, percent
+from hybrid_ray.report.tables.cells import ends, mean_of, number, percent
 from hybrid_ray.report.tables.configurations import configurations, published
 from hybrid_ray.report.tables.trials import ceilings_of
-from hybrid_ray.storage.atomic import write_atomic
 from hybrid_ray.storage.json_files import read_json
 
 __all__ = ["is_comparison", "write_comparison"]
@@ -39,14 +33,10 @@ def write_comparison(directory: Path) -> str:
         StoreError: there is no comparison, or the pages cannot be written (earlier pages stay as they are).
     """
     result = read_json(directory / "comparison.json")
-    figure = arms_over_frontier(result)
-    content = _content(result, directory)
-    environment = templates()
-    page = environment.get_template("comparison.html.j2").render(content, picture=Markup(svg(figure)))
-    write_atomic(directory / "plots" / "arms_over_frontier.png", png(figure))
-    write_atomic(directory / "report.md", environment.get_template("comparison.md.j2").render(content).encode())
-    write_atomic(directory / "report.html", page.encode())
-    return str(content["headline"])
+    write_pages(
+        directory, "comparison", _content(result, directory), {"arms_over_frontier": arms_over_frontier(result)}
+    )
+    return comparison_headline(result)
 
 
 def _content(result: Mapping[str, Any], directory: Path) -> dict[str, Any]:
@@ -65,8 +55,7 @@ def _content(result: Mapping[str, Any], directory: Path) -> dict[str, Any]:
         "published": published(result),
         "calibration": comparison_calibration(result),
         "tuning": tables.tuning(result),
-        "written": datetime.now(tz=UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "directory": f"{directory.parent.name}/{directory.name}" if directory.is_absolute() else str(directory),
+        "directory": shown_directory(directory),
     }
 
 
@@ -79,7 +68,7 @@ def _kind(result: Mapping[str, Any]) -> str:
 def _facts(result: Mapping[str, Any]) -> list[str]:
     """What was run and where, in short parts of one line."""
     job, hardware = result["job"], result["machine"].get("hardware", {})
-    words = stored_words(job)
+    words = job["words"]
     return [
         f"model {words['model']}",
         words["data"],
@@ -93,9 +82,8 @@ def _facts(result: Mapping[str, Any]) -> list[str]:
 def _tiles(result: Mapping[str, Any]) -> list[dict[str, str]]:
     """The main numbers: the two net speedups, the speedup, the loss ratio and the share of predicted steps."""
     compared, net = result["comparisons"], result["net_speedup"]
-    shares = [row["predicted_share"] for row in result["arms"]["hybrid"] if row["loss"] is not None]
-    share = sum(shares) / len(shares) if shares else None
-    free, forward = ceilings_of(share or 0.0, result["backward_share"])
+    share = mean_of([row for row in result["arms"]["hybrid"] if row["loss"] is not None], "predicted_share")
+    free, forward = ceilings_of(share, result["backward_share"])
     most = f"upper bound {number(free)}" + (
         f", {number(forward)} if predicted steps ran a forward pass" if forward else ""
     )

@@ -4,8 +4,9 @@ Everything comes from the study's own files, except the list of waiting and runn
 journal. A rescored study (study/rescore.py) has its own trials; everything else is read from the study it rescores.
 """
 
+import contextlib
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,6 +96,12 @@ class Study:
         return self.trials[self.trials["equal_to"].isna()]
 
     @property
+    def finished_trials(self) -> pd.DataFrame:
+        """The trained trials that finished and did not diverge, inert or not."""
+        trials = self.trained
+        return trials[(trials["state"] == "COMPLETE") & (trials["diverged"] != 1)]
+
+    @property
     def worth(self) -> pd.Series:
         """The objective of each trial; higher is better.
 
@@ -109,7 +116,7 @@ class Study:
 
         Trials that barely predict (inert) count: a trial that they dominate gained nothing from predicting.
         """
-        done = self._eligible.dropna(subset=["speedup", "degradation"])
+        done = self.finished_trials.dropna(subset=["speedup", "degradation"])
         points = list(zip(done["speedup"].tolist(), done["degradation"].tolist(), strict=True))
         on_front = pd.Series(pareto_front(points), index=done.index, dtype=bool)
         return done[on_front].sort_values("speedup", ascending=False)
@@ -124,7 +131,7 @@ class Study:
     @property
     def winner(self) -> pd.Series | None:
         """The finished trial with the highest objective, inert or not; None before one finished."""
-        worth = self.worth[self._eligible.index].dropna()
+        worth = self.worth[self.finished_trials.index].dropna()
         return None if worth.empty else self.trials.loc[worth.index].iloc[int(worth.to_numpy().argmax())]
 
     @property
@@ -152,11 +159,6 @@ class Study:
         scores = [score(*pair, self.job.objective) for pair in zip(faster, worse, strict=True)]
         return done.assign(speedup=faster, degradation=worse, score=scores)
 
-    @property
-    def _eligible(self) -> pd.DataFrame:
-        trials = self.trained
-        return trials[(trials["state"] == "COMPLETE") & (trials["diverged"] != 1)]
-
     def run_directory(self, run: int | str) -> Path:
         """The directory of a trial (by number) or of another run (``"baseline"``, ``"frontier/0.40"``)."""
         return self.runs / (run if isinstance(run, str) else f"trials/{run:04d}")
@@ -168,8 +170,8 @@ class Study:
             StoreError: there is no such run, or it has no steps.
         """
         directory = self.run_directory(run)
+        result = self.result(run)  # first, since a run writes it after its steps
         rows = read_steps(directory)
-        result = self.result(run)
         if result is not None and result.status == "finished" and rows and len(rows) != result.steps:
             raise StoreError(f"{directory} has records of {len(rows)} of its {result.steps} steps: they are damaged")
         if not rows:
@@ -201,10 +203,12 @@ def load_study(study: Path | str | None = None, *, studies_dir: Path | str = "st
     place, statistics = runs / "environment.json", runs / "confirmation.json"
     environment = read_json(place) if place.exists() else {}
     events = read_jsonl(runs / "events.jsonl")
-    trials = _trials(directory)
+    journal = _journal(directory / "optuna.journal")  # before trials.jsonl, where the row of a trial comes first
+    trials = _trials(directory, journal)
     if rescoring is None:
         lost = [] if not statistics.exists() else _lost_confirmations(directory, read_json(statistics))
-        _check_complete(directory, events, lost, {int(number) for number in trials["number"]})
+        ended = {trial.number for trial in journal if trial.state.is_finished()}
+        _check_complete(directory, events, lost, sorted(ended - set(trials["number"])))
     try:
         as_run = environment.get("job") if rescoring is None else None
         job = job_from_text(as_run, directory / "job.yaml") if as_run else read_job(directory / "job.yaml")
@@ -231,10 +235,8 @@ def load_study(study: Path | str | None = None, *, studies_dir: Path | str = "st
     )
 
 
-def _check_complete(
-    directory: Path, events: Sequence[Mapping[str, Any]], lost: list[str], trials: Collection[int]
-) -> None:
-    """Refuse a study that has lost files, whose tables would look complete.
+def _check_complete(directory: Path, events: Sequence[Mapping[str, Any]], lost: list[str], gone: list[int]) -> None:
+    """Refuse a study that has lost files (``lost``) or trials (``gone``), whose tables would look complete.
 
     Raises:
         StoreError: something that the events say has been made is missing.
@@ -248,7 +250,7 @@ def _check_complete(
     finished = bool(events) and events[-1]["event"] == "finished"
     if finished and "confirmation" in stages and not (directory / "confirmation.json").is_file():
         lost.append("confirmation.json is missing")
-    if gone := sorted(_ended_trials(directory / "optuna.journal") - set(trials)):
+    if gone:
         lost.append(f"trials.jsonl has lost {len(gone)} trials that have ended (trial {gone[0]})")
     if lost:
         raise StoreError(
@@ -288,15 +290,22 @@ def _find(study: Path | str | None, studies: Path) -> Path:
 
 def _touched(directory: Path) -> float:
     """When the driver last worked on a study; writing its report does not count."""
-    return max(path.stat().st_mtime for path in (directory / "job.yaml", directory / "events.jsonl") if path.exists())
+    times = []
+    for name in ("job.yaml", "events.jsonl"):
+        with contextlib.suppress(FileNotFoundError):
+            times.append((directory / name).stat().st_mtime)
+    return max(times, default=0.0)
 
 
 def _result(directory: Path) -> RunResult | None:
+    """The result of a run; None if there is none, or no longer, since a running study may train it again."""
     path = directory / "result.json"
-    if not path.exists():
-        return None
     try:
         return RunResult.from_dict(read_json(path))
+    except StoreError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
     except (KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"{path} is not the result of a run: {error}") from error
 
@@ -306,7 +315,8 @@ def _runs(directory: Path, pattern: str) -> list[tuple[Path, dict[str, Any]]]:
     rows = []
     for path in sorted(directory.glob(pattern)):
         result = _result(path.parent)
-        assert result is not None
+        if result is None:
+            continue
         row = {name: getattr(result, name) for name in _RUN_COLUMNS if hasattr(result, name)}
         row["run"] = path.parent.relative_to(directory).as_posix()
         for column, split in (("loss", "val"), ("test_loss", "test")):
@@ -322,10 +332,10 @@ def _frontier(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return table.assign(on_frontier=losses < before)
 
 
-def _trials(directory: Path) -> pd.DataFrame:
+def _trials(directory: Path, journal: "list[FrozenTrial]") -> pd.DataFrame:
     rows = [{**row, "end": str(TrialEnd.of(row))} for row in read_jsonl(directory / "trials.jsonl")]
     kept = {row["number"] for row in rows}
-    rows += [row for row in _open_trials(directory / "optuna.journal") if row["number"] not in kept]
+    rows += [row for row in _open_trials(journal) if row["number"] not in kept]
     knobs = list(dict.fromkeys(name for row in rows for name in row if name.startswith("params_")))
     others = dict.fromkeys(name for row in rows for name in row if name not in TRIAL_COLUMNS and name not in knobs)
     columns = [*TRIAL_COLUMNS[:3], *knobs, *TRIAL_COLUMNS[3:], *others]
@@ -335,7 +345,7 @@ def _trials(directory: Path) -> pd.DataFrame:
     return table.astype({"number": int})
 
 
-def _open_trials(journal: Path) -> list[dict[str, Any]]:
+def _open_trials(journal: "list[FrozenTrial]") -> list[dict[str, Any]]:
     """Trials that are running or waiting, from the Optuna journal."""
     return [
         {
@@ -344,13 +354,9 @@ def _open_trials(journal: Path) -> list[dict[str, Any]]:
             "started": trial.datetime_start.timestamp() if trial.datetime_start else None,
             **{f"params_{name}": value for name, value in _settings(trial).items()},
         }
-        for trial in _journal(journal)
+        for trial in journal
         if not trial.state.is_finished()
     ]
-
-
-def _ended_trials(journal: Path) -> set[int]:
-    return {trial.number for trial in _journal(journal) if trial.state.is_finished()}
 
 
 def _journal(journal: Path) -> "list[FrozenTrial]":

@@ -5,26 +5,22 @@ results so far.
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
 import pandas as pd
-from markupsafe import Markup
 
-from hybrid_ray.report.generated_texts import samples
 from hybrid_ray.report.headline import Headline, confirmed_candidate, counted, headline
 from hybrid_ray.report.load import Study, load_study
-from hybrid_ray.report.pages import templates
+from hybrid_ray.report.pages import shown_directory, write_pages
 from hybrid_ray.report.plots.study import Plot, Section, shown
-from hybrid_ray.report.plots.style import png, svg
 from hybrid_ray.report.rescoring import rescore_command
 from hybrid_ray.report.tables import runs as tables_runs
 from hybrid_ray.report.tables import study as tables
 from hybrid_ray.report.tables.calibration import study_calibration
-from hybrid_ray.report.tables.cells import loss_unit, number, percent, with_error
-from hybrid_ray.report.tables.trials import backward_share, ceilings_of, trials_table
-from hybrid_ray.storage.atomic import write_atomic
+from hybrid_ray.report.tables.cells import loss_unit, number, percent, ratio, with_error
+from hybrid_ray.report.tables.trials import backward_share_of, ceilings_of, trials_table
+from hybrid_ray.report.text_samples import samples
 
 __all__ = ["GLOSSARY", "write_report"]
 
@@ -92,15 +88,8 @@ def write_report(directory: Path | str, *, ended: str | None = None, note: str |
     if ended is not None:
         study = study.ended(ended, note)
     found = headline(study)
-    environment = templates()
     figures = {plot.name: plot.draw(study) for plot in shown(study)}
-    content = _content(study, found)
-    pictures = {name: Markup(svg(figure)) for name, figure in figures.items()}  # matplotlib escapes its own text
-    page = environment.get_template("report.html.j2").render(content, pictures=pictures)
-    for name, figure in figures.items():
-        write_atomic(study.directory / "plots" / f"{name}.png", png(figure))
-    write_atomic(study.directory / "report.md", environment.get_template("report.md.j2").render(content).encode())
-    write_atomic(study.directory / "report.html", page.encode())
+    write_pages(study.directory, "report", _content(study, found), figures)
     return found
 
 
@@ -136,7 +125,6 @@ def _content(study: Study, found: Headline) -> dict[str, Any]:
         "glossary": GLOSSARY,
         "directory": _shown_directory(study),
         "commands": _commands(study),
-        "written": datetime.now(tz=UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
 
 
@@ -146,9 +134,9 @@ def _plots(study: Study) -> dict[str, list[Plot]]:
 
 
 def _shown_directory(study: Study) -> str:
-    """The study's directory, relative to the folder the study was run in."""
-    runs = study.runs
-    return f"{runs.parent.name}/{study.name}" if runs.is_absolute() else str(study.directory)
+    """The study's directory, as `shown_directory`. A rescored one lies in that of its runs."""
+    rescored = f"/rescored/{study.directory.name}" if study.rescoring else ""
+    return shown_directory(study.runs) + rescored
 
 
 def _commands(study: Study) -> list[tuple[str, str]]:
@@ -156,8 +144,7 @@ def _commands(study: Study) -> list[tuple[str, str]]:
     directory = _shown_directory(study)
     report = (f"hybrid-ray report {directory}", "write this report again from the stored results")
     if study.rescoring:
-        origin = directory.removesuffix(f"/rescored/{study.directory.name}")
-        again = rescore_command(origin, study.rescoring.searched, study.job.objective)
+        again = rescore_command(shown_directory(study.runs), study.rescoring.searched, study.job.objective)
         return [report, (again, "compute these scores again from the stored runs")]
     other = "score" if study.job.objective.mode == "net" else "net"
     return [
@@ -204,7 +191,7 @@ def _tiles(study: Study) -> list[Mapping[str, str]]:
         return []
     if confirmed is not None:
         best = study.trials[study.trials["number"] == confirmed["trial"]].iloc[0]
-    free, forward = ceilings_of(best["predicted_share"], backward_share(study))
+    free, forward = ceilings_of(best["predicted_share"], backward_share_of(study))
     worse = best["degradation"]
     searched = {
         "score": {"score": "search objective; speedup minus loss penalty"},
@@ -248,7 +235,7 @@ def _net_tile(trial: pd.Series, confirmed: Mapping[str, Any] | None, searched: s
         return {
             "value": number(net["mean"], 2, " ×"),
             "name": "net speedup, confirmed",
-            "note": f"{tables.short(net, 2)}, {net['n']} fresh seeds; over stopping early, above 1 is a gain",
+            "note": f"{ratio(net, 2)}, {net['n']} fresh seeds; over stopping early, above 1 is a gain",
         }
     known = pd.notna(trial["net_speedup"])
     return {

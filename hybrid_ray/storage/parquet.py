@@ -37,8 +37,7 @@ def read_steps(directory: Path) -> list[dict[str, Any]]:
     Raises:
         StoreError: the file is damaged.
     """
-    if (directory / "steps.jsonl").exists():
-        rows = {row["step"]: row for row in read_jsonl(directory / "steps.jsonl")}
+    if rows := {row["step"]: row for row in read_jsonl(directory / "steps.jsonl")}:
         return [rows[step] for step in sorted(rows)]
     if not (directory / "steps.parquet").exists():
         return []

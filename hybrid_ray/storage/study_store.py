@@ -33,12 +33,6 @@ class StudyStore:
             remove_damaged_lines(self.directory / name)
         self._numbers = {int(row["number"]) for row in self.trials()}
 
-    def __enter__(self) -> "StudyStore":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def add_trial(self, row: Mapping[str, Any]) -> None:
         """Store the row of a finished trial; it must have ``number`` and ``state``.
 

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,10 +17,11 @@ from hybrid_ray.evaluation.comparison.compare import compare
 from hybrid_ray.evaluation.comparison.peers import check_peers
 from hybrid_ray.evaluation.comparison.tuning import Tuned, tune
 from hybrid_ray.evaluation.runner import Execute, cached
+from hybrid_ray.method.ranks import rank
 from hybrid_ray.ray_tune.cluster import ray_session, resource_concurrency
 from hybrid_ray.ray_tune.nodes.follow import cluster_nodes
 from hybrid_ray.ray_tune.runner import RayExecute
-from hybrid_ray.run_result import Evaluation, Replay, RunResult, Status
+from hybrid_ray.run_result import RunResult
 from hybrid_ray.storage.atomic import write_atomic
 from hybrid_ray.storage.json_files import read_json
 from hybrid_ray.storage.kept_machine import KeptMachine
@@ -29,22 +31,9 @@ from hybrid_ray.study.plan import plan_concurrency, resolve_auto, run_cache
 from hybrid_ray.study.stopping import Budget, StopFlag
 from hybrid_ray.tasks import load_task
 from hybrid_ray.training.ray_worker import fit_with_workers
-from hybrid_ray.training.reporter import NullReporter
+from hybrid_ray.training.reporter import NullReporter, Progress
 
 __all__ = ["check_directory", "compare_arms", "train_once", "tune_learning_rate"]
-
-
-class _Progress(NullReporter):
-    """Prints a line for each evaluation. Picklable, because workers use it too; only rank 0 prints."""
-
-    def __init__(self, steps: int, *, quiet: bool = False) -> None:
-        self._steps, self._quiet = steps, quiet
-
-    def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
-        if not self._quiet:
-            done = f"step {evaluation.step}/{self._steps}, {evaluation.real_steps} of them real"
-            print(f"  {done}: loss {evaluation.loss:.4f}, {evaluation.train_seconds:.1f} s", file=sys.stderr)
-        return None
 
 
 def train_once(job: JobConfig, *, arm: Literal["baseline", "hybrid"], directory: Path) -> RunResult:
@@ -67,16 +56,54 @@ def _train(job: JobConfig, run: RunConfig, directory: Path) -> RunResult:
     if run.workers == 1:
         from hybrid_ray.training.loop import train
 
-        return train(run, reporter=_Progress(run.train.steps), directory=directory)
-    with ray_session(job):
+        return train(run, reporter=Progress(run.train.steps), directory=directory)
+    steps, progress = run.train.steps, directory.resolve() / ".ray" / "progress.txt"
+    with _scratch(directory) as storage, ray_session(job), _printed(progress):
         return fit_with_workers(
             run,
             directory=directory,
-            storage=directory / ".ray",
+            storage=storage,
             name="train",
             resources=job.resources,
             max_failures=job.search.max_failures,
+            reporter_factory=lambda send: Progress(steps, progress) if rank() == 0 else NullReporter(),
         )
+
+
+@contextmanager
+def _scratch(directory: Path) -> Iterator[Path]:
+    """A folder for heartbeats and the state of Ray Train. No later command needs it: runs continue from checkpoints in
+    their own directories.
+    """
+    scratch = directory / ".ray"
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _printed(path: Path) -> Iterator[None]:
+    """Print what is appended to a file in the block: Ray shows nothing that workers print."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("")
+    ended = threading.Event()
+
+    def follow() -> None:
+        shown, last = 0, False
+        while not last:
+            last = ended.wait(0.5)
+            text = path.read_text()
+            print(text[shown:], end="", file=sys.stderr, flush=True)
+            shown = len(text)
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _as_before(job: JobConfig, directory: Path) -> JobConfig:
@@ -136,7 +163,7 @@ def tune_learning_rate(job: JobConfig, *, directory: Path) -> Tuned:
     Raises:
         ConfigError: the job can't be run here, or the directory holds runs of other hardware or software.
         StudyLocked: another process works in the directory.
-        HybridRayError: no run finished.
+        NothingFinished: no run finished.
         Stopped: a signal came.
     """
     job, flag = resolve_auto(job), StopFlag()
@@ -161,9 +188,9 @@ def _cached(job: JobConfig, execute: RayExecute, directory: Path, *, instead: st
 
 @contextmanager
 def _executor(job: JobConfig, directory: Path, most: int, flag: StopFlag) -> Iterator[RayExecute]:
-    with flag, ray_session(job) as there:
+    with flag, _scratch(directory) as storage, ray_session(job) as there:
         flag.listen()  # because Ray has installed its own signal handler
-        nodes = cluster_nodes(job, directory / ".ray")
+        nodes = cluster_nodes(job, storage)
         if nodes is None:
             most = min(most, resource_concurrency(job, there))
         else:
@@ -173,11 +200,10 @@ def _executor(job: JobConfig, directory: Path, most: int, flag: StopFlag) -> Ite
             concurrency=most,
             flag=flag,
             budget=Budget(job),
-            storage=directory / ".ray",
+            storage=storage,
             nodes=nodes,
             done=lambda run, result: print(f"  {_line(run, result)}", file=sys.stderr, flush=True),
         )
-        shutil.rmtree(directory / ".ray", ignore_errors=True)
 
 
 def _line(run: RunConfig, result: RunResult) -> str:

@@ -15,7 +15,7 @@ from hybrid_ray.memory.advice import advice_lines
 from hybrid_ray.memory.estimate import MemoryNeed, size_text
 from hybrid_ray.tasks import Task
 
-__all__ = ["Concurrency", "free_memory", "memory_concurrency", "room", "sharing"]
+__all__ = ["Concurrency", "available_bytes", "memory_concurrency", "room", "sharing"]
 
 _RAY = 2**30  # host memory of Ray's own processes
 _HOST = torch.device("cpu")
@@ -44,8 +44,8 @@ def memory_concurrency(job: JobConfig, task: Task, need: MemoryNeed, device: tor
     Raises:
         ConfigError: not even one run fits, or not ``max_concurrent``. Says what would make one fit.
     """
-    there, local = free_memory(device), job.resources.address == "local"
-    host = room(free_memory(_HOST), _HOST) // (job.resources.workers * need.host) if local and need.host else most
+    there, local = available_bytes(device), job.resources.address == "local"
+    host = room(available_bytes(_HOST), _HOST) // (job.resources.workers * need.host) if local and need.host else most
     runs = most
     if local and job.resources.max_concurrent is None:
         left = room(there, device)
@@ -62,7 +62,7 @@ def memory_concurrency(job: JobConfig, task: Task, need: MemoryNeed, device: tor
     return found
 
 
-def free_memory(device: torch.device) -> int:
+def available_bytes(device: torch.device) -> int:
     """Free bytes of a GPU, or of main memory for a run on the CPU."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])

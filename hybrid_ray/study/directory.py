@@ -157,9 +157,7 @@ def _read_study_job(path: Path) -> JobConfig:
         ConfigError: job.yaml can't be used.
         StoreError: it lacks settings that it had.
     """
-    written, as_run = path / "job.yaml", read_json(path / "environment.json").get("job")
-    if as_run is None:
-        return read_job(written)
+    written, as_run = path / "job.yaml", read_json(path / "environment.json")["job"]
     if not written.is_file() or not written.stat().st_size:
         log.warning("%s was lost; it is written again from environment.json", written)
         write_atomic(written, as_run.encode())

@@ -15,12 +15,10 @@ from rich.text import Text
 
 from hybrid_ray.config import JobConfig
 from hybrid_ray.objective import pareto_front, ranked
-from hybrid_ray.run_result import RunResult, was_trained
+from hybrid_ray.run_result import PHASES, RunResult, was_trained
 from hybrid_ray.study.plan import Plan
 
 __all__ = ["Display", "show"]
-
-_PHASES = ("warmup", "full", "predict", "correct")
 
 
 class Display:
@@ -76,7 +74,7 @@ class Display:
             self._changed(f"  trial {row['number']}{_named(row)}: equal to trial {row['equal_to']}, not trained")
             return
         last = self._running.pop(row["number"], {})
-        self._phases.update({name: int(last.get(f"phase_{name}", 0)) for name in _PHASES})
+        self._phases.update({name: int(last.get(f"phase_{name}", 0)) for name in PHASES})
         self._states[row["state"]] += 1
         self._runs_done += 1
         self._finished.append(row)
@@ -140,10 +138,10 @@ class LiveDisplay(Display):
 
     def _shares(self) -> str:
         total = self._phases + Counter(
-            {name: sum(int(row.get(f"phase_{name}", 0)) for row in self._running.values()) for name in _PHASES}
+            {name: sum(int(row.get(f"phase_{name}", 0)) for row in self._running.values()) for name in PHASES}
         )
         steps = sum(total.values())
-        return ", ".join(f"{name} {total[name] / steps:.0%}" for name in _PHASES) if steps else ""
+        return ", ".join(f"{name} {total[name] / steps:.0%}" for name in PHASES) if steps else ""
 
     def _best_line(self) -> list[Text]:
         if self._best is None:

@@ -39,7 +39,8 @@ def run_study(job: JobConfig, *, source: Path | None = None) -> Outcome:
     """
     if job.ladder.rungs:
         raise ConfigError(
-            "ladder.rungs names rungs, but a single study reads none: use hybrid-ray ladder, or --set ladder.rungs={}"
+            f"ladder.rungs names {', '.join(job.ladder.rungs)}, but this runs a single study, which reads none: use "
+            "hybrid-ray ladder, or set ladder.rungs={}"
         )
     job = resolve_auto(job)
     space, planned = load_space(job), plan(job)

@@ -24,7 +24,7 @@ from hybrid_ray.ray_tune.scheduler import grace_steps, rungs
 from hybrid_ray.ray_tune.session_folder import temporary_root
 from hybrid_ray.ray_tune.space import SearchSpace, load_space
 from hybrid_ray.storage.run_cache import RunCache, baseline_key, read_result
-from hybrid_ray.study.concurrency import Concurrency, free_memory, memory_concurrency, room, sharing
+from hybrid_ray.study.concurrency import Concurrency, available_bytes, memory_concurrency, room, sharing
 from hybrid_ray.study.run_counts import Stage, comparison_stages, stages
 from hybrid_ray.study.stopping import check_budget
 from hybrid_ray.tasks import Task, load_task
@@ -126,7 +126,7 @@ def _free_for_one(job: JobConfig) -> int:
     check_open_micro_batch(job)
     runs = min(resource_concurrency(job, local_resources()), most_at_a_time(job))
     device = _device(job)
-    return room(free_memory(device), device) // sharing(job, runs)
+    return room(available_bytes(device), device) // sharing(job, runs)
 
 
 def resolve_device(job: JobConfig) -> JobConfig:

@@ -2,14 +2,13 @@
 
 import os
 import signal
-import threading
 import time
 from types import FrameType
-from typing import Any
 
 from hybrid_ray.config import JobConfig
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.ray_tune.cluster import run_needs
+from hybrid_ray.training.interruption import StopRequest
 
 __all__ = ["Budget", "StopFlag", "Stopped", "check_budget"]
 
@@ -22,47 +21,22 @@ class Stopped(Exception):
         self.reason = reason
 
 
-class StopFlag:
-    """Set by the first SIGINT or SIGTERM while the block is entered; a second signal ends the process at once.
-
-    A plain attribute is enough, because signal handlers run in the main thread between two instructions. In other
-    threads, where Python allows no handlers, it is never set.
-    """
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopFlag":
-        self.listen()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous.clear()
+class StopFlag(StopRequest):
+    """The driver's request to stop, true once it came. A second signal of either kind ends the process at once."""
 
     def __bool__(self) -> bool:
-        return self.signal is not None
-
-    def listen(self) -> None:
-        """Install the signal handlers. Called again after Ray has installed its own."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous = signal.signal(number, self._received)
-            self._previous.setdefault(number, previous)
+        return self.asked
 
     def raise_if_set(self) -> None:
         """Raises `Stopped` once a signal has come."""
         if self:
             raise Stopped("a signal asked to stop")
 
-    def _received(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        self.signal = number
+        self.asked = True
         # Not print: a handler may run inside another write to the same buffer.
         os.write(2, b"Stopping: finished runs are kept. A second signal ends this at once.\n")
 

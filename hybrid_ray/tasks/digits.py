@@ -37,7 +37,7 @@ class DigitsTask(Task):
 
     unit = "picture"
     measure = "nats"
-    reads = frozenset({"model.preset", "data.corpus", "train.sequence_length"})
+    reads = frozenset({"model.preset", "data.corpus"})
 
     def __init__(self, *, data: DataConfig) -> None:
         self.data = data

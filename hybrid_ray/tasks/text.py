@@ -86,9 +86,6 @@ class TextTask(Task):
     def loss(self, model: nn.Module, batch: Pair) -> Tensor:
         return cast(Tensor, model(*batch))
 
-    def count(self, batch: Pair) -> int:
-        return batch[1].numel()
-
     def sampler(self, *, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> Sampler:
         return self.corpus.sampler(
             batch_size=batch_size, sequence_length=self.sequence_length, seed=seed, rank=rank, world=world

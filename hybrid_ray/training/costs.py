@@ -39,9 +39,8 @@ class RunCosts:
         self.tokens: Counter[str] = Counter(gradient=0, forward_only=0)
         self.curve: list[Evaluation] = []
         self.extremes = RunExtremes()
-        self.settings: list[
-            dict[str, Any]
-        ] = []  # that it trained in (`TrainSetup.setting`): a resumed run may change it
+        # Every `TrainSetup.setting` that the run has trained in: it may change when a run is resumed.
+        self.settings: list[dict[str, Any]] = []
         self._plain_steps = 0.0  # training time in plain steps, up to the last estimate of the step cost
         self._since = 0.0  # training seconds since then
 

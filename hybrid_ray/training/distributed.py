@@ -3,11 +3,9 @@
 Functions marked collective must be called by every rank, in the same order.
 """
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -20,7 +18,6 @@ from hybrid_ray.tasks.task import Objective
 __all__ = [
     "full_weights",
     "load_weights",
-    "process_group",
     "reshard",
     "wrap",
 ]
@@ -80,13 +77,3 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
             if isinstance(target, DTensor):
                 source = distribute_tensor(source.to(target.device), target.device_mesh, target.placements)
             target.copy_(source)
-
-
-@contextlib.contextmanager
-def process_group(backend: str, *, init_method: str, rank: int, world_size: int) -> Iterator[None]:
-    """A process group that lasts as long as the block. (Ray Train makes its own.)"""
-    dist.init_process_group(backend, init_method=init_method, rank=rank, world_size=world_size)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()

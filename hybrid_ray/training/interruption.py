@@ -23,13 +23,19 @@ class StopRequest:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {name: signal.signal(name, self._hear) for name in SIGNALS}
+        self.listen()
         return self
 
     def __exit__(self, *_: object) -> None:
         for name, handler in self._before.items():
             signal.signal(name, handler)
+        self._before.clear()
+
+    def listen(self) -> None:
+        """Install the signal handlers. Called again after Ray has installed its own."""
+        if threading.current_thread() is threading.main_thread():
+            for name in SIGNALS:
+                self._before.setdefault(name, signal.signal(name, self._hear))
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if self.asked and number == signal.SIGINT:

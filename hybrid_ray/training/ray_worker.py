@@ -12,7 +12,7 @@ import torch
 
 from hybrid_ray.config import ResourcesConfig, RunConfig
 from hybrid_ray.errors import ConfigError, TrialOutOfMemory
-from hybrid_ray.run_result import Evaluation, Replay, RunResult, Status
+from hybrid_ray.run_result import RunResult
 from hybrid_ray.storage.json_files import read_json
 from hybrid_ray.training.hardware.node import RUN_LABEL, UnfitNode, check_node, group_label, node_selector
 from hybrid_ray.training.reporter import NullReporter, Reporter, Reporters
@@ -21,7 +21,6 @@ from hybrid_ray.training.telemetry.heartbeat import FOLDER, Heartbeat
 __all__ = [
     "MOST_PREEMPTIONS",
     "Attempts",
-    "EvaluationReporter",
     "ReporterFactory",
     "fit_with_workers",
     "lost_its_node",
@@ -136,24 +135,6 @@ class Attempts:
         return once_more
 
 
-class EvaluationReporter(NullReporter):
-    """Sends every evaluation to Ray and never ends the run."""
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-
-    def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
-        self._send(
-            {
-                "step": evaluation.step,
-                "loss": evaluation.loss,
-                "real_steps": evaluation.real_steps,
-                "time": evaluation.time,
-            }
-        )
-        return None
-
-
 def fit_with_workers(
     run: RunConfig,
     *,
@@ -164,7 +145,7 @@ def fit_with_workers(
     max_failures: int,
     nodes: Path | None = None,
     callbacks: Sequence[Any] = (),
-    reporter_factory: ReporterFactory = EvaluationReporter,
+    reporter_factory: ReporterFactory = lambda send: NullReporter(),
 ) -> RunResult:
     """Train with ``run.workers`` workers. Ray must be initialised.
 

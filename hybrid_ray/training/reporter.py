@@ -1,5 +1,6 @@
 """Reporters receive a run's steps and evaluations, for the search, the run directory or a test."""
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +12,7 @@ from hybrid_ray.storage.jsonl import JsonLines
 from hybrid_ray.storage.parquet import write_steps_parquet
 from hybrid_ray.storage.results_version import code_record, run_settings
 
-__all__ = ["NullReporter", "Reporter", "Reporters", "RunWriter"]
+__all__ = ["NullReporter", "Progress", "Reporter", "Reporters", "RunWriter"]
 
 
 class Reporter(Protocol):
@@ -41,6 +42,28 @@ class NullReporter:
         return None
 
     def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
+        return None
+
+
+class Progress(NullReporter):
+    """Writes a line for each evaluation.
+
+    Args:
+        steps: nominal steps of the run.
+        file: the lines are appended to it; None: they go to standard error.
+    """
+
+    def __init__(self, steps: int, file: Path | None = None) -> None:
+        self._steps, self._file = steps, file
+
+    def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
+        done = f"step {evaluation.step}/{self._steps}, {evaluation.real_steps} of them real"
+        line = f"  {done}: loss {evaluation.loss:.4f}, {evaluation.train_seconds:.1f} s"
+        if self._file is None:
+            print(line, file=sys.stderr)
+        else:
+            with self._file.open("a") as file:
+                print(line, file=file)
         return None
 
 

@@ -27,7 +27,6 @@ from hybrid_ray.models import GPT2
 from hybrid_ray.objective import Baseline, mismatches
 from hybrid_ray.run_result import RunResult, StepRecord
 from hybrid_ray.training.checkpoint.files import load
-from hybrid_ray.training.distributed import process_group
 from hybrid_ray.training.hardware.out_of_memory import is_out_of_memory
 from hybrid_ray.training.loop import train
 from hybrid_ray.training.start import settings
@@ -270,11 +269,10 @@ def test_compiled_then_eager_then_smaller() -> None:
 def _on_rank(index: int, folder: str) -> None:
     torch.set_num_threads(1)
     root = Path(folder)
-    with (
-        process_group("gloo", init_method=f"file://{root / 'rendezvous'}", rank=index, world_size=2),
-        memory_for(2, of_rank=1),
-    ):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{root / 'rendezvous'}", rank=index, world_size=2)
+    with memory_for(2, of_rank=1):
         result = train(run_of(workers=2))
+    torch.distributed.destroy_process_group()
     (root / f"rank-{index}.json").write_text(json.dumps(result.as_dict()))
 
 

@@ -111,7 +111,7 @@ def test_no_cluster_there_is_said_without_the_token_and_no_other_is_asked(
     "words, sent",
     [
         (["JOB", "--set", "train.steps=70"], ["run", "job.yaml"]),
-        (["JOB", "--set", "ladder.rungs={a: {}, b: {}}"], ["ladder", "job.yaml"]),
+        (["JOB", "--set", "ladder.rungs={a: {}, b: {}}"], ["run", "job.yaml"]),
         (["compare", "JOB", "--out", "/shared/c"], ["compare", "job.yaml", "--out", "/shared/c"]),
         (["train", "JOB", "--out", "/s/t"], ["train", "job.yaml", "--arm", "hybrid", "--out", "/s/t"]),
         (["resume", "/shared/x", "--fork"], ["resume", "/shared/x", "--fork"]),

@@ -12,13 +12,16 @@ from typing import Any
 import pytest
 import ray
 import torch
+from micro_jobs import micro_job
 from ray_warnings import RAY_WARNINGS
 
 from hybrid_ray.config import DataConfig, HybridConfig, ModelConfig, ResourcesConfig, RunConfig, TrainConfig
 from hybrid_ray.errors import TrialOutOfMemory
 from hybrid_ray.run_result import StepRecord
+from hybrid_ray.study.commands import train_once
 from hybrid_ray.training.loop import train
-from hybrid_ray.training.ray_worker import EvaluationReporter, Send, fit_with_workers
+from hybrid_ray.training.ray_worker import Send, fit_with_workers
+from hybrid_ray.training.reporter import NullReporter
 
 pytestmark = [
     pytest.mark.ray_local,
@@ -37,11 +40,10 @@ RUN = RunConfig(
 )
 
 
-class Deed(EvaluationReporter):
+class Deed(NullReporter):
     """Rank 1 does something bad after step 17, in Predict, once."""
 
     def __init__(self, send: Send, *, marker: str, deed: str) -> None:
-        super().__init__(send)
         self._marker, self._deed = Path(marker), deed
 
     def step(self, record: StepRecord) -> None:
@@ -89,6 +91,19 @@ def test_a_killed_worker_costs_steps_and_the_result_is_that_of_one_process(tmp_p
     assert result.heldout["test"].loss == pytest.approx(alone.heldout["test"].loss, rel=1e-6)
     assert result.tokens == alone.tokens
     assert (tmp_path / "run" / "steps.parquet").exists()
+
+
+def test_train_prints_the_evaluations_of_several_workers_as_those_of_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = micro_job(tmp_path)
+    printed = []
+    for workers in (1, 2):
+        there = replace(job, resources=ResourcesConfig(workers=workers))
+        train_once(there, arm="baseline", directory=tmp_path / f"{workers}")
+        printed.append([line.partition(":")[0] for line in capsys.readouterr().err.splitlines() if "step" in line])
+    assert printed[0] == [f"  step {step}/60, {step} of them real" for step in (15, 30, 45, 60)]
+    assert printed[1] == printed[0]
 
 
 def test_out_of_memory_is_said_and_not_tried_again(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -15,6 +16,7 @@ from hybrid_ray.config import JobConfig, SearchConfig
 from hybrid_ray.evaluation.equal_settings import TrainedSettings
 from hybrid_ray.objective import ranked
 from hybrid_ray.ray_tune.optuna_storage import counted_trials, open_study, queue_settings
+from hybrid_ray.ray_tune.search import Search
 from hybrid_ray.ray_tune.searcher import MOST_EQUAL, OptunaSearcher, was_interrupted
 from hybrid_ray.ray_tune.space import settings
 
@@ -109,6 +111,28 @@ def test_a_resumed_search_knows_the_trials_of_earlier_sessions(setup: Any) -> No
     again = setup({**NEVER, **OTHER}, first.rows)
     assert again.suggest("a")["params"] == OTHER["other"]
     assert [row["equal_to"] for row in again.rows] == [0]
+
+
+def test_a_resumed_search_says_once_if_its_space_fails_for_earlier_trials(
+    setup: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = setup({**NEVER, **OTHER})
+    for trial in "ab":
+        first.suggest(trial)
+        live(first.searcher, trial, "finished", 1.2)
+
+    def fails(trial: optuna.Trial, job: JobConfig) -> dict[str, Any]:
+        raise KeyError("a knob of another day")
+
+    study = SimpleNamespace(job=first.job, store=SimpleNamespace(trials=lambda: first.rows))
+    unused = ("optuna_study", "trials", "concurrency", "nodes", "listener", "flag", "budget")
+    rest: dict[str, Any] = dict.fromkeys(unused)
+    spec = SimpleNamespace(directory=lambda number: tmp_path / str(number))
+    search = Search(study=study, space=SimpleNamespace(ask=fails), spec=spec, **rest)  # type: ignore[arg-type]
+    assert search._trained_settings().equal(OTHER["other"]) is None
+    (said,) = caplog.messages
+    assert said.startswith("2 earlier trials are not recognised")
+    assert "trial 0 (KeyError: 'a knob of another day')" in said
 
 
 def test_a_search_ends_once_its_space_has_nothing_new(setup: Any) -> None:

@@ -9,8 +9,8 @@ from micro_jobs import plain_result
 
 from hybrid_ray.config import ObjectiveConfig
 from hybrid_ray.evaluation.frontier import Frontier
-from hybrid_ray.evaluation.scoring import TrialScorer, claimable
-from hybrid_ray.objective import Baseline
+from hybrid_ray.evaluation.scoring import TrialScorer
+from hybrid_ray.objective import Baseline, ranked
 from hybrid_ray.ray_tune.trial import TrialReporter, attempt
 from hybrid_ray.run_result import Evaluation, Heldout, Replay
 
@@ -145,8 +145,8 @@ def test_a_trial_that_cannot_be_compared_fails_once_with_the_reason(tmp_path: Pa
 def test_a_trial_that_hardly_predicts_is_inert_and_never_best() -> None:
     found = scorer().final(plain_result(real=96, predicted=4))
     assert found["inert"] == 1
-    assert not claimable({**found, "state": "COMPLETE"})
-    assert claimable({**scorer().final(hybrid(2.0, 0.5)), "state": "COMPLETE"})
+    rows = [{**row, "state": "COMPLETE"} for row in (found, scorer().final(hybrid(2.0, 0.5)))]
+    assert ranked(rows, "score") == rows[1:]
 
 
 def reporter(sent: list[dict[str, Any]]) -> TrialReporter:

@@ -232,9 +232,7 @@ def _confirm(directory: Path, store: StudyStore, net: float) -> None:
                 run = directory / "confirmation" / place / f"{arm}-{seed}"
                 if not run.exists():  # baselines are shared
                     keep(run, result)
-    store.write_json(
-        "confirmation.json", {"candidates": candidates, "split": "test", "seeds": list(SEEDS), "alpha": 0.05}
-    )
+    store.write_json("confirmation.json", {"candidates": candidates, "split": "test", "seeds": list(SEEDS)})
 
 
 def keep(directory: Path, result: RunResult, *, steps: bool = False) -> None:

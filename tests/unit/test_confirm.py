@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from simulated_runs import Simulator, law, result
 
 from hybrid_ray.config import CompareConfig, ConfirmConfig, HybridConfig, JobConfig, RunConfig
-from hybrid_ray.errors import ConfigError, HybridRayError
+from hybrid_ray.errors import ConfigError, HybridRayError, StoreError
 from hybrid_ray.evaluation.arms import frontier_runs
 from hybrid_ray.evaluation.comparison.compare import compare
 from hybrid_ray.evaluation.comparison.decide import decide
@@ -19,6 +20,7 @@ from hybrid_ray.evaluation.confirm import Candidate, confirm, fresh_seeds
 from hybrid_ray.evaluation.frontier import Frontier
 from hybrid_ray.evaluation.runner import Task
 from hybrid_ray.evaluation.summary import net_speedup, verdict
+from hybrid_ray.run_result import RunResult
 
 JOB = JobConfig()
 NOWHERE = Path("nowhere")
@@ -45,8 +47,21 @@ def confirmed(simulator: Simulator, job: JobConfig = JOB) -> dict[str, Any]:
 
 
 def test_fresh_seeds_are_none_of_the_searchs() -> None:
-    assert JOB.seed not in fresh_seeds(JOB, 50)
-    assert len({*fresh_seeds(JOB, 50), *fresh_seeds(JOB, 50, block=2)}) == 100
+    most = ConfirmConfig(seeds=1000).seeds
+    assert most == CompareConfig(interim_analyses=(3, 1000)).interim_analyses[-1]
+    assert len({JOB.seed, *fresh_seeds(JOB, most), *fresh_seeds(JOB, most, block=2)}) == 1 + 2 * most
+    for wrong in (lambda: ConfirmConfig(seeds=1001), lambda: CompareConfig(interim_analyses=(3, 1001))):
+        with pytest.raises(ConfigError, match=r"1001.* must be at most 1000"):
+            wrong()
+
+
+def test_a_seed_whose_fresh_seeds_would_be_too_large_is_refused_before_the_search() -> None:
+    last = 2**31 - 3000
+    job = JobConfig(seed=last)
+    for block in (1, 2):
+        assert job.run(seed=fresh_seeds(job, 1000, block=block)[-1]).seed > last
+    with pytest.raises(ConfigError, match=f"seed is {last + 1} but must be at most {last}"):
+        JobConfig(seed=last + 1)
 
 
 def test_each_arm_runs_once_a_seed_and_baselines_are_shared() -> None:
@@ -277,6 +292,30 @@ def test_compare_tunes_the_baseline_first_and_gives_every_arm_its_rate(tmp_path:
     assert "widen compare.lr_factors" in text
     assert max(map(len, text.splitlines())) <= 100
     assert json.loads((tmp_path / "comparison.json").read_text())["verdict"] == found["verdict"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [HybridRayError("Ray on this machine has died"), ConfigError("a damaged result"), StoreError("the disk is full")],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_while_the_hybrid_is_tuned_ends_the_comparison(error: HybridRayError, tmp_path: Path) -> None:
+    simulator = Simulator()
+
+    def execute(tasks: Sequence[Task]) -> list[RunResult]:
+        if any(task.directory.is_relative_to(tmp_path / "tuning" / "hybrid") for task in tasks):
+            raise error
+        return simulator(tasks)
+
+    with pytest.raises(type(error), match=str(error)):
+        compare(COMPARE, execute=execute, directory=tmp_path)
+
+
+def test_a_hybrid_that_never_finishes_is_not_tuned_and_the_comparison_says_why(tmp_path: Path) -> None:
+    fails = Simulator(broken=lambda run: "failed" if run.arm == "hybrid" else None)
+    found = compare(COMPARE, execute=fails, directory=tmp_path)
+    assert list(found["tuning"]) == ["baseline"]
+    assert "broken on purpose" in (tmp_path / "report.md").read_text()
 
 
 def test_a_comparison_called_again_repeats_nothing(tmp_path: Path) -> None:

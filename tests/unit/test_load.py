@@ -13,9 +13,11 @@ from optuna.storages.journal import JournalFileBackend
 from study_builder import STEPS, build_study
 
 from hybrid_ray.errors import StoreError
+from hybrid_ray.report import load
 from hybrid_ray.report.load import load_study
 from hybrid_ray.storage.json_files import read_json
 from hybrid_ray.storage.jsonl import read_jsonl
+from hybrid_ray.storage.parquet import read_steps
 from hybrid_ray.storage.study_store import StudyStore
 
 
@@ -100,6 +102,53 @@ def test_waiting_and_running_trials_come_from_the_optuna_journal(tmp_path: Path)
     assert study.trials["score"].isna().sum() == 3
 
 
+def test_a_run_that_is_removed_while_its_study_is_read_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = build_study(tmp_path / "study", trials=3, finished=False)
+
+    def removed_first(path: Path) -> object:
+        if path.parent.name == "0.40":  # it is trained again
+            shutil.rmtree(path.parent)
+        return read_json(path)
+
+    monkeypatch.setattr(load, "read_json", removed_first)
+    assert sorted(load_study(directory).frontier["length"]) == [0.55, 0.7, 0.85, 1.0, 1.1]
+
+
+def test_a_trial_that_ends_while_its_study_is_read_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = build_study(tmp_path / "study", trials=3, finished=False)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    journal = optuna.create_study(storage=JournalStorage(JournalFileBackend(str(directory / "optuna.journal"))))
+    for _ in range(4):
+        journal.ask()
+
+    def ends_afterwards(path: Path) -> list[dict[str, object]]:
+        rows = read_jsonl(path)
+        if path.name == "trials.jsonl":
+            monkeypatch.undo()
+            StudyStore(directory).add_trial({**rows[0], "number": 3})
+            journal.tell(3, 1.0)
+        return rows
+
+    monkeypatch.setattr(load, "read_jsonl", ends_afterwards)
+    assert load_study(directory).trials["state"].tolist() == ["COMPLETE"] * 3 + ["RUNNING"]
+    assert load_study(directory).trials["state"].tolist() == ["COMPLETE"] * 4
+
+
+def test_the_newest_study_is_found_while_another_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("here", "removed"):
+        build_study(tmp_path / name, trials=1, confirm=False)
+    touched = load._touched
+
+    def removed_first(directory: Path) -> float:
+        shutil.rmtree(tmp_path / "removed", ignore_errors=True)
+        return touched(directory)
+
+    monkeypatch.setattr(load, "_touched", removed_first)
+    assert load_study(studies_dir=tmp_path).name == "here"
+
+
 def test_a_study_that_has_just_begun_has_empty_tables(tmp_path: Path) -> None:
     whole = build_study(tmp_path / "whole")
     (tmp_path / "new").mkdir()
@@ -123,6 +172,25 @@ def test_steps_of_a_running_trial_are_those_written_so_far(tmp_path: Path) -> No
     assert 0 < len(steps) < STEPS
     with pytest.raises(StoreError, match="has no steps"):
         load_study(directory).steps(77)
+
+
+def test_steps_can_be_read_while_the_run_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = build_study(tmp_path / "study", trials=2)
+    path = directory / "trials" / "0001" / "steps.jsonl"
+    whole, result = path.read_bytes(), path.with_name("result.json").read_bytes()
+    path.write_bytes(whole[:5000])
+    path.with_name("result.json").unlink()
+
+    def ends_afterwards(run: Path) -> list[dict[str, object]]:
+        rows = read_steps(run)
+        path.write_bytes(whole)
+        path.with_name("result.json").write_bytes(result)
+        return rows
+
+    study = load_study(directory)
+    monkeypatch.setattr(load, "read_steps", ends_afterwards)
+    assert 0 < len(study.steps(1)) < STEPS
+    assert len(study.steps(1)) == STEPS
 
 
 def test_found_by_name_or_newest_and_otherwise_told_what_there_is(tmp_path: Path) -> None:

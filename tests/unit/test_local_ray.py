@@ -13,7 +13,10 @@ from hybrid_ray.errors import HybridRayError
 from hybrid_ray.ray_tune.recovery.local_ray import LocalRay
 
 
-def test_a_dead_scheduler_is_noticed_and_on_a_cluster_it_is_not_looked_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [-86_400, 1, 86_400])
+def test_a_dead_scheduler_is_noticed_and_a_clock_that_is_set_is_no_death(
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sleep = shutil.which("sleep")
     assert sleep is not None
     raylet = tmp_path / "raylet"  # the name by which it is known
@@ -22,6 +25,10 @@ def test_a_dead_scheduler_is_noticed_and_on_a_cluster_it_is_not_looked_for(tmp_p
     try:
         here, cluster = LocalRay(cluster=False), LocalRay(cluster=True)
         pickle.loads(pickle.dumps(here)).check()  # Tune pickles it
+        by_the_clock = psutil.boot_time() + step
+        monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: by_the_clock)  # create_time adds it too
+        assert psutil.Process(process.pid).create_time() == pytest.approx(time.time() + step, abs=600)
+        here.check()
     finally:
         process.kill()
     while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:

@@ -13,7 +13,14 @@ from torch.optim.lr_scheduler import LambdaLR
 from hybrid_ray.errors import CheckpointError, ConfigError, UnsupportedOptimizer
 from hybrid_ray.method import HybridTrainer
 from hybrid_ray.optim.ademamix import AdEMAMix
-from hybrid_ray.optim.muon import MuonAdamW
+from hybrid_ray.optim.muon import MuonAdamW, MuonAdEMAMix
+
+
+def muon_groups(parameters: Any) -> list[dict[str, Any]]:
+    """The first parameter is Muon's."""
+    first, *rest = parameters
+    return [{"params": [first], "muon": True}, {"params": rest, "muon": False}]
+
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "AdamW": lambda p: torch.optim.AdamW(p, lr=1e-2),
@@ -33,7 +40,8 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "Adafactor": lambda p: torch.optim.Adafactor(p, lr=1e-2),
     "lr as a tensor": lambda p: torch.optim.AdamW(p, lr=torch.tensor(1e-2)),
     "AdEMAMix": lambda p: AdEMAMix(p, lr=1e-2, total_steps=80),
-    "Muon": lambda p: MuonAdamW([{"params": list(p)[:1], "muon": True}, {"params": list(p)[1:], "muon": False}]),
+    "Muon": lambda p: MuonAdamW(muon_groups(p)),
+    "Muon with AdEMAMix's average": lambda p: MuonAdEMAMix(muon_groups(p), total_steps=80),
 }
 
 

@@ -14,6 +14,8 @@ from hybrid_ray.method.predictors import build_predictor
 from hybrid_ray.method.weights import Weights
 from hybrid_ray.models import build_model
 from hybrid_ray.optim import build_optimizer
+from hybrid_ray.optim.ademamix import slow_decay
+from hybrid_ray.optim.muon import orthogonal_step
 from hybrid_ray.optim.schedule_free import evaluation_weights
 
 
@@ -58,11 +60,38 @@ def test_muon_steps_hidden_matrices_alone_and_adamw_the_rest() -> None:
             assert torch.equal(ours, torchs), name
 
 
-def test_muon_goes_on_from_a_saved_state() -> None:
-    model, optimizer = built("muon")
+def test_muon_with_the_slow_average_makes_the_mixture_orthogonal_and_is_ademamix_elsewhere() -> None:
+    """Word by word: q has AdEMAMix's schedules, a matrix moves along m + alpha q, the others as in AdEMAMix."""
+    model, optimizer = built("muon_ademamix", steps=10, weight_decay=0.0)
+    twin = deepcopy(model)
+    reference = build_optimizer(
+        twin, TrainConfig(optimizer="ademamix", alpha=2.0, learning_rate=1e-2, steps=10, weight_decay=0.0)
+    )
+    hidden = {name for name, p in model.named_parameters() if p.ndim == 2 and name.startswith("h.")}
+    name = min(hidden)
+    expected = dict(model.named_parameters())[name].detach().clone()
+    fast, slow = torch.zeros_like(expected), torch.zeros_like(expected)
+    for step in range(1, 4):
+        random_gradients(model, step)
+        random_gradients(twin, step)
+        gradient = dict(model.named_parameters())[name].grad
+        fast = 0.95 * fast + 0.05 * gradient
+        decay = slow_decay(step / 10, 0.996)
+        slow = decay * slow + (1 - decay) * gradient
+        expected -= 1e-2 * orthogonal_step(0.05 * gradient + 0.95 * fast + 2.0 * step / 10 * slow)
+        optimizer.step()
+        reference.step()
+    assert dict(model.named_parameters())[name].detach() == pytest.approx(expected, abs=2e-5)
+    for (other, ours), theirs in zip(model.named_parameters(), twin.parameters(), strict=True):
+        assert other in hidden or torch.equal(ours, theirs), other
+
+
+@pytest.mark.parametrize("name", ["muon", "muon_ademamix"])
+def test_muon_goes_on_from_a_saved_state(name: str) -> None:
+    model, optimizer = built(name)
     random_gradients(model, 0)
     optimizer.step()
-    again, restored = built("muon")
+    again, restored = built(name)
     again.load_state_dict(model.state_dict())
     restored.load_state_dict(deepcopy(optimizer.state_dict()))
     for pair in ((model, optimizer), (again, restored)):

@@ -35,8 +35,6 @@ def test_a_name_alone_has_its_own_defaults_and_an_option_keeps_the_name() -> Non
         ({"predictor": {"name": "linear_fit", "fit_windows": 10**9}}, "hybrid.predictor.fit_windows is 1000000000 but"),
         ({"predictor": "snooo"}, "did you mean 'snoo'?"),
         ({"predictor": 3}, "hybrid.predictor is 3 but must be a name"),
-        ({"gain": 2.0}, "hybrid.gain is now hybrid.predictor.gain"),
-        ({"outer_lr": 2.0, "predictor": "snoo"}, "hybrid.outer_lr is now hybrid.predictor.outer_lr"),
     ],
 )
 def test_what_is_wrong_with_options_is_said(written: dict[str, object], part: str) -> None:

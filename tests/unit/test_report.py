@@ -23,6 +23,7 @@ from hybrid_ray.report.plots.style import INK, png, svg
 from hybrid_ray.report.study_page import write_report
 from hybrid_ray.report.tables.trials import ceilings_of, trials_table
 from hybrid_ray.run_result import TRIAL_COLUMNS
+from hybrid_ray.storage.json_files import read_json, write_json_atomic
 from hybrid_ray.storage.jsonl import read_jsonl
 from hybrid_ray.storage.study_store import StudyStore
 
@@ -154,6 +155,7 @@ def test_an_end_of_an_interval_that_is_not_known_is_open() -> None:
 def test_ceilings_are_those_of_the_method_page() -> None:
     assert [round(ceiling, 2) for ceiling in ceilings_of(0.4, 2 / 3)] == [1.67, 1.36]
     assert ceilings_of(0.4, None)[1] is None
+    assert ceilings_of(None, 2 / 3) == (None, None)
 
 
 class _Page(HTMLParser):
@@ -271,6 +273,19 @@ def test_whatever_an_error_message_holds_is_shown_and_not_obeyed(tmp_path: Path)
     assert r"\!" not in line
     assert "![x](" not in line
     assert markdown_cell("a | b\nc") == r"a \| b c"
+
+
+def test_the_report_shows_the_machine_but_neither_the_job_nor_the_users_files(tmp_path: Path) -> None:
+    directory = build_study(tmp_path / "study", trials=2, record=True)
+    environment = read_json(directory / "environment.json")
+    own = {"sources": {"own_model": "class SeriesTask(Task): ..."}, "task": load_study(directory).words}
+    write_json_atomic(directory / "environment.json", {**environment, **own})
+    write_report(directory)
+    for name in ("report.html", "report.md"):
+        text = (directory / name).read_text()
+        assert "8.0 GiB" in text
+        assert "SeriesTask" not in text
+        assert "studies_dir" not in text.replace("\\_", "_")
 
 
 def test_an_unfinished_study_says_so_and_claims_nothing(tmp_path: Path) -> None:

@@ -42,14 +42,6 @@ def test_a_study_shows_the_share_paid_back_by_confidence(tmp_path: Path) -> None
         assert "confirmation: no jump with a confidence" in text
 
 
-def test_runs_of_an_earlier_version_are_readable_and_claim_nothing(tmp_path: Path) -> None:
-    directory = build_study(tmp_path / "study")
-    write_report(directory)
-    markdown = (directory / "report.md").read_text()
-    assert "runs of an earlier version did not store outcomes" in markdown
-    assert "Brier score 0" not in markdown
-
-
 def test_a_comparison_shows_it_for_each_configuration_that_predicts() -> None:
     def entry(name: str, *runs: Any, share: float = 0.4) -> dict[str, Any]:
         return {"name": name, "runs": [{"predicted_share": share, "calibration": rows} for rows in runs]}
@@ -62,11 +54,11 @@ def test_a_comparison_shows_it_for_each_configuration_that_predicts() -> None:
         entry("hybrid", forty_jumps(), forty_jumps()),
         entry("wide", few.rows),
         entry("always", []),
-        entry("old", None),
+        entry("failed", None),
     ]
     found = comparison_calibration({"configurations": entries})
     assert [table.title.rpartition(": ")[2] for table in found.tables] == ["hybrid", "wide"]
     assert "80 jumps of 2 runs" in found.tables[0].note
     assert "Too few jumps" in found.tables[1].note
     assert "Brier score 0" not in found.tables[1].note
-    assert [note.partition(":")[0] for note in found.notes] == ["always", "old"]
+    assert [note.partition(":")[0] for note in found.notes] == ["always"]

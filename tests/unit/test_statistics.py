@@ -103,9 +103,7 @@ def test_time_to_target_counts_misses_as_never() -> None:
 def test_a_median_with_misses() -> None:
     found = median_interval([3.0, math.inf, 1.0, 2.0, 5.0, 4.0])
     assert (found.median, found.low, found.high, found.misses) == (3.5, 1.0, math.inf, 1)
-    assert found.coverage == pytest.approx(1 - 2 / 2**6)
     assert median_interval([1.0, math.inf, math.inf]).median == math.inf
-    assert median_interval([1.0, 2.0, 3.0]).coverage == pytest.approx(0.75)
 
 
 @pytest.mark.parametrize("n", [6, 9, 15, 30])
@@ -113,7 +111,7 @@ def test_the_medians_interval_is_the_narrowest_that_covers(n: int) -> None:
     found = median_interval([float(i) for i in range(n)])
     drop = int(found.low)
     assert found.high == n - 1 - drop
-    assert found.coverage >= 0.95
+    assert 1 - 2 * stats.binom.cdf(drop, n, 0.5) >= 0.95
     assert 1 - 2 * stats.binom.cdf(drop + 1, n, 0.5) < 0.95
 
 

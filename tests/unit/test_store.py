@@ -34,9 +34,10 @@ def step(number: int, *, predicted: bool = False, loss: float | None = 1.5) -> d
 
 
 def fill(directory: Path, rows: int) -> None:
-    with StudyStore(directory) as store:
-        for number in range(rows):
-            store.add_trial({"number": number, "state": "COMPLETE", "score": 1.0 + number})
+    store = StudyStore(directory)
+    for number in range(rows):
+        store.add_trial({"number": number, "state": "COMPLETE", "score": 1.0 + number})
+    store.close()
 
 
 def test_rows_come_back_in_order_and_as_parquet(tmp_path: Path) -> None:
@@ -46,9 +47,10 @@ def test_rows_come_back_in_order_and_as_parquet(tmp_path: Path) -> None:
 
 
 def test_trials_with_different_columns_share_one_table(tmp_path: Path) -> None:
-    with StudyStore(tmp_path) as store:
-        store.add_trial({"number": 0, "state": "COMPLETE", "score": 1.25})
-        store.add_trial({"number": 1, "state": "FAIL", "error": "out of memory"})
+    store = StudyStore(tmp_path)
+    store.add_trial({"number": 0, "state": "COMPLETE", "score": 1.25})
+    store.add_trial({"number": 1, "state": "FAIL", "error": "out of memory"})
+    store.close()
     table = pandas.read_parquet(tmp_path / "trials.parquet")
     assert table["score"].isna().tolist() == [False, True]
     assert table["error"].isna().tolist() == [True, False]
@@ -56,11 +58,11 @@ def test_trials_with_different_columns_share_one_table(tmp_path: Path) -> None:
 
 def test_a_reopened_study_goes_on_where_it_stopped(tmp_path: Path) -> None:
     fill(tmp_path, 2)
-    with StudyStore(tmp_path) as store:
-        with pytest.raises(StoreError, match="already has trial 1"):
-            store.add_trial({"number": 1, "state": "COMPLETE"})
-        store.add_trial({"number": 2, "state": "PRUNED"})
-        store.event("resumed", trials=2)
+    store = StudyStore(tmp_path)
+    with pytest.raises(StoreError, match="already has trial 1"):
+        store.add_trial({"number": 1, "state": "COMPLETE"})
+    store.add_trial({"number": 2, "state": "PRUNED"})
+    store.event("resumed", trials=2)
     again = StudyStore(tmp_path)
     assert [row["number"] for row in again.trials()] == [0, 1, 2]
     assert again.events()[0]["event"] == "resumed"

@@ -147,7 +147,7 @@ def test_a_variant_stands_beside_the_baseline_and_beside_itself_without_predicti
     assert ratio["low"] < ratio["mean"] < ratio["high"]
     assert set(entries["baseline"]["ratios"]) == set()
     assert entries["hybrid"]["net_speedup"] == found["net_speedup"]
-    assert entries["always_predicts"]["net_speedup"]["unit"] == "times"  # the only one with the baseline's own frontier
+    assert entries["always_predicts"]["net_speedup"] is not None  # the only one with the baseline's own frontier
     assert [entries[name]["net_speedup"] for name in ("baseline", "memory_optimised", "memory_optimised_plain")] == (
         [None] * 3
     )

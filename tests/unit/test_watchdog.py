@@ -10,7 +10,6 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from micro_jobs import micro_job
 from ray.exceptions import NodeDiedError, RayActorError, WorkerCrashedError
@@ -19,6 +18,7 @@ from hybrid_ray.ray_tune.recovery.watchdog import Watchdog, _kill
 from hybrid_ray.run_result import StepRecord
 from hybrid_ray.training.ray_worker import MOST_PREEMPTIONS, Attempts, was_preempted
 from hybrid_ray.training.telemetry.heartbeat import FOLDER, Heartbeat
+from hybrid_ray.training.telemetry.process_start import start_of
 
 
 class Watched:
@@ -151,7 +151,7 @@ def test_a_process_that_was_killed_does_not_hang_and_costs_until_its_last_heartb
     watched: Watched, other: subprocess.Popen[bytes], reaped: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    watched.beat._process |= {"pid": other.pid, "created": psutil.Process(other.pid).create_time()}
+    watched.beat._process |= {"pid": other.pid, "created": start_of(other.pid)}
     watched.beat.__enter__()
     watched.wait(10)
     step_now(watched, 3, seconds=0.01)
@@ -191,12 +191,12 @@ def test_on_a_cluster_a_process_is_said_to_hang_only_if_it_still_ran(
 def test_only_the_process_of_the_heartbeat_is_ended_and_whether_it_ran_is_known(
     other: subprocess.Popen[bytes],
 ) -> None:
-    created = psutil.Process(other.pid).create_time()
-    assert not _kill(other.pid, created - 3600)
+    start = start_of(other.pid)
+    assert not _kill(other.pid, start - 3600)
     assert other.poll() is None
-    assert _kill(other.pid, created)
+    assert _kill(other.pid, start)
     assert other.wait() == -signal.SIGKILL
-    assert not _kill(other.pid, created)
+    assert not _kill(other.pid, start)
 
 
 def test_the_end_of_the_last_run_is_seen_by_a_look_after_it(watched: Watched) -> None:

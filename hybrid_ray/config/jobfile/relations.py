@@ -130,17 +130,17 @@ def _memory_problems(job: JobConfig) -> Iterator[str]:
             "train.optimizer_device is 'host' but train.optimizer is 'adamw8bit', whose compiled step needs its state "
             "on the model's device: use optimizer_device: model (the state takes 2 bytes per parameter), or adamw"
         )
-    if (train.own_optimizer or train.optimizer in ("muon", "schedule_free")) and (
+    if (train.own_optimizer or train.optimizer in ("muon", "muon_ademamix", "schedule_free")) and (
         train.optimizer_device == "host" or train.weights == "bf16"
     ):
         yield (
             f"train.optimizer is {train.optimizer_name!r}, which needs fp32 weights on the model's device: use "
             "optimizer_device: model and weights: fp32"
         )
-    if train.optimizer == "muon" and train.parallel == "fsdp" and job.resources.workers > 1:
+    if train.optimizer in ("muon", "muon_ademamix") and train.parallel == "fsdp" and job.resources.workers > 1:
         yield (
-            "train.optimizer is 'muon' but train.parallel is 'fsdp': muon needs each matrix as a whole; use "
-            "parallel: ddp"
+            f"train.optimizer is {train.optimizer!r} but train.parallel is 'fsdp': it needs each matrix as a whole; "
+            "use parallel: ddp"
         )
     if (
         job.hybrid.predictor.options.get("matrices") == "orthogonal"

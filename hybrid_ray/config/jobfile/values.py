@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from hybrid_ray.config.job import JobConfig
 from hybrid_ray.config.jobfile.relations import job_problems
-from hybrid_ray.config.predictors import OPTIONS
 from hybrid_ray.config.section import place_of, sentences
 
 __all__ = ["changed_job", "check_values", "plain_values", "put"]
@@ -24,7 +23,8 @@ def check_values(values: Mapping[str, Any]) -> tuple[JobConfig, list[str]]:
         data: dict[str, Any] = json.loads(json.dumps(values))
     except (TypeError, ValueError, RecursionError) as error:
         return JobConfig(), [f"the job must hold plain values (text, numbers, lists, mappings) but {error}"]
-    job, wrong = TypeAdapter(JobConfig), _moved(data)
+    job = TypeAdapter(JobConfig)
+    wrong: list[str] = []
     while True:  # at most twice: wrong values are left out the second time
         try:
             return job.validate_json(json.dumps(data)), wrong
@@ -71,18 +71,6 @@ def plain_values(job: JobConfig) -> dict[str, Any]:
     predictor = job.hybrid.predictor
     plain["hybrid"]["predictor"] = {"name": predictor.name, **predictor.options}
     return plain
-
-
-def _moved(data: Mapping[str, Any]) -> list[str]:
-    """Problems for settings that have become options of a predictor. Removes them, so that the rest can be checked."""
-    hybrid = data.get("hybrid")
-    if not isinstance(hybrid, dict):
-        return []
-    options = {option.name for kind in OPTIONS.values() for option in fields(kind)}
-    found = [name for name in hybrid if name in options]
-    for name in found:
-        del hybrid[name]
-    return [f"hybrid.{name} is now hybrid.predictor.{name}: write it there" for name in found]
 
 
 def _leave_out(data: MutableMapping[str, Any], place: Sequence[str]) -> None:

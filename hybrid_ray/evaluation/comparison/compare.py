@@ -12,7 +12,7 @@ from typing import Any
 
 from hybrid_ray.config import JobConfig, OptimizerName
 from hybrid_ray.config.jobfile import variant_jobs
-from hybrid_ray.errors import HybridRayError
+from hybrid_ray.errors import HybridRayError, NothingFinished
 from hybrid_ray.evaluation.arms import frontier_runs
 from hybrid_ray.evaluation.comparable import comparable, fingerprint_of
 from hybrid_ray.evaluation.comparison.decide import SPLIT, decide
@@ -42,7 +42,7 @@ def compare(
         execute: does the runs, in this process or in parallel on a cluster.
         directory: of the comparison. A second call after an interruption does not repeat finished runs.
         execute_plain: the same for tuning and frontier runs, which depend on the job alone and so can be cached
-            (`cache.cached`). None: ``execute``.
+            (`runner.cached`). None: `runner.execute_missing` with ``execute``.
 
     Returns:
         The content of ``comparison.json``.
@@ -53,9 +53,8 @@ def compare(
     """
     variant_jobs(job)  # reports an invalid variant before anything runs
     check_results_version(directory)
-    plain = execute_plain or partial(
-        execute_missing, execute
-    )  # a cache checks for finished runs itself, and compares more than the run
+    # A cache finds finished runs by more than their settings (the machine), so `execute_missing` must not do it before.
+    plain = execute_plain or partial(execute_missing, execute)
     asked, tuned = job, None
     if job.compare.tune_baseline:
         tuned = tune(asked, execute=plain, directory=directory / "tuning" / "baseline")
@@ -106,7 +105,7 @@ def _tune_hybrid(asked: JobConfig, job: JobConfig, execute: Execute, directory: 
         return tune_hybrid(
             job, rate=asked.train.learning_rate, execute=execute, directory=directory / "tuning" / "hybrid"
         )
-    except HybridRayError:
+    except NothingFinished:
         return None
 
 

@@ -6,8 +6,7 @@ spend alpha. All other intervals have the same level, explain the result, and ar
 """
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -26,7 +25,7 @@ from hybrid_ray.evaluation.paired import ArmRuns, Candidate, run_arms
 from hybrid_ray.evaluation.runner import Execute
 from hybrid_ray.evaluation.statistics import median_interval, time_to_target
 from hybrid_ray.evaluation.summary import comparisons, mean_predicted_share, net_speedup, rows, verdict
-from hybrid_ray.run_result import RunResult
+from hybrid_ray.run_result import backward_share
 
 __all__ = ["SPLIT", "decide"]
 
@@ -155,19 +154,10 @@ def _measured(
         "peers": analysis.peers,
         "best_peer": best["name"] if best else None,
         "predicting_pays": analysis.predicting_pays,
-        "backward_share": _backward_share(runs["baseline"].values()),
+        "backward_share": backward_share(runs["baseline"].values()),
         "machine": dict(trained.fingerprint or {}),
         "time_to_target": _time_to_target(job, runs),
     }
-
-
-def _backward_share(baselines: Iterable[RunResult]) -> float | None:
-    """Share of a real step's time in backward and optimizer; it bounds the speedup (docs/method.md, section 2)."""
-    parts: Counter[str] = Counter()
-    for result in baselines:
-        parts.update(result.part_seconds)
-    whole = sum(parts[part] for part in ("data", "forward", "backward", "optimizer"))
-    return (parts["backward"] + parts["optimizer"]) / whole if whole else None
 
 
 def _time_to_target(job: JobConfig, runs: ArmRuns) -> dict[str, Any] | None:

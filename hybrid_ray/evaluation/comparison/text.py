@@ -6,8 +6,8 @@ from statistics import fmean
 from typing import Any
 
 from hybrid_ray.config.optimizers import optimizer_title
-from hybrid_ray.config.task import stored_words
 from hybrid_ray.report.comparison_headline import comparison_headline
+from hybrid_ray.report.tables.cells import ratio
 
 __all__ = ["comparison_text"]
 
@@ -20,8 +20,9 @@ def comparison_text(result: Mapping[str, Any]) -> str:
 
 def _headline(result: Mapping[str, Any]) -> Iterator[str]:
     yield from textwrap.wrap(f"{result['name']}: {comparison_headline(result)}", 100)
-    own, seeds, level = optimizer_title(result["job"]["optimizer"]), len(result["seeds"]), result["level"]
-    yield f"net speedup over {own} {_interval(result['net_speedup'])} over {seeds} seeds ({level:.1%} interval)"
+    net, own, seeds = result["net_speedup"], optimizer_title(result["job"]["optimizer"]), len(result["seeds"])
+    if net["mean"] is not None:
+        yield f"net speedup over {own} {ratio(net, 4)} over {seeds} seeds ({result['level']:.1%} interval)"
 
 
 def _arm_lines(result: Mapping[str, Any]) -> Iterator[str]:
@@ -42,7 +43,7 @@ def _target(result: Mapping[str, Any], arm: str) -> str:
     found = result["time_to_target"]["arms"][arm]
     misses = f", {found['misses']} missed" if found["misses"] else ""
     median, low, high = ("never" if found[name] is None else f"{found[name]:.1f}" for name in ("median", "low", "high"))
-    return f"{median} [{low}, {high}]{misses}"
+    return f"{median} ({low}–{high}){misses}"
 
 
 def _peer_lines(result: Mapping[str, Any]) -> Iterator[str]:
@@ -54,7 +55,7 @@ def _peer_lines(result: Mapping[str, Any]) -> Iterator[str]:
     for peer in result["peers"]:
         losses = [row["loss"] for row in peer["runs"] if row["loss"] is not None]
         loss = f"{fmean(losses):>9.4f}" if losses else f"{'-':>9}"
-        nets = "; ".join(_interval(peer[name]) for name in ("net_speedup", "over_baseline"))
+        nets = "; ".join(ratio(peer[name], 4) for name in ("net_speedup", "over_baseline"))
         yield f"{optimizer_title(peer['name']):<20}{peer['learning_rate']:>9.2g}{loss}   {nets}"
 
 
@@ -62,7 +63,7 @@ def _comparison_lines(result: Mapping[str, Any]) -> Iterator[str]:
     yield "hybrid relative to the other arms, paired by seed"
     for name, found in result["comparisons"].items():
         note = f"  {found['note']}" if found["note"] else ""
-        yield f"  {name:<26}{_interval(found)}{note}"
+        yield f"  {name:<26}{ratio(found, 4)}{note}"
 
 
 def _configuration_lines(result: Mapping[str, Any]) -> Iterator[str]:
@@ -84,16 +85,16 @@ def _configuration_lines(result: Mapping[str, Any]) -> Iterator[str]:
         )
         line += f"{100 * fmean(run['accuracy'] for run in done):>9.2f}%" if scored else ""
         ratios = [entry["ratios"].get(f"speedup_vs_{other}") for other in ("baseline", "plain")]
-        yield line + "   " + ", ".join(_interval(found) for found in ratios if found)
+        yield line + "   " + ", ".join(ratio(found, 4) for found in ratios if found)
         if entry["net_speedup"] and entry["name"] != "hybrid":
-            yield f"{'':<26}net speedup over stopping early {_interval(entry['net_speedup'])}"
+            yield f"{'':<26}net speedup over stopping early {ratio(entry['net_speedup'], 4)}"
 
 
 def _footnotes(result: Mapping[str, Any]) -> Iterator[str]:
     net, plan = result["net_speedup"], result["planning"]
-    words = stored_words(result["job"])
+    words = result["job"]["words"]
     loss = f"{words['measure']} per {words['unit']} on the {result['split']} split"
-    yield f"losses: {loss}; times: plain steps; time to target: median [interval]"
+    yield f"losses: {loss}; times: plain steps; time to target: median (interval)"
     if net["note"]:
         yield f"net speedup: {net['note']}"
     if plan["seeds_needed"] is not None:
@@ -103,14 +104,3 @@ def _footnotes(result: Mapping[str, Any]) -> Iterator[str]:
         if "learning_rate" in tuned["at_edge"]:
             rate = tuned["best"]["learning_rate"]
             yield f"{name}: the best learning rate, {rate:g}, is the lowest or highest tried: widen compare.lr_factors"
-
-
-def _interval(found: Mapping[str, Any]) -> str:
-    if found["mean"] is None:
-        return f"no interval ({found['n']} seeds)"
-    low, high = (_number(found[end]) for end in ("low", "high"))
-    return f"{found['mean']:.4f} [{low}, {high}]"
-
-
-def _number(value: float | None) -> str:
-    return "?" if value is None else f"{value:.4f}"

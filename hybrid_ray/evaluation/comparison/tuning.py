@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_ray.config import JobConfig, RunConfig
-from hybrid_ray.errors import HybridRayError
+from hybrid_ray.errors import NothingFinished
 from hybrid_ray.evaluation.arms import baseline
 from hybrid_ray.evaluation.comparable import comparable, fingerprint_of
 from hybrid_ray.evaluation.runner import Execute, Task
@@ -47,7 +47,7 @@ def tune(job: JobConfig, *, execute: Execute, directory: Path) -> Tuned:
     """Tune the learning rate, then warmup, weight decay and betas, of plain training with ``job.train``.
 
     Raises:
-        HybridRayError: no run finished.
+        NothingFinished: no run finished.
     """
     return _tune(job, _plain_settings(job), lambda one: baseline(one.run()), execute, directory)
 
@@ -60,7 +60,7 @@ def tune_hybrid(job: JobConfig, *, rate: float, execute: Execute, directory: Pat
         rate: ``train.learning_rate`` of the job before tuning.
 
     Raises:
-        HybridRayError: no run finished.
+        NothingFinished: no run finished.
     """
     start = rate * job.hybrid.lr_factor
     setting = _Setting(
@@ -138,7 +138,7 @@ def _tune(
         known = [(loss, value) for loss, value in zip(losses, new, strict=True) if loss is not None]
         known += [] if lowest is None else [(lowest, setting.now(job))]
         if not known:
-            raise HybridRayError(f"no tuning run of {directory.name} finished: {first_error(results)}")
+            raise NothingFinished(f"no tuning run of {directory.name} finished: {first_error(results)}")
         lowest, best[setting.name] = min(known)
         job = setting.put(job, best[setting.name])
         # Of two learning rates each is an edge; two values of another setting may be all that makes sense.

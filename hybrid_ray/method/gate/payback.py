@@ -27,7 +27,6 @@ class FinishedCycle:
 
     jump: float  # share of the full jump; 0: none
     confidence: float | None  # in this jump, before the cycle; None: none was computed
-    outcome: float  # log(loss at its end / loss that the trend of real steps alone gives), noise included
     paid_back: bool  # the event whose probability is the confidence
 
 
@@ -110,7 +109,7 @@ class Payback:
         outcome = bounded(cycle.line.relative(loss, self.steps + 1) if math.isfinite(loss) else math.nan)
         self._learn(cycle, outcome)
         confidence = cycle.confidences.get(cycle.jump)
-        return FinishedCycle(jump=cycle.jump, confidence=confidence, outcome=outcome, paid_back=False)
+        return FinishedCycle(jump=cycle.jump, confidence=confidence, paid_back=False)
 
     def end_cycle(self, worst: Level, *, looked: float = math.nan) -> FinishedCycle | None:
         """End the cycle and learn from it. Returns None if it has no outcome: no real step, or no trend yet.
@@ -132,7 +131,7 @@ class Payback:
                 outcome = _looked_outcome(cycle, looked, self.steps)
             paid_back = outcome - cycle.alone <= math.log1p(self._config.payback_tolerance)
             confidence = cycle.confidences.get(cycle.jump)
-            finished = FinishedCycle(jump=cycle.jump, confidence=confidence, outcome=outcome, paid_back=paid_back)
+            finished = FinishedCycle(jump=cycle.jump, confidence=confidence, paid_back=paid_back)
             self._learn(cycle, outcome)
             self.state.end_cycle(
                 jump=cycle.jump,

@@ -2,7 +2,7 @@
 
 `DivergenceMonitor` collects the alarms that ``signals.py`` raises about the loss, the gradient norm and the prediction
 error, and any non-finite numbers. It then chooses one of eight recoveries. It only advises: ``recovery.py`` decides
-which recoveries a run carries out, and ``trainer.py`` does so. All ranks pass the same all-reduced numbers and
+which recoveries a run carries out, and ``health.py`` does so. All ranks pass the same all-reduced numbers and
 therefore get the same advice.
 
 A sudden rise of the loss has different causes. On the first five real steps after a prediction, the likely cause is

@@ -15,7 +15,7 @@ from hybrid_ray.method.predictors.base import Number, Predictor
 from hybrid_ray.method.predictors.caution import restrain_
 from hybrid_ray.method.weights import local_part
 from hybrid_ray.optim.ademamix import AdEMAMix, slow_decay
-from hybrid_ray.optim.muon import MuonAdamW, orthogonal_step
+from hybrid_ray.optim.muon import MuonAdamW, MuonAdEMAMix, orthogonal_step
 from hybrid_ray.optim.spam import AdamWSPAM
 from hybrid_ray.optim.streamed import StreamedAdam, StreamedAdamW, StreamedSGD
 
@@ -24,6 +24,12 @@ __all__ = ["SlowMomentum"]
 Rule = Callable[[torch.Tensor, Mapping[str, Any], Mapping[str, Any]], torch.Tensor]
 """(q of one parameter, its optimizer state, its parameter group) -> the step along q at learning rate 1, a new tensor.
 """
+
+
+_ADAMS = (
+    *(torch.optim.Adam, torch.optim.AdamW, StreamedAdam, StreamedAdamW),
+    *(AdamWSPAM, AdEMAMix, MuonAdamW, MuonAdEMAMix),
+)
 
 
 class SlowMomentum(Predictor):
@@ -90,12 +96,6 @@ class SlowMomentum(Predictor):
 
     def initial_numbers(self) -> dict[str, Number | list[Number]]:
         return {"since": 0, "progress": 0.0, "rates": [0.0] * self.weights.groups}
-
-    def open_window(self) -> None:
-        self.window_open = True
-
-    def close_window(self, steps: int) -> None:
-        self.window_open = False
 
     def observe(self, gradients: Sequence[torch.Tensor | None], *, rates: Sequence[float], progress: float) -> None:
         self.average.average_(gradients, 1.0 - slow_decay(progress, self.options.beta3))
@@ -179,7 +179,7 @@ def _rule(optimizer: torch.optim.Optimizer) -> Rule:
     weights that AdamWPrune keeps at zero.
     """
     kind = type(optimizer)
-    if kind in (torch.optim.Adam, torch.optim.AdamW, StreamedAdam, StreamedAdamW, AdamWSPAM, AdEMAMix, MuonAdamW):
+    if kind in _ADAMS:
         return _over_second_moment
     if kind in (torch.optim.SGD, StreamedSGD):
         return _as_it_is

@@ -58,14 +58,11 @@ class ClusterNodes:
         """Read by the runs (`training.hardware.node`)."""
         return self._storage / _FILE
 
-    def start(
-        self, run: RunConfig, *, flag: StopFlag, known: Mapping[str, Any] | None = None, limit: float = _LONGEST_WAIT
-    ) -> dict[str, Any]:
+    def start(self, run: RunConfig, *, flag: StopFlag, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Ask all nodes and choose those that train. Waits for a node if the cluster has none that can take a worker.
 
         Args:
             known: hardware and software of the study's earlier runs, which is kept if a node still has it.
-            limit: seconds to wait for a node.
 
         Returns:
             Hardware and software that all runs will have.
@@ -77,7 +74,7 @@ class ClusterNodes:
         """
         self._storage.mkdir(parents=True, exist_ok=True)
         self._run = run
-        self._wait_for_a_node(flag, limit)
+        self._wait_for_a_node(flag)
         while True:
             flag.raise_if_set()
             nodes = self._ask(run)
@@ -101,7 +98,7 @@ class ClusterNodes:
             self._judge(self._ask(self._run))
         return max(1, self._fit + (self._job.resources.max_concurrent is not None))
 
-    def _wait_for_a_node(self, flag: StopFlag, limit: float) -> None:
+    def _wait_for_a_node(self, flag: StopFlag) -> None:
         """The pending task tells an autoscaler that a node is needed."""
         import ray
 
@@ -110,17 +107,18 @@ class ClusterNodes:
             return
         log.warning(
             "no node of the cluster can take a worker (%d CPUs, %g GPUs): waiting up to %g seconds for one",
-            needs.cpus_per_worker, needs.gpus, limit,
+            needs.cpus_per_worker, needs.gpus, _LONGEST_WAIT,
         )  # fmt: skip
         demand = ray.remote(num_cpus=needs.cpus_per_worker, num_gpus=needs.gpus)(_nothing).remote()
-        deadline = time.monotonic() + limit
+        deadline = time.monotonic() + _LONGEST_WAIT
         try:
             while not any(map(self._takes_worker, self._nodes().values())):
                 flag.raise_if_set()
                 if time.monotonic() > deadline:
                     raise HybridRayError(
                         f"no node that can take a worker ({needs.cpus_per_worker} CPUs, {needs.gpus:g} GPUs) joined "
-                        f"the cluster within {limit:g} seconds: start one, then continue; finished runs are kept"
+                        f"the cluster within {_LONGEST_WAIT:g} seconds: start one, then continue; finished runs are "
+                        "kept"
                     )
                 time.sleep(0.2)
         finally:

@@ -33,7 +33,7 @@ class Probe:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        self.node, self._token = node, secrets.token_hex(16)
+        self._token = secrets.token_hex(16)
         self._question, self._answer = folder / f"probe-{self._token}", folder / f"probe-{self._token}-answer"
         self._question.write_text(self._token, encoding="utf-8")
         there = NodeAffinitySchedulingStrategy(node, soft=False)

@@ -5,6 +5,7 @@ import contextlib
 import psutil
 
 from hybrid_ray.errors import HybridRayError
+from hybrid_ray.training.telemetry.process_start import running_process, start_of
 
 __all__ = ["LocalRay"]
 
@@ -23,24 +24,16 @@ class LocalRay:
         for child in [] if cluster else psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):  # a worker that has just ended
                 if (name := child.name()) in _PARTS:
-                    self._parts[child.pid] = name, child.create_time()
+                    self._parts[child.pid] = name, start_of(child.pid)
 
     def check(self) -> None:
-        """Raises `HybridRayError` if a part of it has died. Quick: it reads two files of the operating system.
+        """Raises `HybridRayError` if a part of it has died. Quick: it reads a few files of the operating system.
 
         Ray may end this process before that, with exit code 1 and a message of its own.
         """
-        for pid, (name, created) in self._parts.items():
-            if not _runs(pid, created):
+        for pid, (name, start) in self._parts.items():
+            if running_process(pid, start) is None:
                 raise HybridRayError(
                     f"Ray on this machine has died: {_PARTS[name]} ({name}, process {pid}) was killed, perhaps for "
                     "lack of memory. Finished runs are kept: check free memory, then go on with hybrid-ray resume"
                 )
-
-
-def _runs(pid: int, created: float) -> bool:
-    try:
-        process = psutil.Process(pid)
-        return bool(process.create_time() == created and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False

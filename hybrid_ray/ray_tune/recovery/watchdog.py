@@ -21,6 +21,7 @@ from ray.tune import Callback
 
 from hybrid_ray.ray_tune.recovery.local_ray import LocalRay
 from hybrid_ray.training.telemetry.heartbeat import FOLDER
+from hybrid_ray.training.telemetry.process_start import running_process
 
 __all__ = ["WatchTrials", "Watchdog", "end_process"]
 
@@ -30,7 +31,6 @@ _POLL_SECONDS = 1.0
 _LONGEST_GAP = 5.0  # seconds that count as quiet between two looks: after a longer gap it was the driver that slept
 _INTERVALS = 10  # planned evaluation intervals without a step
 _SLOW = 15  # a start, an evaluation or a checkpoint may take this many times as long as steps
-_SAME_PROCESS = 60.0  # seconds by which a process's start may seem to differ after the clock was set
 
 
 class Watchdog:
@@ -86,7 +86,7 @@ class Watchdog:
                 if content != last:
                     self._ran(quiet)
                     quiet = 0.0
-            if not self._cluster and _running(beat["pid"], beat["created"]) is None:
+            if not self._cluster and running_process(beat["pid"], beat["created"]) is None:
                 path.unlink(missing_ok=True)
             elif quiet <= limit:
                 self._quiet[path] = (content, quiet)
@@ -136,9 +136,9 @@ def end_process(beat: dict[str, Any]) -> "Future[bool]":
     return ended
 
 
-def _kill(pid: int, created: float) -> bool:
+def _kill(pid: int, start: float) -> bool:
     """Returns whether the process still ran."""
-    process = _running(pid, created)
+    process = running_process(pid, start)
     if process is None:
         return False
     try:
@@ -146,13 +146,3 @@ def _kill(pid: int, created: float) -> bool:
     except psutil.NoSuchProcess:  # it has just ended
         return False
     return True
-
-
-def _running(pid: int, created: float) -> psutil.Process | None:
-    """The process of this machine that was started then; None if it has ended."""
-    try:
-        process = psutil.Process(pid)
-        same = abs(process.create_time() - created) < _SAME_PROCESS
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-    except psutil.NoSuchProcess:
-        return None

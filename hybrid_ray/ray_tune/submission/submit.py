@@ -20,10 +20,8 @@ from hybrid_ray.ray_tune.submission.jobs import send
 from hybrid_ray.ray_tune.submission.running import follow
 from hybrid_ray.tasks import load_task
 
-__all__ = ["JOB_COMMANDS", "STUDY_COMMANDS", "Command", "on_the_cluster", "submit", "take_along"]
+__all__ = ["Command", "on_the_cluster", "submit", "take_along"]
 
-JOB_COMMANDS = ("run", "ladder", "compare", "train")
-STUDY_COMMANDS = ("resume", "extend", "report", "rescore")
 _WRITE_TO_OUT = ("compare", "train")
 
 
@@ -32,8 +30,9 @@ class Command:
     """A command to run on a cluster.
 
     Args:
-        name: one of `JOB_COMMANDS` or `STUDY_COMMANDS`.
+        name: of the command (cli/cluster.py).
         target: the job file on this machine, or the study's directory on the cluster.
+        of_study: which of these it is.
         overrides: the values of ``--set``.
         out: directory on the cluster that ``compare`` and ``train`` write to.
         options: other arguments of the command.
@@ -43,6 +42,7 @@ class Command:
 
     name: str
     target: str
+    of_study: bool = False
     overrides: Sequence[str] = ()
     out: str | None = None
     options: Sequence[str] = ()
@@ -65,7 +65,7 @@ def submit(command: Command, *, dashboard: Dashboard, detach: bool = False) -> i
         ConfigError: the command, the job or the address can't be used; nothing was sent.
         HybridRayError: no cluster answers there, it refuses, or the connection breaks off.
     """
-    job = read_job(Path(command.target), command.overrides) if command.name in JOB_COMMANDS else None
+    job = None if command.of_study else read_job(Path(command.target), command.overrides)
     problems = [*dashboard.problems(), *_path_problems(command, job), *_module_problems(command.modules)]
     if problems:
         raise ConfigError(problems)
@@ -92,8 +92,7 @@ def _words(command: Command, job: JobConfig | None) -> list[str]:
     """The command line that runs on the cluster. A job's overrides are in the job file that is sent."""
     out = [] if command.out is None else ["--out", command.out]
     if job is not None:
-        is_ladder = command.name == "run" and job.ladder.rungs
-        return ["ladder" if is_ladder else command.name, "job.yaml", *command.options, *out]
+        return [command.name, "job.yaml", *command.options, *out]
     overrides = [word for override in command.overrides for word in ("--set", override)]
     return [command.name, command.target, *command.options, *overrides]
 

@@ -6,10 +6,8 @@ from itertools import cycle
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
 from hybrid_ray.config.optimizers import optimizer_title
-from hybrid_ray.config.task import stored_words
 from hybrid_ray.report.plots.frontier import arm_styles
 from hybrid_ray.report.plots.style import (
     GREEN,
@@ -20,6 +18,7 @@ from hybrid_ray.report.plots.style import (
     VERMILLION,
     canvas,
     legend,
+    log_axes,
     loss_label,
     message,
     styled,
@@ -55,12 +54,7 @@ def arms_over_frontier(result: Mapping[str, Any]) -> Figure:
         return message("No run of the comparison has finished.")
     own = optimizer_title(result["job"]["optimizer"])
     figure, (axes,) = canvas(4.2)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-        axis.set_major_formatter(ScalarFormatter())
-        axis.set_minor_locator(NullLocator())
+    log_axes(axes)
     axes.plot(line["times"], line["losses"], "-", color=INK, lw=1.6, label=f"frontier: {own} stopped early")
     looks = ((GREEN, "--"), (PURPLE, "-."), (ORANGE, ":"), (VERMILLION, "--"))
     for peer, (colour, style) in zip(result["peers"], cycle(looks), strict=False):
@@ -77,7 +71,7 @@ def arms_over_frontier(result: Mapping[str, Any]) -> Figure:
     lowest = min([loss for several in points.values() for _, loss in several] + list(line["losses"]))
     axes.set_ylim(lowest / _MARGIN, top)
     axes.set_xlabel(TIME)
-    axes.set_ylabel(f"{loss_label(stored_words(result['job']))}, {result['split']} split")
+    axes.set_ylabel(f"{loss_label(result['job']['words'])}, {result['split']} split")
     legend(figure, axes)
     return figure
 

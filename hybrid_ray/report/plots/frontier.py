@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import MaxNLocator
 
 from hybrid_ray.report.load import Study
 from hybrid_ray.report.plots.style import (
@@ -27,8 +27,10 @@ from hybrid_ray.report.plots.style import (
     WASH,
     canvas,
     legend,
+    log_axes,
     loss_label,
     message,
+    plain_ticks,
     styled,
 )
 
@@ -65,7 +67,9 @@ def trials_over_frontier(study: Study) -> Figure:
     figure, (axes,) = canvas(4.6)
     drawn = pd.concat([line, trials[trials["state"] == "COMPLETE"]])
     drawn = trials if drawn.empty else drawn
-    _log_axes(axes, drawn["time"], drawn["loss"])
+    log_axes(axes)
+    axes.set_xlim(_around(drawn["time"], 0.06))
+    axes.set_ylim(_around(drawn["loss"], 0.12))
     _draw_frontier(axes, study.frontier, "loss")
     shown = trials[trials["loss"].between(*axes.get_ylim()) & trials["time"].between(*axes.get_xlim())]
     for state, (label, colour, marker) in STATES.items():
@@ -88,17 +92,11 @@ def trials_over_frontier(study: Study) -> Figure:
     return figure
 
 
-def _log_axes(axes: Axes, times: pd.Series, losses: pd.Series) -> None:
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    for axis, values, room in ((axes.xaxis, times, 0.06), (axes.yaxis, losses, 0.12)):
-        low, high = float(values.min()), float(values.max())
-        spread = max(high / low, 1.02)
-        limits = (low / spread**room, high * spread**room)
-        (axes.set_xlim if axis is axes.xaxis else axes.set_ylim)(*limits)
-        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-        axis.set_major_formatter(ScalarFormatter())
-        axis.set_minor_locator(NullLocator())
+def _around(values: pd.Series, room: float) -> tuple[float, float]:
+    """Limits of a log axis: the range of the values, longer by the share ``room`` at both ends."""
+    low, high = float(values.min()), float(values.max())
+    margin = max(high / low, 1.02) ** room
+    return low / margin, high * margin
 
 
 def _draw_frontier(axes: Axes, frontier: pd.DataFrame, column: str) -> None:
@@ -173,9 +171,7 @@ def _relative_axis(axes: Axes, baseline: pd.DataFrame) -> None:
     whole = float(done["time"].iloc[0])
     top = axes.secondary_xaxis("top", functions=(lambda x: np.divide(x, whole), lambda x: np.multiply(x, whole)))
     top.set_xlabel("training time / baseline's training time", color=MUTED, size=9)
-    top.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-    top.xaxis.set_major_formatter(ScalarFormatter())
-    top.xaxis.set_minor_locator(NullLocator())
+    plain_ticks(top.xaxis)
     top.spines["top"].set_visible(False)
     top.tick_params(length=0)
 

@@ -13,7 +13,7 @@ __all__ = ["speedup_and_degradation"]
 @styled
 def speedup_and_degradation(study: Study) -> Figure:
     """Degradation over speedup of the finished trials; those on the front are joined and numbered."""
-    done = study.trained[(study.trained["state"] == "COMPLETE") & (study.trained["diverged"] != 1)]
+    done = study.finished_trials
     if done.empty:
         return message("No trial has finished yet.")
     figure, (axes,) = canvas(3.8)

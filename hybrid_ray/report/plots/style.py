@@ -13,14 +13,16 @@ from typing import Any, ParamSpec
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
 __all__ = [
     "BLUE", "GREEN", "GREY", "INK", "MUTED", "ORANGE", "PAPER", "PURPLE", "SKY", "STATES", "TIME", "VERMILLION",
     "WASH",
-    "canvas", "legend", "loss_label", "message", "png", "styled", "svg",
+    "canvas", "legend", "log_axes", "loss_label", "message", "plain_ticks", "png", "styled", "svg",
 ]  # fmt: skip
 
 BLUE, SKY, GREEN, ORANGE = "#0072b2", "#56b4e9", "#009e73", "#e69f00"
@@ -118,6 +120,21 @@ def message(text: str) -> Figure:
     axes.axis("off")
     axes.text(0, 0.5, text, color=MUTED, va="center", transform=axes.transAxes)
     return figure
+
+
+def log_axes(axes: Axes) -> None:
+    """Make both axes logarithmic, with a few plain numbers as ticks: a plot may span far less than a decade."""
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        plain_ticks(axis)
+
+
+def plain_ticks(axis: Axis) -> None:
+    """A few round numbers as ticks, without exponents; for a log axis, after its scale was set."""
+    axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_formatter(ScalarFormatter())
+    axis.set_minor_locator(NullLocator())
 
 
 def legend(figure: Figure, axes: Axes, columns: int = 4) -> None:

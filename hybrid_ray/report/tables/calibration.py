@@ -14,7 +14,7 @@ __all__ = ["Calibration", "comparison_calibration", "study_calibration"]
 _FEWEST, _FEWEST_IN_BIN = 30, 10  # jumps that a score and a share need
 
 Stored = Sequence[Sequence[float]] | None
-"""``statistics["calibration"]`` of a run; None if an earlier version stored the run."""
+"""``statistics["calibration"]`` of a run; None for a run that failed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,8 +62,6 @@ def _calibration(groups: Mapping[str, Sequence[Stored]]) -> Calibration:
                 f"{name}: no jump with a confidence. It is computed only where a decision needs it (gate: confidence, "
                 "or horizon_mode: scaled); gate: always and gate: random decide without it."
             )
-        if len(known) < len(runs):
-            notes.append(f"{name}: {len(runs) - len(known)} runs of an earlier version did not store outcomes.")
     if not tables and not notes:
         notes.append("No run that predicts has finished yet.")
     return Calibration(tables=tuple(tables), notes=tuple(notes))

@@ -62,9 +62,11 @@ def setting(value: Any) -> str:
     return str(value)
 
 
-def ratio(found: Mapping[str, Any], digits: int = 3) -> str:
+def ratio(found: Mapping[str, Any] | None, digits: int = 3) -> str:
     """A mean with its interval, ``0.930 (0.900–0.960)``; an unknown end is a question mark, a missing mean a dash."""
-    return NONE if found["mean"] is None else f"{found['mean']:.{digits}f} ({ends(found, digits)})"
+    if found is None or found["mean"] is None:
+        return NONE
+    return f"{found['mean']:.{digits}f} ({ends(found, digits)})"
 
 
 def ends(found: Mapping[str, Any], digits: int = 3) -> str:

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hybrid_ray.config.optimizers import optimizer_title
-from hybrid_ray.config.task import stored_words
 from hybrid_ray.report.tables.cells import NONE, Table, loss_unit, mean_of, number, percent, ratio, words
 
 __all__ = ["arms", "findings", "peers", "ratios", "tuning"]
@@ -73,13 +72,12 @@ def arms(result: Mapping[str, Any]) -> Table:
     for arm, runs in result["arms"].items():
         done = [row for row in runs if row["loss"] is not None]
         accuracy = (percent(mean_of(done, "accuracy"), 2),) if scored else ()
-        against = result["comparisons"].get(f"loss_vs_{arm}")
         rows.append(
             (
                 words(arm), f"{len(done)} of {len(runs)}", number(mean_of(done, "loss"), 4), *accuracy,
                 number(mean_of(done, "time"), 1), number(mean_of(done, "train_seconds"), 2),
                 number(mean_of(done, "real_steps"), 1), percent(mean_of(done, "predicted_share")),
-                _target(result, arm), ratio(against, 4) if against else NONE,
+                _target(result, arm), ratio(result["comparisons"].get(f"loss_vs_{arm}"), 4),
             )
         )  # fmt: skip
     return Table(
@@ -91,7 +89,7 @@ def arms(result: Mapping[str, Any]) -> Table:
         ),
         rows=tuple(rows),
         note=(
-            f"Means over seeds. Loss: {loss_unit(stored_words(result['job']))} on the {result['split']} split, lower "
+            f"Means over seeds. Loss: {loss_unit(result['job']['words'])} on the {result['split']} split, lower "
             f"is better. Loss ratio: paired by seed, with {result['level']:.1%} confidence interval; below 1 the "
             "hybrid is better than the arm. Time to target: median training time until the val loss reaches the "
             "baselines' mean final val loss plus the tolerance; never: the median run missed it. It is measured during "

@@ -3,13 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hybrid_ray.config.task import stored_words
 from hybrid_ray.report.tables.cells import NONE, Table, mean_of, number, percent, ratio, words
 from hybrid_ray.report.tables.published import PUBLISHED
+from hybrid_ray.run_result import PHASES
 
 __all__ = ["OURS", "configurations", "published"]
-
-PHASES = ("warmup", "full", "predict", "correct")
 
 
 def configurations(result: Mapping[str, Any]) -> list[Table]:
@@ -48,7 +46,7 @@ def _costs(result: Mapping[str, Any]) -> Table:
 
 
 def _rate(result: Mapping[str, Any]) -> str:
-    return f"{stored_words(result['job'])['unit']}s/s"
+    return f"{result['job']['words']['unit']}s/s"
 
 
 def _raw_ratios(result: Mapping[str, Any]) -> Table:
@@ -59,7 +57,7 @@ def _raw_ratios(result: Mapping[str, Any]) -> Table:
         rows=tuple(
             (
                 words(entry["name"]),
-                *(ratio(found) if (found := entry["ratios"].get(name)) else NONE for name in names),
+                *(ratio(entry["ratios"].get(name)) for name in names),
                 OURS["net_speedup"](entry),
             )
             for entry in result["configurations"]
@@ -138,13 +136,7 @@ def _reduction(entry: Mapping[str, Any]) -> float | None:
 
 
 def _speedup(entry: Mapping[str, Any]) -> str:
-    found = entry["ratios"].get("speedup_vs_baseline")
-    return "1" if entry["name"] == "baseline" else NONE if found is None else ratio(found, 2)
-
-
-def _net(entry: Mapping[str, Any]) -> str:
-    found = entry.get("net_speedup")  # comparisons of older versions have none
-    return ratio(found) if found else NONE
+    return "1" if entry["name"] == "baseline" else ratio(entry["ratios"].get("speedup_vs_baseline"), 2)
 
 
 def _in_phase(name: str, phase: str, text: Callable[[float | None], str]) -> Callable[[Mapping[str, Any]], str]:
@@ -165,7 +157,7 @@ OURS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "train_seconds": _shown("train_seconds", _seconds),
     "step_seconds": _shown("step_seconds", _seconds),
     "speedup": _speedup,
-    "net_speedup": _net,
+    "net_speedup": lambda entry: ratio(entry.get("net_speedup")),  # comparisons of older versions have none
     "tokens_per_second": _shown("tokens_per_second", lambda value: number(value, 0)),
     "nominal_tokens_per_second": _shown("nominal_tokens_per_second", lambda value: number(value, 0)),
     "loss": _shown("loss", lambda value: number(value, 4)),

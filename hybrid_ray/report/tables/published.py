@@ -102,7 +102,7 @@ PUBLISHED: Mapping[PublishedName, Published] = {
         remark=(
             "Published: GPT-2 Small on an RTX 5080, one run of 50 steps on random tokens, another framework, FP16 "
             "where precision was reduced (here bf16), memory of the whole card. Here: model, data and machine as named "
-            "at the top, memory of the process between steps (on a GPU: what PyTorch reserved). Random tokens have "
+            "at the top, memory of the process between steps (on a GPU: what PyTorch allocated). Random tokens have "
             "nothing to learn: no held-out loss can fall below ln(50257) = 10.82, and the published loss begins at "
             "449, forty times the loss of guessing. The published Memory-Optimized column also changes the batch size "
             "(8 instead of 4) and the precision, so its speedup is not the speedup of predicting. Here the same "

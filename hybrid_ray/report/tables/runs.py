@@ -186,10 +186,16 @@ def _amount(measure: str, value: Any) -> str:
 
 
 def environment(study: Study) -> Table | None:
-    """Hardware and software that the study ran on; None if the study did not record them."""
-    known = {name: value for name, value in study.environment.items() if name != "identity"}
-    rows = tuple((name.replace("_", " "), _text(name, value)) for name, value in _flat(known))
+    """Hardware and software that the study ran on; None if the study did not record them.
+
+    Without the job and the text of the user's files, which environment.json holds too.
+    """
+    known = {name: value for name, value in study.environment.items() if name not in _NOT_SHOWN}
+    rows = tuple((name.removesuffix("_bytes").replace("_", " "), _text(name, value)) for name, value in _flat(known))
     return Table(title="Environment", columns=("", ""), rows=rows) if rows else None
+
+
+_NOT_SHOWN = ("identity", "job", "sources", "task")  # entries of environment.json: settings, files, names
 
 
 def _flat(values: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:

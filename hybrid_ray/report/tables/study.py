@@ -1,6 +1,5 @@
 """The tables of a study's report. All cells are text; report.html and report.md show the same tables."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -8,10 +7,10 @@ from typing import Any
 from hybrid_ray.config import HybridConfig
 from hybrid_ray.report.headline import interval_text
 from hybrid_ray.report.load import Study
-from hybrid_ray.report.tables.cells import NONE, Table, loss_unit, number, percent, setting, with_error
-from hybrid_ray.report.tables.trials import backward_share, ceilings_of, first_to_see
+from hybrid_ray.report.tables.cells import NONE, Table, loss_unit, mean_of, number, percent, ratio, setting, with_error
+from hybrid_ray.report.tables.trials import backward_share_of, ceilings_of, first_to_see
 
-__all__ = ["best_settings", "confirmation_tables", "short", "speedups"]
+__all__ = ["best_settings", "confirmation_tables", "speedups"]
 
 
 def confirmation_tables(study: Study) -> list[Table]:
@@ -28,16 +27,15 @@ def _confirmation(candidate: Mapping[str, Any], seeds: Sequence[int], unit: str)
     for arm, runs in candidate["runs"].items():
         losses = {run["seed"]: run["loss"] for run in runs}
         done = [run for run in runs if run["loss"] is not None]
-        against = candidate["comparisons"].get(f"loss_vs_{arm}")
         rows.append(
             (
                 arm.replace("_", " "),
                 *(number(losses.get(seed), 4) for seed in seeds),
-                number(_mean(run["loss"] for run in done), 4),
-                *((percent(_mean(run.get("accuracy") for run in done), 2),) if scored else ()),
-                number(_mean(run["time"] for run in done), 1),
-                number(_mean(run["train_seconds"] for run in done), 1),
-                short(against, 4),
+                number(mean_of(done, "loss"), 4),
+                *((percent(mean_of(done, "accuracy"), 2),) if scored else ()),
+                number(mean_of(done, "time"), 1),
+                number(mean_of(done, "train_seconds"), 1),
+                ratio(candidate["comparisons"].get(f"loss_vs_{arm}"), 4),
             )
         )
     net = candidate["net_speedup"]
@@ -63,7 +61,7 @@ def _confirmation(candidate: Mapping[str, Any], seeds: Sequence[int], unit: str)
 
 def speedups(study: Study) -> Table:
     """Speedups of the best and the confirmed trials, their upper bounds, and the net speedups."""
-    backward = backward_share(study)
+    backward = backward_share_of(study)
     rows: list[tuple[str, ...]] = []
     for _, trial in first_to_see(study).iterrows():
         free, forward = ceilings_of(trial["predicted_share"], backward)
@@ -75,14 +73,14 @@ def speedups(study: Study) -> Table:
             )
         )  # fmt: skip
     for candidate in (study.statistics or {}).get("candidates", ()):
-        shares = [run["predicted_share"] for run in candidate["runs"]["hybrid"] if run["loss"] is not None]
-        free, forward = ceilings_of(_mean(shares), backward)
+        share = mean_of([run for run in candidate["runs"]["hybrid"] if run["loss"] is not None], "predicted_share")
+        free, forward = ceilings_of(share, backward)
         compared = [candidate["comparisons"].get(name) for name in ("speedup", "step_speedup", "flop_speedup")]
         rows.append(
             (
-                f"trial {candidate['trial']} on fresh seeds", percent(_mean(shares)),
-                *(short(one) for one in compared), number(free, 3), number(forward, 3),
-                short(candidate["net_speedup"]),
+                f"trial {candidate['trial']} on fresh seeds", percent(share),
+                *(ratio(one) for one in compared), number(free, 3), number(forward, 3),
+                ratio(candidate["net_speedup"]),
             )
         )  # fmt: skip
     measured = "not measured" if backward is None else f"measured as {backward:.3f}"
@@ -137,17 +135,3 @@ def _in_effect(hybrid: HybridConfig) -> dict[str, Any]:
         "first_fraction": hybrid.predicts_from,
         "off_fraction": 1.0 - hybrid.predicts_until,
     }
-
-
-def short(found: Mapping[str, Any] | None, digits: int = 3) -> str:
-    """A mean with its 95 % interval, ``0.93 (0.90–0.96)``; a dash if there is none."""
-    return (
-        NONE
-        if found is None or found["mean"] is None
-        else re.sub(r", 95 % interval (.*)", r" (\1)", interval_text(found, digits))
-    )
-
-
-def _mean(values: Any) -> float:
-    found = [value for value in values if value is not None]
-    return sum(found) / len(found) if found else float("nan")

@@ -7,8 +7,9 @@ import pandas as pd
 
 from hybrid_ray.report.load import Study
 from hybrid_ray.report.tables.cells import NONE, Table, loss_unit, number, percent, setting, with_error
+from hybrid_ray.run_result import backward_share
 
-__all__ = ["backward_share", "ceilings_of", "first_to_see", "plain_scores", "trials_table"]
+__all__ = ["backward_share_of", "ceilings_of", "first_to_see", "plain_scores", "trials_table"]
 
 MOST_TRIALS = 60  # rows of the trials table, so that the page of a study with a thousand trials stays readable
 MOST_FIRST = 6  # trials of the Pareto front in the speedup table
@@ -26,7 +27,7 @@ def trials_table(study: Study) -> Table:
     if len(trials) > MOST_TRIALS:
         trials = trials.loc[study.worth[trials.index].nlargest(MOST_TRIALS).index].sort_values("number")
     knobs = [name for name in trials.columns if name.startswith("params_")]
-    backward = backward_share(study)
+    backward = backward_share_of(study)
     note = (
         f"Score, speedups, excess: higher is better. Loss ({loss_unit(study.words)}, val split), degradation (relative "
         "rise of that loss over the baseline's): lower is better. f: share of nominal steps predicted; 1/(1−f) and "
@@ -77,7 +78,7 @@ def _trial_row(
 ) -> tuple[tuple[str, ...], dict[str, str], str]:
     """The trial's number, state and settings; its measured values by column; its remarks."""
     share = row["predicted_share"]
-    free, forward = ceilings_of(share, backward) if pd.notna(share) else (None, None)
+    free, forward = ceilings_of(share, backward)
     measured = {
         "score": _bounded(row["score"], 3),
         "net speedup": with_error(row["net_speedup"], row["net_error"]),
@@ -147,30 +148,25 @@ def first_to_see(study: Study) -> pd.DataFrame:
     return found[found["number"].isin(study.front["number"])].head(MOST_FIRST)
 
 
-def ceilings_of(share: float, backward: float | None) -> tuple[float, float | None]:
+def ceilings_of(share: float | None, backward: float | None) -> tuple[float | None, float | None]:
     """Upper bounds of the speedup (docs/method.md, section 2): 1 / (1 - f) and 1 / (1 - f b).
 
     The first holds if a predicted step costs nothing, the second if it costs a forward pass.
 
     Args:
-        share: f, the share of nominal steps that are predicted.
+        share: f, the share of nominal steps that are predicted. None or NaN, if no run finished, makes both None.
         backward: b, the share of a real step's time spent in backward and optimizer. None, if it was not measured,
             makes the second bound None.
     """
+    if share is None or pd.isna(share):
+        return None, None
     free = 1 / max(1e-9, 1 - share)
     return free, None if backward is None else 1 / max(1e-9, 1 - share * backward)
 
 
-def backward_share(study: Study) -> float | None:
-    """Share of a real step's time spent in backward and optimizer (b in `ceilings_of`).
-
-    Measured in the baseline, or in the best trial if the baseline has no timings; None if neither has.
-    """
+def backward_share_of(study: Study) -> float | None:
+    """The `backward_share` of the baseline; if it was not timed, of the best trial. None if neither was."""
     best = study.best
-    for run in ("baseline", None if best is None else int(best["number"])):
-        result = None if run is None else study.result(run)
-        parts = result.part_seconds if result else {}
-        whole = sum(parts.get(part, 0.0) for part in ("data", "forward", "backward", "optimizer"))
-        if whole > 0:
-            return (parts.get("backward", 0.0) + parts.get("optimizer", 0.0)) / whole
-    return None
+    runs: list[str | int] = ["baseline", *([] if best is None else [int(best["number"])])]
+    shares = (backward_share([result]) for run in runs if (result := study.result(run)) is not None)
+    return next((share for share in shares if share is not None), None)

@@ -9,16 +9,14 @@ import contextlib
 import json
 import math
 import os
-import socket
 import time
 from pathlib import Path
 from typing import Self
 
-import psutil
-
 from hybrid_ray.config import RunConfig
 from hybrid_ray.run_result import Evaluation, Replay, Status, StepRecord
 from hybrid_ray.training.reporter import NullReporter
+from hybrid_ray.training.telemetry.process_start import start_of
 
 __all__ = ["FOLDER", "Heartbeat"]
 
@@ -39,9 +37,9 @@ class Heartbeat(NullReporter):
     def __init__(self, folder: Path, run: RunConfig, *, name: str, node: str) -> None:
         self._run, self._written = run, -math.inf
         self._steps, self._seconds, self._evaluated = 0, 0.0, 0
-        process = psutil.Process()
-        self._process = {"name": name, "node": node, "pid": process.pid, "created": process.create_time()}
-        self._path = folder / f"{node or socket.gethostname()}-{os.getpid()}.json"
+        pid = os.getpid()
+        self._process = {"name": name, "node": node, "pid": pid, "created": start_of(pid)}
+        self._path = folder / f"{node}-{pid}.json"
 
     def __enter__(self) -> Self:
         with contextlib.suppress(OSError):

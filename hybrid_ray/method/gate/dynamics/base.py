@@ -42,12 +42,10 @@ class Forecast:
 class DynamicsModel(Protocol):
     """Learns online from the cycles of a run. It runs on the CPU and is deterministic: the same calls in the same order
     on a model of the same seed give the same numbers, and the global random state is neither read nor changed.
+    Its memory does not grow.
 
     A feature that is not known may be NaN; it then counts as average.
     """
-
-    memory_bytes: int
-    """Memory of the model's state, which does not grow."""
 
     def forecast(self, features: Sequence[float], jump: float) -> Forecast:
         """The expected outcome of the coming cycle. Changes nothing, so several jumps can be compared.

@@ -64,10 +64,6 @@ class RecursiveLeastSquares:
         self.count = min(self.count + 1, _NOISE_MEMORY)
         self.noise += (expected - self.noise) / self.count
 
-    @property
-    def memory_bytes(self) -> int:
-        return 8 * (2 * self._prior.numel() + self.theta.numel())
-
     def state_dict(self) -> dict[str, Any]:
         return {"theta": self.theta, "covariance": self.covariance, "noise": self.noise, "count": self.count}
 
@@ -96,7 +92,6 @@ class LinearDynamics:
         prior = torch.cat([*affine, torch.tensor([self._CURVE])])
         self._standardizer = Standardizer(FEATURES)
         self._squares = RecursiveLeastSquares(prior, noise=self._NOISE, memory=self._MEMORY)
-        self.memory_bytes = self._squares.memory_bytes + 3 * 8 * FEATURES
 
     def forecast(self, features: Sequence[float], jump: float) -> Forecast:
         return self._forecast(self._phi(features, jump))

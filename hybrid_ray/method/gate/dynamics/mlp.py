@@ -49,7 +49,6 @@ class MLPDynamics:
         self._precision = precisions.repeat_interleave(torch.tensor(_SIZES))
         self._weights = self._anchor.clone().requires_grad_()
         self._adam = torch.optim.Adam([self._weights], lr=_RATE, betas=(0.9, 0.99), fused=True)
-        self.memory_bytes = 5 * self._anchor.nbytes + self._replay.memory_bytes + 3 * 8 * FEATURES
 
     def forecast(self, features: Sequence[float], jump: float) -> Forecast:
         return self._forecast(self._members(features, jump))

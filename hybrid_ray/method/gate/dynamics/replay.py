@@ -18,10 +18,6 @@ class ReplayBuffer:
     def __len__(self) -> int:
         return min(self._added, len(self._rows))
 
-    @property
-    def memory_bytes(self) -> int:
-        return self._rows.nbytes
-
     def add(self, row: torch.Tensor) -> None:
         self._rows[self._added % len(self._rows)] = row
         self._added += 1

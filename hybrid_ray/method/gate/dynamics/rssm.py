@@ -71,8 +71,6 @@ class RSSMDynamics:
         self._random = (random - random.mean(0))[..., None]
         self._noise = self._gumbel(_MEMBERS, _SAMPLES)  # one for all forecasts, so that jumps are compared fairly
         self._state = self._start(1)
-        numbers = sum(4 * weight.nbytes for weight in self._weights.values())  # weight, gradient, Adam's two moments
-        self.memory_bytes = numbers + self._random.nbytes + self._noise.nbytes + self._replay.memory_bytes
 
     def forecast(self, features: Sequence[float], jump: float) -> Forecast:
         return self.rollout(features, [jump])[0]

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from study_builder import build_study
 
-from hybrid_ray.report.generated_texts import LONGEST, Sample, samples
 from hybrid_ray.report.load import load_study
 from hybrid_ray.report.study_page import write_report
+from hybrid_ray.report.text_samples import LONGEST, Sample, samples
 from hybrid_ray.run_result import RunResult
 from hybrid_ray.storage.json_files import read_json, write_json_atomic
 
