@@ -96,6 +96,15 @@ def test_an_interval_with_one_in_it_claims_nothing() -> None:
     assert low < 1 < high
 
 
+def test_faster_but_not_shown_to_be_lower_at_equal_time_is_not_called_noise() -> None:
+    candidate = confirmed(0, net=1.5) | {"verdict": "no gain shown"}
+    candidate["net_speedup"] |= {"advantage": {"mean": 1.02, "low": 0.98, "high": 1.07, "n": 3}}
+    found = find(table({}), candidate)
+    assert found.kind == "no gain"
+    assert "within the noise" not in found.text
+    assert "its loss is not shown to be lower at equal time (stopping early / hybrid 1.020, 95 % interval" in found.text
+
+
 def test_too_few_seeds_claim_nothing_however_good_they_look() -> None:
     found = find(table({}), confirmed(0, net=1.5, seeds=(1000, 1001)))
     assert found.kind == "too few seeds"
