@@ -236,9 +236,10 @@ def _confirmed(candidate: Mapping[str, Any], found: str, optimizer: str) -> Head
         f"early is within the noise ({measured})."
     )
     if net["low"] is not None and net["low"] > 1:
+        lower = interval_text(net["advantage"], 3)
         text = (
             f"Nothing was shown to beat stopping early: {found}, and trial {trial} looks faster ({measured}), but its "
-            f"loss is not shown to be lower at equal time (stopping early / hybrid {interval_text(net['advantage'], 3)})."
+            f"loss is not shown to be lower at equal time (stopping early / hybrid {lower})."
         )
     return Headline(kind="no gain", text=text)
 
