@@ -1,6 +1,7 @@
 """The sentence at the top of a comparison's report: whether predicting or the optimizer pays, with the figures.
 
-It says "predicting pays" only of a gain over the job's own optimizer *and* over every equally tuned peer.
+It says "predicting pays" only of a gain over the job's own optimizer *and* over every equally tuned peer, among
+them the one that takes the predictor's own average into each step.
 """
 
 from collections.abc import Mapping
@@ -53,6 +54,12 @@ def _finding(result: Mapping[str, Any], own: str, best: Mapping[str, Any] | None
     peer = optimizer_title(best["name"])
     if result["predicting_pays"]:
         return f"Predicting pays: the hybrid reaches its loss faster than plain {own}, and than {peer}, the best peer"
+    if result.get("missing_peer"):
+        missing = optimizer_title(result["missing_peer"])
+        return (
+            f"A gain over {own} and over {peer}, the best peer; but {missing}, which takes the same slow average into "
+            "each of its steps and predicts nothing, was not compared (compare.peers) and may have the same gain"
+        )
     reached = best["net_speedup"]["mean"]
     if reached is None:
         return f"A gain over {own}, but unknown over {peer}: {best['net_speedup']['note']}"

@@ -11,7 +11,7 @@ from simulated_runs import Simulator
 from torch import nn
 from torch.optim import SGD, Optimizer
 
-from hybrid_ray.config import CompareConfig, JobConfig, TrainConfig
+from hybrid_ray.config import CompareConfig, HybridConfig, JobConfig, TrainConfig
 from hybrid_ray.config.jobfile import job_from_dict
 from hybrid_ray.errors import ConfigError
 from hybrid_ray.evaluation.comparison.compare import compare
@@ -39,6 +39,29 @@ def test_a_gain_over_every_peer_comes_from_predicting(tmp_path: Path) -> None:
     assert peer(found, "ademamix")["over_baseline"]["mean"] == pytest.approx(1.1, rel=0.02)
     assert page.startswith("# Predicting pays: the hybrid reaches its loss faster than plain AdamW, and than AdEMAMix")
     json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    "own, peer, missing",
+    [
+        ("adamw", "muon", "AdEMAMix"),
+        ("muon", "ademamix", "Muon with AdEMAMix's average"),
+        ("muon", "muon_ademamix", None),
+        ("ademamix", "muon", None),
+    ],
+)
+def test_a_gain_of_slow_momentum_needs_the_peer_with_the_same_average(
+    own: Any, peer: Any, missing: str | None, tmp_path: Path
+) -> None:
+    jumps = HybridConfig(predictor="slow_momentum", gate="always", prediction_horizon=5)
+    job = replace(
+        JOB, hybrid=jumps, train=replace(JOB.train, optimizer=own), compare=replace(JOB.compare, peers=(peer,))
+    )
+    found, _, page = compared(tmp_path, job, gain=1.3, peers={peer: (1.05, 1.0)})
+    assert found["verdict"] == "real gain"
+    assert found["predicting_pays"] is (None if missing else True)
+    assert page.startswith("# Predicting pays") == (missing is None)
+    assert (f"but {missing}, which takes the same slow average into each" in page) == (missing is not None)
 
 
 def test_a_gain_that_a_peer_has_too_is_the_optimizers(tmp_path: Path) -> None:

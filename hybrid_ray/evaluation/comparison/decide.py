@@ -17,7 +17,7 @@ from hybrid_ray.config.jobfile import variant_jobs
 from hybrid_ray.evaluation.arms import REQUIRED
 from hybrid_ray.evaluation.comparable import fingerprint_of
 from hybrid_ray.evaluation.comparison.configurations import Runs, configurations, variant_runs, variant_tasks
-from hybrid_ray.evaluation.comparison.peers import Peers, best_peer, predicting_pays
+from hybrid_ray.evaluation.comparison.peers import Peers, best_peer, missing_peer, predicting_pays
 from hybrid_ray.evaluation.confirm import fresh_seeds
 from hybrid_ray.evaluation.frontier import Frontier
 from hybrid_ray.evaluation.interim_analyses import InterimAnalyses, seeds_needed
@@ -142,6 +142,7 @@ def _measured(
     runs = trained.runs
     compared = {"baseline": runs["baseline"], "hybrid": runs["hybrid"], **trained.variants}
     best = best_peer(analysis.peers)
+    missing = missing_peer(job) if analysis.predicting_pays else None
     return {
         "arms": {arm: rows(results, SPLIT) for arm, results in runs.items()},
         "comparisons": analysis.comparisons,
@@ -153,7 +154,8 @@ def _measured(
         "refusal": analysis.refusal,
         "peers": analysis.peers,
         "best_peer": best["name"] if best else None,
-        "predicting_pays": analysis.predicting_pays,
+        "missing_peer": missing,
+        "predicting_pays": None if missing else analysis.predicting_pays,
         "backward_share": backward_share(runs["baseline"].values()),
         "machine": dict(trained.fingerprint or {}),
         "time_to_target": _time_to_target(job, runs),

@@ -24,10 +24,15 @@ from hybrid_ray.evaluation.summary import net_speedup, rows, shown_above, shown_
 from hybrid_ray.run_result import RunResult
 from hybrid_ray.tasks import Task
 
-__all__ = ["Peer", "Peers", "best_peer", "check_peers", "peer_job", "predicting_pays"]
+__all__ = ["Peer", "Peers", "best_peer", "check_peers", "missing_peer", "peer_job", "predicting_pays"]
 
 # Schedule-free averages weights instead of decaying the rate: warmup, then constant (arXiv 2405.15682).
 _OWN: Mapping[str, Mapping[str, Any]] = {"schedule_free": {"schedule": "constant"}}
+
+_WITH_SLOW_AVERAGE: Mapping[str, OptimizerName] = {
+    **dict.fromkeys(("adamw", "adam", "adamwspam"), "ademamix"),
+    "muon": "muon_ademamix",
+}
 
 
 def peer_job(job: JobConfig, name: OptimizerName) -> JobConfig:
@@ -124,6 +129,17 @@ def best_peer(measured: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None
         return float("inf") if mean is None else float(mean)
 
     return min(measured, key=gained, default=None)
+
+
+def missing_peer(job: JobConfig) -> OptimizerName | None:
+    """The optimizer that takes the average of slow momentum into each of its steps, if it is not compared.
+
+    Without it a gain over all peers may be that of the average, so nothing is said of predicting (docs/findings.md).
+    """
+    if job.hybrid.predictor.name != "slow_momentum":
+        return None
+    own = _WITH_SLOW_AVERAGE.get(job.train.optimizer_name)
+    return None if own in job.compare.peers else own
 
 
 def predicting_pays(measured: Sequence[Mapping[str, Any]]) -> bool | None:
