@@ -20,9 +20,10 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
-from multiprocessing import get_context
-from multiprocessing.pool import AsyncResult
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -396,20 +397,23 @@ def next_run(results: Results, only: str, under_way: Sequence[Spec] = ()) -> Spe
 
 def work(results: Results, only: str, processes: int) -> None:
     """Train all missing runs, several at a time, each in a process with one thread."""
-    under_way: dict[AsyncResult[RunResult], tuple[Spec, float]] = {}
-    with get_context("spawn").Pool(processes) as pool:
+    under_way: dict[Future[RunResult], tuple[Spec, float]] = {}
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         while True:
             while len(under_way) < processes:
                 spec = next_run(results, only, [spec for spec, _ in under_way.values()])
                 if spec is None:
                     break
-                under_way[pool.apply_async(train, (spec.run(),))] = spec, time.time()
+                under_way[pool.submit(train, spec.run())] = spec, time.time()
             if not under_way:
                 return
             time.sleep(0.5)
-            for pending in [pending for pending in under_way if pending.ready()]:
+            for pending in [pending for pending in under_way if pending.done()]:
                 spec, started = under_way.pop(pending)
-                result = pending.get()
+                try:
+                    result = pending.result()
+                except BrokenProcessPool:
+                    sys.exit(f"the process of {spec.arm} or of another run died; finished runs are kept: start again")
                 if result.status == "stopped":  # by a signal; the next call trains this run again
                     return
                 results.add(spec, result)
@@ -419,6 +423,12 @@ def work(results: Results, only: str, processes: int) -> None:
                     f"{row['val']} / {row['test']} in {time.time() - started:.0f} s, {row['statistics']['events']}",
                     flush=True,
                 )
+
+
+def _stop() -> None:
+    for process in active_children():
+        process.kill()
+    sys.exit("stopped; the runs under way are lost")
 
 
 def main() -> None:
@@ -435,7 +445,7 @@ def main() -> None:
         print(f"{len(results.rows)} done, {len(missing)} known to be missing")
         return
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; the runs under way are lost"))
+    signal.signal(signal.SIGTERM, lambda *_: _stop())
     work(results, arguments.only, arguments.processes)
 
 
