@@ -302,7 +302,6 @@ def _kept(result: RunResult) -> dict[str, Any]:
         "steps": result.steps,
         "real_steps": result.real_steps,
         "train_seconds": result.train_seconds,
-        "plain_step": result.plain_step,
         "calibration": result.calibration,
         "part_seconds": dict(result.part_seconds),
         "phase_seconds": dict(result.phase_seconds),

@@ -142,7 +142,6 @@ class Results:
             "steps": result.steps,
             "real_steps": result.real_steps,
             "train_seconds": result.train_seconds,
-            "plain_step": result.plain_step,
             "part_seconds": dict(result.part_seconds),
             "statistics": {name: statistics.get(name) for name in names},
             "finished_at": time.time(),

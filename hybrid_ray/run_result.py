@@ -105,15 +105,14 @@ class RunResult:
     ``calibration`` is the seconds per plain step: data, forward, backward and optimizer of the run's own real steps.
     With ``train.clock_optimizer``, ``optimizer_cost`` is the step time of the run's optimizer / of that optimizer, and
     the optimizer's part of ``calibration`` is divided by it.
-    ``plain_step`` is the seconds per plain step measured separately, without prediction, before the run and at its
-    evaluations.
+    ``real_step_cost`` is the time of a real step's plain parts / of the same step without prediction, measured in turns
+    before the run: 1 unless the method slows its own real steps, which its calibration would hide.
     """
 
     arm: str
     seed: int
     status: Status
     calibration: float
-    plain_step: float
     heldout: Mapping[str, Heldout]  # by split; val and test at the end of a finished run
     curve: tuple[Evaluation, ...]
     phase_seconds: Mapping[str, float]  # synchronised; together the training time
@@ -124,6 +123,7 @@ class RunResult:
     statistics: Mapping[str, Any] = field(default_factory=dict)  # HybridTrainer.measures(), and extremes of the run
     fingerprint: Mapping[str, Any] = field(default_factory=dict)  # hardware, software, data: compared runs share it
     machine: Mapping[str, Any] = field(default_factory=dict)  # what the device did: memory, power, compilation
+    real_step_cost: float = 1.0
     optimizer_cost: float = 1.0
     sample: str | None = None  # what the finished model writes, for the report (training/generated_text.py)
     error: str | None = None
@@ -157,11 +157,6 @@ class RunResult:
     def time(self) -> float:
         """Training time in plain steps: training seconds divided by the run's own calibration."""
         return self.train_seconds / self.calibration
-
-    @property
-    def real_step_cost(self) -> float:
-        """Cost of a real step of this run / of a separately measured plain step: 1 unless the method slows it down."""
-        return self.calibration / self.plain_step
 
     @property
     def predicted_share(self) -> float:

@@ -48,7 +48,6 @@ def plain_result(*, real: int = 100, predicted: int = 0, seconds: float = 1.0, *
         seed=0,
         status="finished",
         calibration=0.01,
-        plain_step=0.01,
         heldout={"val": Heldout(loss=2.0, standard_error=0.01, tokens=1000)},
         curve=curve,
         phase_seconds={"full": seconds},

@@ -146,10 +146,11 @@ class TrainConfig:
         description="Number of evaluations, spread evenly over the run; the last one is at its end",
     )
     calibration_steps: int = Field(
-        default=20,
+        default=100,
         ge=5,
         le=100_000,
-        description="Plain steps that are timed before the run and then undone, to check the measured cost of a step",
+        description="Real steps that are timed in turns with as many plain ones before the run, and then undone, to "
+        "check that predicting does not slow them",
     )
     checkpoint_every: Whole = Field(default=0, description="Nominal steps between checkpoints; 0: none")
     sample_tokens: int = Field(

@@ -81,7 +81,6 @@ def failed_result(run: RunConfig, error: str) -> RunResult:
         seed=run.seed,
         status="failed",
         calibration=1.0,
-        plain_step=1.0,
         heldout={},
         curve=(),
         phase_seconds={},

@@ -27,7 +27,7 @@ __all__ = [
     "without_workers",
 ]
 
-RESULTS_VERSION = 2
+RESULTS_VERSION = 3
 """Raise it in the commit that changes what a run computes or how it is scored. Results of different versions are never
 compared, and runs of an older version are not reused."""
 

@@ -15,25 +15,21 @@ import torch
 
 from hybrid_ray.method.trainer import StepResult
 from hybrid_ray.run_result import Evaluation
+from hybrid_ray.training.step_costs import PLAIN_PARTS, StepCosts
 from hybrid_ray.training.telemetry.extremes import RunExtremes
 
 __all__ = ["RunCosts"]
-
-
-_PLAIN_PARTS = ("data", "forward", "backward", "optimizer")
 
 
 class RunCosts:
     """Seconds and tokens of one run. Its steps are counted by the trainer.
 
     Attributes:
-        step_cost: the last estimate of the seconds of a plain step in this process (`StepTimer`).
-        optimizer_cost: time of a step of the run's optimizer / of the optimizer in whose plain steps time is measured.
+        of_steps: what the run's steps cost beside plain ones, measured before its first one.
     """
 
     def __init__(self) -> None:
-        self.step_cost = 1.0
-        self.optimizer_cost = 1.0
+        self.of_steps = StepCosts()
         self.phase_seconds: defaultdict[str, float] = defaultdict(float)
         self.other_seconds: defaultdict[str, float] = defaultdict(float)
         self.tokens: Counter[str] = Counter(gradient=0, forward_only=0)
@@ -41,8 +37,6 @@ class RunCosts:
         self.extremes = RunExtremes()
         # Every `TrainSetup.setting` that the run has trained in: it may change when a run is resumed.
         self.settings: list[dict[str, Any]] = []
-        self._plain_steps = 0.0  # training time in plain steps, up to the last estimate of the step cost
-        self._since = 0.0  # training seconds since then
 
     @property
     def train_seconds(self) -> float:
@@ -54,14 +48,14 @@ class RunCosts:
         It is measured on the run's own real steps, which are plain steps once the method's work is left out (that has
         parts of its own). They are timed under the same conditions as the steps they are compared with: whatever slows
         the machine slows both. On a busy machine this varies far less than a separate calibration
-        (``benchmarks/calibration.py``). `plain_step`, which is measured separately, checks that real steps cost no
-        more than plain ones.
+        (``benchmarks/calibration.py``). `StepCosts.real_step` checks that they cost no more than steps of a run
+        without prediction.
 
         With ``train.clock_optimizer`` time is measured in plain steps of another optimizer. The unit then contains the
         time of that optimizer's step; the rest of the own optimizer's cost counts as training time.
         """
-        seconds = {part: part_seconds.get(part, 0.0) for part in _PLAIN_PARTS}
-        seconds["optimizer"] /= self.optimizer_cost
+        seconds = {part: part_seconds.get(part, 0.0) for part in PLAIN_PARTS}
+        seconds["optimizer"] /= self.of_steps.optimizer
         return sum(seconds.values()) / max(1, real_steps)
 
     def setting(self, now: dict[str, Any]) -> dict[str, Any]:
@@ -69,30 +63,8 @@ class RunCosts:
         others = [setting for setting in self.settings if setting != now]
         return {**now, "others": others} if others else now
 
-    @property
-    def plain_step(self) -> float:
-        """Seconds per plain step as measured by `StepTimer` before the run and during it.
-
-        The mean over the run: each training second is weighted by the estimates before and after it.
-        """
-        return self.train_seconds / self._time if self._time else self.step_cost
-
-    @property
-    def _time(self) -> float:
-        """Training time in plain steps, by the estimates of `StepTimer`."""
-        return self._plain_steps + self._since / self.step_cost
-
-    def update_step_cost(self, step_cost: float) -> None:
-        """Store a new estimate of the step cost.
-
-        Converts the seconds since the last estimate to plain steps with the mean of the old and the new cost.
-        """
-        self._plain_steps += 2.0 * self._since / (self.step_cost + step_cost)
-        self._since, self.step_cost = 0.0, step_cost
-
     def count(self, step: int, result: StepResult, seconds: float) -> None:
         """Count the ``step``-th nominal step, which took ``seconds``."""
-        self._since += seconds
         self.phase_seconds[str(result.phase)] += seconds
         self.extremes.note(step, result)
 
@@ -112,8 +84,7 @@ class RunCosts:
     def state_dict(self) -> dict[str, Any]:
         """Plain values only, so that a checkpoint loads without unpickling."""
         return {
-            "plain_steps": self._time,
-            "optimizer_cost": self.optimizer_cost,
+            "of_steps": asdict(self.of_steps),
             "phase_seconds": dict(self.phase_seconds),
             "other_seconds": dict(self.other_seconds),
             "tokens": dict(self.tokens),
@@ -124,8 +95,7 @@ class RunCosts:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint, and add what this process has spent so far (set-up, calibration)."""
-        self._plain_steps = state["plain_steps"]
-        self.optimizer_cost = state["optimizer_cost"]
+        self.of_steps = StepCosts(**state["of_steps"])
         for mine, saved in (
             (self.phase_seconds, state["phase_seconds"]),
             (self.other_seconds, state["other_seconds"]),

@@ -62,13 +62,13 @@ def _train(run: RunConfig, reporter: Reporter, directory: Path | None) -> RunRes
             task = load_task(run)
             _ = task.fingerprint  # prepares its data
 
-        # Build the model on the device with the fastest setting that works, and time some plain steps as a reference.
-        setup, timer = start(run, task, device, costs, replay=replay)
+        # Build the model on the device with the fastest setting that works, and time some of its steps.
+        setup = start(run, task, device, costs, replay=replay)
         check_placement(setup.module, device)
 
         # Start from the seed, or resume from a checkpoint.
         with costs.other("setup"):
-            training_run = TrainingRun(setup, setup.fresh(run, replay=replay), costs, timer, reporter, directory)
+            training_run = TrainingRun(setup, setup.fresh(run, replay=replay), costs, reporter, directory)
 
         with watch(device) as monitor:
             try:
@@ -94,8 +94,6 @@ def _nominal_steps(training_run: TrainingRun, stop: StopRequest, monitor: Monito
 
             costs.count(training_run.step, result, seconds)
             monitor.spent(str(result.phase), started, started + seconds)
-            if not result.predicted:  # it needs a real step's memory, and ranks that meet
-                training_run.time_plain_steps()
             training_run.report_step(
                 StepRecord(
                     step=training_run.step,

@@ -20,7 +20,6 @@ from hybrid_ray.training.hardware.placement import check_placement
 from hybrid_ray.training.heldout import heldout_loss
 from hybrid_ray.training.reporter import Reporter, Reporters, RunWriter
 from hybrid_ray.training.setup import Training, TrainSetup
-from hybrid_ray.training.step_timer import ESTIMATES, StepTimer
 from hybrid_ray.training.telemetry.monitor import Monitor, device_name, energy_of_all
 
 __all__ = ["TrainingRun"]
@@ -45,21 +44,18 @@ class TrainingRun:
         setup: TrainSetup,
         training: Training,
         costs: RunCosts,
-        timer: StepTimer,
         reporter: Reporter,
         directory: Path | None,
     ) -> None:
         self.setup = setup
         self.training = training
         self.costs = costs
-        self._timer = timer
         self._directory = directory
         self._heldout: dict[str, Heldout] = {}
         self._sample: str | None = None
         resumed = directory is not None and resume.restore(directory, setup, training, costs)
         self._writer = RunWriter(directory, setup.run, resumed=resumed) if directory and rank() == 0 else None
         self._reporter = Reporters(self._writer, reporter) if self._writer else reporter
-        self._next_timing = self.step + max(1, setup.run.train.steps // ESTIMATES)
         if setup.setting() not in costs.settings:
             costs.settings.append(setup.setting())
         if resumed:
@@ -77,18 +73,6 @@ class TrainingRun:
     def report_step(self, record: StepRecord) -> None:
         """Pass a finished step to the reporters."""
         self._reporter.step(record)
-
-    def time_plain_steps(self) -> None:
-        """If it is time again, measure what a plain step costs now (collective). It is no training time.
-
-        Raises:
-            ConfigError: some weights are no longer on the device of the run.
-        """
-        if self.step >= self._next_timing:
-            check_placement(self.setup.module, self.setup.device)
-            with self.costs.other("calibration"):
-                self.costs.update_step_cost(self._timer.estimate())
-            self._next_timing = self.step + max(1, self.setup.run.train.steps // ESTIMATES)
 
     def evaluation_due(self) -> bool:
         """Whether to evaluate now: at the first end of a cycle at or after the next point, and at the end of the run.
@@ -177,16 +161,14 @@ class TrainingRun:
 
     def _result(self, status: Status, error: str | None, monitor: Monitor) -> RunResult:
         setup, costs, trainer = self.setup, self.costs, self.training.trainer
-        calibration, plain_step, optimizer_cost, *seconds = from_first_rank(
-            [self._calibration(), costs.plain_step, costs.optimizer_cost, *costs.phase_seconds.values()]
-        )
+        calibration, *seconds = from_first_rank([self._calibration(), *costs.phase_seconds.values()])
         return RunResult(
             arm=setup.run.arm,
             seed=setup.run.seed,
             status=status,
             calibration=calibration,
-            plain_step=plain_step,
-            optimizer_cost=optimizer_cost,
+            real_step_cost=costs.of_steps.real_step,
+            optimizer_cost=costs.of_steps.optimizer,
             heldout=self._heldout if status == "finished" else {},
             curve=tuple(costs.curve),
             phase_seconds=dict(zip(costs.phase_seconds, seconds, strict=True)),

@@ -113,9 +113,13 @@ class TrainSetup:
         self.model.train()
         return self.training(run, replay=replay)
 
-    def training(self, run: RunConfig, *, replay: Replay | None = None) -> Training:
-        """Trainer, optimizer and data that continue from the model's current weights."""
-        optimizer = optimizer_of(self.task, self.module, run.optimizer_settings, seed=run.seed)
+    def training(self, run: RunConfig, *, replay: Replay | None = None, optimizer: Optimizer | None = None) -> Training:
+        """Trainer, optimizer and data that continue from the model's current weights.
+
+        ``optimizer``: continue with it and its state; None: a new one.
+        """
+        if optimizer is None:
+            optimizer = optimizer_of(self.task, self.module, run.optimizer_settings, seed=run.seed)
         trainer = HybridTrainer(
             self.model,
             optimizer,

@@ -21,7 +21,7 @@ from hybrid_ray.tasks import Task
 from hybrid_ray.training.costs import RunCosts
 from hybrid_ray.training.hardware.out_of_memory import free_memory, is_out_of_memory
 from hybrid_ray.training.setup import TrainSetup
-from hybrid_ray.training.step_timer import StepTimer
+from hybrid_ray.training.step_costs import time_steps
 
 __all__ = ["Setting", "settings", "start"]
 
@@ -52,8 +52,8 @@ def settings(run: RunConfig) -> Iterator[Setting]:
 
 def start(
     run: RunConfig, task: Task, device: torch.device, costs: RunCosts, *, replay: Replay | None = None
-) -> tuple[TrainSetup, StepTimer]:
-    """The setup in the first setting that works on every rank, and a timer calibrated in that setting (collective).
+) -> TrainSetup:
+    """The setup in the first setting that works on every rank (collective). ``costs`` gets what its steps cost.
 
     All ranks try a setting before any tries the next, so the rank with the least memory decides.
 
@@ -68,19 +68,19 @@ def start(
 
         setup = TrainSetup(run, task, device)
     for setting in settings(run):
-        outcome = _timer_in(setting, setup, costs, replay)
-        if isinstance(outcome, StepTimer):
+        problem = _problem_with(setting, setup, costs, replay)
+        if problem is None:
             _say_batch(setup)
-            return setup, outcome
-        _give_up(setting, setup, outcome)
+            return setup
+        _give_up(setting, setup, problem)
     raise TrialOutOfMemory(
         f"the run does not fit in memory ({'; '.join(setup.fallbacks)}): train.micro_batch_size cannot be smaller; use "
         "a device with more memory, or a smaller model.preset"
     )
 
 
-def _timer_in(setting: Setting, setup: TrainSetup, costs: RunCosts, replay: Replay | None) -> StepTimer | str:
-    """A timer calibrated in this setting, or the problem that some rank had with it."""
+def _problem_with(setting: Setting, setup: TrainSetup, costs: RunCosts, replay: Replay | None) -> str | None:
+    """Switch the setup to this setting and time its steps. Returns the problem that some rank had, or None."""
     setup.micro_batch_size = setting.micro_batch_size
     apart = not setup.sharded  # whether each rank can try without the others
     if setting.compiled:
@@ -94,13 +94,12 @@ def _timer_in(setting: Setting, setup: TrainSetup, costs: RunCosts, replay: Repl
     if problem:
         return problem
     with costs.other("calibration"):
-        timer = StepTimer(setup)
-        problem = _tried(lambda: _calibrate(timer, costs), catch=world_size() == 1)
+        problem = _tried(lambda: _calibrate(setup, costs), catch=world_size() == 1)
         _collect(setup.device)
     if problem:
         return problem
     setup.compiled = setup.compiled.started()  # after calibration, which may compile an optimizer's step
-    return timer
+    return None
 
 
 def _collect(device: torch.device) -> None:
@@ -162,9 +161,8 @@ def _rehearse(setup: TrainSetup, replay: Replay | None) -> None:
     setup.model.zero_grad(set_to_none=True)
 
 
-def _calibrate(timer: StepTimer, costs: RunCosts) -> None:
-    costs.step_cost = timer.calibrate()
-    costs.optimizer_cost = timer.optimizer_cost
+def _calibrate(setup: TrainSetup, costs: RunCosts) -> None:
+    costs.of_steps = time_steps(setup)
 
 
 def _say_batch(setup: TrainSetup) -> None:

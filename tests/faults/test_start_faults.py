@@ -29,8 +29,9 @@ from hybrid_ray.run_result import RunResult, StepRecord
 from hybrid_ray.training.checkpoint.files import load
 from hybrid_ray.training.hardware.out_of_memory import is_out_of_memory
 from hybrid_ray.training.loop import train
+from hybrid_ray.training.setup import TrainSetup
 from hybrid_ray.training.start import settings
-from hybrid_ray.training.step_timer import StepTimer
+from hybrid_ray.training.step_costs import StepCosts, time_steps
 
 CYCLES = HybridConfig(warmup_steps=6, full_steps=4, correct_steps=2, prediction_horizon=3, confidence_threshold=0.0)
 
@@ -194,17 +195,16 @@ def test_no_optimizer_of_the_start_is_there_when_the_run_begins() -> None:
             if record.step == 1:
                 there.append(optimizers())
 
-    class TimerOutOfMemory(StepTimer):
-        def calibrate(self) -> float:
-            there.append(optimizers())
-            return super().calibrate()
+    def counts_first(setup: TrainSetup) -> StepCosts:
+        there.append(optimizers())
+        return time_steps(setup)
 
     gc.collect()
     before = optimizers()
     gc.disable()
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("hybrid_ray.training.start.StepTimer", TimerOutOfMemory)
+            patch.setattr("hybrid_ray.training.start.time_steps", counts_first)
             train(run_of(steps=10, evaluations=1), reporter=Counts())
     finally:
         gc.enable()

@@ -32,7 +32,6 @@ def result(run: RunConfig, **values: Any) -> RunResult:
         "seed": run.seed,
         "status": "finished",
         "calibration": 0.02,
-        "plain_step": 0.02,
         "heldout": {split: Heldout(loss=loss, standard_error=0.001, tokens=65536) for split in ("val", "test")},
         "curve": tuple(
             Evaluation(
@@ -105,7 +104,7 @@ class Simulator:
             real_steps=real,
             predicted_steps=predicted,
             train_seconds=0.02 * real * cost * math.exp(self.rng.normal(0, self.clock_noise)),
-            plain_step=0.02 / (self.real_step_cost if run.arm == "hybrid" else 1.0),
+            real_step_cost=self.real_step_cost if run.arm == "hybrid" else 1.0,
             tokens={"read": real, "gradient": real, "forward_only": 0},
             status=status,
             error=None if status == "finished" else "broken on purpose",

@@ -47,7 +47,6 @@ def run_result(
         seed=seed,
         status="finished",
         calibration=PLAIN,
-        plain_step=PLAIN,
         heldout={
             "val": Heldout(loss=loss, standard_error=0.004, tokens=65536),
             "test": Heldout(loss=loss * 1.01, standard_error=0.004, tokens=65536),

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from micro_runs import micro_run
 
 from hybrid_ray.config import HybridConfig
@@ -37,6 +38,31 @@ def test_a_dearer_optimizer_pays_for_its_step(monkeypatch: pytest.MonkeyPatch) -
     assert against.optimizer_cost > 5.0
     assert against.time > 1.5 * own.time
     assert against.heldout["val"].loss == own.heldout["val"].loss
+
+
+def test_real_steps_that_a_predictor_slows_without_taking_part_in_them_are_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """For example by using up the caches: the run's own unit of time then hides it."""
+    run = micro_run(hybrid=JUMPS, steps=20, evaluations=1, sample_tokens=0, calibration_steps=40)
+    observe, step, debt = SlowMomentum.observe, torch.optim.AdamW.step, []
+
+    def leaves_a_debt(*arguments: Any, **options: Any) -> Any:
+        debt.append(0.02)
+        return observe(*arguments, **options)
+
+    def pays_it(*arguments: Any, **options: Any) -> Any:
+        time.sleep(debt.pop() if debt else 0.0)
+        return step(*arguments, **options)
+
+    fair = train(run)
+    monkeypatch.setattr(SlowMomentum, "observe", leaves_a_debt)
+    monkeypatch.setattr(torch.optim.AdamW, "step", pays_it)
+    slow = train(run)
+    assert 0.8 < fair.real_step_cost < 1.25
+    assert slow.real_step_cost > 1.5 * fair.real_step_cost
+    assert slow.time < 1.25 * fair.time
+    assert train(replace(run, hybrid=HybridConfig(predictor="none"))).real_step_cost == 1.0
 
 
 def test_what_a_predictor_adds_to_a_real_step_lowers_net_speedup(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,17 +14,13 @@ from micro_runs import CYCLES, DATA, Listener, micro_run
 from hybrid_ray.config import HybridConfig
 from hybrid_ray.data import BatchSampler, heldout_batches, prepare_text
 from hybrid_ray.errors import ConfigError, TrialOutOfMemory
-from hybrid_ray.method.guard.divergence import Level
-from hybrid_ray.method.phases import Phase
-from hybrid_ray.method.trainer import StepResult
 from hybrid_ray.models import build_model
 from hybrid_ray.optim import build_optimizer, build_schedule
 from hybrid_ray.run_result import RunResult, StepRecord
 from hybrid_ray.storage.json_files import read_json
-from hybrid_ray.training.costs import RunCosts
 from hybrid_ray.training.hardware.fingerprint import machine
 from hybrid_ray.training.loop import train
-from hybrid_ray.training.step_timer import middle_mean
+from hybrid_ray.training.step_costs import middle_mean
 
 
 def losses(listener: Listener) -> list[float]:
@@ -68,28 +64,11 @@ def test_calibration_leaves_no_trace() -> None:
 
 
 def test_looking_leaves_no_trace() -> None:
-    """Evaluations and the probes beside them neither train nor draw random numbers."""
+    """Evaluations neither train nor draw random numbers."""
     often, once = Listener(), Listener()
     train(micro_run(dropout=0.1, evaluations=8), reporter=often)
     train(micro_run(dropout=0.1, evaluations=1), reporter=once)
     assert losses(often)[-1] == losses(once)[-1]
-
-
-def test_seconds_count_by_what_a_plain_step_cost_when_they_were_spent() -> None:
-    costs, second = (
-        RunCosts(),
-        StepResult(
-            phase=Phase.FULL, predicted=False, loss=1.0, confidence=0.0, grad_norm=1.0, level=Level.NORMAL, event=None
-        ),
-    )
-    costs.step_cost = 0.1
-    costs.count(1, second, 3.0)
-    assert costs.plain_step == pytest.approx(0.1)
-    costs.update_step_cost(0.2)  # a neighbour came: the three seconds were 20 plain steps, not 30
-    assert costs.train_seconds / costs.plain_step == pytest.approx(20.0)
-    costs.count(2, second, 4.0)
-    costs.update_step_cost(0.2)
-    assert costs.train_seconds / costs.plain_step == pytest.approx(40.0)
 
 
 def test_seeds_change_weights_and_data() -> None:

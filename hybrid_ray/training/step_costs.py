@@ -1,0 +1,110 @@
+"""Times a run's real steps, before it starts, beside the plain steps that its time is told in."""
+
+import math
+from dataclasses import dataclass, replace
+
+from hybrid_ray.config import PredictorConfig, RunConfig
+from hybrid_ray.method.ranks import from_first_rank
+from hybrid_ray.training.setup import Training, TrainSetup
+
+__all__ = ["PLAIN_PARTS", "StepCosts", "middle_mean", "time_steps"]
+
+PLAIN_PARTS = ("data", "forward", "backward", "optimizer")  # of a real step: all that a plain step does too
+
+_DROPPED = 5  # first steps of each kind, not counted: allocations, first use of kernels, cold caches
+_TURN = 2  # steps before the other kind takes its turn: short, so that both meet the same load of the machine
+_STANDSTILL = 1e-12  # learning rate of timed steps: nothing can diverge, and the arithmetic is the same
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepCosts:
+    """What a step of a run costs, each as a ratio of seconds; 1 where there is nothing to compare.
+
+    Attributes:
+        real_step: plain parts of a real step of the run / those of the same step without prediction. Predicting can
+            make them dearer without taking part in them, for example by using up the caches.
+        optimizer: the optimizer's part of a step / that of a step of ``train.clock_optimizer``.
+    """
+
+    real_step: float = 1.0
+    optimizer: float = 1.0
+
+
+class _Steps:
+    """Real steps of one trainer, which take turns with those of another."""
+
+    def __init__(self, setup: TrainSetup, training: Training) -> None:
+        self.training = training
+        self._closure = setup.next_loss(training, lambda tokens: None)
+        self.do(_DROPPED)
+
+    def do(self, number: int) -> dict[str, float]:
+        """Seconds by part of that many real steps. Predicted steps between them are done and not counted."""
+        trainer = self.training.trainer
+        before, done = trainer.clock.seconds(), 0
+        while done < number:
+            done += not trainer.step(self._closure).predicted
+        return {part: seconds - before.get(part, 0.0) for part, seconds in trainer.clock.seconds().items()}
+
+
+def time_steps(setup: TrainSetup) -> StepCosts:
+    """Time steps of the setup's run (collective). It changes the weights: use `TrainSetup.fresh` after it.
+
+    Two kinds of steps are compared by taking turns, so that the machine's load, which changes its speed by more than
+    the effects measured here, is the same for both; each ratio is the geometric interquartile mean over all turns.
+    ``benchmarks/calibration.py`` shows how much it varies on a busy machine.
+
+    With ``train.clock_optimizer`` the states of two optimizers are in memory; otherwise no more than the run needs.
+    """
+    run = setup.run
+    plain_run = _plain(run)
+    training = setup.fresh(plain_run)
+    plain = _Steps(setup, training)
+    costs = StepCosts()
+    if run.hybrid.predictor.name != "none" and run.replay is None:
+        own = _Steps(setup, setup.training(_predicting(run), optimizer=training.optimizer))
+        costs = replace(costs, real_step=_ratio(own, plain, setup, PLAIN_PARTS))
+    unit = run.train.clock_optimizer
+    if unit not in (None, run.train.optimizer):
+        other = _Steps(setup, setup.training(replace(plain_run, train=replace(plain_run.train, optimizer=unit))))
+        costs = replace(costs, optimizer=_ratio(plain, other, setup, ("optimizer",)))
+    real_step, optimizer = from_first_rank([costs.real_step, costs.optimizer])
+    return StepCosts(real_step=real_step, optimizer=optimizer)
+
+
+def _ratio(first: _Steps, second: _Steps, setup: TrainSetup, parts: tuple[str, ...]) -> float:
+    """Seconds of these parts of a step of ``first`` / of ``second``. Which of them begins changes with each turn."""
+    logs = []
+    for turn in range(setup.run.train.calibration_steps // _TURN):
+        seconds = {}
+        for steps in (first, second) if turn % 2 else (second, first):
+            spent = steps.do(_TURN)
+            seconds[steps] = sum(spent[part] for part in parts)
+        logs.append(math.log(seconds[first] / seconds[second]))
+    return math.exp(middle_mean(logs))
+
+
+def _plain(run: RunConfig) -> RunConfig:
+    """The run without prediction, at a standstill."""
+    return replace(
+        run,
+        replay=None,
+        hybrid=replace(run.hybrid, predictor=PredictorConfig(name="none"), offload_optimizer=False),
+        train=replace(run.train, learning_rate=_STANDSTILL),
+    )
+
+
+def _predicting(run: RunConfig) -> RunConfig:
+    """The run at a standstill, and as it is where predictions are made: after warmup and before its last part."""
+    return replace(
+        run,
+        hybrid=replace(run.hybrid, warmup_steps=0, first_fraction=0.0, off_fraction=0.0, offload_optimizer=False),
+        train=replace(run.train, learning_rate=_STANDSTILL),
+    )
+
+
+def middle_mean(values: list[float]) -> float:
+    """Interquartile mean: the mean without the lowest and the highest quarter."""
+    cut = len(values) // 4
+    middle = sorted(values)[cut : len(values) - cut]
+    return sum(middle) / len(middle)
