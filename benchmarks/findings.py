@@ -302,7 +302,7 @@ def _kept(result: RunResult) -> dict[str, Any]:
         "steps": result.steps,
         "real_steps": result.real_steps,
         "train_seconds": result.train_seconds,
-        "calibration": result.calibration,
+        "step_seconds": result.step_seconds,
         "part_seconds": dict(result.part_seconds),
         "phase_seconds": dict(result.phase_seconds),
         "statistics": {name: statistics.get(name) for name in names},

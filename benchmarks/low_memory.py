@@ -37,7 +37,7 @@ class MemoryReader:
         if record.step in self._at:
             self.seen.append(psutil.Process().memory_info().rss / 2**20)
 
-    def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
+    def evaluation(self, evaluation: Evaluation, step_seconds: float, replay: Replay) -> Status | None:
         return None
 
 

@@ -165,7 +165,7 @@ class Listener:
             self._moment.enter_context(self._log.moment(f"step {record.step + 1}", "run"))
             torch.empty(1)  # so that a step without allocations has the level of its start
 
-    def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
+    def evaluation(self, evaluation: Evaluation, step_seconds: float, replay: Replay) -> Status | None:
         self._moment.close()
         return None
 

@@ -105,7 +105,7 @@ class Turns:
         self.hybrid[record.phase].append(record.seconds)
         self.baseline.step()
 
-    def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
+    def evaluation(self, evaluation: Evaluation, step_seconds: float, replay: Replay) -> Status | None:
         return None
 
 

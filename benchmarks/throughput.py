@@ -186,7 +186,7 @@ class Turns:
                 self.theirs.append(self.clock() - started)
         self.began = self.clock()
 
-    def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
+    def evaluation(self, evaluation: Evaluation, step_seconds: float, replay: Replay) -> Status | None:
         return None
 
 

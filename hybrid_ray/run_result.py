@@ -102,17 +102,17 @@ class Replay:
 class RunResult:
     """The result of one run, without its steps.
 
-    ``calibration`` is the seconds per plain step: data, forward, backward and optimizer of the run's own real steps.
+    ``step_seconds`` is the seconds per plain step: data, forward, backward and optimizer of the run's own real steps.
     With ``train.clock_optimizer``, ``optimizer_cost`` is the step time of the run's optimizer / of that optimizer, and
-    the optimizer's part of ``calibration`` is divided by it.
+    the optimizer's part of ``step_seconds`` is divided by it.
     ``real_step_cost`` is the time of a real step's plain parts / of the same step without prediction, measured in turns
-    before the run: 1 unless the method slows its own real steps, which its calibration would hide.
+    before the run: 1 unless the method slows its own real steps, which its own unit of time would hide.
     """
 
     arm: str
     seed: int
     status: Status
-    calibration: float
+    step_seconds: float
     heldout: Mapping[str, Heldout]  # by split; val and test at the end of a finished run
     curve: tuple[Evaluation, ...]
     phase_seconds: Mapping[str, float]  # synchronised; together the training time
@@ -155,8 +155,8 @@ class RunResult:
 
     @property
     def time(self) -> float:
-        """Training time in plain steps: training seconds divided by the run's own calibration."""
-        return self.train_seconds / self.calibration
+        """Training time in plain steps: training seconds divided by the seconds of its plain step."""
+        return self.train_seconds / self.step_seconds
 
     @property
     def predicted_share(self) -> float:
@@ -242,7 +242,7 @@ class TrialRow:
     time: Measure = None
     baseline_time: Measure = None
     train_seconds: Measure = None
-    calibration: Measure = None
+    step_seconds: Measure = None
     steps: Measure = None
     real_steps: Measure = None
     predicted_steps: Measure = None

@@ -47,7 +47,7 @@ def plain_result(*, real: int = 100, predicted: int = 0, seconds: float = 1.0, *
         arm="baseline",
         seed=0,
         status="finished",
-        calibration=0.01,
+        step_seconds=0.01,
         heldout={"val": Heldout(loss=2.0, standard_error=0.01, tokens=1000)},
         curve=curve,
         phase_seconds={"full": seconds},

@@ -75,12 +75,12 @@ def execute_one(task: Task, *, reporter: "Reporter | None" = None) -> RunResult:
 
 
 def failed_result(run: RunConfig, error: str) -> RunResult:
-    """Result of a run that produced none: no losses and no seconds. Its calibration of 1 makes ``time`` equal 0."""
+    """Result of a run that produced none: no losses and no seconds. A plain step of 1 s makes ``time`` equal 0."""
     return RunResult(
         arm=run.arm,
         seed=run.seed,
         status="failed",
-        calibration=1.0,
+        step_seconds=1.0,
         heldout={},
         curve=(),
         phase_seconds={},

@@ -56,13 +56,13 @@ class TrialScorer:
                 return evaluation
         return None
 
-    def at(self, evaluation: Evaluation, calibration: float, *, status: Status = "stopped") -> dict[str, Any]:
+    def at(self, evaluation: Evaluation, step_seconds: float, *, status: Status = "stopped") -> dict[str, Any]:
         """Measures of a trial that has not ended.
 
         ``net_speedup`` is None: the trial's learning rate has not decayed yet, so its loss is not comparable with the
         frontier.
         """
-        return self._scores(evaluation, calibration, net=None, status=status)
+        return self._scores(evaluation, step_seconds, net=None, status=status)
 
     def final(self, result: RunResult) -> dict[str, Any]:
         """Measures of a run that finished or diverged.
@@ -83,7 +83,7 @@ class TrialScorer:
         )
         net = self.frontier.net_speedup(loss, end.time) if finished else None
         excess = self._excess(loss, end.time) if finished else None
-        measured = self._scores(end, result.calibration, net=net, status=result.status)
+        measured = self._scores(end, result.step_seconds, net=net, status=result.status)
         return measured | {"excess": excess, "error": result.error}
 
     def _excess(self, loss: float, time: float) -> float | None:
@@ -99,7 +99,7 @@ class TrialScorer:
         return score(faster, mine, self.objective) - score(faster, other, self.objective)
 
     def _scores(
-        self, evaluation: Evaluation, calibration: float, *, net: float | None, status: Status
+        self, evaluation: Evaluation, step_seconds: float, *, net: float | None, status: Status
     ) -> dict[str, Any]:
         """All of `MEASURES`, and the values that the Ray Tune code reads: ``step`` and ``finished``."""
         step, loss, time = evaluation.step, evaluation.loss, evaluation.time
@@ -119,7 +119,7 @@ class TrialScorer:
             "excess": None,
             "baseline_loss": baseline_loss,
             "baseline_time": baseline_time,
-            "calibration": calibration,
+            "step_seconds": step_seconds,
             "steps": step,
             "predicted_steps": step - evaluation.real_steps,
             "predicted_share": share,

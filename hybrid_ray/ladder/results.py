@@ -40,8 +40,8 @@ class Rung:
     @property
     def step_seconds(self) -> float | None:
         """Seconds of a plain step of the baseline; None before it has run."""
-        done = self.study.baseline.dropna(subset=["calibration"])
-        return None if done.empty else float(done["calibration"].iloc[0])
+        done = self.study.baseline.dropna(subset=["step_seconds"])
+        return None if done.empty else float(done["step_seconds"].iloc[0])
 
     @property
     def trials(self) -> int:

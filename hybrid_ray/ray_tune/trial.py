@@ -65,14 +65,14 @@ class TrialReporter(NullReporter):
         self._scorer, self._schedule, self._send = scorer, schedule, send
         self._evaluations: list[Evaluation] = []
 
-    def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
+    def evaluation(self, evaluation: Evaluation, step_seconds: float, replay: Replay) -> Status | None:
         """Returns "diverged" if the loss was too far above the baseline's at two evaluations in a row."""
         self._evaluations.append(evaluation)
         if self._scorer.diverged_at(self._evaluations):
             return "diverged"
         if evaluation.step < self._schedule[-1]:
             scheduled = max(step for step in self._schedule if step <= evaluation.step)
-            scores = self._scorer.at(evaluation, calibration)
+            scores = self._scorer.at(evaluation, step_seconds)
             self._send({**scores, "step": scheduled, **phase_counts(replay)})
         return None
 

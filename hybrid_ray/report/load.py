@@ -33,7 +33,7 @@ __all__ = ["Study", "load_study"]
 log = logging.getLogger("hybrid_ray")
 
 _RUN_COLUMNS = (
-    "run", "arm", "seed", "status", "loss", "test_loss", "time", "train_seconds", "calibration", "steps",
+    "run", "arm", "seed", "status", "loss", "test_loss", "time", "train_seconds", "step_seconds", "steps",
     "real_steps", "predicted_steps", "predicted_share", "error",
 )  # fmt: skip
 
@@ -44,7 +44,7 @@ class Study:
 
     Units: losses are in ``words["measure"]`` per ``words["unit"]`` (nats per token for GPT-2), on the val split unless
     the column says otherwise. ``time`` is training time in plain steps: ``train_seconds`` divided by the run's own
-    ``calibration`` (seconds per plain step). ``frontier["on_frontier"]`` marks the runs that no shorter run beats; net
+    ``step_seconds`` (seconds per plain step). ``frontier["on_frontier"]`` marks the runs that no shorter run beats; net
     speedups refer to this lower envelope.
     """
 

@@ -257,7 +257,7 @@ def _step_seconds(job: JobConfig, task: Task) -> tuple[float, bool]:
     run = baseline(job.run())
     key = baseline_key(run, corpus=task.fingerprint, machine=machine(run, _device(job)))
     kept = read_result(run_cache(job).root / key)
-    return (_probe(job, task), False) if kept is None else (kept.calibration, True)
+    return (_probe(job, task), False) if kept is None else (kept.step_seconds, True)
 
 
 def _probe(job: JobConfig, task: Task) -> float:

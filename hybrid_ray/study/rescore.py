@@ -102,7 +102,7 @@ def _measured(row: Mapping[str, Any], result: RunResult | None, old: TrialScorer
         return dict(row)
     stopped_early = row["state"] == "PRUNED" and not row["diverged"]
     if stopped_early:
-        measures = new.at(_last_report(row), row["calibration"])  # a stopped trial has only its row
+        measures = new.at(_last_report(row), row["step_seconds"])  # a stopped trial has only its row
     elif result is None:
         raise ValueError(f"trial {row['number']} has ended but its result.json is missing: restore the file")
     else:
@@ -118,7 +118,7 @@ def _of_a_whole_run(result: RunResult, old: TrialScorer, new: TrialScorer) -> di
     if given_up and (result.status == "finished" or given_up != result.curve[-1]):
         return new.at(given_up, given_up.train_seconds / given_up.time, status="diverged")
     if result.status == "diverged" and not given_up and old.diverged_at(result.curve):
-        return new.at(result.curve[-1], result.calibration)
+        return new.at(result.curve[-1], result.step_seconds)
     return new.final(result)
 
 

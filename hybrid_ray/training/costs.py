@@ -42,7 +42,7 @@ class RunCosts:
     def train_seconds(self) -> float:
         return sum(self.phase_seconds.values())
 
-    def calibration(self, part_seconds: Mapping[str, float], real_steps: int) -> float:
+    def step_seconds(self, part_seconds: Mapping[str, float], real_steps: int) -> float:
         """Seconds per plain step during this run: the unit of its training time.
 
         It is measured on the run's own real steps, which are plain steps once the method's work is left out (that has

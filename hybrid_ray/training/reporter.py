@@ -24,12 +24,12 @@ class Reporter(Protocol):
 
     def step(self, record: StepRecord) -> None: ...
 
-    def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
+    def evaluation(self, evaluation: Evaluation, step_seconds: float, replay: Replay) -> Status | None:
         """Return a status to end the run at this evaluation, or None to continue.
 
         Args:
             evaluation: the held-out loss and its cost.
-            calibration: seconds per plain step.
+            step_seconds: seconds per plain step.
             replay: the phases of all steps so far.
         """
         ...
@@ -41,7 +41,7 @@ class NullReporter:
     def step(self, record: StepRecord) -> None:
         return None
 
-    def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
+    def evaluation(self, evaluation: Evaluation, step_seconds: float, replay: Replay) -> Status | None:
         return None
 
 
@@ -56,7 +56,7 @@ class Progress(NullReporter):
     def __init__(self, steps: int, file: Path | None = None) -> None:
         self._steps, self._file = steps, file
 
-    def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
+    def evaluation(self, evaluation: Evaluation, step_seconds: float, replay: Replay) -> Status | None:
         done = f"step {evaluation.step}/{self._steps}, {evaluation.real_steps} of them real"
         line = f"  {done}: loss {evaluation.loss:.4f}, {evaluation.train_seconds:.1f} s"
         if self._file is None:
@@ -77,8 +77,8 @@ class Reporters:
         for reporter in self._reporters:
             reporter.step(record)
 
-    def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
-        answers = [reporter.evaluation(evaluation, calibration, replay) for reporter in self._reporters]
+    def evaluation(self, evaluation: Evaluation, step_seconds: float, replay: Replay) -> Status | None:
+        answers = [reporter.evaluation(evaluation, step_seconds, replay) for reporter in self._reporters]
         return next((answer for answer in answers if answer is not None), None)
 
 
@@ -112,7 +112,7 @@ class RunWriter:
         if len(self._waiting) >= self.CHUNK:
             self.flush()
 
-    def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
+    def evaluation(self, evaluation: Evaluation, step_seconds: float, replay: Replay) -> Status | None:
         self.flush()
         return None
 

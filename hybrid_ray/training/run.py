@@ -98,20 +98,20 @@ class TrainingRun:
         loss = self._evaluate("val")
         if not math.isfinite(loss):
             raise Diverged(f"the held-out loss is {loss} at nominal step {self.step}")
-        seconds, calibration = from_first_rank([costs.train_seconds, self._calibration()])
+        seconds, step_seconds = from_first_rank([costs.train_seconds, self._step_seconds()])
         replay = self.training.trainer.replay_record()
         evaluation = Evaluation(
             step=self.step,
             loss=loss,
             real_steps=replay.real_steps,
             train_seconds=seconds,
-            time=seconds / calibration,
+            time=seconds / step_seconds,
         )
         costs.curve.append(evaluation)
         log.info("step %d: held-out loss %.4f after %.1f s of training", evaluation.step, loss, seconds)
         if self.setup.run.train.checkpoint_every:
             self.checkpoint()
-        return _agreed(self._reporter.evaluation(evaluation, calibration, replay))
+        return _agreed(self._reporter.evaluation(evaluation, step_seconds, replay))
 
     def checkpoint_due(self) -> bool:
         every = self.setup.run.train.checkpoint_every
@@ -155,18 +155,18 @@ class TrainingRun:
             )
         return self._heldout[split].loss
 
-    def _calibration(self) -> float:
+    def _step_seconds(self) -> float:
         trainer = self.training.trainer
-        return self.costs.calibration(trainer.clock.seconds(), trainer.replay_record().real_steps)
+        return self.costs.step_seconds(trainer.clock.seconds(), trainer.replay_record().real_steps)
 
     def _result(self, status: Status, error: str | None, monitor: Monitor) -> RunResult:
         setup, costs, trainer = self.setup, self.costs, self.training.trainer
-        calibration, *seconds = from_first_rank([self._calibration(), *costs.phase_seconds.values()])
+        step_seconds, *seconds = from_first_rank([self._step_seconds(), *costs.phase_seconds.values()])
         return RunResult(
             arm=setup.run.arm,
             seed=setup.run.seed,
             status=status,
-            calibration=calibration,
+            step_seconds=step_seconds,
             real_step_cost=costs.of_steps.real_step,
             optimizer_cost=costs.of_steps.optimizer,
             heldout=self._heldout if status == "finished" else {},

@@ -277,7 +277,7 @@ def _played(result: RunResult, scorer: TrialScorer, schedule: Sequence[int]) -> 
     reporter = TrialReporter(sent.append, scorer=scorer, schedule=schedule)
     for index, point in enumerate(result.curve):
         done = replace(result.replay, phases=result.replay.phases[: point.step])
-        if reporter.evaluation(point, result.calibration, done) is not None:
+        if reporter.evaluation(point, result.step_seconds, done) is not None:
             result = _diverged(result, point.step, point.train_seconds, curve=result.curve[: index + 1], error=None)
             break
         reports.extend((point.time, report) for report in sent)

@@ -105,7 +105,7 @@ def test_a_cached_baseline_makes_the_estimate_a_measurement(tmp_path: Path) -> N
     run_cache(job).store(key, tmp_path / "baseline")
     found = plan(micro_job(tmp_path))  # the job as written: auto settings are resolved in the same way
     assert found.measured
-    assert found.step_seconds == result.calibration
+    assert found.step_seconds == result.step_seconds
     assert "measured" in found.text
 
 

@@ -39,6 +39,6 @@ class Listener:
     def step(self, record: StepRecord) -> None:
         self.steps.append(record)
 
-    def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
+    def evaluation(self, evaluation: Evaluation, step_seconds: float, replay: Replay) -> Status | None:
         self.evaluations.append(evaluation)
         return self._ends.get(len(self.evaluations))

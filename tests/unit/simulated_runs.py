@@ -31,7 +31,7 @@ def result(run: RunConfig, **values: Any) -> RunResult:
         "arm": run.arm,
         "seed": run.seed,
         "status": "finished",
-        "calibration": 0.02,
+        "step_seconds": 0.02,
         "heldout": {split: Heldout(loss=loss, standard_error=0.001, tokens=65536) for split in ("val", "test")},
         "curve": tuple(
             Evaluation(
@@ -39,7 +39,7 @@ def result(run: RunConfig, **values: Any) -> RunResult:
                 loss=loss * (4 / part) ** 0.1,
                 real_steps=steps * part // 4,
                 train_seconds=seconds * part / 4,
-                time=seconds * part / 4 / float(values.get("calibration", 0.02)),
+                time=seconds * part / 4 / float(values.get("step_seconds", 0.02)),
             )
             for part in range(1, 5)
         ),

@@ -46,7 +46,7 @@ def run_result(
         arm=arm,
         seed=seed,
         status="finished",
-        calibration=PLAIN,
+        step_seconds=PLAIN,
         heldout={
             "val": Heldout(loss=loss, standard_error=0.004, tokens=65536),
             "test": Heldout(loss=loss * 1.01, standard_error=0.004, tokens=65536),
@@ -100,7 +100,7 @@ def trial_row(
         "time": result.time,
         "baseline_time": base.time,
         "train_seconds": result.train_seconds,
-        "calibration": result.calibration,
+        "step_seconds": result.step_seconds,
         "steps": result.steps,
         "real_steps": result.real_steps,
         "predicted_steps": result.predicted_steps,

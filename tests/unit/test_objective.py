@@ -130,7 +130,7 @@ def test_a_baseline_gets_no_worse_and_no_earlier(a: int, b: int) -> None:
 
 
 def test_time_is_linear_from_zero_and_in_plain_steps() -> None:
-    slow = Baseline.from_result(result(RunConfig(), calibration=0.04))
+    slow = Baseline.from_result(result(RunConfig(), step_seconds=0.04))
     assert BASELINE.time_at(0) == 0
     assert BASELINE.time_at(60) == pytest.approx(60)
     assert slow.time_at(60) == pytest.approx(30)

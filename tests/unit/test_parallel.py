@@ -30,7 +30,7 @@ class FallsOver(Listener):
 class Undecided(Listener):
     """Rank 1 alone wants to stop."""
 
-    def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
+    def evaluation(self, evaluation: Evaluation, step_seconds: float, replay: Replay) -> Status | None:
         return "stopped" if rank() == 1 else None
 
 
@@ -76,10 +76,10 @@ def test_two_ranks_train_as_one(way: str, trained: list[dict[str, RunResult]], a
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
 def test_ranks_agree_on_numbers_and_ends(way: str, trained: list[dict[str, RunResult]]) -> None:
     first, second = (of_rank[way] for of_rank in trained)
-    assert (first.curve, first.heldout, first.calibration, first.time) == (
+    assert (first.curve, first.heldout, first.step_seconds, first.time) == (
         second.curve,
         second.heldout,
-        second.calibration,
+        second.step_seconds,
         second.time,
     )
     assert [of_rank["undecided"].status for of_rank in trained] == ["stopped", "stopped"]

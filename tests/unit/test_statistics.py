@@ -97,7 +97,7 @@ def test_time_to_target_counts_misses_as_never() -> None:
     assert time_to_target(run, 0.99) == math.inf
     assert time_to_target(run, 9.0) == pytest.approx(150)
     assert 300 < time_to_target(run, 1.05) < 450
-    assert time_to_target(result(RunConfig(), loss=1.0, calibration=0.04), 1.0) == pytest.approx(300)
+    assert time_to_target(result(RunConfig(), loss=1.0, step_seconds=0.04), 1.0) == pytest.approx(300)
 
 
 def test_a_median_with_misses() -> None:

@@ -133,7 +133,7 @@ def _phase_bars(axes: Axes, result: RunResult) -> None:
     axes.barh(phases, each, color=[PHASES[phase] for phase in phases], height=0.6)
     for place, value in enumerate(each):
         axes.annotate(f"{value:.3g}", (value, place), (4, 0), textcoords="offset points", va="center", size=9)
-    plain = 1e3 * result.calibration
+    plain = 1e3 * result.step_seconds
     axes.axvline(plain, color=INK, lw=1.2, ls="--")
     axes.set_xlim(0, 1.18 * max(plain, *each))
     axes.invert_yaxis()

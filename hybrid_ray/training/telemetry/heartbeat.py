@@ -63,7 +63,7 @@ class Heartbeat(NullReporter):
             interval = train.steps / max(1, train.evaluations) * self._seconds / self._steps
             self._write(record.step, None if slow else interval)
 
-    def evaluation(self, evaluation: Evaluation, calibration: float, replay: Replay) -> Status | None:
+    def evaluation(self, evaluation: Evaluation, step_seconds: float, replay: Replay) -> Status | None:
         self._evaluated = evaluation.step
         return None
 
