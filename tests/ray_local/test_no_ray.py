@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from micro_jobs import micro_job
 
 from hybrid_ray.config.jobfile import dump_job
-from tests.micro_jobs import micro_job
 
 pytestmark = [pytest.mark.ray_local, pytest.mark.slow]
 FILES = 40  # enough for Python and torch, too few for Ray
