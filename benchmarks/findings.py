@@ -255,6 +255,34 @@ RATES: Mapping[tuple[str, int], Sequence[float]] = {
     ("slow_momentum_long_average", 32): (1.5e-3, 2e-3, 3e-3, 4e-3),
     ("ademamix_long_average", 32): (1.5e-3, 2e-3, 3e-3, 4e-3),
 }
+# Where other rates are best: by width, real steps and batch size.
+RATES_THERE: Mapping[tuple[int, int, int], Mapping[str, Sequence[float]]] = {
+    (64, 8000, 16): {
+        "adamw": (3e-3, 4e-3, 6e-3),
+        "slow_momentum": (1.5e-3, 2e-3, 3e-3),
+        "ademamix": (1.1e-3, 1.5e-3, 2e-3),
+    },
+    (32, 1000, 16): {
+        "adamw": (1.1e-2, 1.6e-2, 2.2e-2),
+        "slow_momentum": (4e-3, 6e-3, 8e-3),
+        "ademamix": (4e-3, 6e-3, 8e-3),
+    },
+    (32, 4000, 4): {
+        "adamw": (4e-3, 6e-3, 8e-3),
+        "slow_momentum": (1e-3, 1.5e-3, 2e-3, 3e-3),
+        "ademamix": (1e-3, 1.5e-3, 2e-3, 3e-3),
+    },
+    (32, 1000, 64): {
+        "adamw": (1.1e-2, 1.6e-2, 2.2e-2),
+        "slow_momentum": (4e-3, 6e-3, 8e-3),
+        "ademamix": (4e-3, 6e-3, 8e-3),
+    },
+}
+
+
+def rates(arm: str, width: int, steps: int, batch: int) -> Sequence[float]:
+    """The learning rates that are tried for an arm."""
+    return RATES_THERE.get((width, steps, batch), {}).get(arm) or RATES[arm, width]
 
 
 class Results:
@@ -278,14 +306,15 @@ class Results:
         self.rows.append(row)
         self._keys.add(spec.key)
 
-    def best_rate(self, arm: str, width: int, steps: int) -> float | None:
+    def best_rate(self, arm: str, width: int, steps: int, batch: int = 16) -> float | None:
         """The learning rate whose tuning runs have the lowest mean loss. None while a tuning run is missing."""
         losses: dict[float, list[float]] = defaultdict(list)
         for row in self.rows:
             spec = row["spec"]
-            if (spec["arm"], spec["width"], spec["steps"]) == (arm, width, steps) and spec["seed"] in TUNING_SEEDS:
+            here = (spec["arm"], spec["width"], spec["steps"], spec["batch"]) == (arm, width, steps, batch)
+            if here and spec["seed"] in TUNING_SEEDS:
                 losses[spec["rate"]].append(row["val"] if row["status"] == "finished" else float("inf"))
-        wanted = RATES[arm, width]
+        wanted = rates(arm, width, steps, batch)
         if any(len(losses[rate]) < len(TUNING_SEEDS) for rate in wanted):
             return None
         return min(wanted, key=lambda rate: fmean(losses[rate]))
@@ -342,7 +371,10 @@ def queue(results: Results) -> Iterator[Spec]:
     yield from stage(results, 32, 8000, ("placebo", "ema_nesterov"))
     for arm in ("slow_momentum_long_average", "ademamix_long_average"):
         yield from tuning(arm, 32, 8000)
-    yield from stage(results, 64, 8000, ("adamw", "slow_momentum", "ademamix"))
+    yield from stage(results, 64, 8000, ("adamw", "slow_momentum", "ademamix", "placebo", "ema_nesterov"))
+    yield from frontier(results, "adamw", 64, 8000, (11200,), SEEDS[:3])
+    for steps, batch in ((1000, 16), (4000, 4), (1000, 64)):
+        yield from stage(results, 32, steps, ("adamw", "slow_momentum", "ademamix"), batch)
     # The cost of the trust rule in healthy runs, and its benefit at twice the best rate.
     if (rate := results.best_rate("slow_momentum", 32, 4000)) is not None:
         for seed in SEEDS[:3]:
@@ -363,21 +395,21 @@ def stability(width: int, steps: int, seed: int, rate: float) -> Iterator[Spec]:
     yield from (slow_clipped(longest, width, steps, seed, rate) for longest in (1.0, 2.0))
 
 
-def stage(results: Results, width: int, steps: int, arms: Sequence[str]) -> Iterator[Spec]:
+def stage(results: Results, width: int, steps: int, arms: Sequence[str], batch: int = 16) -> Iterator[Spec]:
     """Tune each arm on the tuning seeds, then train it at its best rate, seed by seed. Placebo uses AdamW's rate."""
     for arm in arms:
         if arm != "placebo":
-            yield from tuning(arm, width, steps)
+            yield from tuning(arm, width, steps, batch)
     for seed in SEEDS:
         for arm in arms:
-            rate = results.best_rate("adamw" if arm == "placebo" else arm, width, steps)
+            rate = results.best_rate("adamw" if arm == "placebo" else arm, width, steps, batch)
             if rate is not None:
-                yield ARMS[arm](width, steps, seed, rate)
+                yield replace(ARMS[arm](width, steps, seed, rate), batch=batch)
 
 
-def tuning(arm: str, width: int, steps: int) -> Iterator[Spec]:
-    for rate in RATES[arm, width]:
-        yield from (ARMS[arm](width, steps, seed, rate) for seed in TUNING_SEEDS)
+def tuning(arm: str, width: int, steps: int, batch: int = 16) -> Iterator[Spec]:
+    for rate in rates(arm, width, steps, batch):
+        yield from (replace(ARMS[arm](width, steps, seed, rate), batch=batch) for seed in TUNING_SEEDS)
 
 
 def frontier(

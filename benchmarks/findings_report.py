@@ -31,13 +31,13 @@ PEERS = ("adamw", "ademamix", "muon", "muon_slow_each_step", "schedule_free")
 SPLIT = "test"
 
 
-def by_arm(rows: Sequence[Row]) -> dict[tuple[int, int], dict[str, dict[int, Row]]]:
-    """(width, steps) -> arm -> seed -> run, at the rate with the most seeds, which is the tuned one."""
-    found: dict[tuple[int, int], dict[str, dict[float, dict[int, Row]]]] = defaultdict(lambda: defaultdict(dict))
+def by_arm(rows: Sequence[Row]) -> dict[tuple[int, int, int], dict[str, dict[int, Row]]]:
+    """(width, batch size, steps) -> arm -> seed -> run, at the rate with the most seeds, which is the tuned one."""
+    found: dict[tuple[int, int, int], dict[str, dict[float, dict[int, Row]]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         spec = row["spec"]
         if spec["seed"] not in TUNING_SEEDS and row["status"] == "finished":
-            runs = found[spec["width"], spec["steps"]][spec["arm"]]
+            runs = found[spec["width"], spec["batch"], spec["steps"]][spec["arm"]]
             runs.setdefault(spec["rate"], {})[spec["seed"]] = row
     return {place: {arm: max(rates.values(), key=len) for arm, rates in arms.items()} for place, arms in found.items()}
 
@@ -58,7 +58,8 @@ def step_cost(runs: Mapping[int, Row]) -> float:
     )
 
 
-def section(width: int, steps: int, arms: Mapping[str, Mapping[int, Row]], all_arms: Any) -> Iterator[str]:
+def section(place: tuple[int, int, int], arms: Mapping[str, Mapping[int, Row]], all_arms: Any) -> Iterator[str]:
+    width, batch, steps = place
     plain = arms.get("adamw", {})
     peers = [arm for arm in PEERS if arm in arms]
     best_peer = min(peers, key=lambda arm: fmean(row[SPLIT] for row in arms[arm].values())) if peers else None
@@ -66,14 +67,14 @@ def section(width: int, steps: int, arms: Mapping[str, Mapping[int, Row]], all_a
         peer: {
             seed: {
                 length: others[peer][seed][SPLIT]
-                for (other, length), others in all_arms.items()
-                if other == width and seed in others.get(peer, {})
+                for (*others_place, length), others in all_arms.items()
+                if others_place == [width, batch] and seed in others.get(peer, {})
             }
             for seed in SEEDS
         }
         for peer in peers
     }
-    yield f"\n### Width {width}, {steps} real steps\n"
+    yield f"\n### Width {width}, {steps} real steps" + (f", batch size {batch}\n" if batch != 16 else "\n")
     columns = "arm, rate, seeds, loss (min to max), minus AdamW paired, better, cost of a step, net speedup over AdamW"
     yield f"| {columns.replace(', ', ' | ')} | net speedup over {best_peer} |\n|---|---|---|---|---|---|---|---|---|"
     for arm, runs in sorted(arms.items(), key=lambda item: fmean(row[SPLIT] for row in item[1].values())):
@@ -112,11 +113,12 @@ def tuning(rows: Sequence[Row]) -> Iterator[str]:
         spec = row["spec"]
         if spec["seed"] in TUNING_SEEDS:
             loss = row["val"] if row["status"] == "finished" else math.inf
-            found[spec["width"], spec["steps"], spec["arm"], spec["rate"]].append(loss)
-    yield "\n### Tuning (val split, mean over the tuning seeds)\n\n| width | steps | arm | rate | loss | seeds |"
-    yield "|---|---|---|---|---|---|"
-    for (width, steps, arm, rate), losses in sorted(found.items()):
-        yield f"| {width} | {steps} | {arm} | {rate:g} | {fmean(losses):.4f} | {len(losses)} |"
+            found[spec["width"], spec["batch"], spec["steps"], spec["arm"], spec["rate"]].append(loss)
+    yield "\n### Tuning (val split, mean over the tuning seeds)\n"
+    yield "| width | batch | steps | arm | rate | loss | seeds |"
+    yield "|---|---|---|---|---|---|---|"
+    for (width, batch, steps, arm, rate), losses in sorted(found.items()):
+        yield f"| {width} | {batch} | {steps} | {arm} | {rate:g} | {fmean(losses):.4f} | {len(losses)} |"
 
 
 def main() -> None:
@@ -124,8 +126,8 @@ def main() -> None:
     parser.add_argument("results", type=Path)
     rows = [json.loads(line) for line in parser.parse_args().results.read_text().splitlines()]
     arms = by_arm(rows)
-    for (width, steps), there in sorted(arms.items()):
-        print("\n".join(section(width, steps, there, arms)))
+    for place, there in sorted(arms.items()):
+        print("\n".join(section(place, there, arms)))
     print("\n".join(tuning(rows)))
 
 

@@ -27,7 +27,7 @@ def vars_of(spec: Any) -> dict[str, Any]:
 
 def test_every_run_is_valid_and_predicts_what_it_says(findings: ModuleType, tmp_path: Path) -> None:
     results = findings.Results(tmp_path / "none.jsonl")
-    results.best_rate = lambda arm, width, steps: 3e-3
+    results.best_rate = lambda arm, width, steps, batch=16: 3e-3
     specs = list(findings.queue(results))
     assert {spec.arm for spec in specs} >= {"adamw", "slow_momentum", "ademamix", "ema_nesterov", "placebo", "muon"}
     for spec in specs:
