@@ -145,12 +145,12 @@ class TrainConfig:
         le=MOST,
         description="Number of evaluations, spread evenly over the run; the last one is at its end",
     )
-    calibration_steps: int = Field(
-        default=100,
+    calibration_steps: int | None = Field(
+        default=None,
         ge=5,
         le=100_000,
         description="Real steps that are timed in turns with as many plain ones before the run, and then undone, to "
-        "check that predicting does not slow them",
+        "check that predicting does not slow them; null: a tenth of the run, from 5 to 100",
     )
     checkpoint_every: Whole = Field(default=0, description="Nominal steps between checkpoints; 0: none")
     sample_tokens: int = Field(
@@ -190,6 +190,11 @@ class TrainConfig:
         A run that predicts is evaluated at the first end of a cycle from there on (training/run.py).
         """
         return tuple(round(self.steps * (index + 1) / self.evaluations) for index in range(self.evaluations))
+
+    @property
+    def timed_steps(self) -> int:
+        """Steps of each kind that are timed before the run (training/step_costs.py)."""
+        return min(100, max(5, self.steps // 10)) if self.calibration_steps is None else self.calibration_steps
 
     @property
     def optimizer_name(self) -> str:

@@ -75,7 +75,7 @@ def time_steps(setup: TrainSetup) -> StepCosts:
 def _ratio(first: _Steps, second: _Steps, setup: TrainSetup, parts: tuple[str, ...]) -> float:
     """Seconds of these parts of a step of ``first`` / of ``second``. Which of them begins changes with each turn."""
     logs = []
-    for turn in range(setup.run.train.calibration_steps // _TURN):
+    for turn in range(setup.run.train.timed_steps // _TURN):
         seconds = {}
         for steps in (first, second) if turn % 2 else (second, first):
             spent = steps.do(_TURN)
