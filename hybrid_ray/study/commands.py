@@ -25,7 +25,7 @@ from hybrid_ray.run_result import RunResult
 from hybrid_ray.storage.atomic import write_atomic
 from hybrid_ray.storage.json_files import read_json
 from hybrid_ray.storage.kept_machine import KeptMachine
-from hybrid_ray.storage.lock import lock_directory
+from hybrid_ray.storage.lock import LOCK, lock_directory
 from hybrid_ray.storage.results_version import run_settings, without_workers
 from hybrid_ray.study.plan import plan_concurrency, resolve_auto, run_cache
 from hybrid_ray.study.stopping import Budget, StopFlag
@@ -123,8 +123,13 @@ def check_directory(directory: Path, run: RunConfig) -> None:
     """Check that a run may start or go on in a directory; its workers may differ from those it was stopped with.
 
     Raises:
-        ConfigError: the directory holds a finished run, or a stopped run with other settings.
+        ConfigError: the directory holds a finished run, or a stopped run with other settings, or lies in a study.
     """
+    around = next((parent for parent in directory.resolve().parents if (parent / LOCK).is_file()), None)
+    if around is not None:
+        raise ConfigError(
+            f"{directory} lies in {around}, which another command writes: choose another folder with --out"
+        )
     result, made_by = directory / "result.json", directory / "run.json"
     if result.is_file() and read_json(result)["status"] != "stopped":
         raise ConfigError(f"{directory} holds a run that has ended: choose another folder with --out")

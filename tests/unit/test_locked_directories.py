@@ -15,7 +15,7 @@ from study_builder import build_study
 from hybrid_ray.cli import main
 from hybrid_ray.config import CompareConfig, JobConfig
 from hybrid_ray.config.jobfile import dump_job
-from hybrid_ray.errors import HybridRayError, StudyLocked
+from hybrid_ray.errors import ConfigError, HybridRayError, StudyLocked
 from hybrid_ray.evaluation.runner import Task
 from hybrid_ray.ladder.directory import LadderDirectory
 from hybrid_ray.run_result import RunResult
@@ -113,6 +113,15 @@ def test_a_run_can_be_trained_where_a_command_was_killed(job: JobConfig, tmp_pat
             commands.train_once(job, arm="baseline", directory=place)
         holder.send_signal(signal.SIGKILL)
     assert commands.train_once(job, arm="baseline", directory=place).status == "finished"
+
+
+def test_a_run_is_not_trained_inside_a_study(job: JobConfig, tmp_path: Path) -> None:
+    with lock_directory(tmp_path / "study"):
+        pass  # a study that has ended is one too
+    inside = tmp_path / "study/trials/0000"
+    with pytest.raises(ConfigError, match=r"0000 lies in .*study, which another command writes"):
+        commands.train_once(job, arm="baseline", directory=inside)
+    assert not inside.exists()
 
 
 def test_a_ladder_is_refused_while_another_climbs_it(job: JobConfig) -> None:
