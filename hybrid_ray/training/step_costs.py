@@ -3,9 +3,12 @@
 import math
 from dataclasses import dataclass, replace
 
+import torch
+
 from hybrid_ray.config import PredictorConfig, RunConfig
 from hybrid_ray.method.ranks import from_first_rank
-from hybrid_ray.training.setup import Training, TrainSetup
+from hybrid_ray.tasks.load import optimizer_of
+from hybrid_ray.training.setup import TrainSetup
 
 __all__ = ["PLAIN_PARTS", "StepCosts", "middle_mean", "time_steps"]
 
@@ -33,14 +36,15 @@ class StepCosts:
 class _Steps:
     """Real steps of one trainer, which take turns with those of another."""
 
-    def __init__(self, setup: TrainSetup, training: Training) -> None:
-        self.training = training
-        self._closure = setup.next_loss(training, lambda tokens: None)
+    def __init__(self, setup: TrainSetup, run: RunConfig, optimizer: torch.optim.Optimizer | None = None) -> None:
+        self.optimizer = optimizer or _at_a_standstill(setup, run)
+        training = setup.training(run, optimizer=self.optimizer)
+        self._trainer, self._closure = training.trainer, setup.next_loss(training, lambda tokens: None)
         self.do(_DROPPED)
 
     def do(self, number: int) -> dict[str, float]:
         """Seconds by part of that many real steps. Predicted steps between them are done and not counted."""
-        trainer = self.training.trainer
+        trainer = self._trainer
         before, done = trainer.clock.seconds(), 0
         while done < number:
             done += not trainer.step(self._closure).predicted
@@ -57,16 +61,19 @@ def time_steps(setup: TrainSetup) -> StepCosts:
     With ``train.clock_optimizer`` the states of two optimizers are in memory; otherwise no more than the run needs.
     """
     run = setup.run
-    plain_run = _plain(run)
-    training = setup.fresh(plain_run)
-    plain = _Steps(setup, training)
+    plain_run = replace(
+        run, replay=None, hybrid=replace(run.hybrid, predictor=PredictorConfig(name="none"), offload_optimizer=False)
+    )
+    plain = _Steps(setup, plain_run)
     costs = StepCosts()
     if run.hybrid.predictor.name != "none" and run.replay is None:
-        own = _Steps(setup, setup.training(_predicting(run), optimizer=training.optimizer))
+        # As the run is where it makes predictions: after warmup and before its last part.
+        everywhere = replace(run.hybrid, warmup_steps=0, first_fraction=0.0, off_fraction=0.0, offload_optimizer=False)
+        own = _Steps(setup, replace(run, hybrid=everywhere), plain.optimizer)
         costs = replace(costs, real_step=_ratio(own, plain, setup, PLAIN_PARTS))
     unit = run.train.clock_optimizer
     if unit not in (None, run.train.optimizer):
-        other = _Steps(setup, setup.training(replace(plain_run, train=replace(plain_run.train, optimizer=unit))))
+        other = _Steps(setup, replace(plain_run, train=replace(plain_run.train, optimizer=unit)))
         costs = replace(costs, optimizer=_ratio(plain, other, setup, ("optimizer",)))
     real_step, optimizer = from_first_rank([costs.real_step, costs.optimizer])
     return StepCosts(real_step=real_step, optimizer=optimizer)
@@ -84,23 +91,12 @@ def _ratio(first: _Steps, second: _Steps, setup: TrainSetup, parts: tuple[str, .
     return math.exp(middle_mean(logs))
 
 
-def _plain(run: RunConfig) -> RunConfig:
-    """The run without prediction, at a standstill."""
-    return replace(
-        run,
-        replay=None,
-        hybrid=replace(run.hybrid, predictor=PredictorConfig(name="none"), offload_optimizer=False),
-        train=replace(run.train, learning_rate=_STANDSTILL),
-    )
-
-
-def _predicting(run: RunConfig) -> RunConfig:
-    """The run at a standstill, and as it is where predictions are made: after warmup and before its last part."""
-    return replace(
-        run,
-        hybrid=replace(run.hybrid, warmup_steps=0, first_fraction=0.0, off_fraction=0.0, offload_optimizer=False),
-        train=replace(run.train, learning_rate=_STANDSTILL),
-    )
+def _at_a_standstill(setup: TrainSetup, run: RunConfig) -> torch.optim.Optimizer:
+    """The run's optimizer with a rate of almost nothing, also where the user's task chose its own rate."""
+    optimizer = optimizer_of(setup.task, setup.module, run.optimizer_settings, seed=run.seed)
+    for group in optimizer.param_groups:
+        group["lr"] = _STANDSTILL
+    return optimizer
 
 
 def middle_mean(values: list[float]) -> float:

@@ -12,7 +12,10 @@ from hybrid_ray.config import HybridConfig
 from hybrid_ray.evaluation.frontier import Frontier
 from hybrid_ray.method.predictors.slow_momentum import SlowMomentum
 from hybrid_ray.optim import AdEMAMix
+from hybrid_ray.tasks import load_task
 from hybrid_ray.training.loop import train
+from hybrid_ray.training.setup import TrainSetup
+from hybrid_ray.training.step_costs import time_steps
 
 JUMPS = HybridConfig(predictor="slow_momentum", warmup_steps=0, full_steps=4, correct_steps=0, prediction_horizon=4)
 FRONTIER = Frontier(times=(10.0, 20.0, 30.0, 40.0, 80.0, 400.0), losses=(6.0, 5.8, 5.6, 5.4, 5.2, 5.0))
@@ -63,6 +66,18 @@ def test_real_steps_that_a_predictor_slows_without_taking_part_in_them_are_found
     assert slow.real_step_cost > 1.5 * fair.real_step_cost
     assert slow.time < 1.25 * fair.time
     assert train(replace(run, hybrid=HybridConfig(predictor="none"))).real_step_cost == 1.0
+
+
+def test_timed_steps_stand_still_also_where_a_task_chooses_its_own_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = micro_run(hybrid=JUMPS, steps=20, clock_optimizer="ademamix")
+    task = load_task(run)
+    monkeypatch.setattr(
+        type(task), "optimizer", lambda self, model, settings: torch.optim.AdamW(model.parameters(), lr=1.0)
+    )
+    setup = TrainSetup(run, task, torch.device("cpu"))
+    before = [weight.clone() for weight in setup.module.parameters()]
+    time_steps(setup)
+    torch.testing.assert_close(list(setup.module.parameters()), before, rtol=0.0, atol=1e-7)
 
 
 def test_what_a_predictor_adds_to_a_real_step_lowers_net_speedup(monkeypatch: pytest.MonkeyPatch) -> None:
