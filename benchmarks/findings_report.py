@@ -5,10 +5,10 @@
 For every width and length: each arm at its tuned rate, paired by seed with AdamW and with the best peer (the optimizer
 without predictions that has the lowest mean loss). Losses are on the ``test`` split; rates were chosen on ``val``.
 
-The frontier converts a loss to steps: a curve through the losses of AdamW (or of the peer) at several lengths, with a
-level for each seed (evaluation/loss_curve.py). Outside the trained lengths only a bound is known. The cost of a real
-step is the arm's training time divided by the time of its own data, forward and backward: a busy machine slows both. It
-is given relative to AdamW's, and a net speedup is divided by it.
+The frontier converts a loss to steps: a curve through the losses of AdamW (or of the peer) at several lengths and the
+rate tuned for this one, with a level for each seed (evaluation/loss_curve.py). Outside the trained lengths only a bound
+is known. The cost of a real step is the arm's training time divided by the time of its own data, forward and backward:
+a busy machine slows both. It is given relative to AdamW's, and a net speedup is divided by it.
 """
 
 import argparse
@@ -32,14 +32,37 @@ SPLIT = "test"
 
 
 def by_arm(rows: Sequence[Row]) -> dict[tuple[int, int, int], dict[str, dict[int, Row]]]:
-    """(width, batch size, steps) -> arm -> seed -> run, at the rate with the most seeds, which is the tuned one."""
+    """(width, batch size, steps) -> arm -> seed -> run, at the rate with the most seeds; else the best in tuning."""
     found: dict[tuple[int, int, int], dict[str, dict[float, dict[int, Row]]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         spec = row["spec"]
         if spec["seed"] not in TUNING_SEEDS and row["status"] == "finished":
             runs = found[spec["width"], spec["batch"], spec["steps"]][spec["arm"]]
             runs.setdefault(spec["rate"], {})[spec["seed"]] = row
-    return {place: {arm: max(rates.values(), key=len) for arm, rates in arms.items()} for place, arms in found.items()}
+    tuned = tuning_losses(rows)
+
+    def chosen(place: tuple[int, int, int], arm: str, rates: Mapping[float, dict[int, Row]]) -> dict[int, Row]:
+        return rates[
+            min(rates, key=lambda rate: (-len(rates[rate]), fmean(tuned.get((*place, arm, rate), [math.inf]))))
+        ]
+
+    return {place: {arm: chosen(place, arm, rates) for arm, rates in arms.items()} for place, arms in found.items()}
+
+
+def tuning_losses(rows: Sequence[Row]) -> dict[tuple[Any, ...], list[float]]:
+    """(width, batch size, steps, arm, rate) -> val losses of the tuning seeds."""
+    found: dict[tuple[Any, ...], list[float]] = defaultdict(list)
+    for row in rows:
+        spec = row["spec"]
+        if spec["seed"] in TUNING_SEEDS:
+            loss = row["val"] if row["status"] == "finished" else math.inf
+            found[spec["width"], spec["batch"], spec["steps"], spec["arm"], spec["rate"]].append(loss)
+    return found
+
+
+def rate_of(runs: Mapping[int, Row]) -> float | None:
+    """The learning rate of an arm's runs."""
+    return next((row["spec"]["rate"] for row in runs.values()), None)
 
 
 def interval(values: Sequence[float]) -> str:
@@ -68,7 +91,8 @@ def section(place: tuple[int, int, int], arms: Mapping[str, Mapping[int, Row]], 
             seed: {
                 length: others[peer][seed][SPLIT]
                 for (*others_place, length), others in all_arms.items()
-                if others_place == [width, batch] and seed in others.get(peer, {})
+                if others_place == [width, batch] and rate_of(others.get(peer, {})) == rate_of(arms[peer])
+                if seed in others[peer]
             }
             for seed in SEEDS
         }
@@ -86,9 +110,9 @@ def section(place: tuple[int, int, int], arms: Mapping[str, Mapping[int, Row]], 
             net_speedup(runs, frontiers[peer], step_cost(runs) / step_cost(arms[peer])) if peer else "-"
             for peer in ("adamw" if plain else None, best_peer)
         ]
-        rate = next(iter(runs.values()))["spec"]["rate"]
         yield (
-            f"| {arm} | {rate:g} | {len(runs)} | {fmean(losses):.4f} ({min(losses):.4f} to {max(losses):.4f}) | "
+            f"| {arm} | {rate_of(runs):g} | {len(runs)} | "
+            f"{fmean(losses):.4f} ({min(losses):.4f} to {max(losses):.4f}) | "
             f"{interval(differences) if differences else '-'} | {sum(d < 0 for d in differences)} of {len(both)} | "
             f"{cost:.3f} | {nets[0]} | {nets[1]} |"
         )
@@ -108,16 +132,10 @@ def net_speedup(runs: Mapping[int, Row], plain: Mapping[int, Mapping[int, float]
 
 
 def tuning(rows: Sequence[Row]) -> Iterator[str]:
-    found: dict[tuple[Any, ...], list[float]] = defaultdict(list)
-    for row in rows:
-        spec = row["spec"]
-        if spec["seed"] in TUNING_SEEDS:
-            loss = row["val"] if row["status"] == "finished" else math.inf
-            found[spec["width"], spec["batch"], spec["steps"], spec["arm"], spec["rate"]].append(loss)
     yield "\n### Tuning (val split, mean over the tuning seeds)\n"
     yield "| width | batch | steps | arm | rate | loss | seeds |"
     yield "|---|---|---|---|---|---|---|"
-    for (width, batch, steps, arm, rate), losses in sorted(found.items()):
+    for (width, batch, steps, arm, rate), losses in sorted(tuning_losses(rows).items()):
         yield f"| {width} | {batch} | {steps} | {arm} | {rate:g} | {fmean(losses):.4f} | {len(losses)} |"
 
 
