@@ -263,14 +263,14 @@ RATES_THERE: Mapping[tuple[int, int, int], Mapping[str, Sequence[float]]] = {
         "ademamix": (1.1e-3, 1.5e-3, 2e-3),
     },
     (32, 1000, 16): {
-        "adamw": (1.1e-2, 1.6e-2, 2.2e-2),
+        "adamw": (1.1e-2, 1.6e-2, 2.2e-2, 3.2e-2),
         "slow_momentum": (4e-3, 6e-3, 8e-3),
-        "ademamix": (4e-3, 6e-3, 8e-3),
+        "ademamix": (4e-3, 6e-3, 8e-3, 1.1e-2),
     },
     (32, 4000, 4): {
         "adamw": (4e-3, 6e-3, 8e-3),
-        "slow_momentum": (1e-3, 1.5e-3, 2e-3, 3e-3),
-        "ademamix": (1e-3, 1.5e-3, 2e-3, 3e-3),
+        "slow_momentum": (1e-3, 1.5e-3, 2e-3, 3e-3, 4e-3, 6e-3),
+        "ademamix": (1e-3, 1.5e-3, 2e-3, 3e-3, 4e-3, 6e-3),
     },
     (32, 1000, 64): {
         "adamw": (1.1e-2, 1.6e-2, 2.2e-2),
