@@ -95,7 +95,10 @@ def _at_a_standstill(setup: TrainSetup, run: RunConfig) -> torch.optim.Optimizer
     """The run's optimizer with a rate of almost nothing, also where the user's task chose its own rate."""
     optimizer = optimizer_of(setup.task, setup.module, run.optimizer_settings, seed=run.seed)
     for group in optimizer.param_groups:
-        group["lr"] = _STANDSTILL
+        if isinstance(group["lr"], torch.Tensor):  # compiled optimizers read it in place
+            group["lr"].fill_(_STANDSTILL)
+        else:
+            group["lr"] = _STANDSTILL
     return optimizer
 
 
