@@ -108,10 +108,14 @@ class TrainSetup:
         Initial weights are written in place, so compiled code and process groups stay valid, and there is no second
         copy of the model.
         """
+        self.reset()
+        return self.training(run, replay=replay)
+
+    def reset(self) -> None:
+        """Give the model the initial weights that follow from the seed, and no gradients."""
         load_weights(self.module, full_weights(self._initialized()))
         self.model.zero_grad(set_to_none=True)
         self.model.train()
-        return self.training(run, replay=replay)
 
     def training(self, run: RunConfig, *, replay: Replay | None = None, optimizer: Optimizer | None = None) -> Training:
         """Trainer, optimizer and data that continue from the model's current weights.

@@ -52,7 +52,7 @@ class _Steps:
 
 
 def time_steps(setup: TrainSetup) -> StepCosts:
-    """Time steps of the setup's run (collective). It changes the weights: use `TrainSetup.fresh` after it.
+    """Time steps of the setup's run (collective). The weights and BatchNorm change: use `TrainSetup.fresh` after it.
 
     Two kinds of steps are compared by taking turns, so that the machine's load, which changes its speed by more than
     the effects measured here, is the same for both; each ratio is the geometric interquartile mean over all turns.
@@ -61,6 +61,7 @@ def time_steps(setup: TrainSetup) -> StepCosts:
     With ``train.clock_optimizer`` the states of two optimizers are in memory; otherwise no more than the run needs.
     """
     run = setup.run
+    setup.reset()  # the rehearsal may have spoilt the weights
     plain_run = replace(
         run, replay=None, hybrid=replace(run.hybrid, predictor=PredictorConfig(name="none"), offload_optimizer=False)
     )
