@@ -47,7 +47,7 @@ def test_real_steps_that_a_predictor_slows_without_taking_part_in_them_are_found
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """For example by using up the caches: the run's own unit of time then hides it."""
-    run = micro_run(hybrid=JUMPS, steps=20, evaluations=1, sample_tokens=0, calibration_steps=40)
+    run = micro_run(hybrid=JUMPS, steps=20, evaluations=1, sample_tokens=0, calibration_steps=100)
     observe, step, debt = SlowMomentum.observe, torch.optim.AdamW.step, []
 
     def leaves_a_debt(*arguments: Any, **options: Any) -> Any:
