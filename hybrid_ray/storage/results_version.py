@@ -31,6 +31,8 @@ RESULTS_VERSION = 3
 """Raise it in the commit that changes what a run computes or how it is scored. Results of different versions are never
 compared, and runs of an older version are not reused."""
 
+_NAMED_AS_TODAY = 3  # settings and columns of earlier results versions had other names, so their studies can't be read
+
 log = logging.getLogger("hybrid_ray")
 
 
@@ -60,7 +62,7 @@ def code_record() -> dict[str, Any]:
 
 
 def check_study_version(directory: Path) -> None:
-    """Refuse a study made before results versions were recorded: its settings and columns had other names.
+    """Refuse a study of an old results version, or of none: its settings and columns had other names.
 
     A directory without a readable ``environment.json`` passes.
 
@@ -72,7 +74,7 @@ def check_study_version(directory: Path) -> None:
     except StoreError:
         return
     made_from = environment.get("identity") if isinstance(environment, dict) else None
-    if not isinstance(made_from, dict) or "results_version" in made_from:
+    if not isinstance(made_from, dict) or made_from.get("results_version", 0) >= _NAMED_AS_TODAY:
         return
     commit = (environment.get("git") or {}).get("commit")
     raise ConfigError(

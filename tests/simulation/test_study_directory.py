@@ -107,16 +107,18 @@ def made_elsewhere(job: JobConfig, **parts: Any) -> Path:
 
 def test_a_study_of_another_results_version_is_refused_and_told_how_to_go_on(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        resume_study(made_elsewhere(micro_job(tmp_path), results_version=RESULTS_VERSION - 1))
+        resume_study(made_elsewhere(micro_job(tmp_path), results_version=RESULTS_VERSION + 1))
     _, changed, mend = caught.value.problems
-    assert changed == f"results_version: {RESULTS_VERSION - 1} -> {RESULTS_VERSION}"
+    assert changed == f"results_version: {RESULTS_VERSION + 1} -> {RESULTS_VERSION}"
     assert "resume --fork" in mend
 
 
-def test_a_study_made_before_results_versions_is_refused_in_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [None, 2])  # none was recorded; other names of columns
+def test_a_study_whose_columns_had_other_names_is_refused_in_one_line(tmp_path: Path, version: int | None) -> None:
     path = made_elsewhere(micro_job(tmp_path))
     environment = read_json(path / "environment.json")
     del environment["identity"]["results_version"]
+    environment["identity"] |= {} if version is None else {"results_version": version}
     write_json_atomic(path / "environment.json", {**environment, "git": {"commit": "0123456789abcdef"}})
     for read in (resume_study, load_study):
         with pytest.raises(ConfigError, match=r"older hybrid_ray.*commit 012345678") as caught:

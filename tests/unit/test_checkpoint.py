@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from hybrid_ray.errors import CheckpointError
 from hybrid_ray.run_result import RunResult, StepRecord
 from hybrid_ray.training.checkpoint import files as checkpoint
+from hybrid_ray.training.costs import RunCosts
 from hybrid_ray.training.loop import train
 
 RUN = micro_run(hybrid=CYCLES, steps=48, dropout=0.1, evaluations=2, checkpoint_every=7)
@@ -274,3 +275,17 @@ def test_damaged_checkpoints_ahead_of_a_run_do_not_push_out_whole_ones(interrupt
 
 def test_a_directory_without_checkpoints_starts_afresh(tmp_path: Path) -> None:
     assert checkpoint.load(tmp_path, RUN) is None
+
+
+def test_checkpoints_of_an_older_version_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = micro_run(steps=20, evaluations=1, checkpoint_every=5)
+    of_today = RunCosts.state_dict
+
+    def without_costs_of_steps(self: RunCosts) -> dict[str, object]:
+        return {name: value for name, value in of_today(self).items() if name != "of_steps"}
+
+    with monkeypatch.context() as older:
+        older.setattr(RunCosts, "state_dict", without_costs_of_steps)
+        train(run, directory=tmp_path)
+    with pytest.raises(CheckpointError, match="written by an older hybrid_ray"):
+        train(run, directory=tmp_path)

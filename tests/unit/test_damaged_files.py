@@ -20,6 +20,7 @@ from hybrid_ray.report.load import Study, load_study
 from hybrid_ray.storage.json_files import read_json, write_json_atomic
 from hybrid_ray.storage.jsonl import write_jsonl
 from hybrid_ray.storage.lock import lock_directory
+from hybrid_ray.storage.results_version import RESULTS_VERSION
 from hybrid_ray.storage.study_store import StudyStore
 from hybrid_ray.study.directory import StudyDirectory
 
@@ -131,7 +132,7 @@ def test_a_lost_journal_is_rebuilt_from_the_rows(study: Path, intact: Path, dama
 
 def test_a_cut_job_is_refused_and_a_lost_one_written_again(study: Path) -> None:
     kept = read_json(study / "environment.json")
-    write_json_atomic(study / "environment.json", {**kept, "identity": {"results_version": 1}})
+    write_json_atomic(study / "environment.json", {**kept, "identity": {"results_version": RESULTS_VERSION}})
     whole = (study / "job.yaml").read_text()
     (study / "job.yaml").write_text(whole[: whole.index("confirm:")])
     with pytest.raises(StoreError, match=r"lacks \w+\.\w+ and \d+ more settings that it had"):

@@ -47,8 +47,13 @@ def restore(directory: Path, setup: TrainSetup, training: Training, costs: RunCo
     found = checkpoint.load(directory, setup.run)
     if found is None:
         return False
-    load_weights(setup.module, found.weights())
     shared, as_before = found.shared(), found.ranks == world_size()
+    if "of_steps" not in shared["costs"]:
+        raise CheckpointError(
+            f"the checkpoints in {directory} were written by an older hybrid_ray: continue with the version that wrote "
+            "them, or choose another folder with --out"
+        )
+    load_weights(setup.module, found.weights())
     trainer, divided_anew = _trainer_state(found, shared, setup, training)
     if not as_before:
         # Names and shapes of parameters are those of this rank's chunks and wrappers. The model is the same (`load`).
