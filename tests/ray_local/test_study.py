@@ -55,7 +55,7 @@ def test_a_whole_study_then_more_trials_then_moved_to_another_folder(job: JobCon
 
     again = extend_study(outcome.directory, trials=6)
     more = load_study(again.directory)
-    assert len(more.trials) == 6
+    assert len(more.trained) == 6
     assert more.statistics is not None
     assert {one["trial"] for one in study.statistics["candidates"]} <= {
         one["trial"] for one in more.statistics["candidates"]
@@ -120,12 +120,12 @@ def test_a_budget_lets_nothing_new_start_and_still_reports(job: JobConfig) -> No
         outcome = resume_study(outcome.directory)
         study = load_study(outcome.directory)
     assert outcome.status == "finished"
-    ended = study.trials["state"].isin(["COMPLETE", "PRUNED"]).sum()
+    ended = study.trained["state"].isin(["COMPLETE", "PRUNED"]).sum()
     assert f"Unfinished ({ended} of 500 trials so far)" in outcome.text
     assert "the budget of 0.1 minutes is used up" in outcome.text
     assert f"hybrid-ray resume {outcome.directory}" in outcome.text
     assert not study.finished
-    assert 0 < len(study.trials) < 500
+    assert 0 < len(study.trained) < 500
     assert "RUNNING" not in set(study.trials["state"])
     assert study.statistics is None
     assert (outcome.directory / "report.md").exists()
