@@ -7,15 +7,15 @@ BIN := $(VENV)/bin
 JOB ?= jobs/local.yaml
 ARGS ?=
 
-.PHONY: tune test lint tests-ray tests-rest notebook clean
+.PHONY: tune test lint tests-faults tests-ray tests-rest notebook clean
 
 tune: $(VENV)/.runtime
 	$(BIN)/hybrid-ray run $(JOB) $(ARGS)
 
-# Tests that start Ray wait for processes most of their time: the others run beside them. With ARGS, one pytest as asked.
+# Tests that start Ray wait for processes most of their time, so three parts run side by side. With ARGS, one pytest as asked.
 test: $(VENV)/.dev
 ifeq ($(ARGS),)
-	$(MAKE) --no-print-directory --jobs 2 --output-sync=target tests-ray lint tests-rest
+	$(MAKE) --no-print-directory --jobs 3 --output-sync=target tests-faults tests-ray lint tests-rest
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
@@ -25,9 +25,12 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# tests/faults starts clusters, so it comes before tests/ray_local, which keeps one Ray until the end.
+# In a process of its own: it starts clusters, and tests/ray_local keeps one Ray until the end.
+tests-faults: $(VENV)/.dev
+	$(BIN)/python -m pytest --durations 30 tests/faults
+
 tests-ray: $(VENV)/.dev
-	$(BIN)/python -m pytest --durations 30 tests/faults tests/ray_local
+	$(BIN)/python -m pytest --durations 30 tests/ray_local
 
 tests-rest: $(VENV)/.dev
 	$(BIN)/python -m pytest --durations 30 tests --ignore tests/ray_local --ignore tests/faults

@@ -169,8 +169,9 @@ def _attack(found: Attacked, plain: dict[str, str], folder: Path) -> None:
         list(threads.map(ask, found.addresses))
     for process in joins:
         process.wait(timeout=120)
-    for _ in range(300):  # a job takes some seconds to start; those of the others were sent first
-        if not found.agent or (folder / "right agent").exists():
+    taken = any(code == 200 for (name, _, _), code in found.codes.items() if name == "right")
+    for _ in range(300 if taken else 0):  # a job takes some seconds to start; those of the others were sent first
+        if (folder / "right agent").exists():
             break
         time.sleep(0.2)
     found.executed = {path.name for name in tokens for path in folder.glob(f"{name} *")}
