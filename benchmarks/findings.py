@@ -274,6 +274,11 @@ RATES_THERE: Mapping[tuple[int, int, int], Mapping[str, Sequence[float]]] = {
     },
     (32, 1000, 64): {
         "adamw": (1.1e-2, 1.6e-2, 2.2e-2),
+        "slow_momentum": (4e-3, 6e-3, 8e-3, 1.1e-2, 1.6e-2),
+        "ademamix": (4e-3, 6e-3, 8e-3, 1.1e-2, 1.6e-2),
+    },
+    (32, 4000, 64): {
+        "adamw": (8e-3, 1.1e-2, 1.6e-2),
         "slow_momentum": (4e-3, 6e-3, 8e-3),
         "ademamix": (4e-3, 6e-3, 8e-3),
     },
@@ -373,7 +378,7 @@ def queue(results: Results) -> Iterator[Spec]:
         yield from tuning(arm, 32, 8000)
     yield from stage(results, 64, 8000, ("adamw", "slow_momentum", "ademamix", "placebo", "ema_nesterov"))
     yield from frontier(results, "adamw", 64, 8000, (11200,), SEEDS[:3])
-    for steps, batch in ((1000, 16), (4000, 4), (1000, 64)):
+    for steps, batch in ((1000, 16), (4000, 4), (1000, 64), (4000, 64)):
         yield from stage(results, 32, steps, ("adamw", "slow_momentum", "ademamix"), batch)
     # The cost of the trust rule in healthy runs, and its benefit at twice the best rate.
     if (rate := results.best_rate("slow_momentum", 32, 4000)) is not None:
