@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from findings import SEEDS, TUNING_SEEDS
+from findings_arms import SEEDS, TUNING_SEEDS
 from scipy.stats import t as student
 
 from hybrid_ray.evaluation.loss_curve import LossCurve

@@ -19,9 +19,10 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 
-import findings
+import findings_arms
 import findings_report
-from findings import Results, Spec
+from findings import Results
+from findings_arms import Spec
 
 from hybrid_ray.config import DataConfig, RunConfig
 from hybrid_ray.run_result import RunResult
@@ -33,7 +34,7 @@ RATES = {
     "slow_momentum": (1.25e-4, 2.5e-4, 5e-4),
     "ademamix": (1.25e-4, 2.5e-4, 5e-4),
 }
-TUNING_SEED, SEEDS = findings.TUNING_SEEDS[0], (1, 2, 3)
+TUNING_SEED, SEEDS = findings_arms.TUNING_SEEDS[0], (1, 2, 3)
 LONGER = (5200,)  # AdamW's, for its frontier
 
 
@@ -52,7 +53,7 @@ def one(spec: Spec, cpu: bool) -> tuple[Spec, RunResult]:
 
 def tuning(width: int, steps: int) -> list[Spec]:
     """One run per arm and rate."""
-    return [findings.ARMS[arm](width, steps, TUNING_SEED, rate) for arm, rates in RATES.items() for rate in rates]
+    return [findings_arms.ARMS[arm](width, steps, TUNING_SEED, rate) for arm, rates in RATES.items() for rate in rates]
 
 
 def finals(results: Results, width: int, steps: int) -> Iterator[Spec]:
@@ -60,9 +61,9 @@ def finals(results: Results, width: int, steps: int) -> Iterator[Spec]:
     best = {arm: best_rate(results, arm) for arm in RATES}
     for seed in SEEDS:
         for arm, rate in best.items():
-            yield findings.ARMS[arm](width, steps, seed, rate)
+            yield findings_arms.ARMS[arm](width, steps, seed, rate)
         for length in LONGER:
-            yield findings.adamw(width, length * steps // STEPS, seed, best["adamw"])
+            yield findings_arms.adamw(width, length * steps // STEPS, seed, best["adamw"])
 
 
 def best_rate(results: Results, arm: str) -> float:
@@ -116,8 +117,8 @@ def main() -> None:
     if time.monotonic() < until:
         go(list(finals(results, width, steps)))
     arms = findings_report.by_arm(results.rows)
-    if (width, steps) in arms:
-        print("\n".join(findings_report.section(width, steps, arms[width, steps], arms)))
+    for place in [place for place in arms if (place[0], place[2]) == (width, steps)]:
+        print("\n".join(findings_report.section(place, arms[place], arms)))
     print("\n".join(findings_report.tuning(results.rows)))
 
 
