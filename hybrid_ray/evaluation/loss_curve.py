@@ -8,6 +8,10 @@ seeds than between the arms compared.
 So a claim uses all plain runs at once: log loss = level of the seed + slope x log time + bend x (log time)^2, by least
 squares. Slope and bend come from the differences within each seed. The standard error of the slope is part of the
 interval of a net speedup.
+
+The loss may fall by another law than this one: in a sudden drop after a plateau, for example. The curve is then wrong
+in the same way for every seed. So the level is that of the seed's plain runs that took about as long as the run to be
+compared with them, and the curve only spans the rest.
 """
 
 import math
@@ -24,6 +28,7 @@ __all__ = ["LossCurve"]
 
 Points = Sequence[tuple[float, float]]  # (time in plain steps, final loss)
 
+_NEAR = 0.1  # log time within which a plain run counts as about as long
 _GRID = 65  # times at which a seed's frontier is computed; power laws between them err by less than 1e-4
 
 
@@ -39,10 +44,14 @@ class LossCurve:
     range: tuple[float, float]  # of times
 
     @classmethod
-    def fit(cls, seeds: Mapping[int, Points], *, other: Points = ()) -> "LossCurve":
+    def fit(
+        cls, seeds: Mapping[int, Points], *, near: Mapping[int, float] | None = None, other: Points = ()
+    ) -> "LossCurve":
         """Fit to plain runs by seed. A seed without any has no frontier.
 
         Args:
+            near: by seed, the time of the run to be compared. The seed's level is that of its plain runs of about that
+                time, or of the nearest one; without it, of all its plain runs.
             other: plain runs of a seed that is not compared. Then times outside their range are not used, neither
                 in the fit nor later; without them, the range is that of all runs. Nothing is extrapolated.
         """
@@ -55,23 +64,24 @@ class LossCurve:
         groups: dict[int | None, Points] = dict(known.items())
         if other:
             groups[None] = other
-        powers, losses, means = [], [], {}
+        powers, losses, levels = [], [], {}
         for seed, points in groups.items():
             x = np.log([time for time, _ in points]) - center
             y = np.log([loss for _, loss in points])
             columns = np.stack([x, x * x], axis=1)[:, : 2 if len(lengths) > 2 else 1]
-            means[seed] = columns.mean(axis=0), y.mean()
+            level = _nearest(x + center, near[seed]) if near and seed is not None else slice(None)
+            levels[seed] = columns[level].mean(axis=0), y[level].mean()
             powers.append(columns - columns.mean(axis=0))
             losses.append(y - y.mean())
         design, wanted = np.concatenate(powers), np.concatenate(losses)
         found = np.linalg.lstsq(design, wanted, rcond=None)[0]
-        free = max(1, len(wanted) - len(means) - len(found))
+        free = max(1, len(wanted) - len(levels) - len(found))
         variance = ((wanted - design @ found) ** 2).sum() / free
         return cls(
             slope=float(found[0]),
             bend=float(found[1]) if len(found) > 1 else 0.0,
             slope_error=float(np.sqrt(variance * np.linalg.pinv(design.T @ design)[0, 0])),
-            levels={seed: float(y - x @ found) for seed, (x, y) in means.items() if seed is not None},
+            levels={seed: float(y - x @ found) for seed, (x, y) in levels.items() if seed is not None},
             reference=math.exp(center),
             range=(low, high),
         )
@@ -103,3 +113,9 @@ class LossCurve:
         x = np.log(times / self.reference)
         losses = np.exp(level + self.slope * x + self.bend * x * x)
         return Frontier.from_points(zip(times.tolist(), losses.tolist(), strict=True))
+
+
+def _nearest(logs: np.ndarray, time: float) -> np.ndarray:
+    """Which of the log times lie within `_NEAR` of ``time``, or which one is nearest."""
+    distance = np.abs(logs - math.log(time))
+    return np.flatnonzero(distance <= max(_NEAR, float(distance.min())))

@@ -20,20 +20,20 @@ def comparison_headline(result: Mapping[str, Any]) -> str:
     if best is None and result["verdict"] != "inert":
         text += " No other optimizer (peer) was compared"
         text += ", so a better optimizer may give the same gain." if result["verdict"] == "real gain" else "."
-    if result["verdict"] == "real gain" and (badly := _badly_tuned(result, own, best)):
+    if result["verdict"] == "real gain" and (badly := _badly_tuned(result, own)):
         text += f" {badly}, so with a better one this gain may be smaller or none."
     return text
 
 
-def _badly_tuned(result: Mapping[str, Any], own: str, best: Mapping[str, Any] | None) -> str:
-    """Which optimizer may have a better learning rate than the one it was given; empty: none."""
+def _badly_tuned(result: Mapping[str, Any], own: str) -> str:
+    """Which optimizers may have a better learning rate than the one they were given; empty: none."""
     if not result["tuning"]:
         return f"The learning rate of {own} was not tuned"
     tunings = {own: result["tuning"]["baseline"]}
-    if best is not None and best["tuning"]:
-        tunings[optimizer_title(best["name"])] = best["tuning"]
+    tunings |= {optimizer_title(peer["name"]): peer["tuning"] for peer in result["peers"] if peer["tuning"]}
     names = [name for name, tuned in tunings.items() if "learning_rate" in tuned["at_edge"]]
-    return f"The learning rate of {' and '.join(names)} is the lowest or highest tried" if names else ""
+    every = " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+    return f"The learning rate of {every} is the lowest or highest tried" if names else ""
 
 
 def _best(result: Mapping[str, Any]) -> Mapping[str, Any] | None:

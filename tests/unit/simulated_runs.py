@@ -59,8 +59,9 @@ class Simulator:
 
     ``noise`` is the standard deviation of a run's log loss, ``seed_noise`` of what all runs of a seed share,
     ``clock_noise`` of log time; ``real_step_cost`` is how many times dearer than plain steps the hybrid's real ones
-    are. ``learning_rate`` is the best one, of a hybrid ``hybrid_rate`` times it; away from it losses rise. ``peers``
-    has by optimizer what ``gain`` is to the hybrid, and how many plain steps its step takes. ``ran`` lists every run.
+    are measured before it starts, ``hidden_cost`` how many times dearer in the whole run. ``learning_rate`` is the
+    best one, of a hybrid ``hybrid_rate`` times it; away from it losses rise. ``peers`` has by optimizer what
+    ``gain`` is to the hybrid, and how many plain steps its step takes. ``ran`` lists every run.
     """
 
     gain: float = 1.0
@@ -72,6 +73,7 @@ class Simulator:
     peers: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     share: float = SHARE
     real_step_cost: float = 1.0
+    hidden_cost: float = 1.0
     stream: int = 0
     write: bool = False
     broken: Callable[[RunConfig], str | None] = lambda run: None
@@ -96,6 +98,7 @@ class Simulator:
         seed_effect = self.seed_effects.setdefault(run.seed, self.rng.normal(0, self.seed_noise))
         best_rate = self.learning_rate * (self.hybrid_rate if run.arm == "hybrid" else 1.0)
         untuned = 0.05 * math.log(run.optimizer_settings.learning_rate / best_rate) ** 2
+        seconds = 0.02 * (self.hidden_cost if run.arm == "hybrid" else 1.0)
         loss = law(real * gain) * math.exp(seed_effect + self.rng.normal(0, self.noise) + untuned)
         status = self.broken(run) or "finished"
         found = result(
@@ -103,7 +106,8 @@ class Simulator:
             loss=loss,
             real_steps=real,
             predicted_steps=predicted,
-            train_seconds=0.02 * real * cost * math.exp(self.rng.normal(0, self.clock_noise)),
+            step_seconds=seconds,
+            train_seconds=seconds * real * cost * math.exp(self.rng.normal(0, self.clock_noise)),
             real_step_cost=self.real_step_cost if run.arm == "hybrid" else 1.0,
             tokens={"read": real, "gradient": real, "forward_only": 0},
             status=status,

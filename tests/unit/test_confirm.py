@@ -109,6 +109,35 @@ def test_a_gain_of_the_clock_alone_is_refused_by_every_way_to_a_verdict() -> Non
     assert (found["verdict"], found["refusal"][:20]) == ("no gain shown", entry["refusal"][:20])
 
 
+def test_work_that_hides_in_plain_steps_is_found_in_their_seconds() -> None:
+    """For example in a hook of the optimizer, or in a thread that starts when nothing is timed any more."""
+    entry = confirmed(Simulator(gain=1.1, noise=1e-4, hidden_cost=1.2))["candidates"][0]
+    assert entry["net_speedup"]["low"] > 1
+    assert entry["verdict"] == "no gain shown"
+    assert "its plain steps took 1.20 times as many seconds as those of equal_steps" in entry["refusal"]
+    small = confirmed(Simulator(gain=1.3, noise=1e-4, hidden_cost=1.02))["candidates"][0]
+    assert small["verdict"] == "real gain"
+
+
+def test_a_failed_baseline_does_not_hide_what_real_steps_cost() -> None:
+    bad = fresh_seeds(JOB, 3)[1]
+    simulator = Simulator(
+        gain=1.1,
+        noise=1e-4,
+        real_step_cost=1.2,
+        broken=lambda run: "failed" if run.arm == "baseline" and run.seed == bad else None,
+    )
+    entry = confirmed(simulator)["candidates"][0]
+    assert entry["net_speedup"]["low"] > 1
+    assert "its real steps cost 1.20 times" in entry["refusal"]
+
+
+def test_seeds_that_are_the_same_run_are_no_evidence() -> None:
+    entry = confirmed(Simulator(gain=1.2))["candidates"][0]
+    assert (entry["net_speedup"]["mean"], entry["verdict"]) == (None, "no gain shown")
+    assert "nothing in the task depends on the seed" in entry["net_speedup"]["note"]
+
+
 def test_a_known_loss_is_called() -> None:
     entry = confirmed(Simulator(gain=0.8, noise=1e-4))["candidates"][0]
     assert entry["verdict"] == "worse than stopping early"
@@ -213,7 +242,7 @@ def test_a_seed_off_the_range_is_a_bound_and_opens_the_interval() -> None:
 
 
 def test_without_a_reference_on_the_range_nothing_is_known() -> None:
-    runs = of_seeds({"hybrid": [law(600)] * 3, "equal_steps": [law(100)] * 3}, time=100.0)
+    runs = of_seeds({"hybrid": [law(600), law(610), law(620)], "equal_steps": [law(100)] * 3}, time=100.0)
     found = net_speedup(runs, frontier_of(Simulator()), "test")
     assert (found["mean"], found["n"]) == (None, 0)
     assert "without a run of real steps only" in found["note"]

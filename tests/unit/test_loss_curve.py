@@ -54,6 +54,20 @@ def test_noise_in_the_frontier_does_not_double_a_gain() -> None:
     assert gains[-6] < 1.15
 
 
+def test_where_the_loss_falls_by_another_law_the_level_is_that_of_the_nearest_run() -> None:
+    """A sudden drop after a plateau, which no parabola follows: the hybrid lies on the true frontier."""
+
+    def dropping(time: float) -> float:
+        return 0.3 + 2.0 / (1.0 + math.exp((time - 1900.0) / 200.0))
+
+    other = [(t, dropping(t)) for t in LENGTHS]
+    seeds = {1: [(2000.0, dropping(2000.0)), (2400.0, dropping(2400.0))]}
+    everywhere, near = LossCurve.fit(seeds, other=other), LossCurve.fit(seeds, near={1: 2020.0}, other=other)
+    off, right = (law.frontier(1).advantage_bounds(dropping(2020.0), 2020.0)[0] for law in (everywhere, near))  # type: ignore[union-attr]
+    assert abs(math.log(off)) > 0.03
+    assert right == pytest.approx(1.0, abs=0.01)
+
+
 def test_a_seed_without_plain_runs_has_no_frontier_and_nothing_is_extrapolated() -> None:
     law = LossCurve.fit({1: [(2000.0, loss(2000.0)), (4000.0, 9.0)], 2: []}, other=[(t, loss(t)) for t in LENGTHS])
     assert law.frontier(2) is None

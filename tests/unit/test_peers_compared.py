@@ -98,8 +98,8 @@ def test_a_gain_over_an_optimizer_whose_rate_is_not_tuned_well_is_called_uncerta
     assert "learning rate" not in tuned.splitlines()[0]
     _, _, edge = compared(tmp_path / "edge", gain=1.3, learning_rate=6e-3, peers={"ademamix": (1.1, 1.0)})
     assert edge.splitlines()[0].endswith(
-        "The learning rate of AdamW and AdEMAMix is the lowest or highest tried, so with a better one this gain may be "
-        "smaller or none."
+        "The learning rate of AdamW, AdEMAMix and Muon is the lowest or highest tried, so with a better one this gain "
+        "may be smaller or none."
     )
     two = replace(JOB, compare=replace(JOB.compare, lr_factors=(0.5, 1.0), peers=()))
     assert "The learning rate of AdamW is the lowest or" in compared(tmp_path / "two", two, gain=1.3)[2].splitlines()[0]

@@ -131,8 +131,8 @@ def ratios(result: Mapping[str, Any]) -> Table:
             f"The verdict rests on the first two ratios. A gain needs both {result['level']:.1%} confidence intervals "
             "above 1; both below 1 means worse than stopping early. Their p-value is that of the second. The level "
             f"allows for the interim analyses planned at {looks} seeds. A gain is refused if the hybrid's real steps "
-            "cost more than plain steps by as much as the gain, or if the placebo is not shown to do worse. The other "
-            f"ratios explain the result and are not corrected for multiple testing.{wanted}"
+            "cost more than plain steps by as much as the gain (by either measure), or if the placebo is not shown to "
+            f"do worse. The other ratios explain the result and are not corrected for multiple testing.{wanted}"
         ),
     )
 
@@ -143,6 +143,7 @@ def _explained(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         "step_speedup": "speedup in real steps (baseline / hybrid)",
         "flop_speedup": "speedup in FLOPs (baseline / hybrid)",
         "real_step_cost": "cost of a real step (hybrid / plain training, timed in the same process)",
+        "plain_step_seconds": "seconds of a plain step, whole runs (hybrid / equal steps)",
     }
     return {
         titles.get(name, f"loss (hybrid / {words(name).removeprefix('loss vs ')})"): found
