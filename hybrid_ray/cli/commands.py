@@ -135,7 +135,8 @@ def train(options: argparse.Namespace) -> int:
     shown = f"{task.measure} per {task.unit}" + (f" ({', '.join(others)})" if others else "")
     print(f"held-out loss {found.loss:.4f} {shown}, {share:.0%} of the steps predicted")
     print(
-        f"{result.train_seconds:.1f} s of training, the time of {result.time:.0f} plain steps; results in {directory}"
+        f"{result.train_seconds:.1f} s of training, the time of {result.time:.0f} plain steps (data, forward, backward "
+        f"and optimizer, without the loop around them); results in {directory}"
     )
     return OK
 

@@ -28,7 +28,7 @@ from hybrid_ray.errors import HybridRayError
 from hybrid_ray.memory.allocation_log import Peak
 from hybrid_ray.memory.trace import Batches, Numbers, trace
 from hybrid_ray.tasks import Task
-from hybrid_ray.tasks.load import check_gradient
+from hybrid_ray.tasks.load import check_gradient, checked_model
 
 __all__ = ["PARTS", "MemoryNeed", "memory_need", "size_text"]
 
@@ -193,7 +193,7 @@ def _traced(run: RunConfig, batches: Batches) -> tuple[_Sizes, dict[str, Peak]]:
     of_torch.setLevel(logging.CRITICAL)  # it would log a traceback of errors that are handled here
     try:
         with FakeTensorMode(), Numbers():  # type: ignore[no-untyped-call]
-            sizes = _sizes(run, batches.task.build_model())
+            sizes = _sizes(run, checked_model(batches.task))
         return sizes, _peaks(run, batches)
     except HybridRayError:
         raise

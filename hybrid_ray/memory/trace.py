@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from hybrid_ray.config import RunConfig
+from hybrid_ray.config.named import one_sentence
 from hybrid_ray.memory.allocation_log import AllocationLog
 from hybrid_ray.method.step_clock import StepClock
 from hybrid_ray.method.trainer import HybridTrainer
@@ -51,8 +52,9 @@ class Batches:
     @classmethod
     def of(cls, run: RunConfig, task: Task) -> Self:
         """The batches that one worker of the run reads."""
-        training = _shapes(task.sampler(batch_size=run.micro_batch_size, seed=run.seed).next())
-        heldout = _shapes(next(iter(task.stretches("val"))))
+        with one_sentence(f"reading a batch of {type(task).__name__}'s data"):
+            training = _shapes(task.sampler(batch_size=run.micro_batch_size, seed=run.seed).next())
+            heldout = _shapes(next(iter(task.stretches("val"))))
         leaves = [
             (tuple(leaf.shape), str(leaf.dtype)) if isinstance(leaf, Tensor) else type(leaf).__name__
             for leaf in tree_leaves((training, heldout))

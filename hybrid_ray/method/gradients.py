@@ -120,11 +120,13 @@ def _backward(loss: torch.Tensor) -> None:
 
 def _check_loss(loss: object) -> None:
     if not isinstance(loss, torch.Tensor):
-        raise ConfigError(f"the closure returned {type(loss).__name__} but must return the loss as a scalar tensor")
+        raise ConfigError(f"the loss is a {type(loss).__name__} but must be a scalar tensor")
     if loss.numel() != 1:
-        raise ConfigError(f"the closure returned a tensor of shape {tuple(loss.shape)} but the loss must be a scalar")
+        raise ConfigError(f"the loss has shape {tuple(loss.shape)} but must be a scalar: take its mean")
     if not loss.requires_grad:
-        raise ConfigError("the closure's loss has no gradient: compute it from the model, outside of torch.no_grad()")
+        raise ConfigError(
+            "the loss has no gradient: compute it from the model, outside of torch.no_grad(); do not detach it"
+        )
 
 
 def _synchronised_if(model: torch.nn.Module, last: bool) -> AbstractContextManager[None]:

@@ -37,7 +37,14 @@ class SearchSpace:
 
     def preset_cycle(self, hybrid: HybridConfig) -> int:
         """Nominal steps of the longest cycle among the presets; of the whole space if it has none."""
-        cycles = [_changed(hybrid, values).cycle_steps for values in self.presets.values()]
+        cycles = []
+        for name, values in self.presets.items():
+            try:
+                cycles.append(_changed(hybrid, values).cycle_steps)
+            except ConfigError as error:
+                where = f"search.space does not suit hybrid.predictor {hybrid.predictor.name}: in its preset {name!r},"
+                mend = "; three_knobs suits every predictor"
+                raise ConfigError([f"{where} {problem}{mend}" for problem in error.problems]) from error
         return max(cycles, default=self.longest_cycle(hybrid))
 
     def longest_cycle(self, hybrid: HybridConfig) -> int:

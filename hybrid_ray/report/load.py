@@ -38,9 +38,9 @@ _RUN_COLUMNS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
 class Study:
-    """A study directory as tables.
+    """A study directory as tables. ``headline`` is the sentence at the top of its report, ``net_speedup`` its figure.
 
     Units: losses are in ``words["measure"]`` per ``words["unit"]`` (nats per token for GPT-2), on the val split unless
     the column says otherwise. ``time`` is training time in plain steps: ``train_seconds`` divided by the run's own
@@ -58,6 +58,28 @@ class Study:
     confirmation: pd.DataFrame  # one row per confirmation run; ``candidate`` is the trial it confirms
     statistics: Mapping[str, Any] | None  # confirmation.json, once the confirmation has finished
     rescoring: Rescoring | None = None  # set if the trials were rescored
+
+    def __repr__(self) -> str:
+        return f"<Study {self.directory}, {len(self.trials)} trials: {self.headline}>"
+
+    @property
+    def headline(self) -> str:
+        """What was found, in one sentence: the first one of the report."""
+        from hybrid_ray.report.headline import headline  # it imports this module
+
+        return headline(self).text
+
+    @property
+    def net_speedup(self) -> Mapping[str, Any] | None:
+        """The net speedup that the report leads with: ``mean``, ``low``, ``high`` (the 95 % interval; an end that the
+        frontier does not reach is None) and ``n`` seeds of a confirmed trial, on fresh seeds and the test split.
+
+        None before the best trial was confirmed. ``best`` has the search's own figure, of one seed on the val split.
+        """
+        from hybrid_ray.report.headline import confirmed_candidate  # it imports this module
+
+        candidate = confirmed_candidate(self.statistics, self.best)
+        return candidate["net_speedup"] if candidate else None
 
     @property
     def name(self) -> str:

@@ -52,6 +52,10 @@ class StudyDirectory:
         """A new directory under ``job.studies_dir`` that holds the job, the environment and the study's identity."""
         made_from = identity(job, space)
         path = _free_directory(Path(job.studies_dir).absolute(), job.name)
+        if path.name != job.name:
+            old = path.with_name(job.name)
+            log.warning("%s exists, so this is a new study, %s; hybrid-ray resume %s goes on with the old one",
+                        old, path.name, old)  # fmt: skip
         lock = lock_directory(path)
         write_atomic(path / "job.yaml", dump_job(job).encode())
         study = cls(path, job, lock)

@@ -79,7 +79,8 @@ class Display:
         self._runs_done += 1
         self._finished.append(row)
         self._best = next(iter(ranked(self._finished, self._mode)), None)
-        self._changed(f"  trial {row['number']}{_named(row)}: {row['state'].lower()}, {_worth(row, self._mode)}")
+        end = "diverged" if row["diverged"] else row["state"].lower()
+        self._changed(f"  trial {row['number']}{_named(row)}: {end}, {_worth(row, self._mode)}")
 
     def _changed(self, line: str | None) -> None:
         """Update the display; print ``line`` if there is one."""

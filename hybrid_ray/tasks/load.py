@@ -20,7 +20,7 @@ from hybrid_ray.optim import build_optimizer, check_own_optimizer
 from hybrid_ray.tasks.sampling import own_draws
 from hybrid_ray.tasks.task import Part, Task
 
-__all__ = ["check_gradient", "checked_datasets", "load_task", "optimizer_of", "words_of"]
+__all__ = ["check_gradient", "checked_datasets", "checked_model", "load_task", "optimizer_of", "words_of"]
 
 _REQUIRED: tuple[Part, ...] = ("train", "val", "test")
 _MUST_WRITE = ("build_model", "datasets", "loss")
@@ -122,8 +122,25 @@ def check_gradient(task: Task) -> nn.Module:
     """Compute the gradient of one example's loss and return the model. Raises `ConfigError` if this fails."""
     name = type(task).__name__
     with own_draws(seed=0), one_sentence(f"one training step of {name}"):
-        model = task.build_model()
+        model = checked_model(task)
         torch.autograd.backward(task.loss(model, task.sampler(batch_size=1, seed=0).next()))
+    return model
+
+
+def checked_model(task: Task) -> nn.Module:
+    """Build the task's model. Raises `ConfigError` if it can't be trained, or if a second one is not new."""
+    name = f"{type(task).__name__}.build_model()"
+    model = task.build_model()
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"{name} returned {type(model).__name__} but must return a torch.nn.Module")
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise ConfigError(f"{name} has no parameter with requires_grad, so nothing would be trained")
+    first = {id(weight) for weight in model.parameters()}
+    if any(id(weight) in first for weight in task.build_model().parameters()):
+        raise ConfigError(
+            f"{name} returned the same parameters twice, so a run would begin with the weights that another one ended "
+            "with: build a new model at each call"
+        )
     return model
 
 
@@ -150,7 +167,10 @@ def checked_datasets(task: Task) -> Mapping[Part, Dataset[Any]]:
                 f"{name}.datasets()[{part!r}] is {type(dataset).__name__}, which is not map-style: it needs __len__ "
                 "and __getitem__"
             )
-        elif not len(dataset):
+            continue
+        with one_sentence(f"len({name}.datasets()[{part!r}])"):
+            empty = not len(dataset)
+        if empty:
             problems.append(f"{name}.datasets()[{part!r}] is empty: give it at least one item")
     if problems:
         raise ConfigError(problems)

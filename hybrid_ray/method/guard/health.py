@@ -108,7 +108,9 @@ class Health:
         elif advised is not Recovery.CONTINUE:
             self.note(f"advised {advised}", reasons)
         if recovery is Recovery.ABORT:
-            raise Diverged(f"step {self._phases.steps + 1}: {reasons}, after every other recovery")
+            plain = "though this run predicts nothing: look at the data, the loss and the learning rate"
+            why = plain if self._only_advise else "after every other recovery"
+            raise Diverged(f"step {self._phases.steps + 1}: {reasons}, {why}")
         if not self._only_advise and recovery is not Recovery.CONTINUE:
             assert cycle is not None
             self._restrain(recovery, cycle, loss)

@@ -73,8 +73,8 @@ def accounting(study: Study) -> Table | None:
         note=(
             "Training time is measured with the device synchronised and includes the method's own work. Other time: "
             "set-up, calibration, compilation, evaluation, checkpoints. Runs are compared in plain steps: training "
-            "seconds divided by the seconds of an ordinary training step in the same process, so that a busy machine "
-            "does not change the result."
+            "seconds divided by what data, forward, backward and optimizer of a real step took in the same run, so "
+            "that a busy machine does not change the result. The loop around these adds to short steps, in every arm."
         ),
     ) if rows else None  # fmt: skip
 
