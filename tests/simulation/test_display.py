@@ -32,6 +32,12 @@ def test_a_line_leads_with_what_is_searched(tmp_path: Any, mode: Any, said: str)
     assert out.getvalue() == f"  trial 0: complete, {said}\n"
 
 
+def test_a_diverged_trial_is_called_so_and_not_pruned(tmp_path: Any) -> None:
+    job, out = micro_job(tmp_path), io.StringIO()
+    Display(job, plan(job), out).ended(row(0, "PRUNED", diverged=1))
+    assert out.getvalue().startswith("  trial 0: diverged, score")
+
+
 def test_a_trial_that_equals_another_is_one_line_and_is_not_counted(tmp_path: Any) -> None:
     job, out = micro_job(tmp_path), io.StringIO()
     display = LiveDisplay(job, plan(job), io.StringIO())

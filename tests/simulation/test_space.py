@@ -129,6 +129,14 @@ def test_a_space_may_search_any_setting_of_the_method(monkeypatch: pytest.Monkey
     assert settings(job, {"predictor.gain": 2}).predictor.options["gain"] == 2.0
 
 
+def test_a_space_whose_presets_do_not_suit_the_predictor_is_named() -> None:
+    job = JobConfig(search=SearchConfig(space="slow_momentum"), hybrid=HybridConfig(predictor="ema_nesterov"))
+    with pytest.raises(
+        ConfigError, match=r"search.space does not suit hybrid.predictor ema_nesterov: in its preset .*"
+    ):
+        load_space(job).preset_cycle(job.hybrid)
+
+
 def test_grace_is_warmup_full_and_three_of_the_longest_cycles_among_the_presets() -> None:
     job = JobConfig(train=TrainConfig(steps=2000), hybrid=HybridConfig(warmup_steps=50, full_steps=5, correct_steps=1))
     space = load_space(job)

@@ -30,10 +30,14 @@ def create(job: JobConfig) -> StudyDirectory:
     return StudyDirectory.create(job, space=load_space(job))
 
 
-def test_a_name_in_use_becomes_the_next_free_one(tmp_path: Path) -> None:
+def test_a_name_in_use_becomes_the_next_free_one_which_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     job = micro_job(tmp_path)
     with create(job) as first, create(job) as second, create(job) as third:
         assert [study.path.name for study in (first, second, third)] == ["micro", "micro-2", "micro-3"]
+    assert len(caplog.messages) == 2
+    assert f"this is a new study, micro-3; hybrid-ray resume {first.path} goes on with the old one" in caplog.text
 
 
 def test_a_study_holds_the_job_as_run_and_what_it_ran_in(tmp_path: Path) -> None:

@@ -259,7 +259,11 @@ def test_a_trial_that_equals_another_is_named_so_and_counts_nowhere_else(tmp_pat
 def test_headline_and_first_figure_give_the_same_confirmed_net_speedup(tmp_path: Path) -> None:
     directory = build_study(tmp_path / "study")
     text = write_report(directory).text
-    net = load_study(directory).statistics["candidates"][0]["net_speedup"]["mean"]
+    study = load_study(directory)
+    assert study.headline in text
+    assert repr(study) == f"<Study {directory}, {len(study.trials)} trials: {study.headline}>"
+    assert study.net_speedup is not None
+    net = study.net_speedup["mean"]
     first = re.search(r'<div class="tile"><b>([0-9.]+)', (directory / "report.html").read_text())
     assert first is not None
     assert first[1] == f"{net:.2f}"

@@ -216,6 +216,35 @@ class Mine(Task):
 """
 
 
+@pytest.mark.parametrize(
+    "method, said",
+    [
+        ("build_model(self): return lambda x: x", "build_model() returned function but must return a torch.nn.Module"),
+        ("build_model(self): return nn.Linear(3, 1).requires_grad_(False)", "no parameter with requires_grad"),
+        ("build_model(self, kept=[]): kept.append(nn.Linear(3, 1)); return kept[0]", "the same parameters twice"),
+        ("loss(self, model, batch): return model(batch)", "must be a scalar: take its mean"),
+        ("loss(self, model, batch): return 1.0", "the loss is a float but must be a scalar tensor"),
+        ("loss(self, model, batch): return model(batch).mean().detach()", "the loss has no gradient"),
+        ("datasets(self): return dict.fromkeys(('train', 'val', 'test'), Short())", "len(Mine.datasets()['train'])"),
+        ("datasets(self): return dict.fromkeys(('train', 'val', 'test'), [None])", "reading a batch of Mine's data"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_sentence_before_anything_starts(tmp_path: Path, method: str, said: str) -> None:
+    (tmp_path / "wrong.py").write_text(f"""from hybrid_ray import Task
+{LOOKS.replace("class Mine", "class Right")}
+
+class Short:
+    def __len__(self): return -2
+    def __getitem__(self, item): return torch.ones(3)
+
+class Mine(Right):
+    def {method}
+""")
+    run = replace(series_run(), task=TaskConfig(factory="wrong:Mine"), folders=(str(tmp_path),))
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        memory_need(run, load_task(run))
+
+
 def test_a_model_that_cannot_be_traced_is_counted_and_a_broken_one_is_refused(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
