@@ -16,7 +16,7 @@ from hybrid_ray.evaluation.frontier import Frontier
 from hybrid_ray.evaluation.paired import ArmRuns, Candidate, run_arms
 from hybrid_ray.evaluation.runner import Execute
 from hybrid_ray.evaluation.statistics import holm
-from hybrid_ray.evaluation.summary import comparisons, mean_predicted_share, net_speedup, rows, verdict
+from hybrid_ray.evaluation.summary import comparisons, mean_predicted_share, net_speedup, rows, shown_above, verdict
 
 __all__ = ["ALPHA", "Candidate", "confirm", "confirmation_runs", "fresh_seeds"]
 
@@ -48,6 +48,7 @@ def confirm(
     directory: Path,
     frontier: Frontier,
     fingerprint: Mapping[str, Any] | None = None,
+    looks: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Run the candidates and their controls on ``job.confirm.seeds`` fresh seeds and decide which gains hold.
 
@@ -57,11 +58,14 @@ def confirm(
         directory: the study's ``confirmation`` folder. Runs that an earlier session finished there are not repeated.
         frontier: built from the losses of the search's frontier runs on the confirmation split.
         fingerprint: the fingerprint of those runs, which every run here must have (`run_arms`).
+        looks: the numbers of seeds at which this study has been judged before. Adding seeds until a gain is shown finds
+            one where there is none, so each other number multiplies the p-values once more (Bonferroni).
 
     Returns:
         The content of ``confirmation.json``: for each candidate its runs by arm, paired comparisons, the net speedup
         with a 95 % t-interval, and a verdict. If there are several candidates, a "real gain" must also be significant
-        at 5 % after Holm's correction (``p_corrected``). The controls of `arms.REQUIRED` always run.
+        at 5 % after Holm's correction (``p_corrected``). The controls of `arms.REQUIRED` always run. ``looks`` has this
+        number of seeds too.
     """
     seeds = fresh_seeds(job, job.confirm.seeds)
     job = replace(job, train=replace(job.train, evaluations=1))  # the claims use final losses only
@@ -70,21 +74,28 @@ def confirm(
         job, candidates, seeds=seeds, arms=arms, execute=execute, directory=directory, fingerprint=fingerprint
     )
     nets = [net_speedup(arm_runs, frontier, _SPLIT, level=1 - ALPHA) for arm_runs in runs]
-    corrected = holm([net["p"] for net in nets])
+    looks = [*dict.fromkeys([*looks, len(seeds)])]
+    corrected = [min(1.0, len(looks) * p) for p in holm([net["p"] for net in nets])]
     return {
         "candidates": [
-            _entry(candidate, arm_runs, net, p)
+            _entry(candidate, arm_runs, net, p, looks)
             for candidate, arm_runs, net, p in zip(candidates, runs, nets, corrected, strict=True)
         ],
         "split": _SPLIT,
         "seeds": seeds,
+        "looks": looks,
     }
 
 
-def _entry(candidate: Candidate, runs: ArmRuns, net: dict[str, Any], p_corrected: float) -> dict[str, Any]:
+def _entry(
+    candidate: Candidate, runs: ArmRuns, net: dict[str, Any], p_corrected: float, looks: Sequence[int]
+) -> dict[str, Any]:
     share = mean_predicted_share(runs["hybrid"].values())
     compared = comparisons(runs, _SPLIT, level=1 - ALPHA)
     found, refusal = verdict(net, compared, predicted_share=share, p_corrected=p_corrected, alpha=ALPHA)
+    if len(looks) > 1 and p_corrected > ALPHA and shown_above(net):
+        numbers = ", ".join(map(str, looks))
+        refusal = f"it was judged at {numbers} seeds, and p is {p_corrected:.2g} after a correction for that"
     return {
         "trial": candidate.trial,
         "params": dict(candidate.params),

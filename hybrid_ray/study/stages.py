@@ -225,6 +225,7 @@ class Stages:
             directory=self._study.path / "confirmation",
             frontier=Frontier.from_results(results, "test"),
             fingerprint=fingerprint_of(results),
+            looks=_looks(kept),
         )
         self._study.store.write_json("confirmation.json", statistics)
 
@@ -273,6 +274,16 @@ class _Listener:
     def gave_up(self, numbers: Sequence[int]) -> None:
         """Stored at once, because a resumed study tries these trials again (ray_tune/optuna_storage.py)."""
         self._study.store.event("gave_up", trials=numbers)
+
+
+def _looks(kept: Path) -> list[int]:
+    """The numbers of seeds that confirmation.json was made with."""
+    if not kept.is_file():
+        return []
+    with contextlib.suppress(StoreError):
+        before = read_json(kept)
+        return [int(number) for number in before.get("looks", [len(before["seeds"])])]
+    return []
 
 
 def _confirmed_before(kept: Path) -> list[int]:

@@ -257,6 +257,23 @@ def test_several_candidates_are_corrected_for() -> None:
     assert verdict(net, compared, predicted_share=0.3, p_corrected=0.04, alpha=0.05) == ("real gain", None)
 
 
+def test_seeds_that_are_added_after_a_look_are_corrected_for() -> None:
+    def judged(*looks: int) -> dict[str, Any]:
+        simulator = Simulator(gain=1.05, noise=1e-3, stream=2)
+        found = confirm(
+            JOB, CANDIDATES[:1], execute=simulator, directory=NOWHERE, frontier=frontier_of(simulator), looks=looks
+        )
+        assert found["looks"] == [*looks, 3]
+        return dict(found["candidates"][0])
+
+    once, p = judged(), judged()["net_speedup"]["p"]
+    assert (once["verdict"], once["refusal"]) == ("real gain", None)
+    assert 0.01 < p < 0.05
+    often = judged(9, 8, 7, 6, 5)
+    assert often["net_speedup"]["p_corrected"] == pytest.approx(6 * p)
+    assert (often["verdict"], often["refusal"][:33]) == ("no gain shown", "it was judged at 9, 8, 7, 6, 5, 3")
+
+
 COMPARE = replace(JOB, compare=CompareConfig(interim_analyses=(3, 6), arms=()))
 
 
