@@ -57,6 +57,11 @@ class Frontier:
             if result.status == "finished" and split in result.heldout
         ]
         usable = [(time, loss) for time, loss in points if 0 < time < math.inf and 0 < loss < math.inf]
+        if low := [loss for _, loss in points if loss <= 0]:
+            raise ValueError(
+                f"{len(low)} of the frontier's runs ended with a loss of {min(low):.4g} on the {split} split, but net "
+                "speedups and scores are ratios of losses: let the task's loss stay above 0"
+            )
         if len(usable) < FEWEST:
             raise ValueError(
                 f"the frontier has {len(usable)} finished runs with a loss on the {split} split but needs {FEWEST}: "

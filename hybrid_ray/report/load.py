@@ -306,7 +306,10 @@ def _find(study: Path | str | None, studies: Path) -> Path:
     for directory in (Path(study), studies / study):
         if (directory / "job.yaml").is_file():
             return directory
-    there = f"studies under {studies}: {', '.join(sorted(known))}" if known else f"there is no study under {studies}"
+    there = f"there is no study under {studies}"
+    for directory in (studies, Path(study)):
+        if names := sorted(path.parent.name for path in directory.glob("*/job.yaml")):
+            there = f"studies under {directory}: {', '.join(names)}"
     raise StoreError(f"{study} is not a study (it has no job.yaml); {there}")
 
 

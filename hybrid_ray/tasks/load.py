@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -172,6 +173,12 @@ def checked_datasets(task: Task) -> Mapping[Part, Dataset[Any]]:
             empty = not len(dataset)
         if empty:
             problems.append(f"{name}.datasets()[{part!r}] is empty: give it at least one item")
+    for first, second in combinations(parts, 2):
+        if parts[first] is parts[second]:
+            problems.append(
+                f"{name}.datasets() has the same data set as {first!r} and as {second!r}, so nothing would be held "
+                "out: split the data"
+            )
     if problems:
         raise ConfigError(problems)
     return cast(Mapping[Part, Dataset[Any]], parts)

@@ -106,3 +106,9 @@ def test_runs_that_did_not_finish_are_left_out_and_four_are_not_enough() -> None
     fine = [result(frontier_run(RunConfig(), length)) for length in LENGTHS[:4]]
     with pytest.raises(ValueError, match="4 finished runs"):
         Frontier.from_results([*fine, result(RunConfig(), status="failed", error="oom")], "val")
+
+
+def test_losses_that_are_not_above_zero_are_named() -> None:
+    runs = [result(frontier_run(RunConfig(), length), loss=0.5 - length) for length in LENGTHS]
+    with pytest.raises(ValueError, match=r"of the frontier's runs ended with a loss of -\d.* ratios of losses"):
+        Frontier.from_results(runs, "val")

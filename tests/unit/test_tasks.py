@@ -130,7 +130,7 @@ def test_an_item_that_draws_is_the_same_for_any_ranks_and_leaves_no_trace() -> N
                 def __getitem__(self, item: int) -> torch.Tensor:
                     return torch.rand(1) + item
 
-            return dict.fromkeys(("train", "val", "test"), Items())
+            return {part: Items() for part in ("train", "val", "test")}
 
     task, state = Noise(), torch.get_rng_state()
     whole = task.sampler(batch_size=4, seed=1)
@@ -165,7 +165,7 @@ class Normed(Task):
 
     def datasets(self):
         x = torch.linspace(-1, 1, 64)[:, None]
-        return dict.fromkeys(("train", "val", "test"), torch.utils.data.TensorDataset(x, 2 * x))
+        return {part: torch.utils.data.TensorDataset(x, 2 * x) for part in ("train", "val", "test")}
 
     def loss(self, model, batch):
         x, y = batch
@@ -226,7 +226,11 @@ class Mine(Task):
         ("loss(self, model, batch): return 1.0", "the loss is a float but must be a scalar tensor"),
         ("loss(self, model, batch): return model(batch).mean().detach()", "the loss has no gradient"),
         ("datasets(self): return dict.fromkeys(('train', 'val', 'test'), Short())", "len(Mine.datasets()['train'])"),
-        ("datasets(self): return dict.fromkeys(('train', 'val', 'test'), [None])", "reading a batch of Mine's data"),
+        (
+            "datasets(self): return dict.fromkeys(('train', 'val', 'test'), [1.0])",
+            "same data set as 'train' and as 'val'",
+        ),
+        ("datasets(self): return {p: [None] for p in ('train', 'val', 'test')}", "reading a batch of Mine's data"),
     ],
 )
 def test_what_cannot_be_trained_is_one_sentence_before_anything_starts(tmp_path: Path, method: str, said: str) -> None:
