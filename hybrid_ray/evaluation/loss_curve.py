@@ -28,7 +28,7 @@ __all__ = ["LossCurve"]
 
 Points = Sequence[tuple[float, float]]  # (time in plain steps, final loss)
 
-_NEAR = 0.1  # log time within which a plain run counts as about as long
+_NEAR = 0.15  # log time from which on a plain run has no weight, unless it is the nearest
 _GRID = 65  # times at which a seed's frontier is computed; power laws between them err by less than 1e-4
 
 
@@ -50,8 +50,8 @@ class LossCurve:
         """Fit to plain runs by seed. A seed without any has no frontier.
 
         Args:
-            near: by seed, the time of the run to be compared. The seed's level is that of its plain runs of about that
-                time, or of the nearest one; without it, of all its plain runs.
+            near: by seed, the time of the run to be compared. The nearer a plain run's time to it, the more weight it
+                has for the seed's level; without it, all have the same.
             other: plain runs of a seed that is not compared. Then times outside their range are not used, neither
                 in the fit nor later; without them, the range is that of all runs. Nothing is extrapolated.
         """
@@ -69,8 +69,8 @@ class LossCurve:
             x = np.log([time for time, _ in points]) - center
             y = np.log([loss for _, loss in points])
             columns = np.stack([x, x * x], axis=1)[:, : 2 if len(lengths) > 2 else 1]
-            level = _nearest(x + center, near[seed]) if near and seed is not None else slice(None)
-            levels[seed] = columns[level].mean(axis=0), y[level].mean()
+            weights = _nearness(x + center, near[seed]) if near and seed is not None else None
+            levels[seed] = np.average(columns, axis=0, weights=weights), np.average(y, weights=weights)
             powers.append(columns - columns.mean(axis=0))
             losses.append(y - y.mean())
         design, wanted = np.concatenate(powers), np.concatenate(losses)
@@ -115,7 +115,8 @@ class LossCurve:
         return Frontier.from_points(zip(times.tolist(), losses.tolist(), strict=True))
 
 
-def _nearest(logs: np.ndarray, time: float) -> np.ndarray:
-    """Which of the log times lie within `_NEAR` of ``time``, or which one is nearest."""
+def _nearness(logs: np.ndarray, time: float) -> np.ndarray:
+    """Weights of these log times: tricube in their distance to ``time`` (the kernel of LOESS, Cleveland 1979)."""
     distance = np.abs(logs - math.log(time))
-    return np.flatnonzero(distance <= max(_NEAR, float(distance.min())))
+    weights: np.ndarray = (1.0 - np.minimum(1.0, distance / max(_NEAR, 1.2 * distance.min())) ** 3) ** 3
+    return weights

@@ -2,6 +2,7 @@
 
 import math
 import random
+from itertools import pairwise
 from statistics import fmean
 
 import pytest
@@ -66,6 +67,8 @@ def test_where_the_loss_falls_by_another_law_the_level_is_that_of_the_nearest_ru
     off, right = (law.frontier(1).advantage_bounds(dropping(2020.0), 2020.0)[0] for law in (everywhere, near))  # type: ignore[union-attr]
     assert abs(math.log(off)) > 0.03
     assert right == pytest.approx(1.0, abs=0.01)
+    around = [LossCurve.fit(seeds, near={1: 2000.0 + 5 * i}, other=other).levels[1] for i in range(81)]
+    assert max(abs(a - b) for a, b in pairwise(around)) < 0.01  # a small change changes little
 
 
 def test_a_seed_without_plain_runs_has_no_frontier_and_nothing_is_extrapolated() -> None:
